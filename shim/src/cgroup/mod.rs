@@ -1,0 +1,161 @@
+//! A container's control group, read-only: its processes, its metrics, its OOM
+//! kills. Making and removing it is the OCI runtime's.
+//!
+//! Both versions are read by their documented files (kernel docs
+//! admin-guide/cgroup-v1 and cgroup-v2.rst). A file that is missing is a
+//! controller that is not enabled: its numbers stay zero, as in containerd's
+//! own shim. The group is found once, from `/proc/PID/cgroup` of a process in
+//! it, and remembered: it outlives that process.
+
+mod files;
+mod oom;
+mod v1;
+mod v2;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use containerd_shim::protos::protobuf::well_known_types::any::Any;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+pub(crate) use oom::watch as watch_oom;
+
+/// Where every distribution mounts the hierarchies (systemd's file-hierarchy(7)).
+const MOUNT_POINT: &str = "/sys/fs/cgroup";
+
+/// The directories of one control group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cgroup {
+    /// Version 1: a directory in each controller's hierarchy.
+    V1(BTreeMap<String, PathBuf>),
+    /// Version 2: one directory.
+    V2(PathBuf),
+}
+
+impl Cgroup {
+    /// The group that `pid` is in.
+    ///
+    /// # Errors
+    /// When the process is gone, or is in no group that is mounted here.
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let unified = statfs(MOUNT_POINT)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
+        parse_membership(&membership, Path::new(MOUNT_POINT), unified).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("process {pid} is in no cgroup under {MOUNT_POINT}"),
+            )
+        })
+    }
+
+    /// All processes in the group and the groups below it, as `runc ps` lists
+    /// them.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let dir = match self {
+            Cgroup::V2(dir) => Some(dir),
+            // Any of these holds every process of the container; which exist
+            // depends on how the kernel was built.
+            Cgroup::V1(dirs) => ["devices", "freezer", "pids", "memory", "cpu"]
+                .iter()
+                .find_map(|controller| dirs.get(*controller)),
+        };
+        let mut pids = Vec::new();
+        if let Some(dir) = dir {
+            collect_pids(dir, &mut pids);
+        }
+        pids
+    }
+
+    /// The metrics message for containerd: `io.containerd.cgroups.v1.Metrics`
+    /// or `.v2.Metrics`.
+    pub(crate) fn metrics(&self) -> Any {
+        match self {
+            Cgroup::V1(dirs) => packed(&v1::metrics(dirs)),
+            Cgroup::V2(dir) => packed(&v2::metrics(dir)),
+        }
+    }
+}
+
+fn packed<M: containerd_shim::protos::protobuf::MessageFull>(message: &M) -> Any {
+    Any {
+        type_url: M::descriptor().full_name().to_owned(),
+        // Serialising to memory fails only for messages with required fields,
+        // which proto3 has not.
+        value: message.write_to_bytes().unwrap_or_default(),
+        ..Any::default()
+    }
+}
+
+fn collect_pids(dir: &Path, pids: &mut Vec<u32>) {
+    // A group that vanishes while we walk has no processes.
+    let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            collect_pids(&entry.path(), pids);
+        }
+    }
+}
+
+/// Reads `/proc/PID/cgroup` (cgroups(7)): lines of `ID:controllers:path`.
+fn parse_membership(text: &str, mount_point: &Path, unified: bool) -> Option<Cgroup> {
+    let mut dirs = BTreeMap::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let below = path.trim_start_matches('/');
+        if unified {
+            if controllers.is_empty() {
+                return Some(Cgroup::V2(mount_point.join(below)));
+            }
+            continue;
+        }
+        for controller in controllers.split(',').filter(|c| !c.is_empty()) {
+            let name = controller.trim_start_matches("name=");
+            dirs.insert(name.to_owned(), mount_point.join(name).join(below));
+        }
+    }
+    (!dirs.is_empty()).then_some(Cgroup::V1(dirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_2_has_one_directory() {
+        let found = parse_membership("0::/system.slice/x\n", Path::new("/cg"), true);
+        assert_eq!(found, Some(Cgroup::V2("/cg/system.slice/x".into())));
+    }
+
+    #[test]
+    fn version_1_has_a_directory_per_controller() {
+        let text = "5:cpu,cpuacct:/a\n4:name=systemd:/b\n0::/c\n";
+        let Some(Cgroup::V1(dirs)) = parse_membership(text, Path::new("/cg"), false) else {
+            panic!("not version 1");
+        };
+        assert_eq!(dirs["cpu"], Path::new("/cg/cpu/a"));
+        assert_eq!(dirs["cpuacct"], Path::new("/cg/cpuacct/a"));
+        assert_eq!(dirs["systemd"], Path::new("/cg/systemd/b"));
+        assert_eq!(dirs.len(), 3);
+    }
+
+    #[test]
+    fn processes_of_groups_below_count() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("cgroup.procs"), "1\n2\n").unwrap();
+        fs::write(dir.path().join("a/b/cgroup.procs"), "3\n").unwrap();
+        assert_eq!(Cgroup::V2(dir.path().into()).pids(), [1, 2, 3]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_membership_panics(text: String, unified: bool) {
+            let _ = parse_membership(&text, Path::new("/cg"), unified);
+        }
+    }
+}

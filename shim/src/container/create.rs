@@ -1,0 +1,190 @@
+//! Create: mount the root, let the OCI runtime make the container and leave its
+//! init waiting for Start. From a checkpoint nothing is made yet: Start
+//! restores. (containerd unpacks the writable layer into the mounted root
+//! between the two, so the root is mounted either way.)
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use containerd_shim::protos::protobuf::MessageField;
+use containerd_shim::{
+    api::CreateTaskRequest,
+    event::Event,
+    protos::events::task::{TaskCreate, TaskIO},
+};
+use log::warn;
+use tokio::sync::{RwLock, watch};
+
+use super::{Container, Host};
+use crate::{
+    error::{Context, Error, Result, at},
+    options::CreateOptions,
+    process::Process,
+    rootfs,
+    runtime::{Runtime, read_pid},
+    spec::Spec,
+    state::State,
+    stdio::Stdio,
+};
+
+impl Container {
+    /// Creates a container as `request` says. When that fails, its root is
+    /// unmounted again and nothing of it runs.
+    ///
+    /// # Errors
+    /// An unreadable bundle, unknown options, or the OCI runtime's refusal.
+    pub(crate) async fn create(
+        host: &Arc<Host>,
+        request: CreateTaskRequest,
+    ) -> Result<Arc<Container>> {
+        let mut options = CreateOptions::from_request(request.options.as_ref())?;
+        if !request.parent_checkpoint.is_empty() {
+            return Err(Error::InvalidArgument(format!(
+                "parent checkpoint {} is not supported: restore from a whole checkpoint",
+                request.parent_checkpoint
+            )));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        let spec = Spec::read(&bundle)?;
+        let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
+        // What is saved says what was used, whatever the configuration says by
+        // the time of a cleanup.
+        options.binary_name = runtime.binary().display().to_string();
+        options
+            .save(&bundle)
+            .context(|| at("write options into", &bundle))?;
+        let restore_from = [&request.checkpoint, &options.criu_image_path]
+            .into_iter()
+            .find(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let container = Arc::new(Container {
+            id: request.id.clone(),
+            host: host.clone(),
+            rootfs: (!request.rootfs.is_empty()).then(|| bundle.join("rootfs")),
+            runtime,
+            restore_from,
+            has_own_pid_namespace: spec.has_own_pid_namespace(),
+            init: Process::new(Stdio::new(
+                &request.stdin,
+                &request.stdout,
+                &request.stderr,
+                request.terminal,
+            )),
+            state: Mutex::new(State::Created),
+            gate: RwLock::new(()),
+            cgroup: Mutex::default(),
+            oom_watch: Mutex::default(),
+            execs: Mutex::default(),
+            running_execs: watch::Sender::new(0),
+            bundle,
+            options,
+        });
+        container.make(request).await?;
+        Ok(container)
+    }
+
+    async fn make(self: &Arc<Self>, request: CreateTaskRequest) -> Result<()> {
+        let created = TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs.clone(),
+            io: MessageField::some(TaskIO {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+                ..TaskIO::default()
+            }),
+            checkpoint: request.checkpoint,
+            ..TaskCreate::default()
+        };
+        if let Some(rootfs) = &self.rootfs {
+            rootfs::mount(request.rootfs, rootfs.clone()).await?;
+        }
+        if let Some(checkpoint) = &self.restore_from {
+            super::delete::remember_unpacked(&self.bundle, checkpoint);
+            self.send(created);
+            return Ok(());
+        }
+        let watch = self.host.reaper.watch();
+        match self.make_init().await {
+            Ok(pid) => {
+                self.init.set_pid(pid);
+                self.find_cgroup();
+                self.send(TaskCreate {
+                    pid: pid.cast_unsigned(),
+                    ..created
+                });
+                self.follow_init(watch.claim(pid));
+                Ok(())
+            }
+            Err(e) => {
+                self.undo_create().await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn make_init(&self) -> Result<i32> {
+        let mut command = self.runtime.command("create");
+        command.arg("--bundle").arg(&self.bundle);
+        command.arg("--pid-file").arg(self.init_pid_file());
+        self.add_create_flags(&mut command);
+        self.init
+            .make(
+                command,
+                &self.id,
+                &self.runtime,
+                &self.bundle,
+                &self.owner(&self.id),
+                "OCI runtime create failed",
+            )
+            .await?;
+        read_pid(&self.init_pid_file())
+    }
+
+    /// The flags that create and restore have in common.
+    pub(super) fn add_create_flags(&self, command: &mut std::process::Command) {
+        if self.options.no_pivot_root {
+            command.arg("--no-pivot");
+        }
+        if self.options.no_new_keyring {
+            command.arg("--no-new-keyring");
+        }
+    }
+
+    /// The runtime may have failed after it had made the container, as when
+    /// the console never came.
+    async fn undo_create(&self) {
+        let mut command = self.runtime.command("delete");
+        command.arg("--force").arg(&self.id);
+        if let Err(e) = self.run(command, "delete").await {
+            log::debug!("container {}: nothing to undo: {e}", self.id);
+        }
+        self.init.finish_io().await;
+        self.unmount().await;
+    }
+
+    /// Unmounts the root; what can't be is left for containerd's cleanup.
+    pub(super) async fn unmount(&self) {
+        if let Some(rootfs) = &self.rootfs
+            && let Err(e) = rootfs::unmount(rootfs.clone()).await
+        {
+            warn!("container {}: {e}", self.id);
+        }
+    }
+
+    /// Queues an event.
+    pub(super) fn send(&self, event: impl Event + 'static) {
+        self.host.events.send(event);
+    }
+
+    /// Runs a command of the OCI runtime that leaves no process behind.
+    pub(super) async fn run(&self, command: std::process::Command, what: &str) -> Result<()> {
+        self.runtime
+            .run(&self.host.reaper, command, crate::runtime::Io::Quiet, what)
+            .await
+    }
+}

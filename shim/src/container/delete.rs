@@ -1,0 +1,133 @@
+//! Delete: deliver the last output, let the OCI runtime forget the container,
+//! unmount its root.
+//!
+//! One thing more than containerd's own shim does: to restore from an image,
+//! containerd (1.7 to 2.4, `services/tasks/local.go`) unpacks the checkpoint
+//! into a temporary folder `ctrd-checkpointNNN` that it never removes. The task
+//! is its only user, so it goes with the task.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use containerd_shim::protos::{events::task::TaskDelete, protobuf::MessageField};
+use log::warn;
+
+use super::{Container, lock};
+use crate::{
+    error::{Error, Result},
+    process::{Ended, timestamp},
+    state::{Request, State},
+};
+
+/// How long a container that was never started takes to die.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+impl Container {
+    /// Deletes the container; returns init's PID and end.
+    ///
+    /// # Errors
+    /// [`Error::FailedPrecondition`] while it runs; the OCI runtime's refusal.
+    pub(crate) async fn delete(&self) -> Result<(i32, Option<Ended>)> {
+        let _gate = self.gate.write().await;
+        self.state().admit(Request::Delete)?;
+        let never_started = self.state() == State::Created && self.pid() != 0;
+        if !never_started {
+            self.init.finish_io().await;
+        }
+        let mut command = self.runtime.command("delete");
+        command.arg(&self.id);
+        match self.run(command, "failed to delete task").await {
+            // A checkpoint that ended the container has made the runtime
+            // forget it; one that was never restored it never knew.
+            Err(Error::Runtime(text)) if text.contains("does not exist") => {}
+            result => result?,
+        }
+        if never_started {
+            // The runtime has killed the waiting init.
+            if tokio::time::timeout(LAST_BREATH, self.init.wait())
+                .await
+                .is_err()
+            {
+                warn!("container {}: init {} did not die", self.id, self.pid());
+            }
+            self.init.finish_io().await;
+        }
+        if let Some(watch) = lock(&self.oom_watch).take() {
+            watch.abort();
+        }
+        self.unmount().await;
+        if let Some(checkpoint) = &self.restore_from {
+            remove_unpacked(checkpoint);
+        }
+        *lock(&self.state) = State::Deleted;
+        let ended = self.init.ended();
+        self.send(TaskDelete {
+            container_id: self.id.clone(),
+            pid: self.pid().cast_unsigned(),
+            exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
+            exited_at: MessageField(timestamp(ended).0),
+            ..TaskDelete::default()
+        });
+        Ok((self.pid(), ended))
+    }
+}
+
+/// Where the bundle notes what was unpacked for it, for the `delete` call after
+/// a shim that was killed.
+const UNPACKED: &str = "restored-from";
+
+/// Notes the checkpoint that the task restores from.
+pub(super) fn remember_unpacked(bundle: &Path, checkpoint: &Path) {
+    use std::os::unix::ffi::OsStrExt;
+    if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint.as_os_str().as_bytes()) {
+        warn!(
+            "{} will be left behind if the shim is killed: {e}",
+            checkpoint.display()
+        );
+    }
+}
+
+/// Removes what was noted, if it is containerd's.
+pub(crate) fn remove_remembered(bundle: &Path) {
+    if let Ok(checkpoint) = std::fs::read_to_string(bundle.join(UNPACKED)) {
+        remove_unpacked(Path::new(&checkpoint));
+    }
+}
+
+fn remove_unpacked(checkpoint: &Path) {
+    let temporary = std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    if is_unpacked(checkpoint, &temporary)
+        && let Err(e) = std::fs::remove_dir_all(checkpoint)
+    {
+        warn!("{} is left behind: {e}", checkpoint.display());
+    }
+}
+
+/// Whether containerd made the folder: `os.MkdirTemp(dir, "ctrd-checkpoint")`
+/// appends digits.
+fn is_unpacked(checkpoint: &Path, temporary: &Path) -> bool {
+    let digits = checkpoint
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix("ctrd-checkpoint"));
+    checkpoint.parent() == Some(temporary)
+        && digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_containerds_own_folders_are_removed() {
+        let yes = |path: &str| is_unpacked(Path::new(path), Path::new("/tmp"));
+        assert!(yes("/tmp/ctrd-checkpoint123"));
+        assert!(!yes("/tmp/ctrd-checkpoint"));
+        assert!(!yes("/tmp/ctrd-checkpoint-mine"));
+        assert!(!yes("/home/me/ctrd-checkpoint123"));
+        assert!(!yes("/tmp/../tmp/ctrd-checkpoint123"));
+    }
+}

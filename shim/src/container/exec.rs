@@ -1,0 +1,138 @@
+//! Exec: add a process to the container, and later start and delete it.
+
+use std::sync::Arc;
+
+use containerd_shim::{
+    api::ExecProcessRequest,
+    protos::events::task::{TaskExecAdded, TaskExecStarted},
+};
+
+use super::Container;
+use crate::{
+    error::{Error, Result},
+    exec::Exec,
+    process::Ended,
+    reaper::Exit,
+    runtime::read_pid,
+    state::Request,
+    stdio::Stdio,
+};
+
+/// The exit status of a process that could not be started, as a shell has it
+/// for a command that it can't run.
+const NOT_STARTED: i32 = 126;
+
+impl Container {
+    /// Adds a process.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] for an ID in use,
+    /// [`Error::FailedPrecondition`] when the container doesn't run.
+    pub(crate) fn add_exec(&self, request: &ExecProcessRequest) -> Result<()> {
+        self.state().admit(Request::Exec)?;
+        let stdio = Stdio::new(
+            &request.stdin,
+            &request.stdout,
+            &request.stderr,
+            request.terminal,
+        );
+        let exec = Exec::new(&request.exec_id, request.spec.as_ref(), stdio)?;
+        {
+            let mut execs = self.execs();
+            if execs.contains_key(&request.exec_id) {
+                return Err(Error::AlreadyExists(format!("id {}", request.exec_id)));
+            }
+            execs.insert(request.exec_id.clone(), Arc::new(exec));
+        }
+        self.send(TaskExecAdded {
+            container_id: self.id.clone(),
+            exec_id: request.exec_id.clone(),
+            ..TaskExecAdded::default()
+        });
+        Ok(())
+    }
+
+    /// Starts an added process and returns its PID.
+    ///
+    /// # Errors
+    /// [`Error::FailedPrecondition`] when it has been started before or init
+    /// has ended; the OCI runtime's refusal.
+    pub(crate) async fn start_exec(self: &Arc<Self>, id: &str) -> Result<i32> {
+        let exec = self.exec(id)?;
+        // Not in the middle of a checkpoint: CRIU would meet a process that it
+        // has not frozen.
+        let _gate = self.gate.read().await;
+        exec.begin_start()?;
+        if self.init.ended().is_some() {
+            exec.process.end(NOT_STARTED);
+            return Err(Error::FailedPrecondition(format!(
+                "container {} init process is not running",
+                self.id
+            )));
+        }
+        // Counted before it exists: init's exit waits for it from here on.
+        self.running_execs.send_modify(|running| *running += 1);
+        let starting = exec.process.starting.lock().await;
+        match self.make_exec(&exec).await {
+            Ok(exit) => {
+                let pid = exec.process.pid();
+                self.send(TaskExecStarted {
+                    container_id: self.id.clone(),
+                    exec_id: id.to_owned(),
+                    pid: pid.cast_unsigned(),
+                    ..TaskExecStarted::default()
+                });
+                self.follow_exec(exec.clone(), exit);
+                drop(starting);
+                Ok(pid)
+            }
+            Err(e) => {
+                exec.process.end(NOT_STARTED);
+                self.running_execs.send_modify(|running| *running -= 1);
+                Err(e)
+            }
+        }
+    }
+
+    async fn make_exec(&self, exec: &Exec) -> Result<Exit> {
+        let spec = self.bundle.join(format!("{}.process.json", exec.id));
+        let pid_file = self.bundle.join(format!("{}.pid", exec.id));
+        exec.write_spec(&spec)?;
+        let watch = self.host.reaper.watch();
+        let mut command = self.runtime.command("exec");
+        command.arg("--process").arg(&spec);
+        command.arg("--pid-file").arg(&pid_file);
+        command.arg("--detach");
+        let made = exec
+            .process
+            .make(
+                command,
+                &self.id,
+                &self.runtime,
+                &self.bundle,
+                &self.owner(&exec.id),
+                "OCI runtime exec failed",
+            )
+            .await;
+        let pid = made.and_then(|()| read_pid(&pid_file));
+        for file in [&spec, &pid_file] {
+            // One may not exist after a failure.
+            let _ = std::fs::remove_file(file);
+        }
+        let pid = pid?;
+        exec.process.set_pid(pid);
+        Ok(watch.claim(pid))
+    }
+
+    /// Forgets an exec'd process that doesn't run; returns its PID and end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::FailedPrecondition`] while it runs.
+    pub(crate) async fn delete_exec(&self, id: &str) -> Result<(i32, Option<Ended>)> {
+        let exec = self.exec(id)?;
+        exec.admit_delete()?;
+        exec.process.finish_io().await;
+        self.execs().remove(id);
+        Ok((exec.process.pid(), exec.process.ended()))
+    }
+}

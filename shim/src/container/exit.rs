@@ -1,0 +1,77 @@
+//! The ends of processes, in the order that clients rely on: a process's exit
+//! after its start, init's exit after those of all exec'd processes.
+
+use std::sync::Arc;
+
+use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
+use log::{debug, warn};
+use nix::libc::SIGKILL;
+
+use super::Container;
+use crate::{
+    exec::{Exec, send_signal},
+    process::{Ended, Process},
+    reaper::Exit,
+    state::State,
+};
+
+impl Container {
+    /// Publishes init's end when it comes.
+    pub(super) fn follow_init(self: &Arc<Self>, exit: Exit) {
+        let container = self.clone();
+        tokio::spawn(async move {
+            // The reaper never drops a claim while the shim lives.
+            let Ok(status) = exit.await else { return };
+            drop(container.init.starting.lock().await);
+            if !container.has_own_pid_namespace {
+                container.kill_the_rest().await;
+            }
+            let mut execs = container.running_execs.subscribe();
+            // The sender lives in the container.
+            let _ = execs.wait_for(|running| *running == 0).await;
+            container.set_state(State::Stopped);
+            let ended = container.init.end(status);
+            container.send_exit(&container.id, &container.init, ended);
+        });
+    }
+
+    /// Publishes an exec'd process's end when it comes.
+    pub(super) fn follow_exec(self: &Arc<Self>, exec: Arc<Exec>, exit: Exit) {
+        let container = self.clone();
+        tokio::spawn(async move {
+            let Ok(status) = exit.await else { return };
+            drop(exec.process.starting.lock().await);
+            let ended = exec.process.end(status);
+            container.send_exit(&exec.id, &exec.process, ended);
+            container.running_execs.send_modify(|running| *running -= 1);
+        });
+    }
+
+    /// Without a PID namespace of their own, a container's processes survive
+    /// its init: they are killed, as containerd's own shim does.
+    async fn kill_the_rest(&self) {
+        let mut command = self.runtime.command("kill");
+        command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());
+        if let Err(e) = self.run(command, "kill --all").await {
+            // After a checkpoint that ended the container the runtime no longer
+            // knows it; its cgroup still does.
+            debug!("container {}: {e}; killing by cgroup", self.id);
+            for pid in self.cgroup().map(|c| c.pids()).unwrap_or_default() {
+                if let Err(e) = send_signal(pid.cast_signed(), SIGKILL.cast_unsigned()) {
+                    warn!("container {}: process {pid}: {e}", self.id);
+                }
+            }
+        }
+    }
+
+    fn send_exit(&self, id: &str, process: &Process, ended: Ended) {
+        self.send(TaskExit {
+            container_id: self.id.clone(),
+            id: id.to_owned(),
+            pid: process.pid().cast_unsigned(),
+            exit_status: ended.status.cast_unsigned(),
+            exited_at: MessageField::some(ended.timestamp()),
+            ..TaskExit::default()
+        });
+    }
+}

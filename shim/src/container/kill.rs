@@ -1,0 +1,72 @@
+//! Kill: a signal to init, to an exec'd process, or to everything.
+//!
+//! It never waits for another operation. The plain case, one signal to the init
+//! of a container with its own PID namespace, is one system call. What needs
+//! the cgroup goes to the OCI runtime: all processes, and any signal to a
+//! paused container, since under cgroup v1 a frozen process doesn't even die of
+//! SIGKILL until it is thawed.
+
+use super::{Container, lock};
+use crate::{
+    error::{Error, Result},
+    exec::send_signal,
+    state::State,
+};
+
+impl Container {
+    /// Sends `signal` to a process, or to all of the container's.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is nothing to signal any more.
+    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        if !exec_id.is_empty() {
+            return self.exec(exec_id)?.kill(signal);
+        }
+        let pid = self.pid();
+        if pid == 0 {
+            return Err(Error::NotFound(
+                "no such container: it has not been restored yet".into(),
+            ));
+        }
+        let plain = !all && self.has_own_pid_namespace;
+        if plain && self.init.ended().is_some() {
+            return Err(Error::NotFound("process already finished".into()));
+        }
+        if plain && matches!(self.unpaused(), Some(())) {
+            return send_signal(pid, signal);
+        }
+        self.kill_by_runtime(signal, all).await
+    }
+
+    fn unpaused(&self) -> Option<()> {
+        match *lock(&self.state) {
+            State::Pausing | State::Paused | State::Checkpointing { paused: true } => None,
+            _ => Some(()),
+        }
+    }
+
+    async fn kill_by_runtime(&self, signal: u32, all: bool) -> Result<()> {
+        let mut command = self.runtime.command("kill");
+        if all {
+            command.arg("--all");
+        }
+        command.arg(&self.id).arg(signal.to_string());
+        self.run(command, "unknown error after kill")
+            .await
+            .map_err(|e| {
+                let text = e.to_string().to_lowercase();
+                let finished = [
+                    "process already finished",
+                    "container not running",
+                    "no such process",
+                ];
+                if finished.iter().any(|said| text.contains(said)) {
+                    Error::NotFound("process already finished".into())
+                } else if text.contains("does not exist") {
+                    Error::NotFound("no such container".into())
+                } else {
+                    e
+                }
+            })
+    }
+}

@@ -1,0 +1,270 @@
+//! A container as the task service sees it: its init, the processes added to
+//! it, its state, and how requests on it relate.
+//!
+//! Who waits for whom. Nothing here is shared between containers but the
+//! reaper and the event queue, so a slow operation on one never delays another.
+//! Within a container there are two locks:
+//! - `state`, held for an instant, answers State, Pids, Wait and Connect at any
+//!   time.
+//! - `gate`, held while the OCI runtime works, orders the operations that
+//!   change the container. Starting an exec'd process takes it shared, so that
+//!   several may start at once, but none in the middle of a checkpoint.
+//!
+//! Kill takes neither: a container can be killed in the middle of anything, and
+//! whatever was under way then fails.
+//!
+//! A child module per verb holds what that verb does.
+
+mod checkpoint;
+mod create;
+mod delete;
+mod exec;
+mod exit;
+mod kill;
+mod pause;
+mod start;
+mod update;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use containerd_shim::api::{StateResponse, Status};
+use containerd_shim::protos::{
+    protobuf::well_known_types::any::Any, shim::oci::ProcessDetails, types::task::ProcessInfo,
+};
+use tokio::{
+    sync::{RwLock, watch},
+    task::AbortHandle,
+};
+
+use crate::{
+    cgroup::Cgroup,
+    error::{Error, Result},
+    events::Events,
+    exec::Exec,
+    options::CreateOptions,
+    process::{Process, timestamp},
+    reaper::Reaper,
+    runtime::Runtime,
+    state::State,
+    stdio::{Owner, Stdio},
+};
+
+pub(crate) use delete::remove_remembered;
+
+/// What all containers of a shim share.
+pub(crate) struct Host {
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// The OCI runtime where the options name none.
+    pub(crate) default_runtime: PathBuf,
+    /// Reaps all children.
+    pub(crate) reaper: Reaper,
+    /// Takes all events.
+    pub(crate) events: Events,
+}
+
+/// One container and its processes.
+pub(crate) struct Container {
+    /// The task's ID.
+    pub(crate) id: String,
+    host: Arc<Host>,
+    bundle: PathBuf,
+    /// Where its root is mounted, if containerd had us mount it.
+    rootfs: Option<PathBuf>,
+    options: CreateOptions,
+    runtime: Runtime,
+    /// The checkpoint that Start restores.
+    restore_from: Option<PathBuf>,
+    has_own_pid_namespace: bool,
+    init: Process,
+    state: Mutex<State>,
+    gate: RwLock<()>,
+    cgroup: Mutex<Option<Cgroup>>,
+    oom_watch: Mutex<Option<AbortHandle>>,
+    execs: Mutex<BTreeMap<String, Arc<Exec>>>,
+    /// How many exec'd processes run: init's exit is published after theirs.
+    running_execs: watch::Sender<usize>,
+}
+
+impl Container {
+    /// The PID of init; 0 while there is none.
+    pub(crate) fn pid(&self) -> i32 {
+        self.init.pid()
+    }
+
+    /// The process that a request means: init when `exec_id` is empty.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown exec ID.
+    pub(crate) fn process(&self, exec_id: &str) -> Result<ProcessRef<'_>> {
+        match exec_id {
+            "" => Ok(ProcessRef::Init(&self.init)),
+            id => self.exec(id).map(ProcessRef::Exec),
+        }
+    }
+
+    fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        self.execs()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::NotFound(format!("process does not exist {id}")))
+    }
+
+    /// The answer to a State request.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown exec ID.
+    pub(crate) fn answer_state(&self, exec_id: &str) -> Result<StateResponse> {
+        let process = self.process(exec_id)?;
+        let container = self.state().status();
+        let status = match (&process, container) {
+            // All processes share the container's freezer.
+            (ProcessRef::Exec(_), Status::PAUSED | Status::PAUSING) => container,
+            (ProcessRef::Exec(exec), _) => exec.status(),
+            (ProcessRef::Init(_), _) => container,
+        };
+        let id = match &process {
+            ProcessRef::Exec(exec) => exec.id.clone(),
+            ProcessRef::Init(_) => self.id.clone(),
+        };
+        let process: &Process = &process;
+        let Stdio {
+            stdin,
+            stdout,
+            stderr,
+            terminal,
+        } = process.stdio.clone();
+        let ended = process.ended();
+        Ok(StateResponse {
+            id,
+            bundle: self.bundle.display().to_string(),
+            pid: process.pid().cast_unsigned(),
+            status: status.into(),
+            stdin,
+            stdout,
+            stderr,
+            terminal,
+            exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
+            exited_at: timestamp(ended),
+            exec_id: exec_id.to_owned(),
+            ..StateResponse::default()
+        })
+    }
+
+    /// All processes in the container's cgroup; those that were exec'd carry
+    /// their exec ID.
+    pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
+        let pids = self.cgroup().map(|c| c.pids()).unwrap_or_default();
+        let execs = self.execs();
+        pids.into_iter()
+            .map(|pid| ProcessInfo {
+                pid,
+                info: execs
+                    .values()
+                    .find(|exec| exec.process.pid().cast_unsigned() == pid)
+                    .map(|exec| process_details(&exec.id))
+                    .into(),
+                ..ProcessInfo::default()
+            })
+            .collect()
+    }
+
+    /// The metrics of its cgroup.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] before the container has one.
+    pub(crate) fn metrics(&self) -> Result<Any> {
+        self.cgroup()
+            .map(|cgroup| cgroup.metrics())
+            .ok_or_else(|| Error::NotFound("cgroup does not exist".into()))
+    }
+
+    fn cgroup(&self) -> Option<Cgroup> {
+        lock(&self.cgroup).clone()
+    }
+
+    /// Finds the cgroup while init is alive; it is remembered beyond.
+    fn find_cgroup(&self) {
+        match Cgroup::of(self.pid()) {
+            Ok(cgroup) => *lock(&self.cgroup) = Some(cgroup),
+            Err(e) => log::warn!("container {}: its cgroup is not found: {e}", self.id),
+        }
+    }
+
+    fn state(&self) -> State {
+        *lock(&self.state)
+    }
+
+    fn set_state(&self, next: State) {
+        lock(&self.state).settle(next);
+    }
+
+    fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Exec>>> {
+        lock(&self.execs)
+    }
+
+    fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
+        Owner {
+            id,
+            namespace: &self.host.namespace,
+            options: &self.options,
+            reaper: &self.host.reaper,
+        }
+    }
+
+    fn init_pid_file(&self) -> PathBuf {
+        self.bundle.join(INIT_PID_FILE)
+    }
+
+    /// Where CRIU may keep its own files: containerd links `work` to a place
+    /// on disk that it removes with the task.
+    fn criu_work(&self, name: &str) -> PathBuf {
+        let work = self.bundle.join("work");
+        let parent: &Path = if work.exists() { &work } else { &self.bundle };
+        parent.join(name)
+    }
+}
+
+/// The name that containerd's own shim uses, too.
+pub(crate) const INIT_PID_FILE: &str = "init.pid";
+
+/// Init or an exec'd process; either way a [`Process`].
+pub(crate) enum ProcessRef<'a> {
+    /// The container's init.
+    Init(&'a Process),
+    /// A process added to it.
+    Exec(Arc<Exec>),
+}
+
+impl std::ops::Deref for ProcessRef<'_> {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        match self {
+            ProcessRef::Init(process) => process,
+            ProcessRef::Exec(exec) => &exec.process,
+        }
+    }
+}
+
+fn process_details(exec_id: &str) -> Any {
+    use containerd_shim::protos::protobuf::{Message, MessageFull};
+    let details = ProcessDetails {
+        exec_id: exec_id.to_owned(),
+        ..ProcessDetails::default()
+    };
+    Any {
+        type_url: ProcessDetails::descriptor().full_name().to_owned(),
+        // A proto3 message always serialises to memory.
+        value: details.write_to_bytes().unwrap_or_default(),
+        ..Any::default()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

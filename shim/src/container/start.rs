@@ -1,0 +1,100 @@
+//! Start: let init go on, or bring it back from a checkpoint.
+
+use std::sync::Arc;
+
+use containerd_shim::protos::events::task::TaskStart;
+use log::warn;
+
+use super::{Container, lock};
+use crate::{
+    cgroup,
+    error::{Context, Result, at},
+    reaper::Exit,
+    runtime::read_pid,
+    state::{Request, State},
+};
+
+impl Container {
+    /// Starts init and returns its PID.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::FailedPrecondition`] when it has been started
+    /// before; the OCI runtime's refusal; for a restore the reason that
+    /// `cedana-runc` found, the checkpoint being left as it was.
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<i32> {
+        let _gate = self.gate.write().await;
+        self.state().admit(Request::Start)?;
+        let starting = self.init.starting.lock().await;
+        let restored = if self.restore_from.is_some() {
+            Some(self.restore().await?)
+        } else {
+            let mut command = self.runtime.command("start");
+            command.arg(&self.id);
+            self.run(command, "OCI runtime start failed").await?;
+            None
+        };
+        self.set_state(State::Running);
+        self.watch_oom();
+        let pid = self.pid();
+        self.send(TaskStart {
+            container_id: self.id.clone(),
+            pid: pid.cast_unsigned(),
+            ..TaskStart::default()
+        });
+        if let Some(exit) = restored {
+            self.follow_init(exit);
+        }
+        drop(starting);
+        Ok(pid)
+    }
+
+    async fn restore(self: &Arc<Self>) -> Result<Exit> {
+        let Some(checkpoint) = &self.restore_from else {
+            unreachable!("only called with a checkpoint");
+        };
+        let work = match self.options.criu_work_path.as_str() {
+            "" => self.criu_work("criu-restore"),
+            path => path.into(),
+        };
+        std::fs::create_dir_all(&work).context(|| at("create", &work))?;
+        let watch = self.host.reaper.watch();
+        let mut command = self.runtime.wrapper("restore");
+        command.arg("--bundle").arg(&self.bundle);
+        command.arg("--image-path").arg(checkpoint);
+        command.arg("--work-path").arg(&work);
+        command.arg("--pid-file").arg(self.init_pid_file());
+        command.args(["--detach", "--no-subreaper"]);
+        if self.options.no_pivot_root {
+            command.arg("--no-pivot");
+        }
+        self.init
+            .make(
+                command,
+                &self.id,
+                &self.runtime,
+                &self.bundle,
+                &self.owner(&self.id),
+                "OCI runtime restore failed",
+            )
+            .await?;
+        let pid = read_pid(&self.init_pid_file())?;
+        self.init.set_pid(pid);
+        self.find_cgroup();
+        Ok(watch.claim(pid))
+    }
+
+    fn watch_oom(&self) {
+        let Some(cgroup) = self.cgroup() else { return };
+        let (events, id) = (self.host.events.clone(), self.id.clone());
+        let report = move || {
+            events.send(containerd_shim::protos::events::task::TaskOOM {
+                container_id: id.clone(),
+                ..Default::default()
+            });
+        };
+        match cgroup::watch_oom(&cgroup, report) {
+            Ok(watch) => *lock(&self.oom_watch) = Some(watch),
+            Err(e) => warn!("container {}: OOM kills will not be reported: {e}", self.id),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! One error type for the task service, and its one translation into ttrpc.
+//!
+//! containerd turns the ttrpc code back into its own error classes
+//! (`errdefs`), and clients act on the class: `ctr task rm -f` ignores "not
+//! found", Docker retries nothing on "already exists". Failures of the OCI
+//! runtime travel as `UNKNOWN`, as those of containerd's own shim do, so that
+//! clients print the text without a prefix.
+
+use std::{io, path::Path};
+
+use containerd_shim::protos::ttrpc::{self, Code};
+
+/// What a request on a task can fail with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The container, the process or its cgroup does not exist (any more).
+    #[error("{0}")]
+    NotFound(String),
+    /// The ID is taken.
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// The request does not fit the state the task is in.
+    #[error("{0}")]
+    FailedPrecondition(String),
+    /// The request itself is wrong; the text names the field.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The OCI runtime, or `cedana-runc`, refused; the text is its own.
+    #[error("{0}")]
+    Runtime(String),
+    /// A system call on a named thing failed.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, and on what.
+        context: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+impl From<Error> for ttrpc::Error {
+    fn from(e: Error) -> Self {
+        let code = match &e {
+            Error::NotFound(_) => Code::NOT_FOUND,
+            Error::AlreadyExists(_) => Code::ALREADY_EXISTS,
+            Error::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
+            Error::InvalidArgument(_) => Code::INVALID_ARGUMENT,
+            Error::Runtime(_) | Error::Io { .. } => Code::UNKNOWN,
+        };
+        ttrpc::Error::RpcStatus(ttrpc::get_status(code, e))
+    }
+}
+
+impl From<Error> for containerd_shim::Error {
+    fn from(e: Error) -> Self {
+        containerd_shim::Error::Other(e.to_string())
+    }
+}
+
+/// Adds what was being done to a system error.
+pub(crate) trait Context<T> {
+    /// `context` is only built when there is an error.
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T> {
+        self.map_err(|e| Error::Io {
+            context: context().into(),
+            source: e.into(),
+        })
+    }
+}
+
+/// "read /path": the usual shape of a context.
+pub(crate) fn at(verb: &str, path: &Path) -> String {
+    format!("{verb} {}", path.display())
+}

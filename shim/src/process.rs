@@ -1,0 +1,202 @@
+//! What a container's init and an exec'd process have in common: a PID, streams
+//! and, once, an end.
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use containerd_shim::protos::protobuf::{MessageField, well_known_types::timestamp::Timestamp};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+
+use crate::{
+    error::Result,
+    reaper::ExitStatus,
+    runtime::{Io, Runtime},
+    stdio::{ConsoleSocket, Owner, Pipes, ProcessIo, Stdio},
+};
+
+/// How and when a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// As a shell reports it.
+    pub(crate) status: ExitStatus,
+    /// When the shim learned of it.
+    pub(crate) at: SystemTime,
+}
+
+impl Ended {
+    /// The time in containerd's form.
+    pub(crate) fn timestamp(&self) -> Timestamp {
+        self.at.into()
+    }
+}
+
+/// A process of a container, from before it exists until after it is gone.
+pub(crate) struct Process {
+    /// The streams that the client asked for.
+    pub(crate) stdio: Stdio,
+    /// Held while the process is being started: its exit is published only
+    /// after its start.
+    pub(crate) starting: AsyncMutex<()>,
+    running: Mutex<Running>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+#[derive(Default)]
+struct Running {
+    pid: i32,
+    io: Option<ProcessIo>,
+}
+
+impl Process {
+    /// A process that is yet to be made.
+    pub(crate) fn new(stdio: Stdio) -> Self {
+        Self {
+            stdio,
+            starting: AsyncMutex::new(()),
+            running: Mutex::default(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    /// Its PID; 0 before it exists. It stays after the end, as the name of the
+    /// process in events and answers.
+    pub(crate) fn pid(&self) -> i32 {
+        self.running().pid
+    }
+
+    /// Its end, if it has come.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        *self.ended.borrow()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn wait(&self) -> Ended {
+        let mut ended = self.ended.subscribe();
+        loop {
+            if let Some(ended) = *ended.borrow_and_update() {
+                return ended;
+            }
+            // The sender lives in self, so this can't fail; the loop would
+            // otherwise find the end that came last.
+            if ended.changed().await.is_err() {
+                continue;
+            }
+        }
+    }
+
+    /// Records its end and wakes those who wait. The first end counts.
+    pub(crate) fn end(&self, status: ExitStatus) -> Ended {
+        let ended = Ended {
+            status,
+            at: SystemTime::now(),
+        };
+        self.ended.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(ended);
+            first
+        });
+        self.ended().unwrap_or(ended)
+    }
+
+    /// Records that the process exists.
+    pub(crate) fn set_pid(&self, pid: i32) {
+        self.running().pid = pid;
+    }
+
+    /// Sets the size of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        match &self.running().io {
+            Some(io) => io.resize(columns, rows),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of its stdin.
+    pub(crate) fn close_stdin(&self) {
+        if let Some(io) = &self.running().io {
+            io.close_stdin();
+        }
+    }
+
+    /// Delivers the rest of its output and releases its streams.
+    pub(crate) async fn finish_io(&self) {
+        let io = self.running().io.take();
+        if let Some(io) = io {
+            io.finish().await;
+        }
+    }
+
+    /// Lets the OCI runtime make the process by `command`, to which `target`,
+    /// the ID, is appended last, and connects its streams.
+    ///
+    /// # Errors
+    /// The runtime's, prefixed by `what`; or that the streams can't be made.
+    pub(crate) async fn make(
+        &self,
+        mut command: Command,
+        target: &str,
+        runtime: &Runtime,
+        bundle: &Path,
+        owner: &Owner<'_>,
+        what: &str,
+    ) -> Result<()> {
+        let io = if self.stdio.terminal {
+            let console = ConsoleSocket::listen(bundle)?;
+            command
+                .arg("--console-socket")
+                .arg(console.path())
+                .arg(target);
+            runtime.run(owner.reaper, command, Io::Quiet, what).await?;
+            ProcessIo::terminal(console.receive().await?, &self.stdio, owner).await?
+        } else {
+            let (pipes, streams) = Pipes::make(&self.stdio, owner).await?;
+            command.arg(target);
+            let made = runtime
+                .run(owner.reaper, command, Io::Container(streams), what)
+                .await;
+            match made {
+                Ok(()) => pipes.connect(&self.stdio).await?,
+                Err(e) => {
+                    pipes.discard().await;
+                    return Err(e);
+                }
+            }
+        };
+        self.running().io = Some(io);
+        Ok(())
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The end of a process in an answer: nothing while it runs.
+pub(crate) fn timestamp(ended: Option<Ended>) -> MessageField<Timestamp> {
+    ended.map(|e| e.timestamp()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_first_end_counts_and_wakes_everybody() {
+        let process = Process::new(Stdio::default());
+        assert_eq!(process.ended(), None);
+        let (first, second) = tokio::join!(process.wait(), async {
+            let ended = process.end(7);
+            process.end(9);
+            ended
+        });
+        assert_eq!(first, second);
+        assert_eq!(process.wait().await.status, 7);
+    }
+}

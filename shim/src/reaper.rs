@@ -1,0 +1,194 @@
+//! Who ends, and who wants to know.
+//!
+//! The shim is a child subreaper: besides the commands that it starts (the OCI
+//! runtime, loggers), the init of every container and every exec'd process
+//! become its children once the runtime that made them is gone. All of them
+//! are reaped here, by one `waitpid(-1)` loop driven by SIGCHLD, and each exit
+//! goes to whoever has claimed that PID.
+//!
+//! Two races are closed by construction:
+//! - A command's exit can't be missed: [`Reaper::spawn`] registers the PID
+//!   under the same lock under which exits are collected.
+//! - A container's init can end before the runtime has told us its PID. While a
+//!   [`Watch`] exists, exits that nobody claimed are kept; [`Watch::claim`]
+//!   finds them. Without a watch they are dropped, so that a PID which the
+//!   kernel uses again never meets the exit of its former owner.
+
+use std::{
+    collections::HashMap,
+    io,
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use log::warn;
+use nix::{
+    errno::Errno,
+    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    unistd::Pid,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+/// An exit status as a shell reports it: the exit code, or 128 plus the number
+/// of the signal that killed it.
+pub(crate) type ExitStatus = i32;
+
+/// Resolves once to the exit status of the claimed process.
+pub(crate) type Exit = oneshot::Receiver<ExitStatus>;
+
+#[derive(Default)]
+struct Exits {
+    claimed: HashMap<i32, oneshot::Sender<ExitStatus>>,
+    /// Exits that nobody has claimed, kept while `watches` is above zero.
+    unclaimed: HashMap<i32, ExitStatus>,
+    watches: usize,
+}
+
+impl Exits {
+    fn ended(&mut self, pid: i32, status: ExitStatus) {
+        match self.claimed.remove(&pid) {
+            // The receiver may have lost interest; that is its business.
+            Some(claimant) => drop(claimant.send(status)),
+            None if self.watches > 0 => drop(self.unclaimed.insert(pid, status)),
+            None => {}
+        }
+    }
+
+    fn claim(&mut self, pid: i32) -> Exit {
+        let (claimant, exit) = oneshot::channel();
+        match self.unclaimed.remove(&pid) {
+            Some(status) => drop(claimant.send(status)),
+            None => drop(self.claimed.insert(pid, claimant)),
+        }
+        exit
+    }
+}
+
+/// The shim's only caller of `waitpid`.
+#[derive(Clone, Default)]
+pub(crate) struct Reaper(Arc<Mutex<Exits>>);
+
+impl Reaper {
+    /// Starts reaping. From now on nothing else in the process may wait for a
+    /// child.
+    ///
+    /// # Errors
+    /// When the SIGCHLD handler can't be installed.
+    pub(crate) fn start() -> io::Result<Self> {
+        let reaper = Self::default();
+        let mut signals = signal(SignalKind::child())?;
+        let reaping = reaper.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                reaping.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    fn reap(&self) {
+        let mut exits = self.lock();
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => exits.ended(pid.as_raw(), code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    exits.ended(pid.as_raw(), 128 + signal as i32);
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => {
+                    warn!("waiting for children: {e}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Starts a command. The returned PID is valid until `Exit` resolves.
+    ///
+    /// # Errors
+    /// Those of [`Command::spawn`].
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(i32, Exit)> {
+        let mut exits = self.lock();
+        // std's handle neither kills nor reaps when dropped.
+        let pid = command.spawn()?.id() as i32;
+        Ok((pid, exits.claim(pid)))
+    }
+
+    /// Keeps exits of unknown processes until the watch is dropped. Taken
+    /// before a process is started whose PID we learn later.
+    pub(crate) fn watch(&self) -> Watch {
+        self.lock().watches += 1;
+        Watch(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Exits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Reaper::watch`].
+pub(crate) struct Watch(Reaper);
+
+impl Watch {
+    /// The exit of `pid`, even if it has ended since the watch began.
+    pub(crate) fn claim(&self, pid: i32) -> Exit {
+        self.0.lock().claim(pid)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut exits = self.0.lock();
+        exits.watches -= 1;
+        if exits.watches == 0 {
+            exits.unclaimed = HashMap::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_before_its_claim_is_found_while_watching() {
+        let reaper = Reaper::default();
+        let watch = reaper.watch();
+        reaper.lock().ended(42, 7);
+        assert_eq!(watch.claim(42).try_recv(), Ok(7));
+    }
+
+    #[test]
+    fn an_unclaimed_exit_does_not_outlive_the_watch() {
+        let reaper = Reaper::default();
+        let watch = reaper.watch();
+        reaper.lock().ended(42, 7);
+        drop(watch);
+        let watch = reaper.watch();
+        assert!(watch.claim(42).try_recv().is_err());
+    }
+
+    #[test]
+    fn without_a_watch_nothing_is_kept() {
+        let reaper = Reaper::default();
+        reaper.lock().ended(42, 7);
+        assert!(reaper.lock().unclaimed.is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn commands_report_their_exit() {
+        let reaper = Reaper::start().unwrap();
+        let (_, exit) = reaper
+            .spawn(Command::new("sh").args(["-c", "exit 3"]))
+            .unwrap();
+        assert_eq!(exit.await, Ok(3));
+        let (_, exit) = reaper
+            .spawn(Command::new("sh").args(["-c", "kill -9 $$"]))
+            .unwrap();
+        assert_eq!(exit.await, Ok(137));
+    }
+}

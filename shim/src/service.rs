@@ -1,0 +1,270 @@
+//! containerd's task service (api/runtime/task/v3): finds the container that a
+//! request is about and lets it answer.
+//!
+//! The map of containers is locked for the look-up only. An ID is reserved
+//! before its container is created, so that a second Create is refused while
+//! the first is still at work.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use containerd_shim::{
+    ExitSignal, TtrpcContext, TtrpcResult,
+    api::{
+        CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+        CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+        StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+        UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    protos::{protobuf::MessageField, shim_async::Task},
+};
+use log::{debug, info};
+
+use crate::{
+    container::{Container, Host},
+    error::{Error, Result},
+    options::CheckpointOptions,
+    process::timestamp,
+};
+
+/// The service of one shim: one container, or all of a pod.
+pub(crate) struct Service {
+    host: Arc<Host>,
+    containers: Mutex<HashMap<String, Slot>>,
+    exit: Arc<ExitSignal>,
+}
+
+enum Slot {
+    Creating,
+    Ready(Arc<Container>),
+}
+
+impl Service {
+    /// A service without containers; `exit` ends the shim.
+    pub(crate) fn new(host: Host, exit: Arc<ExitSignal>) -> Self {
+        Self {
+            host: Arc::new(host),
+            containers: Mutex::default(),
+            exit,
+        }
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        match self.containers().get(id) {
+            Some(Slot::Ready(container)) => Ok(container.clone()),
+            _ => Err(Error::NotFound(format!("container {id} not created"))),
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut containers = self.containers();
+        if containers.contains_key(id) {
+            return Err(Error::AlreadyExists(format!(
+                "container {id} already exists"
+            )));
+        }
+        containers.insert(id.to_owned(), Slot::Creating);
+        Ok(())
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Task for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> TtrpcResult<CreateTaskResponse> {
+        let id = request.id.clone();
+        info!("create {id} from {}", request.bundle);
+        self.reserve(&id)?;
+        match Container::create(&self.host, request).await {
+            Ok(container) => {
+                let pid = container.pid().cast_unsigned();
+                self.containers().insert(id, Slot::Ready(container));
+                Ok(CreateTaskResponse {
+                    pid,
+                    ..CreateTaskResponse::default()
+                })
+            }
+            Err(e) => {
+                self.containers().remove(&id);
+                info!("create {id}: {e}");
+                Err(e.into())
+            }
+        }
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
+        info!("start {} {}", request.id, request.exec_id);
+        let container = self.container(&request.id)?;
+        let pid = match request.exec_id.as_str() {
+            "" => container.start().await?,
+            exec_id => container.start_exec(exec_id).await?,
+        };
+        Ok(StartResponse {
+            pid: pid.cast_unsigned(),
+            ..StartResponse::default()
+        })
+    }
+
+    async fn delete(
+        &self,
+        _: &TtrpcContext,
+        request: DeleteRequest,
+    ) -> TtrpcResult<DeleteResponse> {
+        info!("delete {} {}", request.id, request.exec_id);
+        let container = self.container(&request.id)?;
+        let (pid, ended) = match request.exec_id.as_str() {
+            "" => {
+                let deleted = container.delete().await?;
+                self.containers().remove(&request.id);
+                deleted
+            }
+            exec_id => container.delete_exec(exec_id).await?,
+        };
+        Ok(DeleteResponse {
+            pid: pid.cast_unsigned(),
+            exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
+            exited_at: timestamp(ended),
+            ..DeleteResponse::default()
+        })
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> TtrpcResult<StateResponse> {
+        Ok(self
+            .container(&request.id)?
+            .answer_state(&request.exec_id)?)
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> TtrpcResult<PidsResponse> {
+        Ok(PidsResponse {
+            processes: self.container(&request.id)?.processes(),
+            ..PidsResponse::default()
+        })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> TtrpcResult<Empty> {
+        self.container(&request.id)?.pause().await?;
+        Ok(Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> TtrpcResult<Empty> {
+        self.container(&request.id)?.resume().await?;
+        Ok(Empty::default())
+    }
+
+    async fn checkpoint(
+        &self,
+        _: &TtrpcContext,
+        request: CheckpointTaskRequest,
+    ) -> TtrpcResult<Empty> {
+        let container = self.container(&request.id)?;
+        let options = CheckpointOptions::from_request(request.options.as_ref())?;
+        info!(
+            "checkpoint {} into {}: {options:?}",
+            request.id, request.path
+        );
+        match container.checkpoint(&request.path, &options).await {
+            Ok(()) => Ok(Empty::default()),
+            Err(e) => {
+                info!("checkpoint {}: {e}", request.id);
+                Err(e.into())
+            }
+        }
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> TtrpcResult<Empty> {
+        info!(
+            "kill {} {}: signal {}",
+            request.id, request.exec_id, request.signal
+        );
+        self.container(&request.id)?
+            .kill(&request.exec_id, request.signal, request.all)
+            .await?;
+        Ok(Empty::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> TtrpcResult<Empty> {
+        info!("exec {} {}", request.id, request.exec_id);
+        self.container(&request.id)?.add_exec(&request)?;
+        Ok(Empty::default())
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> TtrpcResult<Empty> {
+        let size = |n: u32| {
+            u16::try_from(n)
+                .map_err(|_| Error::InvalidArgument(format!("terminal size {n} is above 65535")))
+        };
+        let (columns, rows) = (size(request.width)?, size(request.height)?);
+        self.container(&request.id)?
+            .process(&request.exec_id)?
+            .resize(columns, rows)?;
+        Ok(Empty::default())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> TtrpcResult<Empty> {
+        let container = self.container(&request.id)?;
+        if request.stdin {
+            container.process(&request.exec_id)?.close_stdin();
+        }
+        Ok(Empty::default())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
+        self.container(&request.id)?
+            .update(request.resources.as_ref())
+            .await?;
+        Ok(Empty::default())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> TtrpcResult<WaitResponse> {
+        let container = self.container(&request.id)?;
+        let ended = container.process(&request.exec_id)?.wait().await;
+        Ok(WaitResponse {
+            exit_status: ended.status.cast_unsigned(),
+            exited_at: MessageField::some(ended.timestamp()),
+            ..WaitResponse::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> TtrpcResult<StatsResponse> {
+        Ok(StatsResponse {
+            stats: MessageField::some(self.container(&request.id)?.metrics()?),
+            ..StatsResponse::default()
+        })
+    }
+
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        request: ConnectRequest,
+    ) -> TtrpcResult<ConnectResponse> {
+        // An unknown container is no error: containerd asks before it creates.
+        let task_pid = self.container(&request.id).map_or(0, |c| c.pid());
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: task_pid.cast_unsigned(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..ConnectResponse::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {
+        debug!("shutdown asked for {}", request.id);
+        if self.containers().is_empty() {
+            self.exit.signal();
+        }
+        Ok(Empty::default())
+    }
+}

@@ -1,0 +1,288 @@
+//! A process's standard streams, between the container and whoever reads them.
+//!
+//! ```text
+//!   container ──pipe──▶ copy ──▶ fifo ──▶ client          stdout, stderr: fifo
+//!   container ──pipe──▶ copy ──▶ file                     file:///path
+//!   container ──pipe──▶ logger                            binary:///path?args
+//!   container ──pty ──▶ copy ──▶ fifo ──▶ client          terminal
+//!   client ──▶ fifo ──▶ copy ──▶ pipe or pty ──▶ container  stdin
+//! ```
+//!
+//! Between the container and us there is always a pipe or a pty, never the
+//! client's fifo itself: CRIU knows how to save a pipe whose other end is
+//! outside and to connect a new one on restore, but refuses a file from outside
+//! the container's mount namespace.
+//!
+//! Copies of fifos and terminals are those of the shim crate, which hold the
+//! fifos open so that a client, or containerd, may come and go.
+
+mod console;
+mod file;
+mod logger;
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    path::{Path, PathBuf},
+    process::Stdio as Stream,
+};
+
+use containerd_shim::asynchronous::io::{IoTasks, Pty};
+use log::warn;
+use nix::{
+    fcntl::OFlag,
+    unistd::{Gid, Uid, pipe2},
+};
+use tokio::net::unix::pipe;
+
+pub(crate) use console::ConsoleSocket;
+pub(crate) use containerd_shim::asynchronous::io::Stdio;
+
+use crate::{
+    error::{Context, Error, Result},
+    options::CreateOptions,
+    reaper::Reaper,
+    sys,
+};
+use file::FileCopies;
+use logger::Logger;
+
+/// Who a process is, for a logger; and who owns its pipes.
+pub(crate) struct Owner<'a> {
+    /// The container or exec ID.
+    pub(crate) id: &'a str,
+    /// containerd's namespace.
+    pub(crate) namespace: &'a str,
+    /// Carries IoUid and IoGid.
+    pub(crate) options: &'a CreateOptions,
+    /// Loggers are children, too.
+    pub(crate) reaper: &'a Reaper,
+}
+
+/// Where output goes, as the stdout address says.
+enum Output {
+    Fifo,
+    File(PathBuf),
+    Logger(String),
+}
+
+impl Output {
+    fn parse(stdout: &str) -> Result<Self> {
+        let Some((scheme, rest)) = stdout.split_once("://") else {
+            return Ok(match Path::new(stdout).metadata() {
+                Ok(m) if !m.file_type().is_fifo() => Output::File(stdout.into()),
+                _ => Output::Fifo,
+            });
+        };
+        match scheme {
+            "fifo" => Ok(Output::Fifo),
+            "file" => Ok(Output::File(logger::decoded_path(rest))),
+            "binary" => Ok(Output::Logger(rest.to_owned())),
+            other => Err(Error::InvalidArgument(format!(
+                "unknown STDIO scheme {other} in {stdout}: use a fifo's path, file:// or binary://"
+            ))),
+        }
+    }
+}
+
+/// The pipes of a process that is about to be made.
+pub(crate) struct Pipes {
+    stdin: Option<pipe::Sender>,
+    stdout: Option<pipe::Receiver>,
+    stderr: Option<pipe::Receiver>,
+    output: Output,
+    logger: Option<Logger>,
+}
+
+impl Pipes {
+    /// Makes the pipes that `stdio` asks for and returns the process's ends,
+    /// to be handed to the OCI runtime.
+    ///
+    /// # Errors
+    /// An unknown scheme, a logger that does not start, no more descriptors.
+    pub(crate) async fn make(stdio: &Stdio, owner: &Owner<'_>) -> Result<(Self, [Stream; 3])> {
+        let output = Output::parse(&stdio.stdout)?;
+        let mut logger = None;
+        let mut streams = [Stream::null(), Stream::null(), Stream::null()];
+        let mut pipes = Self {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            output,
+            logger: None,
+        };
+        if let Output::Logger(address) = &pipes.output {
+            let (started, [stdout, stderr]) = Logger::start(address, owner).await?;
+            logger = Some(started);
+            streams[1] = stdout.into();
+            streams[2] = stderr.into();
+        } else {
+            if !stdio.stdout.is_empty() {
+                let (ours, theirs) = output_pipe(owner.options)?;
+                (pipes.stdout, streams[1]) = (Some(ours), theirs);
+            }
+            if !stdio.stderr.is_empty() {
+                let (ours, theirs) = output_pipe(owner.options)?;
+                (pipes.stderr, streams[2]) = (Some(ours), theirs);
+            }
+            if !stdio.stdin.is_empty() {
+                let (theirs, ours) = new_pipe()?;
+                give_to(&theirs, owner.options)?;
+                let ours = pipe::Sender::from_owned_fd(ours).context(|| "stdin pipe")?;
+                (pipes.stdin, streams[0]) = (Some(ours), theirs.into());
+            }
+        }
+        pipes.logger = logger;
+        Ok((pipes, streams))
+    }
+
+    /// Releases everything when the process could not be made.
+    pub(crate) async fn discard(self) {
+        if let Some(logger) = self.logger {
+            logger.finish().await;
+        }
+    }
+
+    /// Begins to copy, once the process exists.
+    ///
+    /// # Errors
+    /// When a fifo or file can't be opened.
+    pub(crate) async fn connect(self, stdio: &Stdio) -> Result<ProcessIo> {
+        let io = ProcessIo {
+            logger: self.logger,
+            ..ProcessIo::default()
+        };
+        if let Some(stdin) = self.stdin {
+            io.copies
+                .copy_from_fifo(&stdio.stdin, stdin)
+                .map_err(copying)?;
+        }
+        let outputs = [(self.stdout, &stdio.stdout), (self.stderr, &stdio.stderr)];
+        match &self.output {
+            Output::File(path) => {
+                let [(stdout, _), (stderr, _)] = outputs;
+                io.files
+                    .copy(stdout.into_iter().chain(stderr), path)
+                    .await?;
+            }
+            Output::Fifo | Output::Logger(_) => {
+                for (from, path) in outputs {
+                    if let Some(from) = from {
+                        let path = path.strip_prefix("fifo://").unwrap_or(path);
+                        io.copies.copy_to_fifo(from, path).map_err(copying)?;
+                    }
+                }
+            }
+        }
+        Ok(io)
+    }
+}
+
+/// The running copies of a process's streams.
+#[derive(Default)]
+pub(crate) struct ProcessIo {
+    copies: IoTasks,
+    files: FileCopies,
+    logger: Option<Logger>,
+    terminal: Option<Pty>,
+}
+
+impl ProcessIo {
+    /// Connects a terminal: its input and its one output.
+    ///
+    /// # Errors
+    /// As [`Pipes::make`] and [`Pipes::connect`].
+    pub(crate) async fn terminal(master: File, stdio: &Stdio, owner: &Owner<'_>) -> Result<Self> {
+        let pty = Pty::new(master).map_err(copying)?;
+        let mut io = Self {
+            terminal: Some(pty.clone()),
+            ..Self::default()
+        };
+        if !stdio.stdin.is_empty() {
+            io.copies
+                .copy_from_fifo(&stdio.stdin, pty.clone())
+                .map_err(copying)?;
+        }
+        match Output::parse(&stdio.stdout)? {
+            Output::Fifo if stdio.stdout.is_empty() => {}
+            Output::Fifo => {
+                let path = stdio
+                    .stdout
+                    .strip_prefix("fifo://")
+                    .unwrap_or(&stdio.stdout);
+                io.copies.copy_to_fifo(pty, path).map_err(copying)?;
+            }
+            Output::File(path) => io.files.copy([pty], &path).await?,
+            Output::Logger(address) => {
+                let (logger, [stdout, _stderr]) = Logger::start(&address, owner).await?;
+                io.logger = Some(logger);
+                let to = pipe::Sender::from_owned_fd(stdout).context(|| "logger pipe")?;
+                io.files.copy_into(pty, to);
+            }
+        }
+        Ok(io)
+    }
+
+    /// Sets the terminal's size; nothing without one, as in containerd's shim.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        match &self.terminal {
+            Some(pty) => {
+                sys::set_window_size(pty.as_fd(), columns, rows).context(|| "resize the terminal")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of stdin: the process sees its end once the client does, too.
+    pub(crate) fn close_stdin(&self) {
+        self.copies.close_input();
+    }
+
+    /// Delivers what is still in the pipes of a process that has ended, for up
+    /// to ten seconds as containerd's shim does, then releases everything.
+    pub(crate) async fn finish(self) {
+        // A terminal hangs up only when its last descriptor closes; ours is
+        // used for resizing, which is over.
+        drop(self.terminal);
+        tokio::join!(self.copies.shutdown(), self.files.finish());
+        if let Some(logger) = self.logger {
+            logger.finish().await;
+        }
+    }
+}
+
+fn copying(e: containerd_shim::Error) -> Error {
+    Error::Runtime(format!("failed to start io copy: {e}"))
+}
+
+fn output_pipe(options: &CreateOptions) -> Result<(pipe::Receiver, Stream)> {
+    let (ours, theirs) = new_pipe()?;
+    give_to(&theirs, options)?;
+    let ours = pipe::Receiver::from_owned_fd(ours).context(|| "output pipe")?;
+    Ok((ours, theirs.into()))
+}
+
+fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
+    pipe2(OFlag::O_CLOEXEC).context(|| "make a pipe")
+}
+
+/// A process that is not root reopens its streams (`/dev/stderr`) only if it
+/// owns them.
+fn give_to(end: &OwnedFd, options: &CreateOptions) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(options.io_uid), Gid::from_raw(options.io_gid));
+    match nix::unistd::fchown(end, Some(uid), Some(gid)) {
+        // Not ours to give, as in a user namespace: root's pipe still works.
+        Err(nix::errno::Errno::EPERM) if uid.is_root() && gid.as_raw() == 0 => {
+            warn!("pipes stay with their maker: chown is not permitted");
+            Ok(())
+        }
+        result => result.map_err(io::Error::from).context(|| "chown a pipe"),
+    }
+}
