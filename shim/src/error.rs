@@ -54,12 +54,6 @@ impl From<Error> for ttrpc::Error {
     }
 }
 
-impl From<Error> for containerd_shim::Error {
-    fn from(e: Error) -> Self {
-        containerd_shim::Error::Other(e.to_string())
-    }
-}
-
 /// Adds what was being done to a system error.
 pub(crate) trait Context<T> {
     /// `context` is only built when there is an error.

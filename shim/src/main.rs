@@ -30,42 +30,45 @@ mod state;
 mod stdio;
 mod sys;
 
-use std::env;
+use std::{env, io, process::ExitCode};
 
-use containerd_shim::Config;
+use error::{Context, Error};
 
-/// The name that containerd knows the runtime by.
-const RUNTIME_NAME: &str = "io.containerd.cedana.v2";
-
-fn main() {
+fn main() -> ExitCode {
     sys::tune_allocator();
-    let arguments: Vec<_> = env::args_os().skip(1).collect();
-    match containerd_shim::parse(&arguments) {
-        Ok(flags) if flags.version => {
-            println!(
-                "containerd-shim-cedana-v2:\n  Version:  {}\n  Runtime:  {RUNTIME_NAME}",
-                env!("CARGO_PKG_VERSION")
-            );
-            return;
-        }
-        // The crate's own entry point reports what is wrong.
-        _ => {}
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(containerd_shim::run::<bootstrap::Call>(
-            RUNTIME_NAME,
-            Some(Config {
-                // Reaping is the reaper's.
-                no_reaper: true,
-                ..Config::default()
-            }),
-        )),
+    match call() {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("{RUNTIME_NAME}: cannot start: {e}");
-            std::process::exit(1);
+            // containerd reads both streams of `start`, and a shim that can't
+            // serve tells `start` through its stdout.
+            println!("{}: {e}", bootstrap::RUNTIME_NAME);
+            ExitCode::FAILURE
         }
     }
+}
+
+fn call() -> Result<(), Error> {
+    let arguments: Vec<_> = env::args_os().skip(1).collect();
+    let flags =
+        containerd_shim::parse(&arguments).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+    if flags.version {
+        println!(
+            "containerd-shim-cedana-v2:\n  Version:  {}\n  Runtime:  {}",
+            env!("CARGO_PKG_VERSION"),
+            bootstrap::RUNTIME_NAME
+        );
+        return Ok(());
+    }
+    become_subreaper().context(|| "become a child subreaper")?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(|| "start the event loop")?
+        .block_on(bootstrap::run(flags))
+}
+
+/// The init of every container, once the runtime that made it has ended,
+/// becomes our child (prctl(2), PR_SET_CHILD_SUBREAPER).
+fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }

@@ -95,6 +95,20 @@ pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
     ))
 }
 
+/// Ends our output: whoever reads it sees its end, while later writes go where
+/// errors go.
+///
+/// # Errors
+/// EBADF without a stderr.
+pub(crate) fn end_of_output() -> io::Result<()> {
+    // SAFETY: dup2 between the standard descriptors touches no memory; nothing
+    // in this process holds their numbers as owned.
+    match unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Lets the event loop tell when `fd` can be read.
 ///
 /// # Errors

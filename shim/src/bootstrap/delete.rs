@@ -1,0 +1,75 @@
+//! `delete`: what is left of a container whose shim was killed goes: its
+//! processes, the OCI runtime's state, its mounts.
+
+use std::{env, path::Path, process::Command, time::SystemTime};
+
+use containerd_shim::{
+    DeleteResponse, Flags,
+    protos::protobuf::{Message, MessageField},
+};
+
+use super::default_runtime;
+use crate::{
+    container,
+    error::{Context, Error, Result},
+    options::CreateOptions,
+    rootfs,
+    runtime::{Runtime, read_pid},
+};
+
+/// The exit status of a container that is gone without a word, as containerd's
+/// own shim tells it: killed.
+const KILLED: u32 = 128 + 9;
+
+/// Cleans up; returns the answer for containerd, which ends the container's
+/// story with an exit event.
+///
+/// # Errors
+/// Only when there is nothing to work on: a step that fails is reported on
+/// stderr, which containerd logs, and the others are still taken.
+pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
+    // Called in the bundle of any container of the pod.
+    let here = env::current_dir().context(|| "find the working directory")?;
+    let bundle = here.with_file_name(&flags.id);
+    let options = CreateOptions::load(&bundle);
+    let runtime = Runtime::new(&options, &default_runtime()?, &flags.namespace, &bundle);
+    let mut command = runtime.command("delete");
+    command.arg("--force").arg(&flags.id);
+    report(run(command));
+    report(rootfs::unmount_now(&bundle.join("rootfs")));
+    container::remove_remembered(&bundle);
+    let response = DeleteResponse {
+        pid: init_pid(&bundle),
+        exit_status: KILLED,
+        exited_at: MessageField::some(SystemTime::now().into()),
+        ..DeleteResponse::default()
+    };
+    response
+        .write_to_bytes()
+        .map_err(|e| Error::Runtime(format!("encode the answer to delete: {e}")))
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let output = command
+        .output()
+        .context(|| "run the OCI runtime's delete")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Runtime(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}
+
+/// A container that never got a process has PID 0.
+fn init_pid(bundle: &Path) -> u32 {
+    read_pid(&bundle.join(container::INIT_PID_FILE))
+        .unwrap_or_default()
+        .cast_unsigned()
+}
+
+fn report(result: Result<()>) {
+    if let Err(e) = result {
+        eprintln!("{}: {e}", super::RUNTIME_NAME);
+    }
+}

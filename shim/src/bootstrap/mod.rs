@@ -1,0 +1,75 @@
+//! What containerd calls the shim binary for (containerd,
+//! core/runtime/v2/README.md, "Commands"):
+//!
+//! | call | here |
+//! |---|---|
+//! | `start`, in the bundle of a new container | [`start`]: answers with the address of a shim, a fresh one or the pod's |
+//! | `-socket ADDRESS`, by `start` | [`serve`]: is that shim |
+//! | `delete`, after a shim that was killed | [`delete`]: cleans up what it left |
+//! | `-info` | [`info`]: describes the runtime |
+
+mod delete;
+mod engine;
+mod info;
+mod serve;
+mod start;
+
+use std::{
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+use containerd_shim::Flags;
+
+use crate::error::{Context, Error, Result};
+
+/// The name that containerd knows the runtime by.
+pub(crate) const RUNTIME_NAME: &str = "io.containerd.cedana.v2";
+
+/// Does what `flags` ask for.
+///
+/// # Errors
+/// The reason, for containerd to pass on to its client.
+pub(crate) async fn run(flags: Flags) -> Result<()> {
+    if flags.info {
+        return write_out(&info::describe(&read_input()?)?);
+    }
+    match flags.action.as_str() {
+        "start" => write_out(&start::start(&flags, &read_input()?).await?),
+        "delete" => write_out(&delete::delete(&flags)?),
+        "" if !flags.socket.is_empty() => serve::serve(&flags).await,
+        other => Err(Error::InvalidArgument(format!(
+            "unknown command {other:?}: containerd calls start, delete or -info"
+        ))),
+    }
+}
+
+/// The largest input that containerd's own shims read, too.
+const INPUT_LIMIT: u64 = 10 << 20;
+
+fn read_input() -> Result<Vec<u8>> {
+    let mut input = Vec::new();
+    // Typed at a terminal there is none.
+    if !io::IsTerminal::is_terminal(&io::stdin()) {
+        io::stdin()
+            .lock()
+            .take(INPUT_LIMIT)
+            .read_to_end(&mut input)
+            .context(|| "read stdin")?;
+    }
+    Ok(input)
+}
+
+fn write_out(answer: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(answer)
+        .and_then(|()| out.flush())
+        .context(|| "write stdout")
+}
+
+/// The OCI runtime where a container's options name none.
+fn default_runtime() -> Result<PathBuf> {
+    cedana_config::Config::load()
+        .map(|config| config.runtime)
+        .map_err(|e| Error::InvalidArgument(e.to_string()))
+}

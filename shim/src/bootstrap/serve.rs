@@ -1,0 +1,147 @@
+//! The shim itself: serves the task API on its socket until the last container
+//! is deleted and containerd says so.
+//!
+//! The service is offered under both of its names: version 2 and 3 of the task
+//! API are the same messages, and a containerd that is upgraded from 1.7 to 2
+//! goes on with the shims that it finds.
+
+use std::{collections::HashMap, env, fs, io, os::unix::net::UnixListener, path::Path, sync::Arc};
+
+use containerd_shim::{
+    ExitSignal, Flags, logger,
+    protos::{
+        shim_async::{Task, create_task},
+        ttrpc::r#async::{Server, Service as TtrpcService, transport::Listener},
+    },
+    publisher::RemotePublisher,
+};
+use log::{debug, info, warn};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{default_runtime, start::answers};
+use crate::{
+    container::Host,
+    error::{Context, Error, Result, at},
+    events::Events,
+    reaper::Reaper,
+    service::Service,
+    sys,
+};
+
+const NAME_V3: &str = "containerd.task.v3.Task";
+const NAME_V2: &str = "containerd.task.v2.Task";
+
+/// Serves at the address in `flags`. Returns at once if another shim of the
+/// pod already does.
+///
+/// # Errors
+/// When the socket can't be bound or containerd can't be reached.
+pub(super) async fn serve(flags: &Flags) -> Result<()> {
+    logger::init(flags.debug, "info", &flags.namespace, &flags.id).map_err(setup)?;
+    let path = Path::new(flags.socket.trim_start_matches("unix://"));
+    let Some(listener) = bind(path, &flags.socket)? else {
+        return sys::end_of_output().context(|| "close stdout");
+    };
+    leave_containerd()?;
+    let exit = Arc::<ExitSignal>::default();
+    let service: Arc<dyn Task + Send + Sync> =
+        Arc::new(Service::new(host(flags).await?, exit.clone()));
+    let listener = Listener::try_from(listener).context(|| at("listen on", path))?;
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(named(NAME_V3, &service))
+        .register_service(named(NAME_V2, &service));
+    server
+        .start()
+        .await
+        .map_err(|e| Error::Runtime(format!("serve: {e}")))?;
+    // `start` waits for this.
+    sys::end_of_output().context(|| "close stdout")?;
+    info!("serving {} as process {}", flags.id, std::process::id());
+    exit.wait().await;
+    info!("the last container is gone");
+    // Nobody is left to hear of a connection that ends badly.
+    let _ = server.shutdown().await;
+    if let Err(e) = fs::remove_file(path) {
+        warn!("{}: {e}", at("remove", path));
+    }
+    Ok(())
+}
+
+fn setup(e: containerd_shim::Error) -> Error {
+    Error::Runtime(format!("set up the shim: {e}"))
+}
+
+async fn host(flags: &Flags) -> Result<Host> {
+    let containerd = env::var("TTRPC_ADDRESS").map_err(|_| {
+        Error::InvalidArgument("containerd's address is missing: TTRPC_ADDRESS is not set".into())
+    })?;
+    let publisher = RemotePublisher::new(containerd).await.map_err(setup)?;
+    Ok(Host {
+        namespace: flags.namespace.clone(),
+        default_runtime: default_runtime()?,
+        reaper: Reaper::start().context(|| "handle SIGCHLD")?,
+        events: Events::deliver(publisher, flags.namespace.clone()),
+    })
+}
+
+/// Binds the socket; None when a living shim holds it. A dead one's is removed.
+fn bind(path: &Path, address: &str) -> Result<Option<UnixListener>> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).context(|| at("create", folder))?;
+    }
+    match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+        bound => return bound.map(Some).context(|| at("listen on", path)),
+    }
+    if answers(address) {
+        return Ok(None);
+    }
+    fs::remove_file(path).context(|| at("remove", path))?;
+    UnixListener::bind(path)
+        .map(Some)
+        .context(|| at("listen on", path))
+}
+
+/// A signal to containerd's process group, such as a terminal's Ctrl-C, is not
+/// for us; and a shim is ended by Shutdown, not by SIGTERM: its containers
+/// would lose their supervisor.
+fn leave_containerd() -> Result<()> {
+    if let Err(e) = nix::unistd::setsid() {
+        debug!("setsid: {e}");
+    }
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        // A handler rather than SIG_IGN, which containers would inherit. It
+        // stays in place when its stream is dropped.
+        drop(signal(kind).context(|| "handle a signal")?);
+    }
+    // Set by containerd for `sched_core = true`.
+    if env::var_os("SCHED_CORE").is_some_and(|on| !on.is_empty()) {
+        sys::schedule_on_own_cores().context(|| "enable sched core support")?;
+    }
+    Ok(())
+}
+
+fn named(name: &str, service: &Arc<dyn Task + Send + Sync>) -> HashMap<String, TtrpcService> {
+    create_task(service.clone())
+        .into_values()
+        .map(|service| (name.to_owned(), service))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_shim_keeps_its_socket_and_a_dead_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s/socket");
+        let address = format!("unix://{}", path.display());
+        let alive = bind(&path, &address).unwrap();
+        assert!(alive.is_some());
+        assert!(bind(&path, &address).unwrap().is_none());
+        drop(alive);
+        assert!(bind(&path, &address).unwrap().is_some());
+    }
+}
