@@ -7,8 +7,9 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result, at};
 
 /// A shallow view of an OCI runtime specification.
 #[derive(Debug, Default, Deserialize)]
@@ -72,6 +73,43 @@ impl Spec {
     }
 }
 
+/// Gives a container that is restored under another ID a cgroup of its own.
+///
+/// `ctr c restore NEW CHECKPOINT` takes the old container's spec over, and with
+/// it `cgroupsPath`, which containerd's client makes of namespace and ID. Where
+/// the old container still runs, runc from 1.2 on refuses a cgroup that has
+/// processes, and runc 1.1 puts both containers into it: limits, pause and kill
+/// of one then hit the other. Any other path is the user's choice and stays.
+///
+/// # Errors
+/// When the spec can't be read or replaced; it is replaced whole or not at all.
+pub(crate) fn claim_cgroup(bundle: &Path, namespace: &str, id: &str) -> Result<()> {
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).context(|| at("read", &path))?;
+    let mut spec: Value = serde_json::from_slice(&text)
+        .map_err(|e| Error::InvalidArgument(format!("invalid spec: {}: {e}", path.display())))?;
+    let Some(cgroup) = spec.pointer_mut("/linux/cgroupsPath") else {
+        return Ok(());
+    };
+    let Some(own) = cgroup
+        .as_str()
+        .and_then(|path| own_cgroup(path, namespace, id))
+    else {
+        return Ok(());
+    };
+    *cgroup = own.into();
+    let new = bundle.join("config.json.new");
+    fs::write(&new, spec.to_string()).context(|| at("write", &new))?;
+    fs::rename(&new, &path).context(|| at("replace", &path))
+}
+
+/// The default path for `id`, if `path` is the default for another ID.
+fn own_cgroup(path: &str, namespace: &str, id: &str) -> Option<String> {
+    let prefix = format!("/{namespace}/");
+    let other = path.strip_prefix(&prefix)?;
+    (other != id && !other.contains('/')).then(|| format!("{prefix}{id}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +132,35 @@ mod tests {
         assert!(spec(r#"{"type":"pid"}"#).has_own_pid_namespace());
         assert!(!spec(r#"{"type":"pid","path":"/proc/1/ns/pid"}"#).has_own_pid_namespace());
         assert!(!spec(r#"{"type":"mount"}"#).has_own_pid_namespace());
+    }
+
+    #[test]
+    fn only_another_containers_default_cgroup_is_replaced() {
+        assert_eq!(
+            own_cgroup("/default/old", "default", "new").as_deref(),
+            Some("/default/new")
+        );
+        assert_eq!(own_cgroup("/default/new", "default", "new"), None);
+        assert_eq!(own_cgroup("/default/a/b", "default", "new"), None);
+        assert_eq!(own_cgroup("/k8s.io/old", "default", "new"), None);
+        assert_eq!(own_cgroup("machine.slice:x:old", "default", "new"), None);
+    }
+
+    #[test]
+    fn a_claim_changes_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        fs::write(
+            &file,
+            r#"{"future":[1],"linux":{"cgroupsPath":"/default/old","x":1}}"#,
+        )
+        .unwrap();
+        claim_cgroup(dir.path(), "default", "new").unwrap();
+        let spec: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        assert_eq!(
+            spec,
+            serde_json::json!({"future":[1],"linux":{"cgroupsPath":"/default/new","x":1}})
+        );
     }
 
     #[test]

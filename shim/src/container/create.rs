@@ -24,7 +24,7 @@ use crate::{
     process::Process,
     rootfs,
     runtime::{Runtime, read_pid},
-    spec::Spec,
+    spec::{self, Spec},
     state::State,
     stdio::Stdio,
 };
@@ -105,6 +105,7 @@ impl Container {
         }
         if let Some(checkpoint) = &self.restore_from {
             super::delete::remember_unpacked(&self.bundle, checkpoint);
+            spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id)?;
             self.send(created);
             return Ok(());
         }

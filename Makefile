@@ -1,0 +1,35 @@
+# Every target is one command; `make help` lists them.
+.PHONY: help build unit test test-vm bench lint demo install uninstall clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+build: ## the shipped binaries, into target/release
+	cargo build --release --locked -p cedana-shim -p cedana-runtime
+
+unit: ## tests that need no engine
+	cargo test --workspace --locked --exclude cedana-integration
+
+test: unit ## unit tests, then the integration tests on both suites of the testbed
+	scripts/test
+
+test-vm: ## the cgroup v2 smoke, in the microVM
+	scripts/test --vm
+
+bench: ## start time and memory beside containerd's own shim
+	scripts/bench
+
+lint: ## formatting, clippy, shellcheck, cargo deny
+	scripts/lint
+
+demo: ## freeze a redis to disk and bring it back
+	scripts/demo
+
+install: ## binaries, man pages, configuration (PREFIX, DESTDIR)
+	scripts/install
+
+uninstall: ## what install put in place
+	scripts/install --uninstall
+
+clean: ## build results; the testbed's cache stays in /var/tmp/cedana-testbed
+	cargo clean

@@ -1,0 +1,115 @@
+//! The CRIU configuration file that stands beneath a runtime's own requests.
+//!
+//! OCI runtimes drive CRIU over RPC and have flags for only a few of its
+//! options. CRIU reads the file named by the environment variable
+//! `CRIU_CONFIG_FILE` when it starts, in RPC mode too (criu/config.c,
+//! `next_config`), then applies the RPC request, and then the file that the
+//! request names (`org.criu.config`, by default /etc/criu/runc.conf). So:
+//!
+//! ```text
+//! /etc/criu/default.conf  <  ours, by CRIU_CONFIG_FILE  <  RPC  <  the user's runc.conf
+//! ```
+//!
+//! What the runtime leaves unsaid is ours to say, and a user's own file keeps
+//! the last word. An option that runtimes always send, true or false, has no
+//! effect here and must go in as the runtime's flag: `tcp-established`,
+//! `file-locks`, `ext-unix-sk`, `shell-job`.
+
+use std::time::Duration;
+
+/// The key by which runc and crun look up an external network namespace on
+/// restore (runc's `criuNsToKey`, crun's `CRIU_EXT_NETNS`).
+pub const NETNS_KEY: &str = "extRootNetNS";
+
+/// Environment variable by which CRIU finds the file.
+pub const FILE_VARIABLE: &str = "CRIU_CONFIG_FILE";
+
+/// What a dump needs beyond the runtime's flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DumpOptions {
+    /// Inode of the container's network namespace, when it is to be left out of
+    /// the dump: interfaces, addresses and routes belong to the engine, which
+    /// sets them up anew before a restore. Dumping them instead loses them,
+    /// because runtimes ask CRIU for an empty network namespace.
+    pub external_netns: Option<u64>,
+    /// Largest deleted but open file that is copied into the images, in bytes.
+    /// CRIU's own limit of 1 MiB is below what databases and build tools hold.
+    pub ghost_limit: u64,
+    /// Give unlinked open files that have another name a temporary one. Without
+    /// it a file deleted from an image layer can't be dumped at all.
+    pub link_remap: bool,
+    /// How long CRIU may take to freeze the container. CRIU's own 10 s end the
+    /// dump of a big container on a loaded node.
+    pub timeout: Duration,
+}
+
+impl DumpOptions {
+    /// The file's text. `inherited` is the text of a file that the environment
+    /// named before; its options come after ours and so win.
+    #[must_use]
+    pub fn render(&self, inherited: Option<&str>) -> String {
+        let mut text = String::new();
+        if let Some(inode) = self.external_netns {
+            text.push_str(&format!("external net[{inode}]:{NETNS_KEY}\n"));
+        }
+        text.push_str(&format!("ghost-limit {}\n", self.ghost_limit));
+        if self.link_remap {
+            text.push_str("link-remap\n");
+        }
+        text.push_str(&format!("timeout {}\n", self.timeout.as_secs()));
+        append(&mut text, inherited);
+        text
+    }
+}
+
+fn append(text: &mut String, inherited: Option<&str>) {
+    if let Some(inherited) = inherited {
+        text.push_str(inherited);
+        // CRIU's parser takes a statement up to its newline.
+        if !inherited.is_empty() && !inherited.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> DumpOptions {
+        DumpOptions {
+            external_netns: Some(4026532512),
+            ghost_limit: 512 << 20,
+            link_remap: true,
+            timeout: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn everything_set() {
+        assert_eq!(
+            options().render(None),
+            "external net[4026532512]:extRootNetNS\nghost-limit 536870912\nlink-remap\ntimeout 60\n"
+        );
+    }
+
+    #[test]
+    fn host_network_and_no_remap() {
+        let text = DumpOptions {
+            external_netns: None,
+            link_remap: false,
+            ..options()
+        }
+        .render(None);
+        assert_eq!(text, "ghost-limit 536870912\ntimeout 60\n");
+    }
+
+    #[test]
+    fn inherited_options_come_last() {
+        let text = options().render(Some("timeout 5\ntcp-close"));
+        assert!(
+            text.ends_with("timeout 60\ntimeout 5\ntcp-close\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! CRIU, the program that freezes and thaws: its version, its configuration
+//! file, and its log.
+
+pub mod cause;
+pub mod config;
+pub mod log;
+pub mod version;
+
+pub use cause::Cause;
+pub use config::DumpOptions;
+pub use log::Diagnosis;
+pub use version::Version;

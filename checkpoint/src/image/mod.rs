@@ -1,0 +1,21 @@
+//! The files of a checkpoint, as CRIU writes them.
+//!
+//! ```text
+//! <dir>/inventory.img     one record: versions and what is in here
+//!       pstree.img        the process tree
+//!       core-N.img ...    per process
+//!       netns-N.img       network namespace; says if it was left out (external)
+//!       pages-N.img       memory, no framing
+//! ```
+//!
+//! Every framed file begins with one or two 32-bit magic numbers and then holds
+//! records, each a 32-bit length and a protobuf message (CRIU's image.c and
+//! protobuf.c). That is enough to tell a whole checkpoint from a broken one
+//! before anything is touched, which CRIU itself finds out half-way through.
+
+mod frame;
+mod netns;
+mod verify;
+
+pub use netns::{Network, network};
+pub use verify::{Error, verify};

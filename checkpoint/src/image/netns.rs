@@ -1,0 +1,87 @@
+//! Was the network namespace left out of a checkpoint?
+//!
+//! A namespace dumped as external has one field of its netns image set: the key
+//! under which a restore must hand the namespace in. A checkpoint without that
+//! key brings its own, and handing one in would leave it unused.
+
+use std::path::Path;
+
+use super::frame::{Records, fields};
+
+/// Field number of `ext_key` in `netns_entry` (CRIU's netdev.proto).
+const EXT_KEY: u64 = 8;
+
+/// How a checkpoint's processes are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// In a namespace that must be handed to the restore.
+    External,
+    /// In a namespace that the checkpoint holds and a restore makes anew.
+    Own,
+    /// In the namespace that the restore runs in: the host's.
+    Host,
+}
+
+/// Looks at the netns images in `dir`. Files that can't be read count as absent;
+/// [`super::verify`] is what complains about damage.
+#[must_use]
+pub fn network(dir: &Path) -> Network {
+    let Ok(entries) = dir.read_dir() else {
+        return Network::Host;
+    };
+    let mut network = Network::Host;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_netns = name
+            .to_str()
+            .is_some_and(|name| name.starts_with("netns-") && name.ends_with(".img"));
+        if !is_netns {
+            continue;
+        }
+        let record = Records::open(&entry.path()).and_then(|mut records| records.next());
+        match record {
+            Ok(Some(record)) if has_ext_key(&record) => return Network::External,
+            _ => network = Network::Own,
+        }
+    }
+    network
+}
+
+fn has_ext_key(message: &[u8]) -> bool {
+    fields(message).any(|(field, _)| field == EXT_KEY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    fn with_netns(message: &[u8]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut image = 0x5456_4319u32.to_le_bytes().to_vec();
+        image.extend(0x5593_3752u32.to_le_bytes());
+        image.extend((message.len() as u32).to_le_bytes());
+        image.extend(message);
+        fs::write(dir.path().join("netns-10.img"), image).expect("write");
+        dir
+    }
+
+    #[test]
+    fn the_three_kinds() {
+        let mut external = vec![(1 << 3), 7, (8 << 3) | 2, 12];
+        external.extend(b"extRootNetNS");
+        assert_eq!(network(with_netns(&external).path()), Network::External);
+        assert_eq!(network(with_netns(&[(1 << 3), 7]).path()), Network::Own);
+        assert_eq!(network(with_netns(&[]).path()), Network::Own);
+        let empty = tempfile::tempdir().expect("tempdir");
+        assert_eq!(network(empty.path()), Network::Host);
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            has_ext_key(&bytes);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Settings of Cedana for containerd: typed once, here, and trusted afterwards.
+//!
+//! A setting can come from four places. Each overrides the one before it:
+//!
+//! ```text
+//! built-in default  <  /etc/cedana/config.toml  <  CEDANA_* environment  <  io.cedana.* annotations
+//! ```
+//!
+//! The one idea: every setting is one row of one table ([`setting`]), which
+//! says its TOML key, whether a container may choose it by annotation, and how
+//! text becomes its value. The file, environment and annotation readers only
+//! find text and look the row up, so a setting cannot exist in one layer and be
+//! forgotten in another, and a name that no row has is an error with the place
+//! where it stands and the nearest name that exists.
+//!
+//! ```
+//! use cedana_config::Config;
+//! use std::path::Path;
+//!
+//! let file = "[checkpoint]\nghost_limit = \"64MiB\"\n";
+//! let config = Config::from_sources(
+//!     Some((Path::new("config.toml"), file)),
+//!     [("CEDANA_RESTORE_SETTLE".to_owned(), "50ms".to_owned())],
+//! )?
+//! .with_annotations([("io.cedana.checkpoint.tcp_established", "false")])?;
+//! assert_eq!(config.checkpoint.ghost_limit, 64 << 20);
+//! assert_eq!(config.restore.settle.as_millis(), 50);
+//! assert!(!config.checkpoint.tcp_established);
+//! # Ok::<(), cedana_config::Error>(())
+//! ```
+
+mod error;
+mod file;
+mod nearest;
+mod setting;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::Error;
+use error::Place;
+
+/// Where the settings file is looked for when `CEDANA_CONFIG` names no other.
+pub const DEFAULT_PATH: &str = "/etc/cedana/config.toml";
+
+/// Environment variable that names another settings file.
+pub const PATH_VARIABLE: &str = "CEDANA_CONFIG";
+
+/// Environment variable that names the wrapped runtime, the same setting as
+/// `runtime` in the file.
+pub const RUNTIME_VARIABLE: &str = "CEDANA_RUNTIME";
+
+const ENV_PREFIX: &str = "CEDANA_";
+const ANNOTATION_PREFIX: &str = "io.cedana.";
+
+/// A settings file holds a dozen short lines. The bound keeps a path that was
+/// mistyped to a disk image or a device from being read into memory.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Variables with our prefix that are no settings: the path above, and those by
+/// which the project's testbed tells a program where it runs.
+const NOT_SETTINGS: [&str; 3] = [PATH_VARIABLE, "CEDANA_TESTBED", "CEDANA_INSTANCE"];
+
+/// All settings. [`Default`] gives the built-in values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The OCI runtime that does everything but checkpoint and restore: a name
+    /// looked up in `PATH`, or an absolute path.
+    pub runtime: PathBuf,
+    /// Directory in which the CRIU logs of failed operations are kept.
+    pub log_dir: PathBuf,
+    /// How many of those logs are kept; the oldest go first. 0 keeps none.
+    pub log_keep: usize,
+    /// How a checkpoint is taken.
+    pub checkpoint: Checkpoint,
+    /// How a checkpoint is brought back.
+    pub restore: Restore,
+}
+
+/// How a checkpoint is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Keep established TCP connections instead of refusing the checkpoint.
+    pub tcp_established: bool,
+    /// Carry file locks instead of refusing the checkpoint.
+    pub file_locks: bool,
+    /// Allow unix sockets whose other end is outside the container.
+    pub ext_unix_sk: bool,
+    /// Give open files that were unlinked but have another name a temporary
+    /// name, so that they can be found again.
+    pub link_remap: bool,
+    /// Largest deleted but open file that is copied into a checkpoint, in bytes.
+    pub ghost_limit: u64,
+    /// How long CRIU may take to freeze the container. Whole seconds.
+    pub timeout: Duration,
+}
+
+/// How a checkpoint is brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// Restore established TCP connections.
+    pub tcp_established: bool,
+    /// How long init is watched after CRIU's success before a restore counts as
+    /// done. Zero looks once.
+    pub settle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            runtime: PathBuf::from("runc"),
+            log_dir: PathBuf::from("/var/log/cedana"),
+            log_keep: 100,
+            checkpoint: Checkpoint::default(),
+            restore: Restore::default(),
+        }
+    }
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self {
+            tcp_established: true,
+            file_locks: true,
+            ext_unix_sk: true,
+            link_remap: true,
+            // CRIU's own limit is 1 MiB; deleted temporary files of databases
+            // and build tools are commonly several times that.
+            ghost_limit: 512 << 20,
+            // CRIU's own is 10 s, which a loaded node passes with a few
+            // thousand threads.
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Restore {
+    fn default() -> Self {
+        Self {
+            tcp_established: true,
+            // A process that cannot live (a sleep that came back as EINTR, a
+            // wrong CPU feature) dies within its first time slices.
+            settle: Duration::from_millis(20),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the settings file and this process' environment.
+    ///
+    /// The file is the one named by `CEDANA_CONFIG`, which must then exist, or
+    /// else [`DEFAULT_PATH`], which may be missing.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, an unknown name, a wrong value.
+    pub fn load() -> Result<Self, Error> {
+        let file = file::read()?;
+        Self::from_sources(
+            file.as_ref()
+                .map(|(path, text)| (path.as_path(), text.as_str())),
+            process_environment(),
+        )
+    }
+
+    /// The defaults, overridden by the text of a settings file, overridden by
+    /// environment variables. Variables without our prefix are passed over.
+    ///
+    /// # Errors
+    /// A file that cannot be parsed, an unknown name, a wrong value.
+    pub fn from_sources(
+        file: Option<(&Path, &str)>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let mut config = Self::default();
+        if let Some((path, text)) = file {
+            file::apply(&mut config, path, text)?;
+        }
+        // Sorted, so that of two faults the same one is reported every time.
+        let env: BTreeMap<_, _> = env.into_iter().collect();
+        for (name, text) in &env {
+            let Some(key) = name.strip_prefix(ENV_PREFIX) else {
+                continue;
+            };
+            if NOT_SETTINGS.contains(&name.as_str()) {
+                continue;
+            }
+            let place = Place::Environment;
+            let setting = setting::by_variable(key)
+                .ok_or_else(|| Error::unknown(place.clone(), name, setting::variables()))?;
+            setting
+                .set(&mut config, text)
+                .map_err(|why| Error::value(place, name, why))?;
+        }
+        Ok(config)
+    }
+
+    /// Applies a container's annotations on top. Annotations without our prefix
+    /// are passed over.
+    ///
+    /// # Errors
+    /// An `io.cedana.` annotation that is unknown, has a wrong value, or names a
+    /// setting that belongs to the node: a container must not choose, for
+    /// example, which program runs as root on its behalf.
+    pub fn with_annotations<'a>(
+        mut self,
+        annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, Error> {
+        let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
+        for (name, text) in annotations {
+            let Some(key) = name.strip_prefix(ANNOTATION_PREFIX) else {
+                continue;
+            };
+            let place = Place::Annotation;
+            let setting = setting::by_key(key)
+                .ok_or_else(|| Error::unknown(place.clone(), name, setting::annotations()))?;
+            if !setting.annotation {
+                return Err(Error::NotByAnnotation {
+                    name: name.to_owned(),
+                    key: setting.key,
+                });
+            }
+            setting
+                .set(&mut self, text)
+                .map_err(|why| Error::value(place, name, why))?;
+        }
+        Ok(self)
+    }
+
+    /// Only the wrapped runtime, for verbs that have no business with any other
+    /// setting: a mistake in `[checkpoint]` must not keep a container from being
+    /// killed or deleted.
+    ///
+    /// # Errors
+    /// A file that is no TOML, or a `runtime` that is no usable path.
+    pub fn load_runtime() -> Result<PathBuf, Error> {
+        if let Some(text) = std::env::var_os(RUNTIME_VARIABLE) {
+            return value::program(&text.to_string_lossy())
+                .map_err(|why| Error::value(Place::Environment, RUNTIME_VARIABLE, why));
+        }
+        let mut config = Self::default();
+        if let Some((path, text)) = file::read()? {
+            file::apply_only(&mut config, &path, &text, "runtime")?;
+        }
+        Ok(config.runtime)
+    }
+}
+
+/// The variables with our prefix. Text that is not UTF-8 is taken with
+/// replacement characters, so it ends in a wrong-value error and no panic.
+fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| {
+        let name = name.into_string().ok()?;
+        name.starts_with(ENV_PREFIX)
+            .then(|| (name, text.to_string_lossy().into_owned()))
+    })
+}
+
+#[cfg(test)]
+mod tests;

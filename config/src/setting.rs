@@ -1,0 +1,90 @@
+//! The table of settings: one row each, and the only place that lists them.
+
+use crate::value::{self, Parsed};
+use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX};
+
+/// One setting.
+pub(crate) struct Setting {
+    /// Its name in the file, with its section: `checkpoint.timeout`. The
+    /// annotation is this with a prefix; the variable is this in capitals.
+    pub(crate) key: &'static str,
+    /// Whether a container may choose it.
+    pub(crate) annotation: bool,
+    set: fn(&mut Config, &str) -> Parsed<()>,
+}
+
+impl Setting {
+    pub(crate) fn set(&self, config: &mut Config, text: &str) -> Parsed<()> {
+        (self.set)(config, text)
+    }
+
+    fn variable(&self) -> String {
+        self.key.replace('.', "_").to_uppercase()
+    }
+}
+
+macro_rules! setting {
+    ($key:literal, $annotation:ident, $parse:path => $($field:ident).+) => {
+        Setting {
+            key: $key,
+            annotation: $annotation,
+            set: |config, text| {
+                config.$($field).+ = $parse(text)?;
+                Ok(())
+            },
+        }
+    };
+}
+
+/// Belongs to the node: no annotation.
+const NODE: bool = false;
+/// A container may choose it by annotation.
+const CONTAINER: bool = true;
+
+static SETTINGS: [Setting; 11] = [
+    setting!("runtime", NODE, value::program => runtime),
+    setting!("log_dir", NODE, value::absolute => log_dir),
+    setting!("log_keep", NODE, value::count => log_keep),
+    setting!("checkpoint.tcp_established", CONTAINER, value::boolean => checkpoint.tcp_established),
+    setting!("checkpoint.file_locks", CONTAINER, value::boolean => checkpoint.file_locks),
+    setting!("checkpoint.ext_unix_sk", CONTAINER, value::boolean => checkpoint.ext_unix_sk),
+    setting!("checkpoint.link_remap", CONTAINER, value::boolean => checkpoint.link_remap),
+    setting!("checkpoint.ghost_limit", CONTAINER, value::size => checkpoint.ghost_limit),
+    setting!("checkpoint.timeout", CONTAINER, value::whole_seconds => checkpoint.timeout),
+    setting!("restore.tcp_established", CONTAINER, value::boolean => restore.tcp_established),
+    setting!("restore.settle", CONTAINER, value::duration => restore.settle),
+];
+
+/// The setting with this key in the file.
+pub(crate) fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The setting with this variable name, without the prefix.
+pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.variable() == name)
+}
+
+/// Whether settings stand in a section of this name.
+pub(crate) fn is_section(name: &str) -> bool {
+    SETTINGS
+        .iter()
+        .any(|setting| setting.key.split_once('.').is_some_and(|(s, _)| s == name))
+}
+
+pub(crate) fn keys() -> impl Iterator<Item = String> {
+    SETTINGS.iter().map(|setting| setting.key.to_owned())
+}
+
+pub(crate) fn variables() -> impl Iterator<Item = String> {
+    SETTINGS
+        .iter()
+        .map(|setting| format!("{ENV_PREFIX}{}", setting.variable()))
+}
+
+pub(crate) fn annotations() -> impl Iterator<Item = String> {
+    SETTINGS
+        .iter()
+        .filter(|setting| setting.annotation)
+        .map(|setting| format!("{ANNOTATION_PREFIX}{}", setting.key))
+}

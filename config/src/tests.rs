@@ -1,0 +1,138 @@
+//! The layers and what they say when something is wrong.
+
+use super::*;
+use proptest::prelude::*;
+
+const EXAMPLE: &str = include_str!("../examples/config.toml");
+
+fn from_file(text: &str) -> Result<Config, Error> {
+    Config::from_sources(Some((Path::new("config.toml"), text)), [])
+}
+
+fn from_env(name: &str, value: &str) -> Result<Config, Error> {
+    Config::from_sources(None, [(name.to_owned(), value.to_owned())])
+}
+
+fn message(result: Result<Config, Error>) -> String {
+    match result {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn example_lists_every_setting_with_its_default() {
+    assert_eq!(from_file(EXAMPLE).expect("example"), Config::default());
+    for key in setting::keys() {
+        let name = key.rsplit('.').next().expect("a key has a last part");
+        assert!(
+            EXAMPLE
+                .lines()
+                .any(|l| l.starts_with(&format!("{name} = "))),
+            "{key} is missing in the example"
+        );
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let config = Config::from_sources(
+        Some((
+            Path::new("config.toml"),
+            "runtime = \"crun\"\n[checkpoint]\ntimeout = \"1s\"\nfile_locks = false\n[restore]\nsettle = \"1s\"\n",
+        )),
+        [
+            ("CEDANA_CHECKPOINT_TIMEOUT".into(), "2s".into()),
+            ("CEDANA_RESTORE_SETTLE".into(), "2s".into()),
+            ("HOME".into(), "/root".into()),
+        ],
+    )
+    .and_then(|c| {
+        c.with_annotations([("io.cedana.restore.settle", "3s"), ("org.criu.config", "")])
+    })
+    .expect("valid");
+    assert_eq!(config.runtime, Path::new("crun"));
+    assert!(!config.checkpoint.file_locks);
+    assert_eq!(config.checkpoint.timeout.as_secs(), 2);
+    assert_eq!(config.restore.settle.as_secs(), 3);
+}
+
+#[test]
+fn unknown_key_names_file_line_and_nearest() {
+    assert_eq!(
+        message(from_file("# x\n\n[checkpoint]\ntcp_establised = true\n")),
+        "config.toml:4: unknown setting \"checkpoint.tcp_establised\"; did you mean \"checkpoint.tcp_established\"?"
+    );
+    assert_eq!(
+        message(from_file("[checkpoints]\ntimeout = \"1s\"\n")),
+        "config.toml:1: unknown setting \"checkpoints\""
+    );
+}
+
+#[test]
+fn first_fault_in_the_file_is_reported() {
+    let text = "zebra = 1\napple = 2\n";
+    assert!(message(from_file(text)).starts_with("config.toml:1: "));
+}
+
+#[test]
+fn syntax_error_names_the_line() {
+    assert!(message(from_file("runtime = \"runc\"\nlog_dir = \n")).starts_with("config.toml:2: "));
+}
+
+#[test]
+fn wrong_value_says_what_would_be_right() {
+    assert_eq!(
+        message(from_file("\n[restore]\nsettle = 20\n")),
+        "config.toml:3: restore.settle: \"20\" is not a duration such as \"500ms\", \"60s\" or \"5m\""
+    );
+    assert!(message(from_file("runtime = [\"runc\"]\n")).contains("found array"));
+    assert!(message(from_file("checkpoint = true\n")).contains("checkpoint"));
+}
+
+#[test]
+fn unknown_variable_and_annotation_are_errors() {
+    assert_eq!(
+        message(from_env("CEDANA_RESTORE_SETLE", "1s")),
+        "unknown environment variable \"CEDANA_RESTORE_SETLE\"; did you mean \"CEDANA_RESTORE_SETTLE\"?"
+    );
+    assert!(from_env("CEDANA_CONFIG", "/x").is_ok());
+    let annotated = Config::default().with_annotations([("io.cedana.checkpoint.ghostlimit", "1")]);
+    assert!(message(annotated).contains("io.cedana.checkpoint.ghost_limit"));
+}
+
+#[test]
+fn container_cannot_choose_the_nodes_settings() {
+    for name in [
+        "io.cedana.runtime",
+        "io.cedana.log_dir",
+        "io.cedana.log_keep",
+    ] {
+        let result = Config::default().with_annotations([(name, "/bin/sh")]);
+        assert!(message(result).contains("belongs to the node"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_file_panics(text in ".{0,400}") {
+        let _ = from_file(&text);
+    }
+
+    #[test]
+    fn no_value_panics(
+        key in prop::sample::select(setting::keys().collect::<Vec<_>>()),
+        text in "\\PC{0,40}",
+    ) {
+        let variable = format!("CEDANA_{}", key.replace('.', "_").to_uppercase());
+        let _ = from_env(&variable, &text);
+        let annotation = format!("io.cedana.{key}");
+        let _ = Config::default().with_annotations([(annotation.as_str(), text.as_str())]);
+    }
+
+    #[test]
+    fn sizes_survive_the_layers(bytes in 0..u64::MAX) {
+        let config = from_env("CEDANA_CHECKPOINT_GHOST_LIMIT", &bytes.to_string()).expect("a number");
+        prop_assert_eq!(config.checkpoint.ghost_limit, bytes);
+    }
+}

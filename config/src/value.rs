@@ -1,0 +1,137 @@
+//! How text becomes a value. The same text is understood in the file, in the
+//! environment and in annotations.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The result of reading one value; the error says what would be right.
+pub(crate) type Parsed<T> = Result<T, String>;
+
+pub(crate) fn boolean(text: &str) -> Parsed<bool> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+pub(crate) fn count(text: &str) -> Parsed<usize> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not a whole number of 0 or more"))
+}
+
+/// A size in bytes: a plain number, or one with a binary or decimal unit.
+pub(crate) fn size(text: &str) -> Parsed<u64> {
+    let wrong = || format!("{text:?} is not a size such as 1048576, \"512MiB\" or \"2GB\"");
+    let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("{text:?} is more than {} bytes", u64::MAX))
+}
+
+/// A span of time with its unit; a bare number would leave seconds and
+/// milliseconds to guessing.
+pub(crate) fn duration(text: &str) -> Parsed<Duration> {
+    let wrong = || format!("{text:?} is not a duration such as \"500ms\", \"60s\" or \"5m\"");
+    let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+    let factor: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ if number == 0 && unit.is_empty() => 1,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(factor)
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is too long"))
+}
+
+/// A duration for CRIU's `timeout`, which counts whole seconds in an unsigned
+/// int and takes 0 as "wait for ever".
+pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
+    let duration = duration(text)?;
+    if duration.subsec_nanos() != 0 || duration.is_zero() {
+        return Err(format!("{text:?} is not one or more whole seconds"));
+    }
+    if duration.as_secs() > 24 * 3600 {
+        return Err(format!("{text:?} is longer than a day"));
+    }
+    Ok(duration)
+}
+
+/// A program: a bare name for `PATH`, or an absolute path. A relative path would
+/// mean something else in each caller's working directory.
+pub(crate) fn program(text: &str) -> Parsed<PathBuf> {
+    if text.is_empty() || text.contains('\0') || (text.contains('/') && !text.starts_with('/')) {
+        return Err(format!(
+            "{text:?} is neither a program's name nor an absolute path"
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+pub(crate) fn absolute(text: &str) -> Parsed<PathBuf> {
+    if !Path::new(text).is_absolute() || text.contains('\0') {
+        return Err(format!("{text:?} is not an absolute path"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// Digits, optional spaces, letters.
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit.trim_start_matches(' ')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(size("1048576"), Ok(1 << 20));
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        assert_eq!(size("2 GB"), Ok(2_000_000_000));
+        for wrong in ["", "MiB", "-1", "1.5GiB", "12 parsecs", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for wrong in ["", "20", "ms", "1 fortnight", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(whole_seconds("1500ms").is_err());
+        assert!(whole_seconds("0s").is_err());
+        assert_eq!(whole_seconds("60s"), Ok(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn paths() {
+        assert!(program("crun").is_ok());
+        assert!(program("/usr/sbin/runc").is_ok());
+        assert!(program("bin/runc").is_err());
+        assert!(program("").is_err());
+        assert!(absolute("var/log").is_err());
+    }
+}

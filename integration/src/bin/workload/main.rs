@@ -1,0 +1,199 @@
+//! A program whose state can be questioned, so that a restore can be believed.
+//!
+//! A liveness check cannot tell a restored process from a fresh one. This
+//! program draws a random nonce when it starts and derives everything it holds
+//! from it: a memory pattern, counting threads, a family of children, files,
+//! locks and sockets. Asked by SIGUSR1 it verifies all of it and writes what it
+//! found to `/out/NAME.report`; a process that was started anew answers with
+//! another nonce, one that lost a page or a connection names it.
+//!
+//! It depends on nothing that a checkpoint disturbs: it waits in `sigwait`,
+//! which survives being interrupted, and handles SIGTERM, which busybox's
+//! programs ignore as PID 1.
+
+mod family;
+mod files;
+mod memory;
+mod sockets;
+mod sys;
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, BufRead, Read, Write};
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use family::{Child, Counters};
+use memory::Pattern;
+
+/// What was verified, one `key=value` per line.
+#[derive(Default)]
+struct Report(String);
+
+impl Report {
+    fn add(&mut self, key: &str, value: impl Display) {
+        self.0.push_str(&format!("{key}={value}\n"));
+    }
+
+    fn check(&mut self, key: &str, found: Result<(), String>) {
+        match found {
+            Ok(()) => self.add(key, "ok"),
+            Err(fault) => self.add(key, fault.replace('\n', " ")),
+        }
+    }
+}
+
+/// Holds some state and verifies it on demand.
+type Check = Box<dyn FnMut(&mut Report)>;
+
+fn main() {
+    // Before any thread exists, so that every thread inherits the mask and the
+    // signals wait for the one `sigwait` below.
+    sys::block_signals(&[sys::SIGUSR1, sys::SIGTERM]);
+    let mut arguments = std::env::args().skip(1);
+    let mut name = String::from("workload");
+    let mut term_code = 0;
+    let mut child = false;
+    let mut checks: Vec<Check> = Vec::new();
+    let nonce = nonce();
+    let ticks = tick();
+
+    while let Some(flag) = arguments.next() {
+        let mut value = || {
+            arguments
+                .next()
+                .unwrap_or_else(|| usage(&format!("{flag} needs a value")))
+        };
+        match flag.as_str() {
+            "--name" => name = value(),
+            "--term-code" => term_code = number(&value()) as i32,
+            "--child" => child = true,
+            "--memory" => {
+                let pattern = Pattern::fill(nonce, number(&value()) << 20);
+                checks.push(Box::new(move |r| r.check("memory", pattern.verify())));
+            }
+            "--shared-memory" => {
+                let segment = expect(memory::Shared::fill(nonce, number(&value()) << 20));
+                checks.push(Box::new(move |r| {
+                    r.check("shared-memory", segment.verify())
+                }));
+            }
+            "--threads" => {
+                let counters = Counters::start(number(&value()));
+                checks.push(Box::new(move |r| r.check("threads", counters.verify())));
+            }
+            "--children" => {
+                let generations = value();
+                let mut family: Vec<Child> =
+                    (0..2).map(|_| expect(Child::spawn(&generations))).collect();
+                checks.push(Box::new(move |r| {
+                    for (i, child) in family.iter_mut().enumerate() {
+                        match child.ask() {
+                            Ok(answer) => r.add(&format!("child{i}"), answer),
+                            Err(fault) => r.add(&format!("child{i}"), fault),
+                        }
+                    }
+                }));
+            }
+            "--deleted-file" => {
+                let mut file = expect(files::Held::deleted(nonce, number(&value())));
+                checks.push(Box::new(move |r| r.check("deleted-file", file.verify())));
+            }
+            "--renamed-away" => {
+                let mut file = expect(files::Held::with_another_name(nonce));
+                checks.push(Box::new(move |r| r.check("renamed-away", file.verify())));
+            }
+            "--file" => {
+                let mut file = expect(files::Held::create(&value(), nonce, 64 << 10));
+                checks.push(Box::new(move |r| r.check("file", file.verify())));
+            }
+            "--lock" => {
+                let lock = expect(files::Lock::take(&value()));
+                checks.push(Box::new(move |r| r.check("lock", lock.verify())));
+            }
+            "--tcp" => {
+                let mut talk = expect(sockets::Conversation::tcp());
+                checks.push(Box::new(move |r| r.check("tcp", talk.verify())));
+            }
+            "--unix" => {
+                let mut talk = expect(sockets::Conversation::unix());
+                checks.push(Box::new(move |r| r.check("unix", talk.verify())));
+            }
+            "--lines" => answer_lines(),
+            other => usage(&format!("unknown flag {other}")),
+        }
+    }
+
+    let report = |checks: &mut Vec<Check>| {
+        let mut report = Report::default();
+        report.add("nonce", format!("{nonce:016x}"));
+        report.add("counter", ticks.load(Ordering::Relaxed));
+        for check in checks {
+            check(&mut report);
+        }
+        report
+    };
+
+    if child {
+        family::serve(|| report(&mut checks).0);
+    }
+    publish(&format!("/out/{name}.ready"), "ready\n");
+    loop {
+        match sys::wait_signal(&[sys::SIGUSR1, sys::SIGTERM]) {
+            sys::SIGUSR1 => publish(&format!("/out/{name}.report"), &report(&mut checks).0),
+            _ => exit(term_code),
+        }
+    }
+}
+
+/// A counter that moves for as long as the process does.
+fn tick() -> Arc<AtomicU64> {
+    let ticks = Arc::new(AtomicU64::new(0));
+    let moving = Arc::clone(&ticks);
+    thread::spawn(move || {
+        loop {
+            moving.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    ticks
+}
+
+/// Answers each line of standard input, for stories about terminals and pipes.
+fn answer_lines() {
+    thread::spawn(|| {
+        for (n, line) in io::stdin().lock().lines().map_while(Result::ok).enumerate() {
+            println!("line {}: {}", n + 1, line.trim());
+        }
+    });
+}
+
+/// Whole or not at all: the reader waits for the name to appear.
+fn publish(path: &str, text: &str) {
+    let draft = format!("{path}.draft");
+    expect(fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)));
+}
+
+fn nonce() -> u64 {
+    let mut bytes = [0; 8];
+    expect(fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes)));
+    u64::from_ne_bytes(bytes)
+}
+
+fn number(text: &str) -> usize {
+    text.parse()
+        .unwrap_or_else(|_| usage(&format!("{text} is not a number")))
+}
+
+fn expect<T, E: Display>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| usage(&error.to_string()))
+}
+
+fn usage(message: &str) -> ! {
+    // Standard error may be closed; the exit code says the same.
+    let _ = writeln!(io::stderr(), "workload: {message}");
+    exit(64)
+}

@@ -1,0 +1,408 @@
+//! A container of a story, from `ctr run` to its removal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::ctr::{BUSYBOX, Output, ctr, ctr_command, ctr_ok, finish};
+use crate::{Pty, Report, Task, eventually, runtime, unique, workload};
+
+/// What `ctr run` is to be told.
+///
+/// Every container gets `/workload` and a directory `/out` that the test sees.
+#[derive(Clone)]
+pub struct Run {
+    id: String,
+    image: String,
+    runtime: String,
+    flags: Vec<String>,
+    command: Vec<String>,
+    out: Arc<Out>,
+}
+
+impl Run {
+    /// A busybox container whose name begins with `label`.
+    pub fn new(label: &str) -> Self {
+        let id = unique(label);
+        let out = Arc::new(Out::create(&id));
+        let bind = |from: &Path, to: &str, mode: &str| {
+            format!(
+                "type=bind,src={},dst={to},options=rbind:{mode}",
+                from.display()
+            )
+        };
+        Self {
+            image: BUSYBOX.into(),
+            runtime: runtime(),
+            flags: vec![
+                "--mount".into(),
+                bind(workload::installed(), workload::PATH, "ro"),
+                "--mount".into(),
+                bind(&out.0, "/out", "rw"),
+            ],
+            command: vec![],
+            id,
+            out,
+        }
+    }
+
+    /// Another image than busybox.
+    pub fn image(mut self, image: &str) -> Self {
+        self.image = image.into();
+        self
+    }
+
+    /// More flags of `ctr run`.
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.flags.extend(flags.iter().map(|&f| f.into()));
+        self
+    }
+
+    /// What to run in the container.
+    pub fn command(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(|&a| a.into()).collect();
+        self
+    }
+
+    /// Runs the workload, holding what `flags` name.
+    pub fn workload(mut self, flags: &[&str]) -> Self {
+        self.command = std::iter::once(&workload::PATH)
+            .chain(flags)
+            .map(|&a| a.into())
+            .collect();
+        self
+    }
+
+    /// Wraps the OCI runtime: `program` is called in runc's place.
+    ///
+    /// Clients send runc's options to a runtime of that name only; to others
+    /// they send a file of settings.
+    pub fn runtime_binary(self, program: &Path) -> Self {
+        let program = program.display().to_string();
+        if self.runtime == crate::STOCK {
+            return self.flags(&["--runc-binary", &program]);
+        }
+        let settings = self.out.0.join("options.toml");
+        fs::write(&settings, format!("BinaryName = {program:?}\n"))
+            .unwrap_or_else(|error| panic!("{}: {error}", settings.display()));
+        self.flags(&["--runtime-config-path", &settings.display().to_string()])
+    }
+
+    /// A container of the pod whose sandbox is `sandbox`, or the sandbox itself.
+    pub fn in_pod(self, sandbox: &str) -> Self {
+        self.flags(&[
+            "--annotation",
+            &format!("io.kubernetes.cri.sandbox-id={sandbox}"),
+        ])
+    }
+
+    /// The name the container will have.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Starts it in the background; a workload has set itself up on return.
+    #[track_caller]
+    pub fn detach(self) -> Container {
+        let container = self.container();
+        self.ctr(&["-d"]).ok();
+        if self.command.first().is_some_and(|c| c == workload::PATH) {
+            container.ready("workload");
+        }
+        container
+    }
+
+    /// Starts it in the background, which must fail, and gives the reason.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        let _removed_if_it_started = self.container();
+        self.ctr(&["-d"]).refused()
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    pub fn foreground(self) -> Output {
+        let _removed = self.container();
+        self.ctr(&["--rm"])
+    }
+
+    /// Runs it on a terminal, the test holding the other side.
+    #[track_caller]
+    pub fn on_terminal(self) -> (Container, Pty) {
+        let container = self.container();
+        let pty = Pty::start(&mut ctr_command(&self.arguments(&["-t"])));
+        eventually("the container runs", || container.is("RUNNING"));
+        (container, pty)
+    }
+
+    /// `ctr run` as a process of its own, for a story that feeds or watches it.
+    pub fn spawnable(&self, extra: &[&str]) -> (Container, std::process::Command) {
+        (self.container(), ctr_command(&self.arguments(extra)))
+    }
+
+    fn arguments<'a>(&'a self, extra: &[&'a str]) -> Vec<&'a str> {
+        let mut all = vec!["run", "--runtime", &self.runtime];
+        all.extend(extra);
+        all.extend(self.flags.iter().map(String::as_str));
+        all.extend([self.image.as_str(), &self.id]);
+        all.extend(self.command.iter().map(String::as_str));
+        all
+    }
+
+    #[track_caller]
+    fn ctr(&self, extra: &[&str]) -> Output {
+        finish(&mut ctr_command(&self.arguments(extra)))
+    }
+
+    fn container(&self) -> Container {
+        Container {
+            id: self.id.clone(),
+            out: Arc::clone(&self.out),
+        }
+    }
+}
+
+/// A container that is removed, whatever state it is in, when its story ends.
+pub struct Container {
+    id: String,
+    out: Arc<Out>,
+}
+
+impl Container {
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The directory it sees as `/out`.
+    pub fn out(&self) -> &Path {
+        &self.out.0
+    }
+
+    /// Its shim, asked without containerd between.
+    #[track_caller]
+    pub fn task(&self) -> Task {
+        Task::of_container(&self.id)
+    }
+
+    /// The line of `ctr task ls` for it: PID and status.
+    #[track_caller]
+    pub fn status(&self) -> Option<(u32, String)> {
+        ctr_ok(&["task", "ls"]).lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            (fields.next()? == self.id).then_some(())?;
+            Some((fields.next()?.parse().ok()?, fields.next()?.to_owned()))
+        })
+    }
+
+    /// For [`eventually`]: whether its task has this status.
+    #[track_caller]
+    pub fn is(&self, status: &str) -> Result<u32, String> {
+        match self.status() {
+            Some((pid, now)) if now == status => Ok(pid),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    /// Its first process, which must be running.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.is("RUNNING")
+            .unwrap_or_else(|s| panic!("{} is not running: {s}", self.id))
+    }
+
+    /// Waits for a workload of this name to have set itself up.
+    #[track_caller]
+    pub fn ready(&self, name: &str) {
+        let path = self.out().join(format!("{name}.ready"));
+        eventually(&format!("workload {name} is ready"), || {
+            fs::read(&path).map_err(|e| format!("{e}; task: {:?}", self.status()))
+        });
+    }
+
+    /// Asks the container's workload to verify itself.
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        self.report_after("workload", || {
+            ctr_ok(&["task", "kill", "--signal", "SIGUSR1", &self.id]);
+        })
+    }
+
+    /// Waits for the report that `ask` makes the workload of this name write.
+    #[track_caller]
+    pub fn report_after(&self, name: &str, ask: impl FnOnce()) -> Report {
+        let path = self.out().join(format!("{name}.report"));
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{path:?}: {e}"),
+            _ => ask(),
+        }
+        let text = eventually("the workload reports", || {
+            fs::read_to_string(&path).map_err(|e| format!("{e}; task: {:?}", self.status()))
+        });
+        Report::parse(&text)
+    }
+
+    /// `ctr task exec` to its end.
+    #[track_caller]
+    pub fn exec(&self, command: &[&str]) -> Output {
+        self.exec_with(&[], &unique("exec"), command)
+    }
+
+    /// `ctr task exec` with flags and a name for the process.
+    #[track_caller]
+    pub fn exec_with(&self, flags: &[&str], exec_id: &str, command: &[&str]) -> Output {
+        let mut all = vec!["task", "exec", "--exec-id", exec_id];
+        all.extend(flags);
+        all.push(&self.id);
+        all.extend(command);
+        ctr(&all)
+    }
+
+    /// `ctr task kill --signal`.
+    #[track_caller]
+    pub fn kill(&self, signal: &str) {
+        ctr_ok(&["task", "kill", "--signal", signal, &self.id]);
+    }
+
+    /// Kills it and deletes its task; the container stays.
+    #[track_caller]
+    pub fn end_task(&self) {
+        self.kill("SIGKILL");
+        self.stopped();
+        // The client reports the exit code of what it deletes as its own.
+        let deleted = ctr(&["task", "delete", &self.id]);
+        assert!([0, 137].contains(&deleted.code), "{deleted}");
+    }
+
+    /// Waits for its first process to have ended.
+    #[track_caller]
+    pub fn stopped(&self) {
+        eventually("the task has stopped", || self.is("STOPPED"));
+    }
+
+    /// `ctr containers checkpoint --task` and `flags` into an image.
+    #[track_caller]
+    pub fn checkpoint(&self, flags: &[&str]) -> Image {
+        let image = Image(format!("cedana.test/{}:latest", unique("checkpoint")));
+        let mut all = vec!["containers", "checkpoint", "--task"];
+        all.extend(flags);
+        all.extend([self.id.as_str(), &image.0]);
+        let answer = ctr(&all).ok();
+        // The client resumes the task last and only prints when that fails.
+        assert!(!answer.stdout.contains("error"), "{answer}");
+        // Its engine takes "already exists" for success and then leaves the
+        // task out: so it is for a second checkpoint while the first one's
+        // copy of the same specification is still stored.
+        assert!(
+            image.index().contains("criu.checkpoint"),
+            "no task in it: {}",
+            image.index()
+        );
+        image
+    }
+
+    /// `ctr containers restore --live` and `flags` under a new name.
+    #[track_caller]
+    pub fn restore(&self, image: &Image, flags: &[&str]) -> Self {
+        let (restored, output) = self.try_restore(image, flags);
+        output.ok();
+        restored
+    }
+
+    /// [`Container::restore`] that may fail.
+    #[track_caller]
+    pub fn try_restore(&self, image: &Image, flags: &[&str]) -> (Self, Output) {
+        let (restored, all) = self.restore_arguments(image, flags);
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        (restored, ctr(&all))
+    }
+
+    /// [`Container::restore`] of a container that has a terminal.
+    #[track_caller]
+    pub fn restore_on_terminal(&self, image: &Image) -> (Self, Pty) {
+        let (restored, all) = self.restore_arguments(image, &[]);
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        let pty = Pty::start(&mut ctr_command(&all));
+        eventually("the restored container runs", || {
+            restored
+                .is("RUNNING")
+                .map_err(|s| format!("{s}; terminal: {}", pty.seen()))
+        });
+        (restored, pty)
+    }
+
+    /// The restored container sees the same `/out`: its mounts are the old ones.
+    fn restore_arguments(&self, image: &Image, flags: &[&str]) -> (Self, Vec<String>) {
+        let restored = Self {
+            id: unique("restored"),
+            out: Arc::clone(&self.out),
+        };
+        let mut all: Vec<String> = ["containers", "restore", "--live"].map(Into::into).into();
+        all.extend(flags.iter().map(|&f| f.into()));
+        all.extend([restored.id.clone(), image.0.clone()]);
+        (restored, all)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // Any of it may be gone already; what is not will show in the leftovers.
+        ctr(&["task", "resume", &self.id]);
+        ctr(&["task", "delete", "--force", &self.id]);
+        ctr(&["containers", "delete", &self.id]);
+    }
+}
+
+/// A checkpoint in containerd's image store, removed with its content when dropped.
+pub struct Image(String);
+
+impl Image {
+    /// Takes over an image that a client made and named.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its reference.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// The list of what is in it.
+    #[track_caller]
+    fn index(&self) -> String {
+        let images = ctr_ok(&["images", "ls"]);
+        let line = images
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(&self.0));
+        let digest =
+            line.and_then(|line| line.split_whitespace().find(|w| w.starts_with("sha256:")));
+        let digest = digest.unwrap_or_else(|| panic!("no {} in {images}", self.0));
+        ctr_ok(&["content", "get", digest])
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        ctr(&["images", "rm", "--sync", &self.0]);
+    }
+}
+
+/// The test's side of `/out`, shared by a container and its restored copies.
+struct Out(PathBuf);
+
+impl Out {
+    fn create(id: &str) -> Self {
+        let path = Path::new("/var/tmp/cedana-tests").join(id);
+        fs::create_dir_all(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self(path)
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        // Left for a look when a test is failing; the instance goes anyway.
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Running `ctr` and other programs, with everything they said in a failure.
+
+use std::process::{Command, Stdio};
+
+/// The containerd namespace the tests use; the testbed's images are in it.
+pub const NAMESPACE: &str = "default";
+/// An image with one static binary.
+pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
+/// An image with redis, nginx, postgres and python.
+pub const WORK: &str = "docker.io/library/work:latest";
+
+/// Seconds after which a client's command counts as hanging.
+const PATIENCE: &str = "90";
+/// What timeout(1) reports when it had to end the command.
+const TIMED_OUT: i32 = 124;
+
+/// What a program that ended said.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The command line, for messages.
+    pub command: String,
+    /// Its exit code; a signal counts as 128 and its number, as in a shell.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The output of a program that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert!(self.code == 0, "{self}");
+        self
+    }
+
+    /// The complaint of a program that must have failed.
+    #[track_caller]
+    pub fn refused(self) -> String {
+        assert!(self.code != 0, "this should have been refused: {self}");
+        self.stderr
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            command,
+            code,
+            stdout,
+            stderr,
+        } = self;
+        write!(
+            f,
+            "`{command}` ended with {code}\nstdout: {stdout}\nstderr: {stderr}"
+        )
+    }
+}
+
+/// Runs a program to its end, without standard input.
+#[track_caller]
+pub fn command(program: &str, arguments: &[&str]) -> Output {
+    finish(Command::new(program).args(arguments))
+}
+
+/// Runs `ctr` in the tests' namespace.
+#[track_caller]
+pub fn ctr(arguments: &[&str]) -> Output {
+    finish(&mut ctr_command(arguments))
+}
+
+/// Runs `ctr`, which must succeed, and gives its trimmed standard output.
+#[track_caller]
+pub fn ctr_ok(arguments: &[&str]) -> String {
+    ctr(arguments).ok().stdout.trim().to_owned()
+}
+
+/// Runs `ctr`, which must fail, and gives its standard error.
+#[track_caller]
+pub fn ctr_fails(arguments: &[&str]) -> String {
+    ctr(arguments).refused()
+}
+
+/// `ctr` in the tests' namespace, to be started by the caller.
+pub(crate) fn ctr_command(arguments: &[&str]) -> Command {
+    crate::testbed();
+    let mut command = Command::new("ctr");
+    command.args(["--namespace", NAMESPACE]).args(arguments);
+    command
+}
+
+/// The same command under timeout(1): a client that waits for a shim's answer
+/// waits for ever, and a story that hangs tells nobody why.
+fn bounded(command: &Command) -> Command {
+    let mut bounded = Command::new("timeout");
+    bounded.args(["--kill-after=5", PATIENCE]);
+    bounded.arg(command.get_program()).args(command.get_args());
+    bounded.envs(
+        command
+            .get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
+    if let Some(directory) = command.get_current_dir() {
+        bounded.current_dir(directory);
+    }
+    bounded
+}
+
+#[track_caller]
+pub(crate) fn finish(command: &mut Command) -> Output {
+    use std::os::unix::process::ExitStatusExt;
+
+    let line = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let output = bounded(command)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("`{line}` did not start: {error}"));
+    assert!(
+        output.status.code() != Some(TIMED_OUT),
+        "`{line}` had not ended after {PATIENCE} s"
+    );
+    Output {
+        command: line,
+        code: output
+            .status
+            .code()
+            .or_else(|| output.status.signal().map(|s| 128 + s))
+            .unwrap_or_else(|| unreachable!("ended neither by exit nor by signal")),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

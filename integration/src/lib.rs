@@ -1,0 +1,85 @@
+//! What the stories in `tests/` have in common: a user with stock clients.
+//!
+//! The tests run as root inside an instance of the testbed (`scripts/testbed`),
+//! beside a real containerd, runc and CRIU. A story starts a container with
+//! [`Run`], gets a [`Container`] that cleans up after itself, and speaks to it
+//! through `ctr` ([`ctr()`]). What `ctr` cannot reach, it asks of the shim's own
+//! socket ([`Task`]), or of a shim that it started itself, without containerd
+//! ([`BareShim`]).
+//!
+//! Whether a container is the same after a restore is answered by the
+//! [`workload`], a program that verifies its own memory, files and connections
+//! ([`Report`]).
+//!
+//! Nothing here sleeps to let something happen: [`eventually`] polls a
+//! condition up to a deadline, and says what it last saw when that passes.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `CEDANA_TESTBED` | the suite; set in an instance, required |
+//! | `CEDANA_TEST_RUNTIME` | the runtime under test, `io.containerd.cedana.v2` if unset |
+//! | `CEDANA_CYCLES` | rounds of the leftovers story, 20 if unset |
+
+mod bare;
+mod container;
+mod ctr;
+mod engine;
+mod events;
+mod gate;
+mod host;
+mod pty;
+mod task;
+mod wait;
+pub mod workload;
+
+pub use bare::BareShim;
+pub use container::{Container, Image, Run};
+pub use ctr::{BUSYBOX, NAMESPACE, Output, WORK, command, ctr, ctr_fails, ctr_ok};
+pub use engine::Containerd;
+pub use events::{Event, Events};
+pub use gate::Gate;
+pub use host::{Leftovers, cgroup_of, descriptors_of, private_memory};
+pub use pty::Pty;
+pub use task::{Refused, Task};
+pub use wait::{eventually, eventually_within};
+pub use workload::Report;
+
+/// The messages of metrics, runc's options and others.
+pub use containerd_shim_protos as protos;
+/// The task API's messages, as the shim's socket takes them.
+pub use containerd_shim_protos::api;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The runtime under test, as `ctr run --runtime` takes it.
+pub fn runtime() -> String {
+    testbed();
+    std::env::var("CEDANA_TEST_RUNTIME").unwrap_or_else(|_| "io.containerd.cedana.v2".into())
+}
+
+/// Whether clients take the runtime under test for containerd's own.
+///
+/// They look at the name only: some options are sent to no other runtime.
+pub fn named_as_stock() -> bool {
+    runtime() == STOCK
+}
+
+/// The name of containerd's own runtime.
+pub const STOCK: &str = "io.containerd.runc.v2";
+
+/// The suite of the instance; without one there is nothing to test against.
+pub fn testbed() -> String {
+    std::env::var("CEDANA_TESTBED").unwrap_or_else(|_| {
+        panic!("not in a testbed: these tests need a real containerd of their own; run `make test`")
+    })
+}
+
+/// A name that no other test of this run uses.
+pub fn unique(label: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    format!(
+        "{label}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}

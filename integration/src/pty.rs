@@ -1,0 +1,135 @@
+//! A terminal whose user is the test.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::eventually;
+
+/// A program on a terminal of its own.
+pub struct Pty {
+    keyboard: File,
+    terminal: OwnedFd,
+    program: Child,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Pty {
+    /// Starts `command` on a new terminal of 80 by 24 characters.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let size = Winsize {
+            ws_row: 24,
+            ws_col: 80,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pair = openpty(&size, None).unwrap_or_else(|error| panic!("no terminal: {error}"));
+        let share = |fd: &OwnedFd| {
+            fd.try_clone()
+                .unwrap_or_else(|error| panic!("cannot share the terminal: {error}"))
+        };
+        let program = command
+            .stdin(share(&pair.slave))
+            .stdout(share(&pair.slave))
+            .stderr(share(&pair.slave))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        // The command keeps its ends until it is told others.
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+
+        let seen = Arc::new(Mutex::new(String::new()));
+        let keep = Arc::clone(&seen);
+        let mut screen = File::from(share(&pair.master));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(n @ 1..) = screen.read(&mut chunk) {
+                let text = String::from_utf8_lossy(&chunk[..n]);
+                keep.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&text);
+            }
+        });
+        Self {
+            keyboard: File::from(pair.master),
+            terminal: pair.slave,
+            program,
+            seen,
+        }
+    }
+
+    /// Types a line.
+    #[track_caller]
+    pub fn type_line(&mut self, text: &str) {
+        writeln!(self.keyboard, "{text}").unwrap_or_else(|error| panic!("keyboard: {error}"));
+    }
+
+    /// Everything the terminal showed.
+    pub fn seen(&self) -> String {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Waits for the terminal to show `text`.
+    #[track_caller]
+    pub fn expect(&self, text: &str) {
+        eventually(&format!("the terminal shows {text:?}"), || {
+            let seen = self.seen();
+            if seen.contains(text) {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        });
+    }
+
+    /// Changes the terminal's size and tells the program, as a window does.
+    #[track_caller]
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let terminal = self
+            .terminal
+            .try_clone()
+            .unwrap_or_else(|e| panic!("terminal: {e}"));
+        let mut stty = Command::new("stty");
+        stty.args(["rows", &rows.to_string(), "cols", &columns.to_string()])
+            .stdin(terminal);
+        let status = stty.status().unwrap_or_else(|e| panic!("{stty:?}: {e}"));
+        assert!(status.success(), "{stty:?}: {status}");
+        // It is not the program's controlling terminal, so the kernel tells nobody.
+        self.signal(Signal::SIGWINCH);
+    }
+
+    /// The program's exit code, once it has ended.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> i32 {
+        eventually("the program on the terminal ends", || {
+            match self.program.try_wait() {
+                Ok(Some(status)) => Ok(status.code().unwrap_or(-1)),
+                Ok(None) => Err("it runs".into()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.program.id().cast_signed()), signal);
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}

@@ -1,0 +1,503 @@
+//! Checkpoint and restore, and that what comes back is what was.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+
+use cedana_integration::protos::shim::oci::CheckpointOptions;
+use cedana_integration::{
+    BareShim, Container, Image, Run, ctr, ctr_ok, eventually, named_as_stock, testbed, unique,
+    workload,
+};
+
+/// Whether `ctr task checkpoint` passes its flags on to the runtime under test.
+///
+/// containerd 1.7's does so for containerd's own runtime only.
+fn ctr_sends_flags() -> bool {
+    named_as_stock() || testbed() != "trixie"
+}
+
+/// A directory for a checkpoint, removed with the story.
+struct Images(PathBuf);
+
+impl Images {
+    fn new() -> Self {
+        let path = PathBuf::from("/var/tmp/cedana-tests").join(unique("images"));
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    fn assert_complete(&self) {
+        let inventory = self.0.join("inventory.img");
+        assert!(inventory.exists(), "{} is no checkpoint", self.0.display());
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Everything the workload can hold that needs no special help.
+const MUCH: [&str; 9] = [
+    "--memory",
+    "32",
+    "--threads",
+    "4",
+    "--children",
+    "2",
+    "--unix",
+    "--file",
+    "/tmp/file",
+];
+
+/// Checkpoints `container` and leaves nothing of it but the image and the name.
+fn checkpoint_and_end(container: &Container, flags: &[&str]) -> Image {
+    let image = container.checkpoint(flags);
+    container.end_task();
+    image
+}
+
+#[test]
+fn a_container_comes_back_under_another_name_with_its_memory() {
+    let container = Run::new("memory").workload(&MUCH).detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().continues(&before);
+}
+
+#[test]
+fn a_container_goes_on_running_after_its_checkpoint() {
+    let container = Run::new("leave-running").workload(&MUCH).detach();
+    let before = container.report();
+    let _image = container.checkpoint(&["--rw", "--image"]);
+    container
+        .is("RUNNING")
+        .unwrap_or_else(|status| panic!("it should run: {status}"));
+    container.report().continues(&before);
+}
+
+#[test]
+fn the_writable_layer_comes_back_when_asked_for() {
+    let container = Run::new("layer").workload(&["--memory", "1"]).detach();
+    container.exec(&["sh", "-c", "echo kept >/root/note"]).ok();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    assert_eq!(restored.exec(&["cat", "/root/note"]).ok().stdout, "kept\n");
+}
+
+#[test]
+fn one_checkpoint_restores_three_times() {
+    let container = Run::new("thrice").workload(&MUCH).detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    for _ in 0..3 {
+        let restored = container.restore(&image, &["--rw"]);
+        restored.report().continues(&before);
+        restored.kill("SIGTERM");
+        restored.stopped();
+    }
+}
+
+#[test]
+fn a_restored_container_can_be_checkpointed_again() {
+    let container = Run::new("again").workload(&MUCH).detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    let between = restored.report();
+    between.continues(&before);
+    // containerd stores the specification once; see `Container::checkpoint`.
+    drop(image);
+    let second = checkpoint_and_end(&restored, &["--rw", "--image"]);
+    let last = restored.restore(&second, &["--rw"]);
+    last.report().continues(&between);
+}
+
+#[test]
+fn a_restored_container_is_a_container_like_any_other() {
+    let container = Run::new("like-any")
+        .workload(&["--term-code", "11"])
+        .detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    assert_eq!(restored.exec(&["sh", "-c", "exit 3"]).code, 3);
+    ctr_ok(&["task", "pause", restored.id()]);
+    ctr_ok(&["task", "resume", restored.id()]);
+    ctr_ok(&["task", "metrics", restored.id()]);
+    assert!(ctr_ok(&["task", "ps", restored.id()]).contains(&restored.pid().to_string()));
+    restored.report().continues(&before);
+    let task = restored.task();
+    let waiting = thread::spawn(move || task.wait(""));
+    restored.kill("SIGTERM");
+    let exit = waiting
+        .join()
+        .unwrap_or_else(|_| panic!("the waiting thread"));
+    assert_eq!(exit.map(|e| e.exit_status).ok(), Some(11));
+}
+
+#[test]
+fn a_paused_container_is_checkpointed_and_stays_paused() {
+    let container = Run::new("paused").workload(&MUCH).detach();
+    let before = container.report();
+    ctr_ok(&["task", "pause", container.id()]);
+    let name = ctr_ok(&["task", "checkpoint", container.id()]);
+    let _image = Image::named(name);
+    container
+        .is("PAUSED")
+        .unwrap_or_else(|status| panic!("it was paused: {status}"));
+    ctr_ok(&["task", "resume", container.id()]);
+    container.report().continues(&before);
+}
+
+#[test]
+fn deleted_open_files_come_back() {
+    // 5 MB: ordinary for a real program, far above CRIU's own limit of 1 MiB.
+    let container = Run::new("deleted")
+        .workload(&["--deleted-file", "5000000"])
+        .detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    container
+        .restore(&image, &["--rw"])
+        .report()
+        .continues(&before);
+}
+
+#[test]
+fn file_locks_come_back() {
+    let container = Run::new("locks")
+        .workload(&["--lock", "/tmp/lock"])
+        .detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    container
+        .restore(&image, &["--rw"])
+        .report()
+        .continues(&before);
+}
+
+#[test]
+fn shared_memory_comes_back() {
+    let container = Run::new("shm").workload(&["--shared-memory", "4"]).detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    container
+        .restore(&image, &["--rw"])
+        .report()
+        .continues(&before);
+}
+
+#[test]
+fn established_tcp_connections_stay_established() {
+    let container = Run::new("tcp")
+        .workload(&["--tcp", "--memory", "1"])
+        .detach();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    let between = restored.report();
+    between.continues(&before);
+    // containerd stores the specification once; see `Container::checkpoint`.
+    drop(image);
+    let second = checkpoint_and_end(&restored, &["--rw", "--image"]);
+    restored
+        .restore(&second, &["--rw"])
+        .report()
+        .continues(&between);
+}
+
+#[test]
+fn established_tcp_connections_survive_a_checkpoint_that_leaves_running() {
+    let container = Run::new("tcp-running").workload(&["--tcp"]).detach();
+    let before = container.report();
+    let _image = container.checkpoint(&["--rw", "--image"]);
+    container.report().continues(&before);
+}
+
+#[test]
+fn bind_mounts_and_tmpfs_are_there_again() {
+    let container = Run::new("mounts")
+        .flags(&[
+            "--mount",
+            "type=tmpfs,src=tmpfs,dst=/scratch,options=size=16m",
+        ])
+        .workload(&["--file", "/scratch/file"])
+        .detach();
+    container
+        .exec(&[
+            "sh",
+            "-c",
+            "echo in tmpfs >/scratch/note; echo bound >/out/note",
+        ])
+        .ok();
+    let before = container.report();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().continues(&before);
+    let seen = restored.exec(&["cat", "/scratch/note", "/out/note"]).ok();
+    assert_eq!(seen.stdout, "in tmpfs\nbound\n");
+}
+
+#[test]
+fn a_terminal_container_comes_back_on_the_new_terminal() {
+    let (container, mut terminal) = Run::new("terminal")
+        .workload(&["--lines", "--memory", "2"])
+        .on_terminal();
+    container.ready("workload");
+    terminal.type_line("before");
+    terminal.expect("line 1: before");
+    let before = container.report();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container.kill("SIGKILL");
+    terminal.exit_code();
+
+    let (restored, mut terminal) = container.restore_on_terminal(&image);
+    restored.report().continues(&before);
+    terminal.type_line("after");
+    // The count goes on: it is the same process that reads.
+    terminal.expect("line 2: after");
+}
+
+#[test]
+fn exec_sessions_go_on_beside_a_checkpoint_and_are_no_part_of_it() {
+    let container = Run::new("exec-open").workload(&["--memory", "2"]).detach();
+    container
+        .exec_with(
+            &["--detach"],
+            "beside",
+            &[workload::PATH, "--name", "beside"],
+        )
+        .ok();
+    container.ready("beside");
+    let task = container.task();
+    let ask_beside = || {
+        task.kill("beside", 10, false)
+            .unwrap_or_else(|refused| panic!("{refused}"));
+    };
+    let (before, beside) = (
+        container.report(),
+        container.report_after("beside", ask_beside),
+    );
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container
+        .report_after("beside", ask_beside)
+        .continues(&beside);
+    container.report().continues(&before);
+
+    container.end_task();
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().continues(&before);
+    let processes = restored.task().pids().map(|p| p.processes.len());
+    assert_eq!(processes.ok(), Some(1), "the exec came along");
+}
+
+#[test]
+fn a_checkpoint_that_ends_the_container_ends_its_exec_sessions() {
+    let container = Run::new("exec-exit").workload(&["--memory", "2"]).detach();
+    container
+        .exec_with(
+            &["--detach"],
+            "beside",
+            &[workload::PATH, "--name", "beside"],
+        )
+        .ok();
+    container.ready("beside");
+    let images = Images::new();
+    let task = container.task();
+    task.checkpoint(
+        &images.0,
+        Some(CheckpointOptions {
+            exit: true,
+            ..Default::default()
+        }),
+    )
+    .unwrap_or_else(|refused| panic!("{refused}"));
+    images.assert_complete();
+    container.stopped();
+    let ended = task
+        .wait("beside")
+        .unwrap_or_else(|refused| panic!("{refused}"));
+    assert_ne!(ended.exit_status, 0);
+}
+
+#[test]
+fn task_checkpoint_makes_an_image_and_leaves_the_task_running() {
+    let container = Run::new("task-checkpoint")
+        .workload(&["--memory", "4"])
+        .detach();
+    let before = container.report();
+    let image = Image::named(ctr_ok(&["task", "checkpoint", container.id()]));
+    assert!(ctr_ok(&["images", "ls", "-q"]).contains(image.name()));
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_checkpoint_with_exit_ends_the_task() {
+    let container = Run::new("exit").workload(&["--memory", "4"]).detach();
+    let task = container.task();
+    let waiting = thread::spawn(move || task.wait(""));
+    let images = Images::new();
+    if ctr_sends_flags() {
+        let (exit, path) = ("--exit", images.0.display().to_string());
+        ctr_ok(&[
+            "task",
+            "checkpoint",
+            exit,
+            "--image-path",
+            &path,
+            container.id(),
+        ]);
+    } else {
+        let options = CheckpointOptions {
+            exit: true,
+            ..Default::default()
+        };
+        let done = container.task().checkpoint(&images.0, Some(options));
+        done.unwrap_or_else(|refused| panic!("{refused}"));
+    }
+    images.assert_complete();
+    waiting
+        .join()
+        .unwrap_or_else(|_| panic!("the waiting thread"))
+        .unwrap_or_else(|refused| panic!("{refused}"));
+    container.stopped();
+}
+
+#[test]
+fn images_and_logs_go_where_the_user_said() {
+    let container = Run::new("paths").workload(&["--memory", "4"]).detach();
+    let before = container.report();
+    let (images, work) = (Images::new(), Images::new());
+    let [image_path, work_path] = [&images, &work].map(|d| d.0.display().to_string());
+    if ctr_sends_flags() {
+        let flags = ["--image-path", &image_path, "--work-path", &work_path];
+        ctr_ok(&[&["task", "checkpoint"], &flags[..], &[container.id()]].concat());
+    } else {
+        let options = CheckpointOptions {
+            image_path,
+            work_path,
+            ..Default::default()
+        };
+        let task = container.task();
+        let nowhere = Images::new();
+        let done = task.checkpoint(&nowhere.0, Some(options));
+        done.unwrap_or_else(|refused| panic!("{refused}"));
+    }
+    images.assert_complete();
+    let kept: Vec<_> = fs::read_dir(&work.0)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .collect();
+    assert!(kept.iter().any(|name| name == "dump.log"), "{kept:?}");
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_directory_of_images_restores_without_containerd() {
+    // A file with another name needs the very directory it was in: CRIU puts a
+    // link there, and `ctr` copies the writable layer before CRIU comes.
+    let first = BareShim::start(
+        "bare",
+        &[
+            "--memory",
+            "8",
+            "--children",
+            "1",
+            "--unix",
+            "--renamed-away",
+        ],
+    );
+    first.run();
+    let before = first.report();
+    let images = Images::new();
+    let exit = CheckpointOptions {
+        exit: true,
+        ..Default::default()
+    };
+    let done = first.task().checkpoint(&images.0, Some(exit));
+    done.unwrap_or_else(|refused| panic!("{refused}"));
+
+    let next = first.successor("bare-next");
+    let mut request = next.request();
+    request.checkpoint = images.0.display().to_string();
+    let started = next
+        .task()
+        .create(&request)
+        .and_then(|_| next.task().start(""));
+    started.unwrap_or_else(|refused| panic!("{refused}"));
+    next.report_into(&first).continues(&before);
+}
+
+#[test]
+fn redis_keeps_its_data_and_its_subscriber() {
+    let script = "redis-server --save '' --dir /scratch >/scratch/server.log &
+        until redis-cli ping; do :; done
+        redis-cli subscribe news >/scratch/heard &
+        wait";
+    let container = Run::new("redis")
+        .image(cedana_integration::WORK)
+        .flags(&[
+            "--mount",
+            "type=tmpfs,src=tmpfs,dst=/scratch,options=size=16m",
+            "--null-io",
+        ])
+        .command(&["sh", "-c", script])
+        .detach();
+    let listening = |container: &Container| {
+        let publish = ["redis-cli", "publish", "news", "hello"];
+        let answer = container.exec(&publish).stdout;
+        if answer.trim() == "1" {
+            Ok(())
+        } else {
+            Err(format!("{answer} subscribers"))
+        }
+    };
+    eventually("the subscriber listens", || listening(&container));
+    container.exec(&["redis-cli", "set", "key", "value"]).ok();
+    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
+
+    let restored = container.restore(&image, &["--rw"]);
+    assert_eq!(
+        restored
+            .exec(&["redis-cli", "get", "key"])
+            .ok()
+            .stdout
+            .trim(),
+        "value"
+    );
+    // The same connection, not a new one: nobody is there to make another.
+    listening(&restored).unwrap_or_else(|seen| panic!("{seen}"));
+    eventually("the subscriber hears what came after the restore", || {
+        let heard = restored
+            .exec(&["grep", "-c", "hello", "/scratch/heard"])
+            .stdout;
+        let before = ["0", "1", ""].contains(&heard.trim());
+        if before { Err(heard) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn a_checkpoint_that_fails_says_why_and_the_container_runs_on() {
+    let container = Run::new("failing").workload(&["--memory", "2"]).detach();
+    let before = container.report();
+    // A file where a directory must be.
+    let blocked = Images::new();
+    let path = blocked.0.join("file");
+    fs::write(&path, "").unwrap_or_else(|error| panic!("{error}"));
+    let refused = container.task().checkpoint(&path, None).err();
+    let refused = refused.unwrap_or_else(|| panic!("a checkpoint into a file"));
+    assert!(
+        refused.message.contains(&path.display().to_string()),
+        "{refused}"
+    );
+    container.report().continues(&before);
+    // And what failed once can be done after.
+    let image = ctr(&["task", "checkpoint", container.id()]).ok();
+    let _image = Image::named(image.stdout.trim());
+    container.report().continues(&before);
+}

@@ -1,0 +1,186 @@
+//! containerd ends and starts, shims die, CRIU goes missing: what holds.
+//!
+//! Each story holds [`Containerd`], so they run one after the other.
+
+use std::fs;
+use std::thread;
+
+use cedana_integration::{
+    Container, Containerd, Events, Image, Leftovers, Run, ctr, ctr_ok, eventually,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn shim_of(container: &Container) -> u32 {
+    container
+        .task()
+        .connect()
+        .map(|c| c.shim_pid)
+        .unwrap_or_else(|refused| panic!("{refused}"))
+}
+
+#[test]
+fn a_container_survives_a_restart_of_containerd() {
+    let containerd = Containerd::alone();
+    let container = Run::new("restart")
+        .workload(&["--term-code", "21"])
+        .detach();
+    let (before, shim) = (container.report(), shim_of(&container));
+    containerd.restart(|| {});
+    container
+        .is("RUNNING")
+        .unwrap_or_else(|status| panic!("it should run: {status}"));
+    assert_eq!(shim_of(&container), shim);
+    assert_eq!(container.exec(&["sh", "-c", "exit 4"]).code, 4);
+    container.report().continues(&before);
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container.kill("SIGTERM");
+    container.stopped();
+    let deleted = ctr(&["task", "delete", container.id()]);
+    assert!(deleted.stderr.contains("exit code 21"), "{deleted}");
+    container
+        .restore(&image, &["--rw"])
+        .report()
+        .continues(&before);
+}
+
+#[test]
+fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
+    let containerd = Containerd::alone();
+    let container = Run::new("away").workload(&["--term-code", "22"]).detach();
+    let task = container.task();
+    containerd.crash(|| {
+        // The shim answers without containerd.
+        task.kill("", 15, false)
+            .unwrap_or_else(|refused| panic!("{refused}"));
+        let exit = task.wait("").unwrap_or_else(|refused| panic!("{refused}"));
+        assert_eq!(exit.exit_status, 22);
+    });
+    // containerd 1.7 clears away what ended in its absence, 2.1 keeps it.
+    let told = eventually("containerd knows of the end", || match container.status() {
+        Some((_, status)) if status == "STOPPED" => Ok(true),
+        None => Ok(false),
+        other => Err(format!("{other:?}")),
+    });
+    if told {
+        let deleted = ctr(&["task", "delete", container.id()]);
+        assert!(deleted.stderr.contains("exit code 22"), "{deleted}");
+    }
+    ctr_ok(&["task", "start", "--detach", container.id()]);
+    container.report().intact();
+}
+
+#[test]
+fn a_killed_shim_is_cleaned_up_after() {
+    let _alone = Containerd::alone();
+    // The first one makes what stays for good.
+    drop(Run::new("warm-up").workload(&[]).detach());
+    let before = Leftovers::now();
+    let events = Events::watch();
+    // The pipes of a task are its client's to remove, and this client is gone.
+    let container = Run::new("shim-killed")
+        .flags(&["--null-io"])
+        .workload(&[])
+        .detach();
+    let init = container.pid();
+    let shim = Pid::from_raw(shim_of(&container).cast_signed());
+    kill(shim, Signal::SIGKILL).unwrap_or_else(|error| panic!("the shim: {error}"));
+
+    let exit = events.expect(container.id(), "/tasks/exit");
+    assert_eq!(exit.body["exit_status"], 137);
+    eventually("the container's process is gone", || {
+        match fs::metadata(format!("/proc/{init}")) {
+            Ok(_) => Err("it runs".into()),
+            Err(_) => Ok(()),
+        }
+    });
+    eventually("the task is gone", || match container.status() {
+        None => Ok(()),
+        Some(status) => Err(format!("{status:?}")),
+    });
+    // The name is free again.
+    ctr_ok(&["task", "start", "--detach", "--null-io", container.id()]);
+    container.report().intact();
+    drop(container);
+    drop(events);
+    before.gone();
+}
+
+#[test]
+fn a_pod_has_one_shim_and_each_container_its_own_end() {
+    let _alone = Containerd::alone();
+    let before = Leftovers::now();
+    let sandbox = Run::new("pod");
+    let pod = sandbox.id().to_owned();
+    let sandbox = sandbox.in_pod(&pod).workload(&[]).detach();
+    let first = Run::new("first").in_pod(&pod).workload(&[]).detach();
+    let second = Run::new("second")
+        .in_pod(&pod)
+        .workload(&["--term-code", "23"])
+        .detach();
+    let shim = shim_of(&sandbox);
+    assert_eq!((shim_of(&first), shim_of(&second)), (shim, shim));
+
+    let kept = second.report();
+    drop(first);
+    second.report().continues(&kept);
+    let task = second.task();
+    let waiting = thread::spawn(move || task.wait(""));
+    // Even the sandbox itself may go before the others.
+    drop(sandbox);
+    second.report().continues(&kept);
+    second.kill("SIGTERM");
+    let exit = waiting
+        .join()
+        .unwrap_or_else(|_| panic!("the waiting thread"));
+    assert_eq!(exit.map(|e| e.exit_status).ok(), Some(23));
+    drop(second);
+    eventually("the pod's shim is gone", || {
+        match fs::metadata(format!("/proc/{shim}")) {
+            Ok(_) => Err("it runs".into()),
+            Err(_) => Ok(()),
+        }
+    });
+    before.gone();
+}
+
+/// CRIU, put aside for as long as this lives.
+struct WithoutCriu;
+
+impl WithoutCriu {
+    const PLACE: &str = "/usr/sbin/criu";
+    const ASIDE: &str = "/usr/sbin/criu.aside";
+
+    fn new() -> Self {
+        fs::rename(Self::PLACE, Self::ASIDE).unwrap_or_else(|e| panic!("{}: {e}", Self::PLACE));
+        Self
+    }
+}
+
+impl Drop for WithoutCriu {
+    fn drop(&mut self) {
+        fs::rename(Self::ASIDE, Self::PLACE).unwrap_or_else(|e| panic!("{}: {e}", Self::PLACE));
+    }
+}
+
+#[test]
+fn without_criu_the_user_is_told_so_and_the_container_runs_on() {
+    let _alone = Containerd::alone();
+    let container = Run::new("no-criu").workload(&["--memory", "1"]).detach();
+    let before = container.report();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    {
+        let _without = WithoutCriu::new();
+        let reason = ctr(&["task", "checkpoint", container.id()]).refused();
+        assert!(reason.to_lowercase().contains("criu"), "{reason}");
+        assert!(reason.contains("install"), "no remedy: {reason}");
+        container.report().continues(&before);
+        let (_none, output) = container.try_restore(&image, &["--rw"]);
+        let reason = output.refused();
+        assert!(reason.to_lowercase().contains("criu"), "{reason}");
+        assert!(reason.contains("install"), "no remedy: {reason}");
+    }
+    drop(image);
+    let _image = Image::named(ctr_ok(&["task", "checkpoint", container.id()]));
+    container.report().continues(&before);
+}

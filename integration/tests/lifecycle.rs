@@ -1,0 +1,333 @@
+//! A container's life without checkpoints: run, exec, kill, pause, update, remove.
+
+use std::fs;
+use std::thread;
+
+use cedana_integration::{
+    Run, cgroup_of, command, ctr, ctr_fails, ctr_ok, eventually, unique, workload,
+};
+
+#[test]
+fn what_a_program_prints_and_returns_reaches_the_user() {
+    let output = Run::new("run")
+        .command(&["sh", "-c", "echo to out; echo to err >&2; exit 7"])
+        .foreground();
+    assert_eq!(output.code, 7, "{output}");
+    assert_eq!(output.stdout, "to out\n");
+    assert_eq!(output.stderr, "to err\n");
+}
+
+#[test]
+fn a_large_output_arrives_whole() {
+    // Far more than a pipe holds, and the program ends right after writing it.
+    let output = Run::new("large")
+        .command(&["seq", "1", "200000"])
+        .foreground()
+        .ok();
+    let lines: Vec<_> = output.stdout.lines().collect();
+    assert_eq!(lines.len(), 200_000);
+    assert_eq!(lines.last(), Some(&"200000"));
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_named() {
+    let reason = Run::new("missing").command(&["/no/such/program"]).fails();
+    assert!(reason.contains("/no/such/program"), "{reason}");
+}
+
+#[test]
+fn an_ended_task_keeps_its_exit_code_until_it_is_deleted() {
+    let container = Run::new("ended").workload(&["--term-code", "5"]).detach();
+    container.kill("SIGTERM");
+    container.stopped();
+    assert_eq!(
+        container.task().state("").map(|s| s.exit_status).ok(),
+        Some(5)
+    );
+    let deleted = ctr(&["task", "delete", container.id()]);
+    assert!(deleted.stderr.contains("exit code 5"), "{deleted}");
+    assert_eq!(container.status(), None);
+}
+
+#[test]
+fn a_container_runs_again_after_its_task_was_deleted() {
+    let container = Run::new("again").workload(&[]).detach();
+    let first = container.report();
+    container.end_task();
+    ctr_ok(&["task", "start", "--detach", container.id()]);
+    assert_ne!(container.report().nonce(), first.nonce());
+}
+
+#[test]
+fn runc_lists_the_container_under_its_namespace() {
+    let container = Run::new("listed").workload(&[]).detach();
+    let listed = command("runc", &["--root", "/run/containerd/runc/default", "list"]).ok();
+    assert!(listed.stdout.contains(container.id()), "{listed}");
+}
+
+#[test]
+fn an_exec_has_an_exit_code_and_streams_of_its_own() {
+    let container = Run::new("exec").workload(&[]).detach();
+    let output = container.exec(&["sh", "-c", "echo out; echo err >&2; exit 9"]);
+    assert_eq!(output.code, 9, "{output}");
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    container.report().intact();
+}
+
+#[test]
+fn execs_run_beside_each_other() {
+    let container = Run::new("execs").workload(&[]).detach();
+    // Each waits for the next one's file: they only end if all run at once.
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..8)
+            .map(|i| {
+                let container = &container;
+                scope.spawn(move || {
+                    let next = (i + 1) % 8;
+                    let script = format!(
+                        "touch /tmp/{i}; while ! test -e /tmp/{next}; do :; done; echo {i}; exit {i}"
+                    );
+                    container.exec(&["sh", "-c", &script])
+                })
+            })
+            .collect();
+        for (i, exec) in (0..).zip(all) {
+            let output = exec.join().unwrap_or_else(|_| panic!("exec {i}"));
+            assert_eq!((output.code, output.stdout), (i, format!("{i}\n")));
+        }
+    });
+}
+
+#[test]
+fn killing_an_exec_leaves_the_container_alone() {
+    let container = Run::new("exec-kill").workload(&[]).detach();
+    let before = container.report();
+    let exec_id = unique("victim");
+    container
+        .exec_with(
+            &["--detach"],
+            &exec_id,
+            &[workload::PATH, "--name", "victim"],
+        )
+        .ok();
+    container.ready("victim");
+    ctr_ok(&[
+        "task",
+        "kill",
+        "--signal",
+        "SIGKILL",
+        "--exec-id",
+        &exec_id,
+        container.id(),
+    ]);
+    let exit = container.task().wait(&exec_id);
+    assert_eq!(exit.map(|e| e.exit_status).ok(), Some(137));
+    container.report().continues(&before);
+    let deleted = container.task().delete(&exec_id).map(|d| d.exit_status);
+    assert_eq!(deleted.ok(), Some(137));
+}
+
+#[test]
+fn an_exec_of_a_missing_program_fails_and_the_container_goes_on() {
+    let container = Run::new("exec-missing").workload(&[]).detach();
+    let output = container.exec(&["/no/such/program"]);
+    assert_ne!(output.code, 0);
+    assert!(output.stderr.contains("/no/such/program"), "{output}");
+    container.report().intact();
+    container.exec(&["true"]).ok();
+}
+
+#[test]
+fn an_exec_name_is_taken_until_it_is_deleted() {
+    let container = Run::new("exec-twice").workload(&[]).detach();
+    container
+        .exec_with(&["--detach"], "same", &[workload::PATH, "--name", "same"])
+        .ok();
+    container.ready("same");
+    let reason = container.exec_with(&[], "same", &["true"]).refused();
+    assert!(reason.contains("already exists"), "{reason}");
+}
+
+#[test]
+fn an_exec_after_the_first_process_ended_is_refused() {
+    let container = Run::new("exec-late").workload(&[]).detach();
+    container.kill("SIGKILL");
+    container.stopped();
+    let reason = container.exec(&["true"]).refused();
+    assert!(
+        ["stopped", "not running", "not found"]
+            .iter()
+            .any(|word| reason.contains(word)),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_signal_reaches_the_first_process() {
+    let container = Run::new("signal").workload(&["--term-code", "3"]).detach();
+    let task = container.task();
+    let waiting = thread::spawn(move || task.wait(""));
+    container.kill("SIGTERM");
+    let exit = waiting
+        .join()
+        .unwrap_or_else(|_| panic!("the waiting thread"));
+    assert_eq!(exit.map(|e| e.exit_status).ok(), Some(3));
+}
+
+#[test]
+fn killing_all_ends_processes_that_the_first_one_does_not_know() {
+    let container = Run::new("kill-all").workload(&[]).detach();
+    container
+        .exec_with(&["--detach"], "other", &[workload::PATH, "--name", "other"])
+        .ok();
+    container.ready("other");
+    ctr_ok(&[
+        "task",
+        "kill",
+        "--signal",
+        "SIGKILL",
+        "--all",
+        container.id(),
+    ]);
+    container.stopped();
+    assert_eq!(
+        container.task().wait("other").map(|e| e.exit_status).ok(),
+        Some(137)
+    );
+}
+
+#[test]
+fn killing_an_ended_task_says_that_it_has_ended() {
+    let container = Run::new("kill-late").workload(&[]).detach();
+    container.kill("SIGKILL");
+    container.stopped();
+    let reason = ctr_fails(&["task", "kill", "--signal", "SIGTERM", container.id()]);
+    assert!(
+        ["already finished", "not found"]
+            .iter()
+            .any(|w| reason.contains(w)),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_paused_container_stands_still_and_goes_on() {
+    let container = Run::new("pause").workload(&["--threads", "2"]).detach();
+    let before = container.report();
+    ctr_ok(&["task", "pause", container.id()]);
+    container
+        .is("PAUSED")
+        .unwrap_or_else(|s| panic!("paused, yet {s}"));
+    // Its answer to a signal must wait until it is resumed.
+    container.report_after("workload", || {
+        container.kill("SIGUSR1");
+        assert!(!container.out().join("workload.report").exists());
+        ctr_ok(&["task", "resume", container.id()]);
+    });
+    container
+        .is("RUNNING")
+        .unwrap_or_else(|s| panic!("resumed, yet {s}"));
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_paused_container_can_be_removed() {
+    let container = Run::new("pause-rm").workload(&[]).detach();
+    ctr_ok(&["task", "pause", container.id()]);
+    ctr(&["task", "delete", "--force", container.id()]);
+    eventually("the task is gone", || match container.status() {
+        None => Ok(()),
+        Some(status) => {
+            // The client's kill waits in the freezer; it may have given up.
+            ctr(&["task", "resume", container.id()]);
+            ctr(&["task", "delete", "--force", container.id()]);
+            Err(format!("{status:?}"))
+        }
+    });
+}
+
+#[test]
+fn an_update_lands_in_the_cgroup() {
+    let container = Run::new("update").workload(&[]).detach();
+    let limit = 96 << 20;
+    let resources = format!(r#"{{"memory":{{"limit":{limit}}}}}"#);
+    container
+        .task()
+        .update(&resources)
+        .unwrap_or_else(|refused| panic!("{refused}"));
+    let cgroup = cgroup_of(container.pid(), "memory");
+    let found = ["memory.limit_in_bytes", "memory.max"]
+        .iter()
+        .find_map(|name| fs::read_to_string(cgroup.join(name)).ok())
+        .unwrap_or_else(|| panic!("no memory limit in {}", cgroup.display()));
+    assert_eq!(found.trim(), limit.to_string());
+}
+
+#[test]
+fn an_update_that_is_nonsense_is_refused() {
+    let container = Run::new("update-bad").workload(&[]).detach();
+    assert!(container.task().update("not JSON").is_err());
+    container.report().intact();
+}
+
+#[test]
+fn state_tells_the_truth_at_every_step() {
+    use cedana_integration::api::Status;
+
+    let container = Run::new("state").workload(&["--term-code", "4"]).detach();
+    let task = container.task();
+    let state = || task.state("").unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(state().status.enum_value(), Ok(Status::RUNNING));
+    assert_eq!(state().pid, container.pid());
+    assert!(
+        state().bundle.ends_with(container.id()),
+        "{}",
+        state().bundle
+    );
+    task.pause().unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(state().status.enum_value(), Ok(Status::PAUSED));
+    task.resume().unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(state().status.enum_value(), Ok(Status::RUNNING));
+    container.kill("SIGTERM");
+    task.wait("").unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(state().status.enum_value(), Ok(Status::STOPPED));
+    assert_eq!(state().exit_status, 4);
+    assert!(state().exited_at.is_some());
+}
+
+#[test]
+fn connect_names_the_shim_and_the_task() {
+    let container = Run::new("connect").workload(&[]).detach();
+    let answer = container
+        .task()
+        .connect()
+        .unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(answer.task_pid, container.pid());
+    let name = fs::read_to_string(format!("/proc/{}/cmdline", answer.shim_pid));
+    assert!(
+        name.is_ok_and(|n| n.contains("containerd-shim")),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_shim_with_a_task_does_not_shut_down() {
+    let container = Run::new("shutdown").workload(&[]).detach();
+    let before = container.report();
+    // What it answers is its affair; that the container lives is the user's.
+    let _ = container.task().shutdown(false);
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_container_of_another_user_has_that_user() {
+    let output = Run::new("user")
+        .flags(&["--user", "1000:1000"])
+        .command(&["id", "-u"])
+        .foreground()
+        .ok();
+    assert_eq!(output.stdout.trim(), "1000");
+}

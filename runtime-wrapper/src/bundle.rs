@@ -1,0 +1,232 @@
+//! A bundle's config.json, and lending it a network namespace for one restore.
+//!
+//! A runtime hands CRIU the namespace whose path stands in config.json; without
+//! a path a restored container gets an empty namespace in which even the
+//! loopback interface is down. So for the time of a restore the file names one:
+//!
+//! ```text
+//! lock the bundle directory
+//! .config.json.cedana   a second name for the original      (link)
+//! config.json           the same with a path in it          (rename)
+//!     ... the runtime's restore ...
+//! config.json           the original                        (rename)
+//! ```
+//!
+//! Every step is atomic. If we are killed in between, the original is still
+//! there under its second name, and the next restore of the bundle puts it back
+//! before it does anything else; the lock tells a killed run from a running one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::Value;
+
+use crate::state;
+
+const CONFIG: &str = "config.json";
+const ORIGINAL: &str = ".config.json.cedana";
+
+/// Why a bundle can't be restored from.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the bundle {} does not exist or is no directory: {source}", path.display())]
+    Missing { path: PathBuf, source: io::Error },
+    #[error("the bundle's {} cannot be read: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the bundle's {} is not an OCI configuration: {what}", path.display())]
+    Invalid { path: PathBuf, what: String },
+    #[error("the bundle's {} cannot be changed: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("another restore is using the bundle {}; wait for it to end", path.display())]
+    Busy { path: PathBuf },
+    #[error("the source {} of the container's mount {destination} does not exist; create it or restore with the mounts of the checkpoint", mount_source.display())]
+    MountSource {
+        mount_source: PathBuf,
+        destination: String,
+    },
+}
+
+/// A bundle that no other restore is using.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    path: PathBuf,
+    spec: Value,
+    _lock: Flock<File>,
+}
+
+impl Bundle {
+    /// Locks and reads a bundle, after undoing what a killed run left.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let missing = |source| Error::Missing {
+            path: path.to_owned(),
+            source,
+        };
+        let dir = File::open(path).map_err(missing)?;
+        if !dir.metadata().map_err(missing)?.is_dir() {
+            return Err(missing(io::ErrorKind::NotADirectory.into()));
+        }
+        let lock =
+            Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, errno)| match errno {
+                    nix::errno::Errno::EWOULDBLOCK => Error::Busy {
+                        path: path.to_owned(),
+                    },
+                    errno => missing(errno.into()),
+                },
+            )?;
+        put_back(path)?;
+        let config = path.join(CONFIG);
+        let text = fs::read(&config).map_err(|source| Error::Read {
+            path: config.clone(),
+            source,
+        })?;
+        let spec: Value = serde_json::from_slice(&text).map_err(|error| Error::Invalid {
+            path: config.clone(),
+            what: error.to_string(),
+        })?;
+        if !spec.is_object() {
+            return Err(Error::Invalid {
+                path: config,
+                what: "not an object".to_owned(),
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            spec,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
+        annotations(&self.spec)
+    }
+
+    /// Whether the container gets a network namespace that nobody has prepared.
+    pub(crate) fn wants_netns(&self) -> bool {
+        netns_entry(&self.spec).is_some_and(|entry| {
+            entry
+                .get("path")
+                .and_then(Value::as_str)
+                .is_none_or(str::is_empty)
+        })
+    }
+
+    /// Whether the container gets a network namespace at all.
+    pub(crate) fn has_netns(&self) -> bool {
+        netns_entry(&self.spec).is_some()
+    }
+
+    /// Checks that what is to be bind-mounted exists; without it the runtime's
+    /// error, or CRIU's, comes late and names neither mount nor remedy.
+    pub(crate) fn check_mounts(&self) -> Result<(), Error> {
+        let mounts = self.spec.get("mounts").and_then(Value::as_array);
+        for mount in mounts.into_iter().flatten() {
+            let text = |key| mount.get(key).and_then(Value::as_str);
+            let is_bind = text("type") == Some("bind")
+                || mount
+                    .get("options")
+                    .and_then(Value::as_array)
+                    .is_some_and(|options| {
+                        options
+                            .iter()
+                            .any(|option| option == "bind" || option == "rbind")
+                    });
+            let (Some(source), true) = (text("source"), is_bind) else {
+                continue;
+            };
+            let mount_source = self.path.join(source);
+            if !mount_source.exists() {
+                return Err(Error::MountSource {
+                    mount_source,
+                    destination: text("destination").unwrap_or_default().to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the path of a network namespace into config.json until the returned
+    /// guard is dropped.
+    pub(crate) fn lend_netns(&self, netns: &Path) -> Result<Lent<'_>, Error> {
+        let config = self.path.join(CONFIG);
+        let failed = |source| Error::Write {
+            path: config.clone(),
+            source,
+        };
+        let mut spec = self.spec.clone();
+        if let Some(entry) = netns_entry_mut(&mut spec) {
+            entry["path"] = Value::from(netns.to_string_lossy());
+        }
+        fs::hard_link(&config, self.path.join(ORIGINAL)).map_err(failed)?;
+        let lent = Lent { bundle: &self.path };
+        state::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
+        Ok(lent)
+    }
+}
+
+/// While it lives, config.json names a network namespace.
+#[derive(Debug)]
+pub(crate) struct Lent<'a> {
+    bundle: &'a Path,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        // If this fails the original stays under its second name and the next
+        // restore puts it back.
+        let _ = put_back(self.bundle);
+    }
+}
+
+fn put_back(bundle: &Path) -> Result<(), Error> {
+    let config = bundle.join(CONFIG);
+    let original = bundle.join(ORIGINAL);
+    // Two names of one file: rename(2) then does nothing, so the second name
+    // must be removed by itself.
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    let done = match (inode(&original), inode(&config)) {
+        (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        (Ok(original_inode), Ok(inode)) if original_inode == inode => fs::remove_file(&original),
+        _ => fs::rename(&original, &config),
+    };
+    done.map_err(|source| Error::Write {
+        path: config,
+        source,
+    })
+}
+
+/// The network namespace's entry of an OCI configuration.
+pub(crate) fn netns_entry(spec: &Value) -> Option<&Value> {
+    spec.pointer("/linux/namespaces")?
+        .as_array()?
+        .iter()
+        .find(|entry| is_network(entry))
+}
+
+fn netns_entry_mut(spec: &mut Value) -> Option<&mut Value> {
+    spec.pointer_mut("/linux/namespaces")?
+        .as_array_mut()?
+        .iter_mut()
+        .find(|entry| is_network(entry))
+}
+
+fn is_network(entry: &Value) -> bool {
+    entry.is_object() && entry.get("type").and_then(Value::as_str) == Some("network")
+}
+
+/// The annotations of an OCI configuration.
+pub(crate) fn annotations(spec: &Value) -> BTreeMap<String, String> {
+    spec.get("annotations")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

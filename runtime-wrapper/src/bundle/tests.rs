@@ -1,0 +1,107 @@
+use super::*;
+
+const SPEC: &str = r#"{ "annotations": {"a": "b"},
+  "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"},
+             {"destination": "/data", "type": "bind", "source": "data", "options": ["rbind"]}],
+  "linux": {"namespaces": [{"type": "pid"}, {"type": "network"}]} }"#;
+
+fn bundle() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    fs::write(dir.path().join(CONFIG), SPEC).expect("write");
+    dir
+}
+
+fn config(dir: &tempfile::TempDir) -> String {
+    fs::read_to_string(dir.path().join(CONFIG)).expect("read")
+}
+
+fn names(dir: &tempfile::TempDir) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .expect("dir")
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn path_is_lent_and_taken_back() {
+    let dir = bundle();
+    let bundle = Bundle::open(dir.path()).expect("open");
+    assert!(bundle.wants_netns() && bundle.has_netns());
+    let lent = bundle
+        .lend_netns(Path::new("/proc/1/ns/net"))
+        .expect("lend");
+    let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
+    assert_eq!(spec["linux"]["namespaces"][1]["path"], "/proc/1/ns/net");
+    drop(lent);
+    assert_eq!(config(&dir), SPEC);
+    assert_eq!(names(&dir), [CONFIG]);
+}
+
+#[test]
+fn killed_run_is_undone_by_the_next() {
+    let dir = bundle();
+    let first = Bundle::open(dir.path()).expect("open");
+    std::mem::forget(first.lend_netns(Path::new("/gone")).expect("lend"));
+    drop(first);
+    assert!(config(&dir).contains("/gone"));
+    let second = Bundle::open(dir.path()).expect("open");
+    assert!(second.wants_netns());
+    assert_eq!(config(&dir), SPEC);
+    assert_eq!(names(&dir), [CONFIG]);
+}
+
+#[test]
+fn killed_between_link_and_rename() {
+    let dir = bundle();
+    fs::hard_link(dir.path().join(CONFIG), dir.path().join(ORIGINAL)).expect("link");
+    Bundle::open(dir.path()).expect("open");
+    assert_eq!(names(&dir), [CONFIG]);
+}
+
+#[test]
+fn two_restores_do_not_share_a_bundle() {
+    let dir = bundle();
+    let _first = Bundle::open(dir.path()).expect("open");
+    assert!(matches!(Bundle::open(dir.path()), Err(Error::Busy { .. })));
+}
+
+#[test]
+fn missing_mount_source_is_named() {
+    let dir = bundle();
+    let bundle = Bundle::open(dir.path()).expect("open");
+    let error = bundle.check_mounts().expect_err("no data").to_string();
+    assert!(error.contains("/data"), "{error}");
+    fs::create_dir(dir.path().join("data")).expect("mkdir");
+    bundle.check_mounts().expect("there now");
+}
+
+#[test]
+fn wrong_bundles() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    assert!(matches!(
+        Bundle::open(&dir.path().join("x")),
+        Err(Error::Missing { .. })
+    ));
+    assert!(matches!(Bundle::open(dir.path()), Err(Error::Read { .. })));
+    for text in ["", "{", "[]"] {
+        fs::write(dir.path().join(CONFIG), text).expect("write");
+        assert!(matches!(
+            Bundle::open(dir.path()),
+            Err(Error::Invalid { .. })
+        ));
+    }
+    fs::write(
+        dir.path().join(CONFIG),
+        r#"{"linux":{"namespaces":["network"]}}"#,
+    )
+    .expect("write");
+    assert!(!Bundle::open(dir.path()).expect("open").has_netns());
+}

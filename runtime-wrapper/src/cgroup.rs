@@ -1,0 +1,104 @@
+//! A container's cgroup: who is in it, and is it frozen.
+//!
+//! Works on cgroup v1's freezer hierarchy and on v2, told apart by the file that
+//! freezes (kernel: cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A cgroup directory that can freeze.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    dir: PathBuf,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1,
+    V2,
+}
+
+impl Cgroup {
+    /// Nothing if the directory has no freezer.
+    pub(crate) fn open(dir: &Path) -> Option<Self> {
+        let version = if dir.join("freezer.state").exists() {
+            Version::V1
+        } else if dir.join("cgroup.freeze").exists() {
+            Version::V2
+        } else {
+            return None;
+        };
+        Some(Self {
+            dir: dir.to_owned(),
+            version,
+        })
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// All processes in it and below. A cgroup that vanishes meanwhile has none.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        let mut dirs = vec![self.dir.clone()];
+        while let Some(dir) = dirs.pop() {
+            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let below = fs::read_dir(&dir).into_iter().flatten().flatten();
+            dirs.extend(
+                below
+                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                    .map(|entry| entry.path()),
+            );
+        }
+        pids
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        match self.version {
+            Version::V1 => matches!(text("freezer.state").trim(), "FROZEN" | "FREEZING"),
+            Version::V2 => text("cgroup.freeze").trim() == "1",
+        }
+    }
+
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        match self.version {
+            Version::V1 => fs::write(self.dir.join("freezer.state"), "THAWED"),
+            Version::V2 => fs::write(self.dir.join("cgroup.freeze"), "0"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions() {
+        for (file, frozen, thawed, version) in [
+            ("freezer.state", "FROZEN\n", "THAWED", Version::V1),
+            ("cgroup.freeze", "1\n", "0", Version::V2),
+        ] {
+            let dir = tempfile::tempdir().expect("tempdir");
+            assert!(Cgroup::open(dir.path()).is_none());
+            fs::write(dir.path().join(file), frozen).expect("write");
+            fs::write(dir.path().join("cgroup.procs"), "1\n2\n").expect("write");
+            fs::create_dir(dir.path().join("below")).expect("mkdir");
+            fs::write(dir.path().join("below/cgroup.procs"), "3\n").expect("write");
+            let cgroup = Cgroup::open(dir.path()).expect("freezer");
+            assert_eq!(cgroup.version(), version);
+            assert!(cgroup.is_frozen());
+            cgroup.thaw().expect("thaw");
+            assert!(!cgroup.is_frozen());
+            assert_eq!(
+                fs::read_to_string(dir.path().join(file)).expect("read"),
+                thawed
+            );
+            assert_eq!(cgroup.processes(), [1, 2, 3]);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `checkpoint`: the wrapped runtime's, prepared and judged.
+//!
+//! ```text
+//! settings, container's state ─► look (CRIU? stopped or foreign processes?)
+//!     ─► CRIU configuration + flags ─► runtime checkpoint
+//!     ─► on failure: log kept and explained, partial images removed, container thawed
+//! ```
+//!
+//! Whatever happens, the container goes on running unless its checkpoint is
+//! whole and the caller asked for its end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use cedana_checkpoint::criu::DumpOptions;
+use cedana_config::Config;
+
+use crate::cgroup::{Cgroup, Version};
+use crate::child::{self, Keep, Signals};
+use crate::cli::Request;
+use crate::criu::{self, ConfigFile, Log};
+use crate::error::Error;
+use crate::process::{Stat, netns_inode};
+use crate::report::Reporter;
+use crate::runtime::{Kind, Runtime};
+use crate::state::{Container, Network};
+
+/// Takes a checkpoint.
+pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
+    let signals = Signals::block().map_err(Error::Signals)?;
+    let config = Config::load()?;
+    let runtime = Runtime::find(&config.runtime)?;
+    let container = Container::find(request)?;
+    let config = config.with_annotations(
+        container
+            .annotations
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    )?;
+    criu::check(request)?;
+
+    let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
+    if let Some(cgroup) = &cgroup {
+        look_at_processes(request, &container, cgroup, reporter)?;
+    }
+    let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
+
+    let options = ConfigFile::new(&DumpOptions {
+        external_netns: own_netns(&container),
+        ghost_limit: config.checkpoint.ghost_limit,
+        link_remap: config.checkpoint.link_remap,
+        timeout: config.checkpoint.timeout,
+    })?;
+    let images = Images::before(request.image_path());
+    let log = Log::before(request.work_path().join("dump.log"));
+
+    let args = request.with_flags(&flags(&config, &container, &runtime));
+    let mut command = runtime.command(&args);
+    let (name, value) = options.variable();
+    command.env(name, value);
+    let outcome =
+        child::run(&signals, command, Keep::StderrAndOrphans).map_err(|source| Error::Spawn {
+            program: runtime.program.clone(),
+            source,
+        })?;
+    if outcome.status.success() {
+        eprint!("{}", outcome.stderr);
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let failure = log.failure(request, &config, &outcome);
+    if let Some(cgroup) = cgroup.filter(|cgroup| !was_frozen && cgroup.is_frozen())
+        && let Err(error) = cgroup.thaw()
+    {
+        reporter.warning(&format!(
+            "container {} is still frozen and cannot be thawed: {error}",
+            request.id
+        ));
+    }
+    if let Err(error) = images.remove_new() {
+        reporter.warning(&format!(
+            "cannot remove the incomplete checkpoint in {}: {error}",
+            images.dir.display()
+        ));
+    }
+    Err(failure)
+}
+
+/// The network namespace to leave out of the dump: one that is the container's
+/// own. For one with a path the runtime says so itself, and the host's is in no
+/// dump.
+fn own_netns(container: &Container) -> Option<u64> {
+    if container.network != Network::Own {
+        return None;
+    }
+    let theirs = netns_inode(&container.init.to_string()).ok()?;
+    let ours = netns_inode("self").ok()?;
+    (theirs != ours).then_some(theirs)
+}
+
+/// Options that the runtime always sends to CRIU and that a configuration file
+/// therefore can't set. They stand before the caller's own flags, which win.
+fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'static str> {
+    let settings = &config.checkpoint;
+    [
+        (settings.tcp_established, "--tcp-established"),
+        (settings.file_locks, "--file-locks"),
+        (settings.ext_unix_sk, "--ext-unix-sk"),
+        (
+            settings.link_remap && container.kind == Kind::Runc && takes_link_remap(runtime),
+            "--link-remap",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, flag)| wanted.then_some(flag))
+    .collect()
+}
+
+/// runc has the flag since 1.2 and sends the option ever since; runc 1.1 leaves
+/// it to the configuration file.
+fn takes_link_remap(runtime: &Runtime) -> bool {
+    Command::new(&runtime.program)
+        .args(["checkpoint", "--help"])
+        .output()
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--link-remap"))
+}
+
+/// Refuses what would make CRIU hang, and warns of what it leaves out.
+fn look_at_processes(
+    request: &Request,
+    container: &Container,
+    cgroup: &Cgroup,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let stats: HashMap<i32, Stat> = cgroup
+        .processes()
+        .into_iter()
+        .filter_map(|pid| Some((pid, Stat::read(pid)?)))
+        .collect();
+    let mut foreign = Vec::new();
+    for (&pid, stat) in &stats {
+        if !descends(pid, container.init, &stats) {
+            foreign.push((pid, stat.name.as_str()));
+            continue;
+        }
+        // With the v2 freezer CRIU interrupts a stopped process; with v1's it
+        // waits for one that never comes.
+        let stopped = match (cgroup.version(), stat.state) {
+            (Version::V1, 'T') => Some(("stopped", "continue it (SIGCONT) first")),
+            (Version::V1, 't') => Some(("traced", "detach its debugger first")),
+            _ => None,
+        };
+        if let Some((how, remedy)) = stopped {
+            return Err(Error::Stopped {
+                id: request.id.clone(),
+                pid,
+                name: stat.name.clone(),
+                how,
+                remedy,
+            });
+        }
+    }
+    if !foreign.is_empty() && stats.contains_key(&container.init) {
+        foreign.sort_unstable();
+        let list: Vec<String> = foreign
+            .iter()
+            .map(|(pid, name)| format!("{pid} ({name})"))
+            .collect();
+        reporter.warning(&format!(
+            "container {}: {} not started by its init (exec sessions) and not part of the checkpoint: {}",
+            request.id,
+            if list.len() == 1 { "a process was" } else { "processes were" },
+            list.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a process is init or one of its descendants. Every step goes to a
+/// parent within the cgroup, and a loop is ended by the number of steps.
+fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
+    let mut pid = pid;
+    for _ in 0..=stats.len() {
+        if pid == init {
+            return true;
+        }
+        match stats.get(&pid) {
+            Some(stat) => pid = stat.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// The image directory as it was before.
+struct Images {
+    dir: PathBuf,
+    existed: bool,
+    was_empty: bool,
+}
+
+impl Images {
+    fn before(dir: PathBuf) -> Self {
+        let entries = fs::read_dir(&dir);
+        Self {
+            existed: entries.is_ok(),
+            was_empty: entries.is_ok_and(|mut entries| entries.next().is_none()),
+            dir,
+        }
+    }
+
+    /// Removes what a failed dump left, so that nobody takes it for a
+    /// checkpoint. A directory that had content before keeps everything: which
+    /// of it is whose can't be told.
+    fn remove_new(&self) -> io::Result<()> {
+        if !self.existed {
+            return match fs::remove_dir_all(&self.dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        if self.was_empty {
+            for entry in fs::read_dir(&self.dir)? {
+                remove(&entry?.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Running the wrapped runtime as a child, so that something can be done after
+//! it ends.
+//!
+//! A caller that signals us means the runtime: signals are blocked here, taken
+//! from a signalfd, and forwarded. Signals of a terminal reach the whole process
+//! group by themselves and are not doubled. The child's end is seen on a pidfd.
+//!
+//! The kernel hands a signal to any thread that does not block it, and there it
+//! would end the process. So [`Signals::block`] comes before the first thread.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// What is forwarded: everything by which a caller asks a process to end or
+/// passes it a message.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// How much of a child's stderr is kept: a runtime's error and CRIU's quoted
+/// lines are a few kilobytes.
+const MAX_STDERR: usize = 64 << 10;
+
+/// What a child did.
+pub(crate) struct Outcome {
+    pub(crate) status: ExitStatus,
+    /// The beginning of its stderr, if it was captured.
+    pub(crate) stderr: String,
+}
+
+/// Which part of the child's surroundings is ours to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// stderr stays the caller's: on restore it becomes the container's.
+    Stdio,
+    /// stderr is captured, and the runtime's orphans (CRIU, when the runtime is
+    /// killed) are waited for, so that what they leave can be judged.
+    StderrAndOrphans,
+}
+
+/// The signals of this process, taken by [`run`].
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them in this thread and in every thread that it starts.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub(crate) fn block() -> std::io::Result<Self> {
+        let mut signals = SigSet::empty();
+        FORWARDED.into_iter().for_each(|signal| signals.add(signal));
+        signals.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&signals, flags)?))
+    }
+}
+
+/// Runs `command` to its end.
+///
+/// # Errors
+/// It can't be started or waited for.
+pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::io::Result<Outcome> {
+    if keep == Keep::StderrAndOrphans {
+        prctl::set_child_subreaper(true)?;
+        command.stderr(Stdio::piped());
+    }
+    sys::tie_to_parent(&mut command);
+    let mut child = command.spawn()?;
+    let stderr = child.stderr.take().map(|stderr| {
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            // Read to the end even past the bound: a full pipe would stop the
+            // runtime. An error ends the text like an end of file does.
+            let mut stderr = stderr;
+            let _ = (&mut stderr).take(MAX_STDERR as u64).read_to_end(&mut text);
+            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    });
+    let status = wait(&mut child, &signals.0)?;
+    if keep == Keep::StderrAndOrphans {
+        reap_orphans();
+    }
+    Ok(Outcome {
+        status,
+        stderr: stderr
+            .and_then(|reader| reader.join().ok())
+            .unwrap_or_default(),
+    })
+}
+
+fn wait(child: &mut Child, signals: &SignalFd) -> std::io::Result<ExitStatus> {
+    let pid = child.id().cast_signed();
+    let pidfd = sys::pidfd_open(pid)?;
+    loop {
+        let mut ready = [
+            PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        while let Some(info) = signals.read_signal()? {
+            let signal = i32::try_from(info.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok());
+            // A positive code is the kernel's own: the terminal's.
+            if let Some(signal) = signal.filter(|_| info.ssi_code <= libc::SI_USER) {
+                // Not yet waited for, so the id can't be another's.
+                kill(Pid::from_raw(pid), signal)?;
+            }
+        }
+    }
+}
+
+/// Waits for processes that the child left to us. A CRIU whose runtime was
+/// killed undoes its work and ends; its own timeout bounds that.
+fn reap_orphans() {
+    while let Ok(_) | Err(Errno::EINTR) = waitpid(Pid::from_raw(-1), None) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What captures stderr also waits for any child of the process, the other
+    // tests' among them; it is tested with the whole program in tests/.
+    #[test]
+    fn child_starts_with_no_signal_blocked() {
+        let signals = Signals::block().expect("signals");
+        let mut command = Command::new("/bin/sh");
+        let script = "grep -q '^SigBlk:.*0000000000000000$' /proc/self/status && exit 3";
+        command.args(["-c", script]);
+        let outcome = run(&signals, command, Keep::Stdio).expect("run");
+        assert_eq!(outcome.status.code(), Some(3));
+    }
+}

@@ -1,0 +1,148 @@
+use super::*;
+use proptest::prelude::*;
+
+fn args(line: &str) -> Vec<OsString> {
+    line.split_whitespace().map(OsString::from).collect()
+}
+
+fn request(line: &str) -> Request {
+    match parse(&args(line)) {
+        Ok(Invocation::Checkpoint(request) | Invocation::Restore(request)) => request,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn passes(line: &str) -> bool {
+    matches!(parse(&args(line)), Ok(Invocation::PassThrough))
+}
+
+#[test]
+fn verb_after_every_spelling_of_globals() {
+    for line in [
+        "checkpoint c",
+        "--root /r checkpoint c",
+        "--root=/r --log /l --log-format json checkpoint c",
+        "-root /r -debug checkpoint c",
+        "--systemd-cgroup --criu criu --rootless auto checkpoint c",
+        "--debug=true --cgroup-manager systemd --log-level error checkpoint c",
+        "--root /r -- checkpoint c",
+    ] {
+        assert_eq!(request(line).id, "c", "{line}");
+    }
+}
+
+#[test]
+fn value_that_looks_like_a_verb_is_a_value() {
+    assert!(passes("--root checkpoint state c"));
+    assert!(passes("--log restore list"));
+    let globals = globals(&args("--root checkpoint --log=x state"));
+    assert_eq!(globals.root.as_deref(), Some("checkpoint".as_ref()));
+    assert_eq!(globals.log.as_deref(), Some("x".as_ref()));
+}
+
+#[test]
+fn everything_else_passes() {
+    for line in [
+        "",
+        "--version",
+        "-v",
+        "--help checkpoint",
+        "run -b /b checkpoint",
+        "exec c checkpoint c",
+        "--unknown x checkpoint c",
+        "checkpoint",
+        "checkpoint --help",
+        "restore --image-path /i",
+    ] {
+        assert!(passes(line), "{line}");
+    }
+}
+
+#[test]
+fn own_version_only_alone() {
+    assert!(matches!(
+        parse(&args("--cedana-version")),
+        Ok(Invocation::OwnVersion)
+    ));
+    assert!(passes("--cedana-version state"));
+    assert!(passes("exec c --cedana-version"));
+}
+
+#[test]
+fn flags_of_the_go_shim() {
+    let request = request(
+        "--root /run/containerd/runc/default --log /b/log.json --log-format json restore --image-path /i \
+         --work-path=/w --tcp-established --console-socket /s --bundle /b --detach --pid-file /p c1",
+    );
+    assert_eq!(request.id, "c1");
+    assert_eq!(request.image_path(), PathBuf::from("/i"));
+    assert_eq!(request.work_path(), PathBuf::from("/w"));
+    assert!(request.has("detach") && request.has("tcp-established"));
+    assert_eq!(request.value("bundle"), Some(OsStr::new("/b")));
+    assert!(request.globals.log_json);
+    assert_eq!(
+        request.with_flags(&["--file-locks"])[6..9],
+        args("restore --file-locks --image-path")[..]
+    );
+}
+
+#[test]
+fn flags_may_follow_the_id_and_be_short() {
+    let request = request("restore c -d -b /b --no-pivot");
+    assert!(request.has("detach") && request.has("no-pivot"));
+    assert_eq!(request.value("bundle"), Some(OsStr::new("/b")));
+    assert_eq!(request.work_path(), PathBuf::from("checkpoint"));
+}
+
+#[test]
+fn switch_can_be_turned_off() {
+    assert!(!request("checkpoint --tcp-established=false c").has("tcp-established"));
+    assert!(request("checkpoint --tcp-established=true c").has("tcp-established"));
+}
+
+#[test]
+fn errors_name_the_flag() {
+    let error = parse(&args("checkpoint --fancy c")).expect_err("unknown");
+    assert!(error.to_string().contains("--fancy"));
+    let error = parse(&args("checkpoint c --image-path")).expect_err("no value");
+    assert!(error.to_string().contains("--image-path"));
+    assert!(parse(&args("checkpoint ../../etc")).is_err());
+    assert!(parse(&args("restore ..")).is_err());
+}
+
+proptest! {
+    #[test]
+    fn any_arguments(words in prop::collection::vec(prop::collection::vec(1u8.., 0..12), 0..8)) {
+        let args: Vec<OsString> = words.into_iter().map(OsString::from_vec).collect();
+        let _ = parse(&args);
+    }
+
+    #[test]
+    fn an_id_never_leaves_its_directory(
+        flags in prop::sample::subsequence(vec!["--leave-running", "--image-path=/i", "--file-locks"], 0..3),
+        id in "\\PC{1,20}",
+    ) {
+        let mut args: Vec<OsString> = vec!["checkpoint".into()];
+        args.extend(flags.iter().map(OsString::from));
+        args.push(id.into());
+        if let Ok(Invocation::Checkpoint(request)) = parse(&args) {
+            prop_assert!(!request.id.contains('/') && request.id != "..");
+        }
+    }
+
+    #[test]
+    fn arguments_reach_the_runtime_in_order(
+        globals in prop::sample::subsequence(vec!["--root=/r", "--debug", "--log=/l"], 0..3),
+        flags in prop::sample::subsequence(vec!["--leave-running", "--image-path=/i"], 0..2),
+    ) {
+        let mut args: Vec<OsString> = globals.iter().map(OsString::from).collect();
+        args.push("checkpoint".into());
+        args.extend(flags.iter().map(OsString::from));
+        args.push("c".into());
+        if let Ok(Invocation::Checkpoint(request)) = parse(&args) {
+            prop_assert_eq!(request.with_flags(&[]), args);
+        } else {
+            prop_assert!(false);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The wrapped runtime's CRIU: checked before it is needed, configured for one
+//! run, and its log judged after a failure.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use cedana_checkpoint::criu::config::FILE_VARIABLE;
+use cedana_checkpoint::criu::{DumpOptions, log, version};
+use cedana_config::Config;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::child::Outcome;
+use crate::cli::Request;
+use crate::error::{Error, LogNote};
+use crate::kept_log;
+
+/// Checks that CRIU is there and not hopelessly old. runc 1.1 can be told which
+/// one; crun and later runcs take it from `PATH`.
+pub(crate) fn check(request: &Request) -> Result<(), Error> {
+    match &request.globals.criu {
+        Some(program) if program.is_absolute() && program.exists() => version::ask(program)?,
+        _ => version::find(&env::var_os("PATH").unwrap_or_default())?.1,
+    };
+    Ok(())
+}
+
+/// A CRIU configuration file that exists only in memory. CRIU, two processes
+/// further down, opens it through our entry in /proc, so nothing is left behind
+/// however this ends.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    file: File,
+}
+
+impl ConfigFile {
+    /// Writes the options, followed by those of the file that the caller's
+    /// environment names, which so keep their effect.
+    pub(crate) fn new(options: &DumpOptions) -> Result<Self, Error> {
+        let inherited = match env::var_os(FILE_VARIABLE) {
+            Some(path) => match fs::read_to_string(&path) {
+                Ok(text) => Some(text),
+                // CRIU takes a missing file for an empty one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(Error::CriuConfig(error)),
+            },
+            None => None,
+        };
+        let write = || {
+            let mut file = File::from(memfd_create(c"criu.conf", MFdFlags::MFD_CLOEXEC)?);
+            file.write_all(options.render(inherited.as_deref()).as_bytes())?;
+            Ok(Self { file })
+        };
+        write().map_err(Error::CriuConfig)
+    }
+
+    /// The environment variable that makes CRIU read it.
+    pub(crate) fn variable(&self) -> (&'static str, OsString) {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        (FILE_VARIABLE, path.into())
+    }
+}
+
+/// A CRIU log as it was before a run, to tell this run's from an older one.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) path: PathBuf,
+    before: Option<(SystemTime, u64)>,
+}
+
+impl Log {
+    pub(crate) fn before(path: PathBuf) -> Self {
+        let before = Self::state(&path);
+        Self { path, before }
+    }
+
+    fn state(path: &Path) -> Option<(SystemTime, u64)> {
+        let meta = fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    }
+
+    /// Whether the run wrote it.
+    pub(crate) fn is_new(&self) -> bool {
+        let now = Self::state(&self.path);
+        now.is_some() && now != self.before
+    }
+
+    /// What the failure was, with the log kept for whoever wants more.
+    pub(crate) fn failure(&self, request: &Request, config: &Config, outcome: &Outcome) -> Error {
+        let (found, kept) = if self.is_new() {
+            let kept = kept_log::keep(
+                &config.log_dir,
+                config.log_keep,
+                &request.id,
+                request.verb,
+                &self.path,
+            );
+            let found = log::diagnose(&self.path).ok();
+            (found.and_then(|found| found.sentence()), kept)
+        } else {
+            (None, LogNote::None)
+        };
+        let why = found
+            .or_else(|| last_error(&outcome.stderr))
+            .or_else(|| {
+                let text = fs::read(request.globals.log.as_ref()?).ok()?;
+                last_error(&String::from_utf8_lossy(&text))
+            })
+            .unwrap_or_else(|| format!("the wrapped runtime failed ({})", outcome.status));
+        Error::Failed {
+            verb: request.verb,
+            id: request.id.clone(),
+            why,
+            log: kept,
+        }
+    }
+}
+
+/// The last error in what a runtime wrote, in any of its formats: bare text on
+/// stderr, or a log line of logrus as text or JSON.
+fn last_error(text: &str) -> Option<String> {
+    text.lines().rev().find_map(|line| {
+        let line = line.trim();
+        if line.starts_with('{') {
+            let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+            let level = entry.get("level").and_then(|level| level.as_str());
+            return match level {
+                Some("error" | "fatal") => entry.get("msg")?.as_str().map(str::to_owned),
+                _ => None,
+            };
+        }
+        if let Some((head, message)) = line.split_once(" msg=") {
+            let is_error = head.ends_with("level=error") || head.ends_with("level=fatal");
+            let unquoted = serde_json::from_str(message).unwrap_or_else(|_| message.to_owned());
+            return is_error.then_some(unquoted);
+        }
+        (!line.is_empty()).then(|| line.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn last_error_in_every_format() {
+        assert_eq!(
+            last_error("warn\nbad thing\n\n").as_deref(),
+            Some("bad thing")
+        );
+        assert_eq!(
+            last_error(
+                "time=\"x\" level=error msg=\"a \\\"b\\\"\"\ntime=\"x\" level=warning msg=c\n"
+            )
+            .as_deref(),
+            Some("a \"b\"")
+        );
+        assert_eq!(
+            last_error(
+                "{\"level\":\"error\",\"msg\":\"first\"}\n{\"level\":\"warning\",\"msg\":\"x\"}\n"
+            )
+            .as_deref(),
+            Some("first")
+        );
+        assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn old_log_is_not_taken_for_new() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("dump.log");
+        fs::write(&path, "old").expect("write");
+        let log = Log::before(path.clone());
+        assert!(!log.is_new());
+        fs::write(&path, "newer").expect("write");
+        assert!(log.is_new());
+        assert!(!Log::before(dir.path().join("none")).is_new());
+    }
+
+    #[test]
+    fn configuration_is_readable_through_proc() {
+        let file = ConfigFile::new(&DumpOptions {
+            external_netns: None,
+            ghost_limit: 1,
+            link_remap: false,
+            timeout: Duration::from_secs(2),
+        })
+        .expect("memfd");
+        let (_, path) = file.variable();
+        assert_eq!(
+            fs::read_to_string(path).expect("read"),
+            "ghost-limit 1\ntimeout 2\n"
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! `cedana-runc`: an OCI runtime command line that wraps runc or crun.
+//!
+//! ```text
+//!                        ┌ checkpoint, restore ─ prepare ─ runc|crun ─ CRIU
+//! caller ─ cedana-runc ──┤                                    │
+//!                        └ every other verb ─ exec ─► runc|crun (same process,
+//!                                             same arguments, output, exit code)
+//! ```
+//!
+//! Around a checkpoint or restore it adds what the wrapped runtime leaves
+//! undone: CRIU options that real programs need ([`checkpoint`]), a network
+//! namespace for the restored container ([`netns`], [`bundle`]), a look at init
+//! before success is reported ([`settle`]), and, when CRIU fails, a sentence
+//! that names the cause and the remedy ([`report`]).
+//!
+//! It is a process that ends: nothing of it stays in a running container's way.
+
+mod bundle;
+mod cgroup;
+mod checkpoint;
+mod child;
+mod cli;
+mod criu;
+mod error;
+mod kept_log;
+mod netns;
+mod process;
+mod report;
+mod restore;
+mod runtime;
+mod settle;
+mod state;
+mod sys;
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::Invocation;
+use report::Reporter;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    let reporter = Reporter::from_globals(&cli::globals(&args));
+    let result = match cli::parse(&args) {
+        Ok(Invocation::OwnVersion) => {
+            println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::PassThrough) => runtime::exec(&args).map(|never| match never {}),
+        Ok(Invocation::Checkpoint(request)) => checkpoint::run(&request, &reporter),
+        Ok(Invocation::Restore(request)) => restore::run(&request, &reporter),
+        Err(error) => Err(error.into()),
+    };
+    result.unwrap_or_else(|error| {
+        reporter.error(&error);
+        ExitCode::FAILURE
+    })
+}

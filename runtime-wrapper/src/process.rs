@@ -1,0 +1,80 @@
+//! What /proc says about a process.
+
+use std::fs;
+
+/// The parts of /proc/PID/stat that are asked for here (proc(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) name: String,
+    pub(crate) state: char,
+    pub(crate) parent: i32,
+    /// Its wait status, once it is a zombie.
+    pub(crate) exit: Option<i32>,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name stands in parentheses and may hold any character, so what
+    /// follows is found from its last parenthesis.
+    fn parse(text: &str) -> Option<Self> {
+        let (head, rest) = text.rsplit_once(')')?;
+        let (_, name) = head.split_once('(')?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        Some(Self {
+            name: name.to_owned(),
+            state,
+            parent: fields.next()?.parse().ok()?,
+            exit: (state == 'Z')
+                .then(|| fields.last()?.parse().ok())
+                .flatten(),
+        })
+    }
+}
+
+/// Inode of a process' network namespace.
+pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_may_hold_anything() {
+        let stat = Stat::parse("42 (a) R 1 (x)) S 7 42 42 0 -1 0 0").expect("valid");
+        assert_eq!(
+            (stat.name.as_str(), stat.state, stat.parent),
+            ("a) R 1 (x)", 'S', 7)
+        );
+        assert_eq!(stat.exit, None);
+    }
+
+    #[test]
+    fn zombie_has_an_exit_status() {
+        let stat = Stat::parse("42 (sh) Z 7 42 0 0 256").expect("valid");
+        assert_eq!(stat.exit, Some(256));
+    }
+
+    #[test]
+    fn ourselves() {
+        let stat = Stat::read(std::process::id().cast_signed()).expect("alive");
+        assert_eq!(
+            stat.parent,
+            std::os::unix::process::parent_id().cast_signed()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}") {
+            let _ = Stat::parse(&text);
+        }
+    }
+}

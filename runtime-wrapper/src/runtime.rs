@@ -1,0 +1,123 @@
+//! The wrapped runtime: which program it is, and becoming it.
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cedana_config::Config;
+
+/// Why there is no runtime to wrap.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("the wrapped runtime \"{}\" is not in PATH ({path}); install it, or set runtime in config.toml", name.display())]
+    NotInPath { name: PathBuf, path: String },
+    #[error("the wrapped runtime {} cannot be run: {source}; set runtime in config.toml to runc or crun", program.display())]
+    Unusable { program: PathBuf, source: io::Error },
+    #[error("the wrapped runtime {} is cedana-runc itself; set runtime in config.toml (or CEDANA_RUNTIME) to runc or crun", program.display())]
+    Itself { program: PathBuf },
+}
+
+/// Which family a runtime belongs to: they keep their state in different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Runc,
+    Crun,
+}
+
+/// A runtime that exists and is not ourselves.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(crate) program: PathBuf,
+}
+
+impl Runtime {
+    /// Finds the program for a name or an absolute path.
+    pub(crate) fn find(name: &Path) -> Result<Self, Error> {
+        let program = if name.is_absolute() {
+            name.to_owned()
+        } else {
+            let path = env::var_os("PATH").unwrap_or_default();
+            in_path(name, &path).ok_or_else(|| Error::NotInPath {
+                name: name.to_owned(),
+                path: path.to_string_lossy().into_owned(),
+            })?
+        };
+        let unusable = |source| Error::Unusable {
+            program: program.clone(),
+            source,
+        };
+        let found = fs::metadata(&program).map_err(unusable)?;
+        // Resolved, so that neither a link nor a second name in PATH makes us
+        // start ourselves for ever; by name too, for a copy of ourselves.
+        let ours = fs::metadata("/proc/self/exe").map_err(unusable)?;
+        let same_file = (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+        let target = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
+        if same_file || target.file_name() == Some(OsStr::new("cedana-runc")) {
+            return Err(Error::Itself { program });
+        }
+        Ok(Self { program })
+    }
+
+    /// A command of this runtime. Its argv\[0\] is the program's path, from
+    /// which crun chooses its handler.
+    pub(crate) fn command(&self, args: &[OsString]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(args);
+        command
+    }
+}
+
+/// Becomes the wrapped runtime. Returns only if that fails.
+pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, crate::error::Error> {
+    let runtime = Runtime::find(&Config::load_runtime()?)?;
+    let source = runtime.command(args).exec();
+    Err(Error::Unusable {
+        program: runtime.program,
+        source,
+    }
+    .into())
+}
+
+fn in_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
+    env::split_paths(path)
+        .map(|dir| dir.join(name))
+        .find(|candidate| {
+            fs::metadata(candidate)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_itself() {
+        let ourselves = env::current_exe().expect("a test has a path");
+        assert!(matches!(
+            Runtime::find(&ourselves),
+            Err(Error::Itself { .. })
+        ));
+        let dir = tempfile::tempdir().expect("tempdir");
+        let link = dir.path().join("runc");
+        std::os::unix::fs::symlink(&ourselves, &link).expect("symlink");
+        assert!(matches!(Runtime::find(&link), Err(Error::Itself { .. })));
+        let copy = dir.path().join("cedana-runc");
+        fs::copy("/bin/true", &copy).expect("copy");
+        assert!(matches!(Runtime::find(&copy), Err(Error::Itself { .. })));
+    }
+
+    #[test]
+    fn missing_runtime_is_named() {
+        let error = Runtime::find(Path::new("no-such-runtime")).expect_err("missing");
+        assert!(error.to_string().contains("no-such-runtime"));
+        let error = Runtime::find(Path::new("/no/such/runtime")).expect_err("missing");
+        assert!(error.to_string().contains("/no/such/runtime"));
+    }
+}

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# What every script here shares: messages, the cache's place, and publishing
+# into the cache so that a half-made thing is never mistaken for a whole one.
+
+TESTBED_HOME=${TESTBED_HOME:-/var/tmp/cedana-testbed}
+DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+need_root() { [[ $EUID -eq 0 ]] || die "this needs root: mounts, namespaces and cgroups"; }
+
+# host_packages COMMAND=PACKAGE...: installs the packages of missing commands.
+host_packages() {
+  local pair missing=()
+  for pair; do
+    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  done
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null ||
+    die "please install ${missing[*]}: this machine has no apt-get to do it with"
+  say "installing ${missing[*]}"
+  apt-get update -q >/dev/null || say "apt-get update failed, trying with the lists that are here"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "apt-get could not install ${missing[*]}"
+}
+
+# recipe NAME...: a short digest of the functions and variables that make a
+# thing. It is part of the thing's path in the cache, so that a changed recipe
+# makes a new thing and an unchanged one finds the old.
+recipe() {
+  local name
+  for name; do declare -f "$name" || declare -p "$name"; done | sha256sum | cut -c1-12
+}
+
+# cached PATH FUNCTION ARGS...: makes PATH by `FUNCTION ARGS... TEMP` unless it
+# is there. TEMP gets its name only when whole; TEMP.* is scratch. A second
+# caller waits for the first, and what an interrupted one left is swept.
+cached() {
+  local path=$1 lock
+  shift
+  [[ ! -e $path ]] || return 0
+  mkdir -p "${path%/*}"
+  exec {lock}>"$path.lock"
+  flock -n "$lock" || {
+    say "waiting for another build of ${path##*/}"
+    flock "$lock"
+  }
+  if [[ ! -e $path ]]; then
+    say "making ${path#"$TESTBED_HOME"/}"
+    rm -rf "$path.partial"*
+    # A subshell with errexit of its own: bash drops it for functions in conditions.
+    (
+      set -e
+      "$@" "$path.partial"
+    ) {lock}>&- &
+    wait $! || die "making $path failed; what was said is above or in $path.log"
+    mv -T "$path.partial" "$path"
+    rm -rf "$path.partial".*
+  fi
+  exec {lock}>&-
+}

@@ -1,0 +1,107 @@
+#!/bin/bash
+# First half of an instance's PID 1: in the new namespaces but still on the
+# machine's root. Lays out the instance's root, moves into it and becomes init.
+# shellcheck disable=SC2154 # settings assigns them
+set -euo pipefail
+
+dir=$1
+# shellcheck source=/dev/null
+. "$dir/settings"
+# shellcheck source=scripts/lib/cgroups.sh
+. "${0%/*}/cgroups.sh"
+
+# /proc is still the machine's, so this is the number that the machine knows.
+read -r leader _ </proc/self/stat
+echo "$leader" >"$dir/leader"
+
+hostname "$name"
+new=$dir/root
+mount -t overlay overlay -o "lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" "$new" || {
+  echo "$dir can't hold an overlay's upper layer: point TESTBED_HOME to a folder on a disk" >&2
+  exit 1
+}
+
+mount -t proc -o nosuid,nodev,noexec proc "$new/proc"
+mount -t sysfs -o nosuid,nodev,noexec sysfs "$new/sys"
+mount -t tmpfs -o mode=0755 run "$new/run"
+mount -t tmpfs -o mode=1777 tmp "$new/tmp"
+
+mount -t tmpfs -o mode=0755 dev "$new/dev"
+mkdir "$new"/dev/{pts,shm,mqueue}
+while read -r node major minor; do
+  mknod -m 0666 "$new/dev/$node" c "$major" "$minor"
+done <<'NODES'
+null 1 3
+zero 1 5
+full 1 7
+random 1 8
+urandom 1 9
+tty 5 0
+NODES
+ln -s /proc/self/fd "$new/dev/fd"
+ln -s fd/0 "$new/dev/stdin"
+ln -s fd/1 "$new/dev/stdout"
+ln -s fd/2 "$new/dev/stderr"
+ln -s pts/ptmx "$new/dev/ptmx"
+mount -t devpts -o newinstance,gid=5,mode=0620,ptmxmode=0666 devpts "$new/dev/pts"
+mount -t tmpfs -o mode=1777 shm "$new/dev/shm"
+mount -t mqueue mqueue "$new/dev/mqueue"
+
+# The hierarchies afresh: seen from here, the instance's groups are the roots.
+# shellcheck disable=SC2094 # the list is only read
+while read -r type mount controllers group; do
+  if [[ $type == cgroup2 && $mount == /sys/fs/cgroup ]]; then
+    mount -t cgroup2 cgroup2 "$new/sys/fs/cgroup"
+    mkdir "$group/init"
+    join_cgroups "$dir/cgroups"
+    delegate "$group"
+    continue
+  fi
+  mountpoint -q "$new/sys/fs/cgroup" || mount -t tmpfs -o mode=0755 cgroup "$new/sys/fs/cgroup"
+  here=$new/sys/fs/cgroup/${mount##*/}
+  mkdir "$here"
+  case $type:$controllers in
+  cgroup2:*) mount -t cgroup2 cgroup2 "$here" ;;
+  cgroup:name=*) mount -t cgroup -o "none,$controllers" cgroup "$here" ;;
+  cgroup:*)
+    mount -t cgroup -o "$controllers" cgroup "$here"
+    for controller in ${controllers//,/ }; do
+      [[ -e $new/sys/fs/cgroup/$controller ]] || ln -s "${mount##*/}" "$new/sys/fs/cgroup/$controller"
+    done
+    ;;
+  esac
+done <"$dir/cgroups"
+
+# An overlay can't be the upper layer of the engines' own overlays, so their
+# folders are on the disk itself, with the images' layers mounted where they belong.
+for engine in containerd docker; do
+  mount --bind "$dir/$engine" "$new/var/lib/$engine"
+done
+if [[ -n $layers ]]; then
+  while read -r layer path; do
+    mount -o bind,ro "$layers/layers/$layer" "$new/var/lib/$path"
+  done <"$layers/layers/paths"
+  mount -t overlay overlay \
+    -o "lowerdir=$layers/content,upperdir=$dir/content/upper,workdir=$dir/content/work" \
+    "$new/var/lib/containerd/io.containerd.content.v1.content"
+fi
+
+for pair in "${mounts[@]}"; do
+  from=${pair%%:*} to=$new${pair#*:}
+  if [[ -d $from ]]; then
+    mkdir -p "$to"
+  else
+    mkdir -p "${to%/*}"
+    : >>"$to"
+  fi
+  mount --rbind "$from" "$to"
+done
+
+install -D -m 0755 "${0%/*}/init.sh" "$new/run/testbed/init"
+mkdir "$new/run/testbed/old"
+cd "$new"
+pivot_root . run/testbed/old
+cd /
+umount -l /run/testbed/old
+rmdir /run/testbed/old
+exec env --ignore-environment "${guest_env[@]}" /bin/bash /run/testbed/init "$docker"
