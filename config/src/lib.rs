@@ -59,10 +59,6 @@ const ANNOTATION_PREFIX: &str = "io.cedana.";
 /// mistyped to a disk image or a device from being read into memory.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Variables with our prefix that are no settings: the path above, and those by
-/// which the project's testbed tells a program where it runs.
-const NOT_SETTINGS: [&str; 3] = [PATH_VARIABLE, "CEDANA_TESTBED", "CEDANA_INSTANCE"];
-
 /// All settings. [`Default`] gives the built-in values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -165,7 +161,9 @@ impl Config {
     }
 
     /// The defaults, overridden by the text of a settings file, overridden by
-    /// environment variables. Variables without our prefix are passed over.
+    /// environment variables. Of variables with our prefix, those that can be
+    /// meant as a setting must be one; others (`CEDANA_URL`) belong to other
+    /// programs and are passed over.
     ///
     /// # Errors
     /// A file that cannot be parsed, an unknown name, a wrong value.
@@ -183,12 +181,12 @@ impl Config {
             let Some(key) = name.strip_prefix(ENV_PREFIX) else {
                 continue;
             };
-            if NOT_SETTINGS.contains(&name.as_str()) {
-                continue;
-            }
             let place = Place::Environment;
-            let setting = setting::by_variable(key)
-                .ok_or_else(|| Error::unknown(place.clone(), name, setting::variables()))?;
+            let setting = match setting::by_variable(key) {
+                Some(setting) => setting,
+                None if !setting::is_meant(key) => continue,
+                None => return Err(Error::unknown(place, name, setting::variables())),
+            };
             setting
                 .set(&mut config, text)
                 .map_err(|why| Error::value(place, name, why))?;

@@ -65,6 +65,17 @@ pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variable() == name)
 }
 
+/// Whether a variable, without the prefix, begins as a setting's does: with a
+/// section, or with the `LOG_` of the log settings.
+pub(crate) fn is_meant(name: &str) -> bool {
+    SETTINGS.iter().any(|setting| {
+        let variable = setting.variable();
+        variable
+            .split_once('_')
+            .is_some_and(|(head, _)| name.strip_prefix(head).is_some_and(|n| n.starts_with('_')))
+    })
+}
+
 /// Whether settings stand in a section of this name.
 pub(crate) fn is_section(name: &str) -> bool {
     SETTINGS

@@ -96,7 +96,9 @@ fn unknown_variable_and_annotation_are_errors() {
         message(from_env("CEDANA_RESTORE_SETLE", "1s")),
         "unknown environment variable \"CEDANA_RESTORE_SETLE\"; did you mean \"CEDANA_RESTORE_SETTLE\"?"
     );
+    assert!(from_env("CEDANA_LOG_KEPT", "1").is_err());
     assert!(from_env("CEDANA_CONFIG", "/x").is_ok());
+    assert!(from_env("CEDANA_URL", "https://example.org").is_ok());
     let annotated = Config::default().with_annotations([("io.cedana.checkpoint.ghostlimit", "1")]);
     assert!(message(annotated).contains("io.cedana.checkpoint.ghost_limit"));
 }

@@ -10,13 +10,15 @@
 //! whole and the caller asked for its end.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_config::Config;
+use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{Cgroup, Version};
 use crate::child::{self, Keep, Signals};
@@ -54,7 +56,15 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         link_remap: config.checkpoint.link_remap,
         timeout: config.checkpoint.timeout,
     })?;
-    let images = Images::before(request.image_path());
+    // A checkpoint holds every secret of the application: its files are for root
+    // alone, and so is the directory, which runc would make without the right to
+    // enter it.
+    umask(Mode::from_bits_truncate(0o077));
+    let images = Images::prepare(request.image_path()).map_err(|source| Error::ImageDir {
+        id: request.id.clone(),
+        dir: request.image_path(),
+        source,
+    })?;
     let log = Log::before(request.work_path().join("dump.log"));
 
     let args = request.with_flags(&flags(&config, &container, &runtime));
@@ -123,9 +133,17 @@ fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'sta
 /// it to the configuration file.
 fn takes_link_remap(runtime: &Runtime) -> bool {
     Command::new(&runtime.program)
-        .args(["checkpoint", "--help"])
+        .arg("--version")
         .output()
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--link-remap"))
+        .ok()
+        .and_then(|output| runc_version(&String::from_utf8_lossy(&output.stdout)))
+        .is_some_and(|version| version >= (1, 2))
+}
+
+/// The version in `runc --version`, whose first line is "runc version 1.3.6".
+fn runc_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.lines().next()?.rsplit(' ').next()?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Refuses what would make CRIU hang, and warns of what it leaves out.
@@ -203,13 +221,21 @@ struct Images {
 }
 
 impl Images {
-    fn before(dir: PathBuf) -> Self {
+    /// Looks at the directory, and makes it if it isn't there.
+    fn prepare(dir: PathBuf) -> io::Result<Self> {
         let entries = fs::read_dir(&dir);
-        Self {
+        let images = Self {
             existed: entries.is_ok(),
             was_empty: entries.is_ok_and(|mut entries| entries.next().is_none()),
             dir,
+        };
+        if !images.existed {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&images.dir)?;
         }
+        Ok(images)
     }
 
     /// Removes what a failed dump left, so that nobody takes it for a

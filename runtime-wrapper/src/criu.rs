@@ -114,6 +114,7 @@ impl Log {
         Error::Failed {
             verb: request.verb,
             id: request.id.clone(),
+            images: request.image_path(),
             why,
             log: kept,
         }

@@ -37,12 +37,19 @@ pub(crate) enum Error {
         how: &'static str,
         remedy: &'static str,
     },
-    #[error("cannot {verb} container {id}: {why}{log}")]
+    #[error("cannot {verb} container {id} {} {}: {why}{log}", if *verb == "restore" { "from" } else { "to" }, images.display())]
     Failed {
         verb: &'static str,
         id: String,
+        images: PathBuf,
         why: String,
         log: LogNote,
+    },
+    #[error("cannot checkpoint container {id}: cannot make the directory {}: {source}", dir.display())]
+    ImageDir {
+        id: String,
+        dir: PathBuf,
+        source: io::Error,
     },
     #[error(
         "container {id} was restored but its init process {pid} ended at once ({how}); the checkpoint may hold a state that cannot go on"

@@ -25,20 +25,29 @@ impl Reporter {
 
     /// What ended the command.
     pub(crate) fn error(&self, message: &dyn Display) {
-        self.write("error", &message.to_string());
+        self.write("error", &message.to_string(), false);
     }
 
     /// What the caller should know although the command goes on.
     pub(crate) fn warning(&self, message: &dyn Display) {
-        self.write("warning", &message.to_string());
+        self.write("warning", &message.to_string(), false);
     }
 
-    fn write(&self, level: &str, message: &str) {
+    /// The same during a restore, where stderr is the container's own: what
+    /// stands there would pass for the application's. It goes to the log alone,
+    /// if there is one.
+    pub(crate) fn quiet_warning(&self, message: &dyn Display) {
+        self.write("warning", &message.to_string(), true);
+    }
+
+    fn write(&self, level: &str, message: &str, to_log_alone: bool) {
         // One line: a client shows the first and parses the log by lines.
         let message = message.replace('\n', "; ");
         let prefix = if level == "error" { "" } else { "warning: " };
-        // A closed stderr leaves nobody to tell.
-        let _ = writeln!(std::io::stderr(), "cedana-runc: {prefix}{message}");
+        if !(to_log_alone && self.log.is_some()) {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "cedana-runc: {prefix}{message}");
+        }
         let Some(path) = &self.log else { return };
         let entry = entry(self.json, level, &message, &now());
         let written = OpenOptions::new()

@@ -99,6 +99,7 @@ fn fresh_netns(
         Network::External if !bundle.has_netns() => Err(Error::Failed {
             verb: request.verb,
             id: request.id.clone(),
+            images: request.image_path(),
             why: Cause::MissingNetns.to_string(),
             log: LogNote::None,
         }),
@@ -109,7 +110,7 @@ fn fresh_netns(
             })
         }
         Network::Own if bundle.has_netns() && !bundle.wants_netns() => {
-            reporter.warning(&format!(
+            reporter.quiet_warning(&format!(
                 "container {}: the checkpoint brings a network namespace of its own, so the one in the bundle is not used; take the checkpoint with cedana-runc to use it",
                 request.id
             ));
@@ -184,7 +185,7 @@ fn settle_down(
     } else if network == Network::Own {
         // CRIU makes such a namespace anew and leaves loopback down.
         if let Err(error) = netns::loopback_up_in(container.init) {
-            reporter.warning(&error);
+            reporter.quiet_warning(&error);
         }
     }
     let from_file = request

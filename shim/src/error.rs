@@ -14,10 +14,11 @@ use containerd_shim::protos::ttrpc::{self, Code};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The container, the process or its cgroup does not exist (any more).
-    #[error("{0}")]
+    /// The suffix is that of Go's errdefs, which clients look for.
+    #[error("{0}: not found")]
     NotFound(String),
     /// The ID is taken.
-    #[error("{0}")]
+    #[error("{0}: already exists")]
     AlreadyExists(String),
     /// The request does not fit the state the task is in.
     #[error("{0}")]

@@ -101,8 +101,8 @@ impl CreateOptions {
             RUNC_OPTIONS => Self::from_runc(&any.value),
             LINUX_CREATE => Self::from_linux(&any.value),
             RUNTIME_OPTIONS | CRI_RUNTIME_OPTIONS => Self::from_toml_options(&any.value),
-            other => Err(unknown_type(
-                other,
+            _ => Err(unknown_type(
+                &any.type_url,
                 &[RUNC_OPTIONS, RUNTIME_OPTIONS, LINUX_CREATE],
             )),
         }
@@ -213,7 +213,10 @@ impl CheckpointOptions {
         match message_name(any) {
             RUNC_CHECKPOINT => Self::from_runc(&any.value),
             LINUX_CHECKPOINT => Self::from_linux(&any.value),
-            other => Err(unknown_type(other, &[RUNC_CHECKPOINT, LINUX_CHECKPOINT])),
+            _ => Err(unknown_type(
+                &any.type_url,
+                &[RUNC_CHECKPOINT, LINUX_CHECKPOINT],
+            )),
         }
     }
 

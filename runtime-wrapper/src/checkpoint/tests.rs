@@ -1,5 +1,7 @@
 use super::*;
 
+use std::os::unix::fs::PermissionsExt;
+
 fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
     pairs
         .iter()
@@ -34,22 +36,35 @@ fn reused_ids_cannot_loop() {
 #[test]
 fn only_new_images_are_removed() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let new = Images::before(dir.path().join("new"));
-    fs::create_dir(&new.dir).expect("mkdir");
+    let new = Images::prepare(dir.path().join("new")).expect("images");
+    let mode = fs::metadata(&new.dir).expect("made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     fs::write(new.dir.join("core-1.img"), "").expect("write");
     new.remove_new().expect("remove");
     assert!(!new.dir.exists());
     new.remove_new().expect("nothing to remove");
 
-    let empty = Images::before(dir.path().to_owned());
+    let empty = Images::prepare(dir.path().to_owned()).expect("images");
     fs::write(dir.path().join("core-1.img"), "").expect("write");
     fs::create_dir(dir.path().join("d")).expect("mkdir");
     empty.remove_new().expect("remove");
     assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0);
 
     fs::write(dir.path().join("precious"), "").expect("write");
-    let full = Images::before(dir.path().to_owned());
+    let full = Images::prepare(dir.path().to_owned()).expect("images");
     fs::write(dir.path().join("core-1.img"), "").expect("write");
     full.remove_new().expect("nothing");
     assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 2);
+}
+
+#[test]
+fn versions_of_runc() {
+    assert_eq!(
+        runc_version("runc version 1.3.6\nspec: 1.2.1\n"),
+        Some((1, 3))
+    );
+    assert_eq!(runc_version("runc version 1.1.15+ds1\n"), Some((1, 1)));
+    assert_eq!(runc_version("runc version 1.2.0-rc.1+dev\n"), Some((1, 2)));
+    assert_eq!(runc_version("runc version unknown\n"), None);
+    assert_eq!(runc_version(""), None);
 }
