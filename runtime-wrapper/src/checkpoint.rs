@@ -14,7 +14,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_config::Config;
@@ -132,12 +132,7 @@ fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'sta
 /// runc has the flag since 1.2 and sends the option ever since; runc 1.1 leaves
 /// it to the configuration file.
 fn takes_link_remap(runtime: &Runtime) -> bool {
-    Command::new(&runtime.program)
-        .arg("--version")
-        .output()
-        .ok()
-        .and_then(|output| runc_version(&String::from_utf8_lossy(&output.stdout)))
-        .is_some_and(|version| version >= (1, 2))
+    runc_version(&runtime.version()).is_some_and(|version| version >= (1, 2))
 }
 
 /// The version in `runc --version`, whose first line is "runc version 1.3.6".

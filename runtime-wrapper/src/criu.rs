@@ -114,8 +114,8 @@ impl Log {
         Error::Failed {
             verb: request.verb,
             id: request.id.clone(),
-            images: request.image_path(),
-            why,
+            images: request.image_path().into(),
+            why: why.into(),
             log: kept,
         }
     }

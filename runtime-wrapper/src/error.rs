@@ -1,7 +1,7 @@
 //! Everything that ends a command, worded for the person at the terminal.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{bundle, cli, netns, runtime, state};
 
@@ -41,8 +41,8 @@ pub(crate) enum Error {
     Failed {
         verb: &'static str,
         id: String,
-        images: PathBuf,
-        why: String,
+        images: Box<Path>,
+        why: Box<str>,
         log: LogNote,
     },
     #[error("cannot checkpoint container {id}: cannot make the directory {}: {source}", dir.display())]

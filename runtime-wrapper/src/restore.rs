@@ -59,7 +59,12 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
 
     let work = work_dir(request)?;
     let log = Log::before(work.path(request).join("restore.log"));
-    let args = request.with_flags(&flags(&config, &work));
+    let mut args = request.with_flags(&flags(&config, &work));
+    // crun never becomes a subreaper and knows no flag against it, which every
+    // caller gives that detaches (containerd's shim, Docker).
+    if request.has("no-subreaper") && runtime.is_crun() {
+        args.retain(|arg| arg != "--no-subreaper" && arg != "-no-subreaper");
+    }
     let outcome = child::run(&signals, runtime.command(&args), Keep::Stdio).map_err(|source| {
         Error::Spawn {
             program: runtime.program.clone(),
@@ -99,8 +104,8 @@ fn fresh_netns(
         Network::External if !bundle.has_netns() => Err(Error::Failed {
             verb: request.verb,
             id: request.id.clone(),
-            images: request.image_path(),
-            why: Cause::MissingNetns.to_string(),
+            images: request.image_path().into(),
+            why: Cause::MissingNetns.to_string().into(),
             log: LogNote::None,
         }),
         Network::External if bundle.wants_netns() => {

@@ -64,6 +64,25 @@ impl Runtime {
         Ok(Self { program })
     }
 
+    /// Whether this is crun, by its name or, under any other than the usual two,
+    /// by what it says of itself.
+    pub(crate) fn is_crun(&self) -> bool {
+        match self.program.file_name().and_then(OsStr::to_str) {
+            Some("crun") => true,
+            Some("runc") => false,
+            _ => self.version().starts_with("crun "),
+        }
+    }
+
+    /// What `--version` prints; nothing if it can't be run.
+    pub(crate) fn version(&self) -> String {
+        Command::new(&self.program)
+            .arg("--version")
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    }
+
     /// A command of this runtime. Its argv\[0\] is the program's path, from
     /// which crun chooses its handler.
     pub(crate) fn command(&self, args: &[OsString]) -> Command {

@@ -92,5 +92,10 @@ freeze_and_thaw
 pass
 
 step="the same with crun"
-freeze_and_thaw --runc-binary crun
+# ctr has a flag for the binary, but only for containerd's own runtime's name.
+echo 'BinaryName = "crun"' >/tmp/crun.toml
+case $RUNTIME in
+io.containerd.runc.v2) freeze_and_thaw --runc-binary crun ;;
+*) freeze_and_thaw --runtime-config-path /tmp/crun.toml ;;
+esac
 pass
