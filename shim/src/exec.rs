@@ -11,14 +11,12 @@ use std::{
 };
 
 use containerd_shim::{api::Status, protos::protobuf::well_known_types::any::Any};
-use nix::errno::Errno;
 use serde_json::{Map, Value};
 
 use crate::{
     error::{Context, Error, Result, at},
     process::Process,
     stdio::Stdio,
-    sys,
 };
 
 /// Where an exec'd process is in its life. That it has stopped is what its
@@ -110,36 +108,6 @@ impl Exec {
             _ => Ok(()),
         }
     }
-
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when it has ended,
-    /// [`Error::FailedPrecondition`] before it has started.
-    pub(crate) fn kill(&self, signal: u32) -> Result<()> {
-        if self.process.ended().is_some() {
-            return Err(Error::NotFound("process already finished".into()));
-        }
-        match self.process.pid() {
-            0 => Err(Error::FailedPrecondition("process not created".into())),
-            pid => send_signal(pid, signal),
-        }
-    }
-}
-
-/// Signals a process that the shim knows to be its child, alive or not yet
-/// reaped.
-///
-/// # Errors
-/// [`Error::NotFound`] when it has ended.
-pub(crate) fn send_signal(pid: i32, signal: u32) -> Result<()> {
-    match sys::kill(pid, signal) {
-        Ok(()) => Ok(()),
-        Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
-        Err(e) => Err(Error::Runtime(format!(
-            "signal {signal} to process {pid}: {e}"
-        ))),
-    }
 }
 
 #[cfg(test)]
@@ -206,8 +174,11 @@ mod tests {
     #[test]
     fn an_ended_process_is_not_signalled() {
         let exec = Exec::new("e", Some(&any("{}")), Stdio::default()).unwrap();
-        assert!(matches!(exec.kill(15), Err(Error::FailedPrecondition(_))));
-        exec.process.end(0);
-        assert!(matches!(exec.kill(15), Err(Error::NotFound(_))));
+        assert!(matches!(
+            exec.process.signal(15),
+            Err(Error::FailedPrecondition(_))
+        ));
+        exec.process.set_reaped();
+        assert!(matches!(exec.process.signal(15), Err(Error::NotFound(_))));
     }
 }

@@ -9,13 +9,15 @@ use std::{
 };
 
 use containerd_shim::protos::protobuf::{MessageField, well_known_types::timestamp::Timestamp};
+use nix::errno::Errno;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     reaper::ExitStatus,
     runtime::{Io, Runtime},
     stdio::{ConsoleSocket, Owner, Pipes, ProcessIo, Stdio},
+    sys,
 };
 
 /// How and when a process ended.
@@ -49,6 +51,10 @@ pub(crate) struct Process {
 struct Running {
     pid: i32,
     io: Option<ProcessIo>,
+    /// CloseIO came; before the streams exist, it counts for them, too.
+    stdin_closed: bool,
+    /// Waited for: from here on the PID may be somebody else's.
+    reaped: bool,
 }
 
 impl Process {
@@ -120,8 +126,31 @@ impl Process {
 
     /// Lets go of its stdin.
     pub(crate) fn close_stdin(&self) {
-        if let Some(io) = &self.running().io {
+        let mut running = self.running();
+        running.stdin_closed = true;
+        if let Some(io) = &running.io {
             io.close_stdin();
+        }
+    }
+
+    /// Records that the PID no longer is this process's. Its end is announced
+    /// later, in its order.
+    pub(crate) fn set_reaped(&self) {
+        self.running().reaped = true;
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it has ended,
+    /// [`Error::FailedPrecondition`] before it exists.
+    pub(crate) fn signal(&self, signal: u32) -> Result<()> {
+        // Reaping happens on this thread, so under the lock the PID stays ours.
+        let running = self.running();
+        match (running.pid, running.reaped) {
+            (_, true) => Err(Error::NotFound("process already finished".into())),
+            (0, _) => Err(Error::FailedPrecondition("process not created".into())),
+            (pid, _) => send_signal(pid, signal),
         }
     }
 
@@ -169,12 +198,30 @@ impl Process {
                 }
             }
         };
-        self.running().io = Some(io);
+        let mut running = self.running();
+        if running.stdin_closed {
+            io.close_stdin();
+        }
+        running.io = Some(io);
         Ok(())
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends a signal by PID.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is no such process.
+pub(crate) fn send_signal(pid: i32, signal: u32) -> Result<()> {
+    match sys::kill(pid, signal) {
+        Ok(()) => Ok(()),
+        Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
+        Err(e) => Err(Error::Runtime(format!(
+            "signal {signal} to process {pid}: {e}"
+        ))),
     }
 }
 

@@ -115,6 +115,8 @@ impl Reaper {
         let mut exits = self.lock();
         // std's handle neither kills nor reaps when dropped.
         let pid = command.spawn()?.id() as i32;
+        // An exit kept under this PID is that of its former owner.
+        exits.unclaimed.remove(&pid);
         Ok((pid, exits.claim(pid)))
     }
 

@@ -19,6 +19,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use log::warn;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
@@ -148,7 +149,12 @@ impl Runtime {
             ))
         })?;
         match exit.await {
-            Ok(0) => Ok(()),
+            Ok(0) => {
+                for warning in logged(&self.log, log_start, "warning") {
+                    warn!("{warning}");
+                }
+                Ok(())
+            }
             status => Err(self.failure(what, status.unwrap_or(-1), log_start, kept)),
         }
     }
@@ -161,7 +167,8 @@ impl Runtime {
         log_start: u64,
         stderr: Option<File>,
     ) -> Error {
-        let reason = last_logged_error(&self.log, log_start)
+        let reason = logged(&self.log, log_start, "error")
+            .pop()
             .or_else(|| stderr.and_then(printed))
             .unwrap_or_else(|| {
                 format!(
@@ -203,17 +210,25 @@ struct LogLine {
     msg: String,
 }
 
-/// The last error in a runtime's JSON log from `start` on.
-fn last_logged_error(log: &Path, start: u64) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    file.seek(SeekFrom::Start(start)).ok()?;
+/// The messages of a level in a runtime's JSON log from `start` on.
+fn logged(log: &Path, start: u64, level: &str) -> Vec<String> {
+    // Most commands write nothing.
+    if std::fs::metadata(log).map_or(0, |m| m.len()) <= start {
+        return Vec::new();
+    }
     let mut text = String::new();
-    file.take(LOG_LIMIT).read_to_string(&mut text).ok()?;
+    let read = File::open(log).and_then(|mut file| {
+        file.seek(SeekFrom::Start(start))?;
+        file.take(LOG_LIMIT).read_to_string(&mut text)
+    });
+    if let Err(e) = read {
+        warn!("{}: {e}", at("read", log));
+    }
     text.lines()
-        .rev()
         .filter_map(|line| serde_json::from_str::<LogLine>(line).ok())
-        .find(|line| line.level == "error")
+        .filter(|line| line.level == level)
         .map(|line| line.msg.trim().to_owned())
+        .collect()
 }
 
 /// The PID that the runtime wrote.
@@ -232,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_error_of_this_call_is_found() {
+    fn what_this_call_logged_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log.json");
         let old = "{\"level\":\"error\",\"msg\":\"old\",\"time\":\"t\"}\n";
@@ -242,13 +257,11 @@ mod tests {
             "{\"level\":\"warning\",\"msg\":\"later\",\"time\":\"t\"}\nnot json\n"
         );
         std::fs::write(&log, format!("{old}{new}")).unwrap();
-        let found = last_logged_error(&log, old.len() as u64);
-        assert_eq!(found.as_deref(), Some("the reason"));
-        assert_eq!(
-            last_logged_error(&log, (old.len() + new.len()) as u64),
-            None
-        );
-        assert_eq!(last_logged_error(Path::new("/nonexistent"), 0), None);
+        let start = old.len() as u64;
+        assert_eq!(logged(&log, start, "error"), ["first", "the reason"]);
+        assert_eq!(logged(&log, start, "warning"), ["later"]);
+        assert!(logged(&log, start + new.len() as u64, "error").is_empty());
+        assert!(logged(Path::new("/nonexistent"), 0, "error").is_empty());
     }
 
     #[test]

@@ -4,9 +4,16 @@
 //! The map of containers is locked for the look-up only. An ID is reserved
 //! before its container is created, so that a second Create is refused while
 //! the first is still at work.
+//!
+//! Whatever changes a container is carried to its end even if nobody waits for
+//! the answer any more: the server drops a handler when the client's deadline
+//! passes or its connection breaks, as when containerd is killed, while the OCI
+//! runtime works on. A half-recorded start would leave a container without a
+//! supervisor. So those handlers only wait for a task that does the work.
 
 use std::{
     collections::HashMap,
+    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -34,9 +41,13 @@ use crate::{
 /// The service of one shim: one container, or all of a pod.
 pub(crate) struct Service {
     host: Arc<Host>,
-    containers: Mutex<HashMap<String, Slot>>,
+    containers: Containers,
     exit: Arc<ExitSignal>,
 }
+
+/// The containers by ID.
+#[derive(Clone, Default)]
+struct Containers(Arc<Mutex<HashMap<String, Slot>>>);
 
 enum Slot {
     Creating,
@@ -48,20 +59,22 @@ impl Service {
     pub(crate) fn new(host: Host, exit: Arc<ExitSignal>) -> Self {
         Self {
             host: Arc::new(host),
-            containers: Mutex::default(),
+            containers: Containers::default(),
             exit,
         }
     }
+}
 
-    fn container(&self, id: &str) -> Result<Arc<Container>> {
-        match self.containers().get(id) {
+impl Containers {
+    fn get(&self, id: &str) -> Result<Arc<Container>> {
+        match self.lock().get(id) {
             Some(Slot::Ready(container)) => Ok(container.clone()),
             _ => Err(Error::NotFound(format!("container {id} not created"))),
         }
     }
 
     fn reserve(&self, id: &str) -> Result<()> {
-        let mut containers = self.containers();
+        let mut containers = self.lock();
         if containers.contains_key(id) {
             return Err(Error::AlreadyExists(format!(
                 "container {id} already exists"
@@ -71,11 +84,18 @@ impl Service {
         Ok(())
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
-        self.containers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does `work` whether or not anybody waits for it.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::Runtime(format!("the request was cut off: {e}"))))
 }
 
 #[async_trait]
@@ -87,33 +107,39 @@ impl Task for Service {
     ) -> TtrpcResult<CreateTaskResponse> {
         let id = request.id.clone();
         info!("create {id} from {}", request.bundle);
-        self.reserve(&id)?;
-        match Container::create(&self.host, request).await {
-            Ok(container) => {
-                let pid = container.pid().cast_unsigned();
-                self.containers().insert(id, Slot::Ready(container));
-                Ok(CreateTaskResponse {
-                    pid,
-                    ..CreateTaskResponse::default()
-                })
+        self.containers.reserve(&id)?;
+        let (containers, host) = (self.containers.clone(), self.host.clone());
+        let created = to_the_end(async move {
+            let created = Container::create(&host, request).await;
+            match &created {
+                Ok(container) => {
+                    let slot = Slot::Ready(container.clone());
+                    containers.lock().insert(id, slot);
+                }
+                Err(e) => {
+                    info!("create {id}: {e}");
+                    containers.lock().remove(&id);
+                }
             }
-            Err(e) => {
-                self.containers().remove(&id);
-                info!("create {id}: {e}");
-                Err(e.into())
-            }
-        }
+            created
+        });
+        Ok(CreateTaskResponse {
+            pid: created.await?.pid().cast_unsigned(),
+            ..CreateTaskResponse::default()
+        })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
         info!("start {} {}", request.id, request.exec_id);
-        let container = self.container(&request.id)?;
-        let pid = match request.exec_id.as_str() {
-            "" => container.start().await?,
-            exec_id => container.start_exec(exec_id).await?,
-        };
+        let container = self.containers.get(&request.id)?;
+        let started = to_the_end(async move {
+            match request.exec_id.as_str() {
+                "" => container.start().await,
+                exec_id => container.start_exec(exec_id).await,
+            }
+        });
         Ok(StartResponse {
-            pid: pid.cast_unsigned(),
+            pid: started.await?.cast_unsigned(),
             ..StartResponse::default()
         })
     }
@@ -124,15 +150,19 @@ impl Task for Service {
         request: DeleteRequest,
     ) -> TtrpcResult<DeleteResponse> {
         info!("delete {} {}", request.id, request.exec_id);
-        let container = self.container(&request.id)?;
-        let (pid, ended) = match request.exec_id.as_str() {
-            "" => {
-                let deleted = container.delete().await?;
-                self.containers().remove(&request.id);
-                deleted
+        let container = self.containers.get(&request.id)?;
+        let containers = self.containers.clone();
+        let deleted = to_the_end(async move {
+            match request.exec_id.as_str() {
+                "" => {
+                    let deleted = container.delete().await?;
+                    containers.lock().remove(&request.id);
+                    Ok(deleted)
+                }
+                exec_id => container.delete_exec(exec_id).await,
             }
-            exec_id => container.delete_exec(exec_id).await?,
-        };
+        });
+        let (pid, ended) = deleted.await?;
         Ok(DeleteResponse {
             pid: pid.cast_unsigned(),
             exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
@@ -143,24 +173,27 @@ impl Task for Service {
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> TtrpcResult<StateResponse> {
         Ok(self
-            .container(&request.id)?
+            .containers
+            .get(&request.id)?
             .answer_state(&request.exec_id)?)
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> TtrpcResult<PidsResponse> {
         Ok(PidsResponse {
-            processes: self.container(&request.id)?.processes(),
+            processes: self.containers.get(&request.id)?.processes(),
             ..PidsResponse::default()
         })
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> TtrpcResult<Empty> {
-        self.container(&request.id)?.pause().await?;
+        let container = self.containers.get(&request.id)?;
+        to_the_end(async move { container.pause().await }).await?;
         Ok(Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> TtrpcResult<Empty> {
-        self.container(&request.id)?.resume().await?;
+        let container = self.containers.get(&request.id)?;
+        to_the_end(async move { container.resume().await }).await?;
         Ok(Empty::default())
     }
 
@@ -169,19 +202,21 @@ impl Task for Service {
         _: &TtrpcContext,
         request: CheckpointTaskRequest,
     ) -> TtrpcResult<Empty> {
-        let container = self.container(&request.id)?;
+        let container = self.containers.get(&request.id)?;
         let options = CheckpointOptions::from_request(request.options.as_ref())?;
         info!(
             "checkpoint {} into {}: {options:?}",
             request.id, request.path
         );
-        match container.checkpoint(&request.path, &options).await {
-            Ok(()) => Ok(Empty::default()),
-            Err(e) => {
+        to_the_end(async move {
+            let done = container.checkpoint(&request.path, &options).await;
+            if let Err(e) = &done {
                 info!("checkpoint {}: {e}", request.id);
-                Err(e.into())
             }
-        }
+            done
+        })
+        .await?;
+        Ok(Empty::default())
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> TtrpcResult<Empty> {
@@ -189,15 +224,19 @@ impl Task for Service {
             "kill {} {}: signal {}",
             request.id, request.exec_id, request.signal
         );
-        self.container(&request.id)?
-            .kill(&request.exec_id, request.signal, request.all)
-            .await?;
+        let container = self.containers.get(&request.id)?;
+        to_the_end(async move {
+            container
+                .kill(&request.exec_id, request.signal, request.all)
+                .await
+        })
+        .await?;
         Ok(Empty::default())
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> TtrpcResult<Empty> {
         info!("exec {} {}", request.id, request.exec_id);
-        self.container(&request.id)?.add_exec(&request)?;
+        self.containers.get(&request.id)?.add_exec(&request)?;
         Ok(Empty::default())
     }
 
@@ -207,14 +246,15 @@ impl Task for Service {
                 .map_err(|_| Error::InvalidArgument(format!("terminal size {n} is above 65535")))
         };
         let (columns, rows) = (size(request.width)?, size(request.height)?);
-        self.container(&request.id)?
+        self.containers
+            .get(&request.id)?
             .process(&request.exec_id)?
             .resize(columns, rows)?;
         Ok(Empty::default())
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> TtrpcResult<Empty> {
-        let container = self.container(&request.id)?;
+        let container = self.containers.get(&request.id)?;
         if request.stdin {
             container.process(&request.exec_id)?.close_stdin();
         }
@@ -222,14 +262,13 @@ impl Task for Service {
     }
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
-        self.container(&request.id)?
-            .update(request.resources.as_ref())
-            .await?;
+        let container = self.containers.get(&request.id)?;
+        to_the_end(async move { container.update(request.resources.as_ref()).await }).await?;
         Ok(Empty::default())
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> TtrpcResult<WaitResponse> {
-        let container = self.container(&request.id)?;
+        let container = self.containers.get(&request.id)?;
         let ended = container.process(&request.exec_id)?.wait().await;
         Ok(WaitResponse {
             exit_status: ended.status.cast_unsigned(),
@@ -240,7 +279,7 @@ impl Task for Service {
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> TtrpcResult<StatsResponse> {
         Ok(StatsResponse {
-            stats: MessageField::some(self.container(&request.id)?.metrics()?),
+            stats: MessageField::some(self.containers.get(&request.id)?.metrics()?),
             ..StatsResponse::default()
         })
     }
@@ -251,7 +290,7 @@ impl Task for Service {
         request: ConnectRequest,
     ) -> TtrpcResult<ConnectResponse> {
         // An unknown container is no error: containerd asks before it creates.
-        let task_pid = self.container(&request.id).map_or(0, |c| c.pid());
+        let task_pid = self.containers.get(&request.id).map_or(0, |c| c.pid());
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid: task_pid.cast_unsigned(),
@@ -262,7 +301,7 @@ impl Task for Service {
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {
         debug!("shutdown asked for {}", request.id);
-        if self.containers().is_empty() {
+        if self.containers.lock().is_empty() {
             self.exit.signal();
         }
         Ok(Empty::default())

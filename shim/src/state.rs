@@ -93,7 +93,11 @@ impl State {
             (Exec, Stopped) => "cannot exec in a stopped state",
             (Exec, _) => "cannot exec in a deleted state",
             (Delete, Paused) => "cannot delete a paused process",
-            (Delete, Deleted) => "cannot delete a deleted process",
+            // Of two deletions one comes second; containerd takes "not found"
+            // for done.
+            (Delete, Deleted) => {
+                return Err(Error::NotFound("cannot delete a deleted process".into()));
+            }
             (Delete, _) => "cannot delete a running process",
         };
         Err(Error::FailedPrecondition(refusal.into()))

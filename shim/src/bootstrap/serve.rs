@@ -13,7 +13,6 @@ use containerd_shim::{
         shim_async::{Task, create_task},
         ttrpc::r#async::{Server, Service as TtrpcService, transport::Listener},
     },
-    publisher::RemotePublisher,
 };
 use log::{debug, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,8 +43,9 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
     };
     leave_containerd()?;
     let exit = Arc::<ExitSignal>::default();
-    let service: Arc<dyn Task + Send + Sync> =
-        Arc::new(Service::new(host(flags).await?, exit.clone()));
+    let host = host(flags).await?;
+    let events = host.events.clone();
+    let service: Arc<dyn Task + Send + Sync> = Arc::new(Service::new(host, exit.clone()));
     let listener = Listener::try_from(listener).context(|| at("listen on", path))?;
     let mut server = Server::new()
         .add_listener(listener)
@@ -60,11 +60,14 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
     info!("serving {} as process {}", flags.id, std::process::id());
     exit.wait().await;
     info!("the last container is gone");
-    // Nobody is left to hear of a connection that ends badly.
-    let _ = server.shutdown().await;
+    // Before the server winds up: nobody shall find a shim that is going, nor
+    // shall we remove the socket of a successor.
     if let Err(e) = fs::remove_file(path) {
         warn!("{}: {e}", at("remove", path));
     }
+    events.flush().await;
+    // Nobody is left to hear of a connection that ends badly.
+    let _ = server.shutdown().await;
     Ok(())
 }
 
@@ -76,12 +79,13 @@ async fn host(flags: &Flags) -> Result<Host> {
     let containerd = env::var("TTRPC_ADDRESS").map_err(|_| {
         Error::InvalidArgument("containerd's address is missing: TTRPC_ADDRESS is not set".into())
     })?;
-    let publisher = RemotePublisher::new(containerd).await.map_err(setup)?;
     Ok(Host {
         namespace: flags.namespace.clone(),
         default_runtime: default_runtime()?,
         reaper: Reaper::start().context(|| "handle SIGCHLD")?,
-        events: Events::deliver(publisher, flags.namespace.clone()),
+        events: Events::deliver(containerd, flags.namespace.clone())
+            .await
+            .context(|| "connect to containerd's event service")?,
     })
 }
 

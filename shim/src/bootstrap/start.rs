@@ -43,6 +43,12 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
         spawn(options, &group, Vec::new())
             .await
             .map_err(shim_error)?;
+        // Its reason stands on stderr, which containerd reads, too.
+        if !answers(&address) {
+            return Err(Error::Runtime(format!(
+                "the shim for {group} did not come up at {address}"
+            )));
+        }
     }
     // Read by containerd 1.7 when it reconnects.
     write_str_to_file("address", &address)

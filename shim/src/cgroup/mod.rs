@@ -69,6 +69,15 @@ impl Cgroup {
         pids
     }
 
+    /// Whether this is the root of a hierarchy, where everybody's processes are.
+    pub(crate) fn is_root(&self) -> bool {
+        let root = Path::new(MOUNT_POINT);
+        match self {
+            Cgroup::V2(dir) => dir == root,
+            Cgroup::V1(dirs) => dirs.values().any(|dir| dir.parent() == Some(root)),
+        }
+    }
+
     /// The metrics message for containerd: `io.containerd.cgroups.v1.Metrics`
     /// or `.v2.Metrics`.
     pub(crate) fn metrics(&self) -> Any {

@@ -17,7 +17,10 @@ use containerd_shim::{
 use log::warn;
 use tokio::sync::{RwLock, watch};
 
-use super::{Container, Host};
+use super::{
+    Container, Host,
+    delete::{remember_unpacked, remove_remembered},
+};
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
@@ -31,11 +34,27 @@ use crate::{
 
 impl Container {
     /// Creates a container as `request` says. When that fails, its root is
-    /// unmounted again and nothing of it runs.
+    /// unmounted again, nothing of it runs, and a checkpoint that containerd
+    /// unpacked for it is gone.
     ///
     /// # Errors
     /// An unreadable bundle, unknown options, or the OCI runtime's refusal.
     pub(crate) async fn create(
+        host: &Arc<Host>,
+        request: CreateTaskRequest,
+    ) -> Result<Arc<Container>> {
+        let bundle = PathBuf::from(&request.bundle);
+        if !request.checkpoint.is_empty() {
+            remember_unpacked(&bundle, &request.checkpoint);
+        }
+        let created = Self::prepare_and_make(host, request).await;
+        if created.is_err() {
+            remove_remembered(&bundle);
+        }
+        created
+    }
+
+    async fn prepare_and_make(
         host: &Arc<Host>,
         request: CreateTaskRequest,
     ) -> Result<Arc<Container>> {
@@ -103,9 +122,11 @@ impl Container {
         if let Some(rootfs) = &self.rootfs {
             rootfs::mount(request.rootfs, rootfs.clone()).await?;
         }
-        if let Some(checkpoint) = &self.restore_from {
-            super::delete::remember_unpacked(&self.bundle, checkpoint);
-            spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id)?;
+        if self.restore_from.is_some() {
+            if let Err(e) = spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id) {
+                self.unmount().await;
+                return Err(e);
+            }
             self.send(created);
             return Ok(());
         }
@@ -122,7 +143,8 @@ impl Container {
                 Ok(())
             }
             Err(e) => {
-                self.undo_create().await;
+                self.undo_make().await;
+                self.unmount().await;
                 Err(e)
             }
         }
@@ -132,7 +154,12 @@ impl Container {
         let mut command = self.runtime.command("create");
         command.arg("--bundle").arg(&self.bundle);
         command.arg("--pid-file").arg(self.init_pid_file());
-        self.add_create_flags(&mut command);
+        if self.options.no_pivot_root {
+            command.arg("--no-pivot");
+        }
+        if self.options.no_new_keyring {
+            command.arg("--no-new-keyring");
+        }
         self.init
             .make(
                 command,
@@ -146,26 +173,13 @@ impl Container {
         read_pid(&self.init_pid_file())
     }
 
-    /// The flags that create and restore have in common.
-    pub(super) fn add_create_flags(&self, command: &mut std::process::Command) {
-        if self.options.no_pivot_root {
-            command.arg("--no-pivot");
-        }
-        if self.options.no_new_keyring {
-            command.arg("--no-new-keyring");
-        }
-    }
-
-    /// The runtime may have failed after it had made the container, as when
-    /// the console never came.
-    async fn undo_create(&self) {
-        let mut command = self.runtime.command("delete");
-        command.arg("--force").arg(&self.id);
-        if let Err(e) = self.run(command, "delete").await {
-            log::debug!("container {}: nothing to undo: {e}", self.id);
+    /// After a failed create or restore: it may have failed when the runtime had
+    /// made the container already, as when its console never came.
+    pub(super) async fn undo_make(&self) {
+        if let Err(e) = self.forget().await {
+            warn!("container {}: {e}", self.id);
         }
         self.init.finish_io().await;
-        self.unmount().await;
     }
 
     /// Unmounts the root; what can't be is left for containerd's cleanup.

@@ -14,7 +14,7 @@ use std::{
 use containerd_shim::protos::{events::task::TaskDelete, protobuf::MessageField};
 use log::warn;
 
-use super::{Container, lock};
+use super::{Container, is_forgotten, lock};
 use crate::{
     error::{Error, Result},
     process::{Ended, timestamp},
@@ -36,14 +36,7 @@ impl Container {
         if !never_started {
             self.init.finish_io().await;
         }
-        let mut command = self.runtime.command("delete");
-        command.arg(&self.id);
-        match self.run(command, "failed to delete task").await {
-            // A checkpoint that ended the container has made the runtime
-            // forget it; one that was never restored it never knew.
-            Err(Error::Runtime(text)) if text.contains("does not exist") => {}
-            result => result?,
-        }
+        self.forget().await?;
         if never_started {
             // The runtime has killed the waiting init.
             if tokio::time::timeout(LAST_BREATH, self.init.wait())
@@ -58,9 +51,7 @@ impl Container {
             watch.abort();
         }
         self.unmount().await;
-        if let Some(checkpoint) = &self.restore_from {
-            remove_unpacked(checkpoint);
-        }
+        remove_remembered(&self.bundle);
         *lock(&self.state) = State::Deleted;
         let ended = self.init.ended();
         self.send(TaskDelete {
@@ -74,18 +65,32 @@ impl Container {
     }
 }
 
+impl Container {
+    /// Makes the OCI runtime forget the container, killing what still runs: one
+    /// that was created and never started (crun wants `--force` for it).
+    ///
+    /// # Errors
+    /// The runtime's refusal, but for a container that it doesn't know: a
+    /// checkpoint that ended it has made the runtime forget it, and one that was
+    /// never restored it never knew.
+    pub(super) async fn forget(&self) -> Result<()> {
+        let mut command = self.runtime.command("delete");
+        command.arg("--force").arg(&self.id);
+        match self.run(command, "failed to delete task").await {
+            Err(Error::Runtime(text)) if is_forgotten(&text) => Ok(()),
+            result => result,
+        }
+    }
+}
+
 /// Where the bundle notes what was unpacked for it, for the `delete` call after
 /// a shim that was killed.
 const UNPACKED: &str = "restored-from";
 
 /// Notes the checkpoint that the task restores from.
-pub(super) fn remember_unpacked(bundle: &Path, checkpoint: &Path) {
-    use std::os::unix::ffi::OsStrExt;
-    if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint.as_os_str().as_bytes()) {
-        warn!(
-            "{} will be left behind if the shim is killed: {e}",
-            checkpoint.display()
-        );
+pub(super) fn remember_unpacked(bundle: &Path, checkpoint: &str) {
+    if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint) {
+        warn!("{checkpoint} will be left behind: {e}");
     }
 }
 

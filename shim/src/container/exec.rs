@@ -7,11 +7,13 @@ use containerd_shim::{
     protos::events::task::{TaskExecAdded, TaskExecStarted},
 };
 
+use nix::libc::SIGKILL;
+
 use super::Container;
 use crate::{
     error::{Error, Result},
     exec::Exec,
-    process::Ended,
+    process::{Ended, send_signal},
     reaper::Exit,
     runtime::read_pid,
     state::Request,
@@ -114,7 +116,16 @@ impl Container {
                 "OCI runtime exec failed",
             )
             .await;
-        let pid = made.and_then(|()| read_pid(&pid_file));
+        let pid = match (made, read_pid(&pid_file)) {
+            (Ok(()), pid) => pid,
+            (Err(e), Ok(pid)) => {
+                // It was made, but its streams were not: nobody would ever know
+                // of it. It may also be gone already.
+                let _ = send_signal(pid, SIGKILL.cast_unsigned());
+                Err(e)
+            }
+            (Err(e), Err(_)) => Err(e),
+        };
         for file in [&spec, &pid_file] {
             // One may not exist after a failure.
             let _ = std::fs::remove_file(file);

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
-use log::{debug, warn};
+use log::warn;
 use nix::libc::SIGKILL;
 
-use super::Container;
+use super::{Container, is_forgotten};
 use crate::{
-    exec::{Exec, send_signal},
-    process::{Ended, Process},
+    cgroup::Cgroup,
+    error::Error,
+    exec::Exec,
+    process::{Ended, Process, send_signal},
     reaper::Exit,
     state::State,
 };
@@ -22,6 +24,7 @@ impl Container {
         tokio::spawn(async move {
             // The reaper never drops a claim while the shim lives.
             let Ok(status) = exit.await else { return };
+            container.init.set_reaped();
             drop(container.init.starting.lock().await);
             if !container.has_own_pid_namespace {
                 container.kill_the_rest().await;
@@ -40,6 +43,7 @@ impl Container {
         let container = self.clone();
         tokio::spawn(async move {
             let Ok(status) = exit.await else { return };
+            exec.process.set_reaped();
             drop(exec.process.starting.lock().await);
             let ended = exec.process.end(status);
             container.send_exit(&exec.id, &exec.process, ended);
@@ -52,14 +56,27 @@ impl Container {
     async fn kill_the_rest(&self) {
         let mut command = self.runtime.command("kill");
         command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());
-        if let Err(e) = self.run(command, "kill --all").await {
+        match self.run(command, "kill --all").await {
+            Ok(()) => {}
             // After a checkpoint that ended the container the runtime no longer
             // knows it; its cgroup still does.
-            debug!("container {}: {e}; killing by cgroup", self.id);
-            for pid in self.cgroup().map(|c| c.pids()).unwrap_or_default() {
-                if let Err(e) = send_signal(pid.cast_signed(), SIGKILL.cast_unsigned()) {
-                    warn!("container {}: process {pid}: {e}", self.id);
-                }
+            Err(Error::Runtime(text)) if is_forgotten(&text) => self.kill_by_cgroup(),
+            Err(e) => warn!("container {}: {e}", self.id),
+        }
+    }
+
+    fn kill_by_cgroup(&self) {
+        let Some(cgroup) = self.cgroup() else { return };
+        // A container may share its cgroup with us or with the whole node.
+        if Cgroup::of(std::process::id().cast_signed()).is_ok_and(|own| own == cgroup)
+            || cgroup.is_root()
+        {
+            return warn!("container {}: its cgroup is not its own", self.id);
+        }
+        for pid in cgroup.pids() {
+            match send_signal(pid.cast_signed(), SIGKILL.cast_unsigned()) {
+                Ok(()) | Err(Error::NotFound(_)) => {}
+                Err(e) => warn!("container {}: process {pid}: {e}", self.id),
             }
         }
     }

@@ -6,10 +6,9 @@
 //! paused container, since under cgroup v1 a frozen process doesn't even die of
 //! SIGKILL until it is thawed.
 
-use super::{Container, lock};
+use super::{Container, is_forgotten};
 use crate::{
     error::{Error, Result},
-    exec::send_signal,
     state::State,
 };
 
@@ -20,29 +19,21 @@ impl Container {
     /// [`Error::NotFound`] when there is nothing to signal any more.
     pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         if !exec_id.is_empty() {
-            return self.exec(exec_id)?.kill(signal);
+            return self.exec(exec_id)?.process.signal(signal);
         }
-        let pid = self.pid();
-        if pid == 0 {
+        if self.pid() == 0 {
             return Err(Error::NotFound(
                 "no such container: it has not been restored yet".into(),
             ));
         }
-        let plain = !all && self.has_own_pid_namespace;
-        if plain && self.init.ended().is_some() {
-            return Err(Error::NotFound("process already finished".into()));
-        }
-        if plain && matches!(self.unpaused(), Some(())) {
-            return send_signal(pid, signal);
+        let frozen = matches!(
+            self.state(),
+            State::Pausing | State::Paused | State::Checkpointing { paused: true }
+        );
+        if !all && !frozen && self.has_own_pid_namespace {
+            return self.init.signal(signal);
         }
         self.kill_by_runtime(signal, all).await
-    }
-
-    fn unpaused(&self) -> Option<()> {
-        match *lock(&self.state) {
-            State::Pausing | State::Paused | State::Checkpointing { paused: true } => None,
-            _ => Some(()),
-        }
     }
 
     async fn kill_by_runtime(&self, signal: u32, all: bool) -> Result<()> {
@@ -62,7 +53,7 @@ impl Container {
                 ];
                 if finished.iter().any(|said| text.contains(said)) {
                     Error::NotFound("process already finished".into())
-                } else if text.contains("does not exist") {
+                } else if is_forgotten(&text) {
                     Error::NotFound("no such container".into())
                 } else {
                     e

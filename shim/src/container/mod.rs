@@ -232,6 +232,16 @@ impl Container {
 /// The name that containerd's own shim uses, too.
 pub(crate) const INIT_PID_FILE: &str = "init.pid";
 
+/// Whether an OCI runtime's error says that it doesn't know the container (any
+/// more): runc "container does not exist", crun (1.28) "error opening file
+/// `.../status`: No such file or directory".
+fn is_forgotten(text: &str) -> bool {
+    let text = text.to_lowercase();
+    text.contains("does not exist")
+        || text.contains("status`: no such file or directory")
+        || text.contains("cannot open directory")
+}
+
 /// Init or an exec'd process; either way a [`Process`].
 pub(crate) enum ProcessRef<'a> {
     /// The container's init.

@@ -26,7 +26,13 @@ impl Container {
         self.state().admit(Request::Start)?;
         let starting = self.init.starting.lock().await;
         let restored = if self.restore_from.is_some() {
-            Some(self.restore().await?)
+            match self.restore().await {
+                Ok(exit) => Some(exit),
+                Err(e) => {
+                    self.undo_make().await;
+                    return Err(e);
+                }
+            }
         } else {
             let mut command = self.runtime.command("start");
             command.arg(&self.id);

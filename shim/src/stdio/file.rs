@@ -64,8 +64,7 @@ impl FileCopies {
     {
         let copy = tokio::spawn(async move {
             let copied = tokio::io::copy(&mut from, &mut to).await;
-            // A terminal's end reads as EIO.
-            if let Err(e) = copied.filter_hang_up() {
+            if let Err(e) = copied {
                 warn!("output is no longer written: {e}");
                 // The process must not block on a full pipe because of it.
                 let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
@@ -86,19 +85,6 @@ impl FileCopies {
                 warn!("output did not end within {DRAIN:?}; the rest is dropped");
                 copy.abort();
             }
-        }
-    }
-}
-
-trait FilterHangUp {
-    fn filter_hang_up(self) -> std::io::Result<()>;
-}
-
-impl FilterHangUp for std::io::Result<u64> {
-    fn filter_hang_up(self) -> std::io::Result<()> {
-        match self {
-            Err(e) if e.raw_os_error() != Some(libc::EIO) => Err(e),
-            _ => Ok(()),
         }
     }
 }

@@ -19,6 +19,7 @@
 mod console;
 mod file;
 mod logger;
+mod terminal;
 
 use std::{
     fs::File,
@@ -50,6 +51,7 @@ use crate::{
 };
 use file::FileCopies;
 use logger::Logger;
+use terminal::TerminalOutput;
 
 /// Who a process is, for a logger; and who owns its pipes.
 pub(crate) struct Owner<'a> {
@@ -73,10 +75,7 @@ enum Output {
 impl Output {
     fn parse(stdout: &str) -> Result<Self> {
         let Some((scheme, rest)) = stdout.split_once("://") else {
-            return Ok(match Path::new(stdout).metadata() {
-                Ok(m) if !m.file_type().is_fifo() => Output::File(stdout.into()),
-                _ => Output::Fifo,
-            });
+            return Ok(Output::Fifo);
         };
         match scheme {
             "fifo" => Ok(Output::Fifo),
@@ -171,9 +170,11 @@ impl Pipes {
             }
             Output::Fifo | Output::Logger(_) => {
                 for (from, path) in outputs {
-                    if let Some(from) = from {
-                        let path = path.strip_prefix("fifo://").unwrap_or(path);
-                        io.copies.copy_to_fifo(from, path).map_err(copying)?;
+                    let path = path.strip_prefix("fifo://").unwrap_or(path);
+                    match from {
+                        Some(from) if is_file(path) => io.files.copy([from], path.as_ref()).await?,
+                        Some(from) => io.copies.copy_to_fifo(from, path).map_err(copying)?,
+                        None => {}
                     }
                 }
             }
@@ -209,19 +210,25 @@ impl ProcessIo {
         }
         match Output::parse(&stdio.stdout)? {
             Output::Fifo if stdio.stdout.is_empty() => {}
+            Output::Fifo if is_file(&stdio.stdout) => {
+                let path = stdio.stdout.as_ref();
+                io.files.copy([TerminalOutput(pty)], path).await?;
+            }
             Output::Fifo => {
                 let path = stdio
                     .stdout
                     .strip_prefix("fifo://")
                     .unwrap_or(&stdio.stdout);
-                io.copies.copy_to_fifo(pty, path).map_err(copying)?;
+                io.copies
+                    .copy_to_fifo(TerminalOutput(pty), path)
+                    .map_err(copying)?;
             }
-            Output::File(path) => io.files.copy([pty], &path).await?,
+            Output::File(path) => io.files.copy([TerminalOutput(pty)], &path).await?,
             Output::Logger(address) => {
                 let (logger, [stdout, _stderr]) = Logger::start(&address, owner).await?;
                 io.logger = Some(logger);
                 let to = pipe::Sender::from_owned_fd(stdout).context(|| "logger pipe")?;
-                io.files.copy_into(pty, to);
+                io.files.copy_into(TerminalOutput(pty), to);
             }
         }
         Ok(io)
@@ -256,6 +263,13 @@ impl ProcessIo {
             logger.finish().await;
         }
     }
+}
+
+/// A plain path may lead to a regular file, each stream's to another.
+fn is_file(path: &str) -> bool {
+    Path::new(path)
+        .metadata()
+        .is_ok_and(|m| !m.file_type().is_fifo())
 }
 
 fn copying(e: containerd_shim::Error) -> Error {

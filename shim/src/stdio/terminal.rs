@@ -1,0 +1,32 @@
+//! A terminal's master as the source of a process's output.
+//!
+//! Reading a pty whose other end has closed fails with EIO (tty_ioctl(2) knows
+//! it as hang-up). To a copy an error means that what it has read but not yet
+//! written is void; with a slow reader that is up to a buffer of the process's
+//! last words. So the hang-up is turned into what it is: the end.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use containerd_shim::asynchronous::io::Pty;
+use nix::libc::EIO;
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// The output of a terminal; ends when the terminal hangs up.
+pub(super) struct TerminalOutput(pub(super) Pty);
+
+impl AsyncRead for TerminalOutput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(context, buffer) {
+            Poll::Ready(Err(e)) if e.raw_os_error() == Some(EIO) => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+}
