@@ -62,6 +62,16 @@ pub(crate) fn apply_only(
     })
 }
 
+/// The line that sets a key outside any section, in a text that may be no TOML.
+pub(crate) fn top_level_line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines()
+        .take_while(|line| !line.trim_start().starts_with('['))
+        .find(|line| {
+            let rest = line.trim_start().strip_prefix(key);
+            rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+        })
+}
+
 /// Calls `visit` with each key, in the order in which they stand.
 fn each(
     path: &Path,

@@ -228,10 +228,11 @@ impl Config {
 
     /// Only the wrapped runtime, for verbs that have no business with any other
     /// setting: a mistake in `[checkpoint]` must not keep a container from being
-    /// killed or deleted.
+    /// killed or deleted. Not even one that makes the file no TOML, as long as
+    /// the line itself is right.
     ///
     /// # Errors
-    /// A file that is no TOML, or a `runtime` that is no usable path.
+    /// A file that can't be read, or a `runtime` that is no usable path.
     pub fn load_runtime() -> Result<PathBuf, Error> {
         if let Some(text) = std::env::var_os(RUNTIME_VARIABLE) {
             return value::program(&text.to_string_lossy())
@@ -239,7 +240,13 @@ impl Config {
         }
         let mut config = Self::default();
         if let Some((path, text)) = file::read()? {
-            file::apply_only(&mut config, &path, &text, "runtime")?;
+            match file::apply_only(&mut config, &path, &text, "runtime") {
+                Err(Error::Syntax { .. }) => {
+                    let line = file::top_level_line(&text, "runtime").unwrap_or_default();
+                    file::apply_only(&mut config, &path, line, "runtime")?;
+                }
+                applied => applied?,
+            }
         }
         Ok(config.runtime)
     }

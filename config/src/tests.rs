@@ -138,3 +138,14 @@ proptest! {
         prop_assert_eq!(config.checkpoint.ghost_limit, bytes);
     }
 }
+
+#[test]
+fn the_runtime_is_found_beside_a_mistake() {
+    let line = |text| crate::file::top_level_line(text, "runtime");
+    assert_eq!(
+        line("log_keep = = 3\n runtime = \"crun\"\n[restore]\n"),
+        Some(" runtime = \"crun\"")
+    );
+    assert_eq!(line("[checkpoint\nruntime = \"x\""), None);
+    assert_eq!(line("runtimes = 1"), None);
+}

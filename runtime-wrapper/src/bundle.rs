@@ -191,12 +191,35 @@ fn put_back(bundle: &Path) -> Result<(), Error> {
     let done = match (inode(&original), inode(&config)) {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         (Ok(original_inode), Ok(inode)) if original_inode == inode => fs::remove_file(&original),
+        // Written anew since by somebody else: theirs stands.
+        _ if !differs_by_lent_netns(&original, &config) => fs::remove_file(&original),
         _ => fs::rename(&original, &config),
     };
     done.map_err(|source| Error::Write {
         path: config,
         source,
     })
+}
+
+/// Whether `config` is `original` but for the path of a network namespace that
+/// belongs to a thread, as only ours does. One that can't be read counts as
+/// ours: it is the result of no finished write.
+fn differs_by_lent_netns(original: &Path, config: &Path) -> bool {
+    let read =
+        |path: &Path| -> Option<Value> { serde_json::from_slice(&fs::read(path).ok()?).ok() };
+    let (Some(mut theirs), Some(mut lent)) = (read(original), read(config)) else {
+        return true;
+    };
+    let path = netns_entry(&lent).and_then(|entry| entry.get("path")?.as_str());
+    if !path.is_some_and(|path| path.starts_with("/proc/") && path.contains("/task/")) {
+        return false;
+    }
+    for spec in [&mut theirs, &mut lent] {
+        if let Some(entry) = netns_entry_mut(spec).and_then(Value::as_object_mut) {
+            entry.remove("path");
+        }
+    }
+    theirs == lent
 }
 
 /// The network namespace's entry of an OCI configuration.

@@ -10,10 +10,6 @@
 //! whole and the caller asked for its end.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cedana_checkpoint::criu::DumpOptions;
@@ -25,6 +21,7 @@ use crate::child::{self, Keep, Signals};
 use crate::cli::Request;
 use crate::criu::{self, ConfigFile, Log};
 use crate::error::Error;
+use crate::images::Images;
 use crate::process::{Stat, netns_inode};
 use crate::report::Reporter;
 use crate::runtime::{Kind, Runtime};
@@ -61,6 +58,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     // enter it.
     umask(Mode::from_bits_truncate(0o077));
     let images = Images::prepare(request.image_path()).map_err(|source| Error::ImageDir {
+        verb: request.verb,
         id: request.id.clone(),
         dir: request.image_path(),
         source,
@@ -76,8 +74,25 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             program: runtime.program.clone(),
             source,
         })?;
-    if outcome.status.success() {
+    // CRIU's word counts: a runtime that was killed after it, or that fails over
+    // something else, must not cost the checkpoint of a container that may have
+    // ended for it.
+    if outcome.status.success() || log.says("Dumping finished successfully") {
         eprint!("{}", outcome.stderr);
+        if !outcome.status.success() {
+            reporter.warning(&format!(
+                "the checkpoint of container {} in {} is complete although the runtime failed ({})",
+                request.id,
+                images.dir.display(),
+                outcome.status
+            ));
+        }
+        if let Err(error) = images.keep_new() {
+            reporter.warning(&format!(
+                "cannot remove the older checkpoint in {}: {error}",
+                images.dir.display()
+            ));
+        }
         return Ok(ExitCode::SUCCESS);
     }
 
@@ -129,10 +144,10 @@ fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'sta
     .collect()
 }
 
-/// runc has the flag since 1.2 and sends the option ever since; runc 1.1 leaves
-/// it to the configuration file.
+/// runc has the flag since 1.3 and sends the option ever since; earlier ones
+/// leave it to the configuration file.
 fn takes_link_remap(runtime: &Runtime) -> bool {
-    runc_version(&runtime.version()).is_some_and(|version| version >= (1, 2))
+    runc_version(&runtime.version()).is_some_and(|version| version >= (1, 3))
 }
 
 /// The version in `runc --version`, whose first line is "runc version 1.3.6".
@@ -206,58 +221,6 @@ fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
         }
     }
     false
-}
-
-/// The image directory as it was before.
-struct Images {
-    dir: PathBuf,
-    existed: bool,
-    was_empty: bool,
-}
-
-impl Images {
-    /// Looks at the directory, and makes it if it isn't there.
-    fn prepare(dir: PathBuf) -> io::Result<Self> {
-        let entries = fs::read_dir(&dir);
-        let images = Self {
-            existed: entries.is_ok(),
-            was_empty: entries.is_ok_and(|mut entries| entries.next().is_none()),
-            dir,
-        };
-        if !images.existed {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&images.dir)?;
-        }
-        Ok(images)
-    }
-
-    /// Removes what a failed dump left, so that nobody takes it for a
-    /// checkpoint. A directory that had content before keeps everything: which
-    /// of it is whose can't be told.
-    fn remove_new(&self) -> io::Result<()> {
-        if !self.existed {
-            return match fs::remove_dir_all(&self.dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
-        }
-        if self.was_empty {
-            for entry in fs::read_dir(&self.dir)? {
-                remove(&entry?.path())?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 //!
 //! A caller that signals us means the runtime: signals are blocked here, taken
 //! from a signalfd, and forwarded. Signals of a terminal reach the whole process
-//! group by themselves and are not doubled. The child's end is seen on a pidfd.
+//! group by themselves and are not doubled; except during a dump, which gets a
+//! group of its own: Ctrl-C would hit CRIU in the middle, and a CRIU that dies
+//! undoes nothing. The child's end is seen on a pidfd.
 //!
 //! The kernel hands a signal to any thread that does not block it, and there it
 //! would end the process. So [`Signals::block`] comes before the first thread.
 
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -81,6 +84,7 @@ pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::i
     if keep == Keep::StderrAndOrphans {
         prctl::set_child_subreaper(true)?;
         command.stderr(Stdio::piped());
+        command.process_group(0);
     }
     sys::tie_to_parent(&mut command);
     let mut child = command.spawn()?;
@@ -95,7 +99,7 @@ pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::i
             String::from_utf8_lossy(&text).into_owned()
         })
     });
-    let status = wait(&mut child, &signals.0)?;
+    let status = wait(&mut child, &signals.0, keep)?;
     if keep == Keep::StderrAndOrphans {
         reap_orphans();
     }
@@ -107,7 +111,8 @@ pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::i
     })
 }
 
-fn wait(child: &mut Child, signals: &SignalFd) -> std::io::Result<ExitStatus> {
+fn wait(child: &mut Child, signals: &SignalFd, keep: Keep) -> std::io::Result<ExitStatus> {
+    let own_group = keep == Keep::StderrAndOrphans;
     let pid = child.id().cast_signed();
     let pidfd = sys::pidfd_open(pid)?;
     loop {
@@ -127,7 +132,8 @@ fn wait(child: &mut Child, signals: &SignalFd) -> std::io::Result<ExitStatus> {
                 .ok()
                 .and_then(|number| Signal::try_from(number).ok());
             // A positive code is the kernel's own: the terminal's.
-            if let Some(signal) = signal.filter(|_| info.ssi_code <= libc::SI_USER) {
+            let heard = !own_group && info.ssi_code > libc::SI_USER;
+            if let Some(signal) = signal.filter(|_| !heard) {
                 // Not yet waited for, so the id can't be another's.
                 kill(Pid::from_raw(pid), signal)?;
             }
@@ -135,8 +141,8 @@ fn wait(child: &mut Child, signals: &SignalFd) -> std::io::Result<ExitStatus> {
     }
 }
 
-/// Waits for processes that the child left to us. A CRIU whose runtime was
-/// killed undoes its work and ends; its own timeout bounds that.
+/// Waits for processes that the child left to us: a CRIU whose runtime was
+/// killed finishes its dump or undoes it, and ends.
 fn reap_orphans() {
     while let Ok(_) | Err(Errno::EINTR) = waitpid(Pid::from_raw(-1), None) {}
 }

@@ -83,6 +83,13 @@ impl Log {
         Some((meta.modified().ok()?, meta.len()))
     }
 
+    /// Whether the run wrote this sentence into it.
+    pub(crate) fn says(&self, sentence: &str) -> bool {
+        self.is_new()
+            && fs::read(&self.path)
+                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(sentence))
+    }
+
     /// Whether the run wrote it.
     pub(crate) fn is_new(&self) -> bool {
         let now = Self::state(&self.path);

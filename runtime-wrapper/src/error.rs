@@ -45,8 +45,9 @@ pub(crate) enum Error {
         why: Box<str>,
         log: LogNote,
     },
-    #[error("cannot checkpoint container {id}: cannot make the directory {}: {source}", dir.display())]
+    #[error("cannot {verb} container {id}: cannot prepare the image directory {}: {source}", dir.display())]
     ImageDir {
+        verb: &'static str,
         id: String,
         dir: PathBuf,
         source: io::Error,

@@ -75,8 +75,7 @@ fn prune(dir: &Path, keep: usize) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let ours =
-            name.ends_with(".log") && (name.contains("-checkpoint-") || name.contains("-restore-"));
+        let ours = is_ours(&name);
         if ours && entry.file_type()?.is_file() {
             logs.push((entry.metadata()?.modified()?, entry.path()));
         }
@@ -90,6 +89,22 @@ fn prune(dir: &Path, keep: usize) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a name ends as ours do: `-VERB-20260102T030405.678Z`, maybe `-2`, and
+/// `.log`. The directory may hold other programs' logs.
+fn is_ours(name: &str) -> bool {
+    let stamped = |verb: &str| {
+        let (_, rest) = name.strip_suffix(".log")?.rsplit_once(verb)?;
+        let (stamp, again) = rest.split_once('Z')?;
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        let shape = stamp.len() == "20260102T030405.678".len()
+            && digits(&stamp.replacen(['T', '.'], "", 2));
+        (shape && (again.is_empty() || again.strip_prefix('-').is_some_and(digits))).then_some(())
+    };
+    stamped("-checkpoint-")
+        .or_else(|| stamped("-restore-"))
+        .is_some()
 }
 
 /// The time in UTC, to the millisecond, sortable as text.

@@ -22,6 +22,7 @@ mod child;
 mod cli;
 mod criu;
 mod error;
+mod images;
 mod kept_log;
 mod netns;
 mod process;

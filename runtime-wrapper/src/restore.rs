@@ -23,6 +23,7 @@ use crate::child::{self, Keep, Signals};
 use crate::cli::Request;
 use crate::criu::{self, Log};
 use crate::error::{Error, LogNote};
+use crate::images;
 use crate::netns::{self, Netns};
 use crate::report::Reporter;
 use crate::runtime::Runtime;
@@ -47,6 +48,12 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     )?;
     criu::check(request)?;
     let images = request.image_path();
+    images::put_back(&images).map_err(|source| Error::ImageDir {
+        verb: request.verb,
+        id: id(),
+        dir: images.clone(),
+        source,
+    })?;
     image::verify(&images).map_err(|source| Error::Images { id: id(), source })?;
     bundle.check_mounts().map_err(in_bundle)?;
 
@@ -76,18 +83,17 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     // In the foreground the runtime ends with the container, and its exit code
     // is the container's; only CRIU's log tells whether it began.
     let detached = request.has("detach");
-    if !outcome.status.success() && (detached || !finished(&log)) {
+    if !outcome.status.success() && (detached || !log.says("Restore finished successfully")) {
         return Err(log.failure(request, &config, &outcome));
     }
     if detached {
-        settle_down(
-            request,
-            &config,
-            &runtime,
-            netns.is_some(),
-            network,
-            reporter,
-        )?;
+        let settled = settle_down(request, &config, netns.is_some(), network, reporter);
+        // Success is not reported, so nothing may run: the caller would not
+        // look after it.
+        if settled.is_err() {
+            remove(request, &runtime);
+        }
+        settled?;
     }
     Ok(exit_code(outcome.status))
 }
@@ -167,19 +173,10 @@ fn flags<'a>(config: &Config, work: &'a WorkDir) -> Vec<&'a str> {
     flags
 }
 
-/// Whether CRIU reports a finished restore.
-fn finished(log: &Log) -> bool {
-    log.is_new()
-        && std::fs::read(&log.path).is_ok_and(|text| {
-            String::from_utf8_lossy(&text).contains("Restore finished successfully")
-        })
-}
-
 /// What is to be done once the restored container runs on its own.
 fn settle_down(
     request: &Request,
     config: &Config,
-    runtime: &Runtime,
     lent: bool,
     network: Network,
     reporter: &Reporter,
@@ -201,7 +198,6 @@ fn settle_down(
     let Some(how) = settle::watch(pid, config.restore.settle) else {
         return Ok(());
     };
-    remove(request, runtime);
     Err(Error::Died {
         id: request.id.clone(),
         pid,

@@ -20,8 +20,11 @@ use crate::sys;
 /// it ended.
 pub(crate) fn watch(pid: i32, settle: Duration) -> Option<String> {
     let gone = || Some("it is gone".to_owned());
-    let Ok(pidfd) = sys::pidfd_open(pid) else {
-        return gone();
+    let pidfd = match sys::pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return gone(),
+        // Out of descriptors, say: that is not the container's fault.
+        Err(_) => return None,
     };
     let timeout = PollTimeout::try_from(settle).unwrap_or(PollTimeout::MAX);
     let mut ready = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -35,6 +38,8 @@ pub(crate) fn watch(pid: i32, settle: Duration) -> Option<String> {
         }
     }
     match Stat::read(pid).and_then(|stat| stat.exit) {
+        // A job whose last step was short has simply done it.
+        Some(0) => None,
         Some(status) => Some(describe(status)),
         None => gone(),
     }

@@ -36,10 +36,13 @@ fn path_is_lent_and_taken_back() {
     let bundle = Bundle::open(dir.path()).expect("open");
     assert!(bundle.wants_netns() && bundle.has_netns());
     let lent = bundle
-        .lend_netns(Path::new("/proc/1/ns/net"))
+        .lend_netns(Path::new("/proc/1/task/1/ns/net"))
         .expect("lend");
     let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
-    assert_eq!(spec["linux"]["namespaces"][1]["path"], "/proc/1/ns/net");
+    assert_eq!(
+        spec["linux"]["namespaces"][1]["path"],
+        "/proc/1/task/1/ns/net"
+    );
     drop(lent);
     assert_eq!(config(&dir), SPEC);
     assert_eq!(names(&dir), [CONFIG]);
@@ -49,9 +52,9 @@ fn path_is_lent_and_taken_back() {
 fn killed_run_is_undone_by_the_next() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
-    std::mem::forget(first.lend_netns(Path::new("/gone")).expect("lend"));
+    std::mem::forget(first.lend_netns(Path::new("/proc/9/task/9/ns/net")).expect("lend"));
     drop(first);
-    assert!(config(&dir).contains("/gone"));
+    assert!(config(&dir).contains("/proc/9/task/9"));
     let second = Bundle::open(dir.path()).expect("open");
     assert!(second.wants_netns());
     assert_eq!(config(&dir), SPEC);
@@ -104,4 +107,25 @@ fn wrong_bundles() {
     )
     .expect("write");
     assert!(!Bundle::open(dir.path()).expect("open").has_netns());
+}
+
+#[test]
+fn what_others_wrote_meanwhile_stands() {
+    let dir = bundle();
+    let first = Bundle::open(dir.path()).expect("open");
+    let lent = first
+        .lend_netns(Path::new("/proc/1/task/1/ns/net"))
+        .expect("lend");
+    std::mem::forget(lent);
+    drop(first);
+    let theirs = r#"{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}"#;
+    fs::write(dir.path().join(".new"), theirs).expect("write");
+    fs::rename(dir.path().join(".new"), dir.path().join(CONFIG)).expect("rename");
+    let second = Bundle::open(dir.path()).expect("open");
+    assert!(!second.wants_netns());
+    assert!(!dir.path().join(ORIGINAL).exists());
+    assert_eq!(
+        fs::read_to_string(dir.path().join(CONFIG)).expect("read"),
+        theirs
+    );
 }

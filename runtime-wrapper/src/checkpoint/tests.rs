@@ -1,7 +1,5 @@
 use super::*;
 
-use std::os::unix::fs::PermissionsExt;
-
 fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
     pairs
         .iter()
@@ -31,30 +29,6 @@ fn exec_sessions_are_no_descendants() {
 #[test]
 fn reused_ids_cannot_loop() {
     assert!(!descends(1, 9, &stats(&[(1, 2), (2, 1)])));
-}
-
-#[test]
-fn only_new_images_are_removed() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let new = Images::prepare(dir.path().join("new")).expect("images");
-    let mode = fs::metadata(&new.dir).expect("made").permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
-    fs::write(new.dir.join("core-1.img"), "").expect("write");
-    new.remove_new().expect("remove");
-    assert!(!new.dir.exists());
-    new.remove_new().expect("nothing to remove");
-
-    let empty = Images::prepare(dir.path().to_owned()).expect("images");
-    fs::write(dir.path().join("core-1.img"), "").expect("write");
-    fs::create_dir(dir.path().join("d")).expect("mkdir");
-    empty.remove_new().expect("remove");
-    assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0);
-
-    fs::write(dir.path().join("precious"), "").expect("write");
-    let full = Images::prepare(dir.path().to_owned()).expect("images");
-    fs::write(dir.path().join("core-1.img"), "").expect("write");
-    full.remove_new().expect("nothing");
-    assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 2);
 }
 
 #[test]
