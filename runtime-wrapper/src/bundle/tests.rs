@@ -52,7 +52,11 @@ fn path_is_lent_and_taken_back() {
 fn killed_run_is_undone_by_the_next() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
-    std::mem::forget(first.lend_netns(Path::new("/proc/9/task/9/ns/net")).expect("lend"));
+    std::mem::forget(
+        first
+            .lend_netns(Path::new("/proc/9/task/9/ns/net"))
+            .expect("lend"),
+    );
     drop(first);
     assert!(config(&dir).contains("/proc/9/task/9"));
     let second = Bundle::open(dir.path()).expect("open");
