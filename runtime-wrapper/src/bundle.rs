@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::state;
+use crate::spec::{self, netns_entry, netns_entry_mut};
 
 const CONFIG: &str = "config.json";
 const ORIGINAL: &str = ".config.json.cedana";
@@ -101,7 +101,7 @@ impl Bundle {
     }
 
     pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
-        annotations(&self.spec)
+        spec::annotations(&self.spec)
     }
 
     /// Whether the container gets a network namespace that nobody has prepared.
@@ -162,7 +162,7 @@ impl Bundle {
         }
         fs::hard_link(&config, self.path.join(ORIGINAL)).map_err(failed)?;
         let lent = Lent { bundle: &self.path };
-        state::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
+        spec::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
         Ok(lent)
     }
 }
@@ -220,35 +220,6 @@ fn differs_by_lent_netns(original: &Path, config: &Path) -> bool {
         }
     }
     theirs == lent
-}
-
-/// The network namespace's entry of an OCI configuration.
-pub(crate) fn netns_entry(spec: &Value) -> Option<&Value> {
-    spec.pointer("/linux/namespaces")?
-        .as_array()?
-        .iter()
-        .find(|entry| is_network(entry))
-}
-
-fn netns_entry_mut(spec: &mut Value) -> Option<&mut Value> {
-    spec.pointer_mut("/linux/namespaces")?
-        .as_array_mut()?
-        .iter_mut()
-        .find(|entry| is_network(entry))
-}
-
-fn is_network(entry: &Value) -> bool {
-    entry.is_object() && entry.get("type").and_then(Value::as_str) == Some("network")
-}
-
-/// The annotations of an OCI configuration.
-pub(crate) fn annotations(spec: &Value) -> BTreeMap<String, String> {
-    spec.get("annotations")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-        .collect()
 }
 
 #[cfg(test)]

@@ -24,15 +24,15 @@ use crate::error::Error;
 use crate::images::Images;
 use crate::process::{Stat, netns_inode};
 use crate::report::Reporter;
-use crate::runtime::{Kind, Runtime};
-use crate::state::{Container, Network};
+use crate::runtime::Runtime;
+use crate::state::{Container, Kind, Network};
 
 /// Takes a checkpoint.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
     let signals = Signals::block().map_err(Error::Signals)?;
     let config = Config::load()?;
     let runtime = Runtime::find(&config.runtime)?;
-    let container = Container::find(request)?;
+    let container = Container::find(request, &runtime)?;
     let config = config.with_annotations(
         container
             .annotations

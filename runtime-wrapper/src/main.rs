@@ -30,6 +30,7 @@ mod report;
 mod restore;
 mod runtime;
 mod settle;
+mod spec;
 mod state;
 mod sys;
 
@@ -48,7 +49,9 @@ fn main() -> ExitCode {
             println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Ok(Invocation::PassThrough) => runtime::exec(&args).map(|never| match never {}),
+        Ok(Invocation::PassThrough) => runtime::exec(&args)
+            .map(|never| match never {})
+            .map_err(Into::into),
         Ok(Invocation::Checkpoint(request)) => checkpoint::run(&request, &reporter),
         Ok(Invocation::Restore(request)) => restore::run(&request, &reporter),
         Err(error) => Err(error.into()),

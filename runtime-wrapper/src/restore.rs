@@ -87,7 +87,14 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         return Err(log.failure(request, &config, &outcome));
     }
     if detached {
-        let settled = settle_down(request, &config, netns.is_some(), network, reporter);
+        let settled = settle_down(
+            request,
+            &config,
+            &runtime,
+            netns.is_some(),
+            network,
+            reporter,
+        );
         // Success is not reported, so nothing may run: the caller would not
         // look after it.
         if settled.is_err() {
@@ -177,11 +184,12 @@ fn flags<'a>(config: &Config, work: &'a WorkDir) -> Vec<&'a str> {
 fn settle_down(
     request: &Request,
     config: &Config,
+    runtime: &Runtime,
     lent: bool,
     network: Network,
     reporter: &Reporter,
 ) -> Result<(), Error> {
-    let container = Container::find(request)?;
+    let container = Container::find(request, runtime)?;
     if lent {
         container.forget_netns_path()?;
     } else if network == Network::Own {

@@ -15,19 +15,14 @@ use cedana_config::Config;
 /// Why there is no runtime to wrap.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error("settings: {0}")]
+    Config(#[from] cedana_config::Error),
     #[error("the wrapped runtime \"{}\" is not in PATH ({path}); install it, or set runtime in config.toml", name.display())]
     NotInPath { name: PathBuf, path: String },
     #[error("the wrapped runtime {} cannot be run: {source}; set runtime in config.toml to runc or crun", program.display())]
     Unusable { program: PathBuf, source: io::Error },
     #[error("the wrapped runtime {} is cedana-runc itself; set runtime in config.toml (or CEDANA_RUNTIME) to runc or crun", program.display())]
     Itself { program: PathBuf },
-}
-
-/// Which family a runtime belongs to: they keep their state in different places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Runc,
-    Crun,
 }
 
 /// A runtime that exists and is not ourselves.
@@ -93,14 +88,13 @@ impl Runtime {
 }
 
 /// Becomes the wrapped runtime. Returns only if that fails.
-pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, crate::error::Error> {
+pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, Error> {
     let runtime = Runtime::find(&Config::load_runtime()?)?;
     let source = runtime.command(args).exec();
     Err(Error::Unusable {
         program: runtime.program,
         source,
-    }
-    .into())
+    })
 }
 
 fn in_path(name: &Path, path: &OsStr) -> Option<PathBuf> {

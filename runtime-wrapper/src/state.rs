@@ -16,7 +16,15 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::Request;
-use crate::runtime::Kind;
+use crate::runtime::Runtime;
+use crate::spec;
+
+/// Which family a runtime belongs to: they keep their state in different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Runc,
+    Crun,
+}
 
 /// A container as its runtime knows it.
 #[derive(Debug)]
@@ -67,8 +75,11 @@ pub(crate) enum Error {
 
 impl Container {
     /// Finds a container by what is there, not by what the runtime is called.
-    pub(crate) fn find(request: &Request) -> Result<Self, Error> {
-        let roots = roots(request.globals.root.as_deref());
+    pub(crate) fn find(request: &Request, runtime: &Runtime) -> Result<Self, Error> {
+        let roots = match &request.globals.root {
+            Some(root) => vec![root.clone()],
+            None => default_roots(runtime.is_crun()),
+        };
         for root in &roots {
             let dir = root.join(&request.id);
             let runc = dir.join("state.json");
@@ -111,27 +122,24 @@ impl Container {
             Kind::Runc => entry.insert("path".to_owned(), Value::from("")),
             Kind::Crun => entry.remove("path"),
         };
-        replace(&self.record, record.to_string().as_bytes()).map_err(|source| Error::Write {
+        spec::replace(&self.record, record.to_string().as_bytes()).map_err(|source| Error::Write {
             path: self.record.clone(),
             source,
         })
     }
 }
 
-/// The state directories to look in: the one that was given, or the defaults of
-/// runc and crun as root.
-fn roots(given: Option<&Path>) -> Vec<PathBuf> {
-    if let Some(root) = given {
-        return vec![root.to_owned()];
-    }
-    let mut roots = vec![PathBuf::from("/run/runc"), PathBuf::from("/run/crun")];
-    // crun follows XDG_RUNTIME_DIR always, runc when rootless.
-    if let Some(dir) = env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-        let dir = PathBuf::from(dir);
-        roots.insert(0, dir.join("crun"));
-        roots.insert(1, dir.join("runc"));
-    }
-    roots
+/// Where a runtime keeps its state when nobody says: crun in XDG_RUNTIME_DIR
+/// whenever that is set, runc only when it doesn't run as root.
+fn default_roots(crun: bool) -> Vec<PathBuf> {
+    let user = env::var_os("XDG_RUNTIME_DIR")
+        .filter(|dir| !dir.is_empty() && (crun || !nix::unistd::geteuid().is_root()))
+        .map(PathBuf::from);
+    let name = if crun { "crun" } else { "runc" };
+    user.into_iter()
+        .chain([PathBuf::from("/run")])
+        .map(|dir| dir.join(name))
+        .collect()
 }
 
 fn read_json(path: &Path) -> Result<Value, Error> {
@@ -143,19 +151,6 @@ fn read_json(path: &Path) -> Result<Value, Error> {
         path: path.to_owned(),
         what: error.to_string(),
     })
-}
-
-/// Replaces a file in one step, keeping its mode, so that a reader sees the old
-/// content or the new.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::io::Write;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(content)?;
-    file.as_file()
-        .set_permissions(fs::metadata(path)?.permissions())?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 fn form(path: &Path, what: &str) -> Error {

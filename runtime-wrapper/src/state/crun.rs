@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Container, Error, Network, form, read_json};
-use crate::bundle;
-use crate::runtime::Kind;
+use super::{Container, Error, Kind, Network, form, read_json};
+use crate::spec;
 
 pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
     let state = read_json(status)?;
@@ -16,7 +15,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
         .and_then(|pid| i32::try_from(pid).ok())
         .ok_or_else(|| form(status, "no pid"))?;
     let spec = read_json(&config)?;
-    let network = match bundle::netns_entry(&spec) {
+    let network = match spec::netns_entry(&spec) {
         None => Network::Host,
         Some(entry) => Network::from_path(entry.get("path").and_then(Value::as_str)),
     };
@@ -37,7 +36,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
     Ok(Container {
         kind: Kind::Crun,
         init,
-        annotations: bundle::annotations(&spec),
+        annotations: spec::annotations(&spec),
         network,
         cgroup,
         record: config,

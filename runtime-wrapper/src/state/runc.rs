@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Container, Error, Network, form, read_json};
-use crate::runtime::Kind;
+use super::{Container, Error, Kind, Network, form, read_json};
 
 pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
     let state = read_json(&record)?;

@@ -65,6 +65,21 @@ pub(super) fn word(words: &str, key: &str) -> u64 {
         .unwrap_or_default()
 }
 
+/// The lines of an RDMA file, `DEVICE hca_handle=N hca_object=N`; `max` is the
+/// largest number that the metrics have room for.
+pub(super) fn rdma(dir: &Path, file: &str) -> Vec<(String, u32, u32)> {
+    let count = |words: &str, key: &str| u32::try_from(word(words, key)).unwrap_or(u32::MAX);
+    fs::read_to_string(dir.join(file))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(device, words)| {
+            let (handles, objects) = (count(words, "hca_handle"), count(words, "hca_object"));
+            (device.to_owned(), handles, objects)
+        })
+        .collect()
+}
+
 /// The huge page sizes of this machine, as the hugetlb controller names them in
 /// its files ("2MB", "1GB"), from the file names themselves.
 pub(super) fn hugepage_sizes(dir: &Path, suffix: &str) -> Vec<String> {

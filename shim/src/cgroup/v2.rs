@@ -9,7 +9,7 @@ use containerd_shim::protos::cgroups_v2::metrics::{
 };
 use containerd_shim::protos::protobuf::MessageField;
 
-use super::files::{Keyed, device_lines, hugepage_sizes, keyed, number, word};
+use super::files::{self, Keyed, device_lines, hugepage_sizes, keyed, number, word};
 
 pub(super) fn metrics(dir: &Path) -> Metrics {
     Metrics {
@@ -137,14 +137,12 @@ fn io(dir: &Path) -> IOStat {
 }
 
 fn rdma(dir: &Path, file: &str) -> Vec<RdmaEntry> {
-    fs::read_to_string(dir.join(file))
-        .unwrap_or_default()
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(device, words)| RdmaEntry {
-            device: device.to_owned(),
-            hca_handles: u32::try_from(word(words, "hca_handle")).unwrap_or(u32::MAX),
-            hca_objects: u32::try_from(word(words, "hca_object")).unwrap_or(u32::MAX),
+    files::rdma(dir, file)
+        .into_iter()
+        .map(|(device, hca_handles, hca_objects)| RdmaEntry {
+            device,
+            hca_handles,
+            hca_objects,
             ..RdmaEntry::default()
         })
         .collect()

@@ -160,15 +160,7 @@ impl Container {
         if self.options.no_new_keyring {
             command.arg("--no-new-keyring");
         }
-        self.init
-            .make(
-                command,
-                &self.id,
-                &self.runtime,
-                &self.bundle,
-                &self.owner(&self.id),
-                "OCI runtime create failed",
-            )
+        self.make_process(&self.init, &self.id, command, "OCI runtime create failed")
             .await?;
         read_pid(&self.init_pid_file())
     }

@@ -105,16 +105,8 @@ impl Container {
         command.arg("--process").arg(&spec);
         command.arg("--pid-file").arg(&pid_file);
         command.arg("--detach");
-        let made = exec
-            .process
-            .make(
-                command,
-                &self.id,
-                &self.runtime,
-                &self.bundle,
-                &self.owner(&exec.id),
-                "OCI runtime exec failed",
-            )
+        let made = self
+            .make_process(&exec.process, &exec.id, command, "OCI runtime exec failed")
             .await;
         let pid = match (made, read_pid(&pid_file)) {
             (Ok(()), pid) => pid,

@@ -28,6 +28,7 @@ mod update;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -207,13 +208,23 @@ impl Container {
         lock(&self.execs)
     }
 
-    fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
-        Owner {
+    /// Lets the OCI runtime make a process, known to loggers as `id`.
+    async fn make_process(
+        &self,
+        process: &Process,
+        id: &str,
+        command: Command,
+        what: &str,
+    ) -> Result<()> {
+        let owner = Owner {
             id,
             namespace: &self.host.namespace,
             options: &self.options,
             reaper: &self.host.reaper,
-        }
+        };
+        process
+            .make(command, &self.id, &self.runtime, &self.bundle, &owner, what)
+            .await
     }
 
     fn init_pid_file(&self) -> PathBuf {

@@ -73,15 +73,7 @@ impl Container {
         if self.options.no_pivot_root {
             command.arg("--no-pivot");
         }
-        self.init
-            .make(
-                command,
-                &self.id,
-                &self.runtime,
-                &self.bundle,
-                &self.owner(&self.id),
-                "OCI runtime restore failed",
-            )
+        self.make_process(&self.init, &self.id, command, "OCI runtime restore failed")
             .await?;
         let pid = read_pid(&self.init_pid_file())?;
         self.init.set_pid(pid);

@@ -1,0 +1,51 @@
+//! An OCI configuration as the JSON that it is: what is looked up in it, and how
+//! a file that holds one is replaced.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// The network namespace's entry of an OCI configuration.
+pub(crate) fn netns_entry(spec: &Value) -> Option<&Value> {
+    spec.pointer("/linux/namespaces")?
+        .as_array()?
+        .iter()
+        .find(|entry| is_network(entry))
+}
+
+pub(crate) fn netns_entry_mut(spec: &mut Value) -> Option<&mut Value> {
+    spec.pointer_mut("/linux/namespaces")?
+        .as_array_mut()?
+        .iter_mut()
+        .find(|entry| is_network(entry))
+}
+
+fn is_network(entry: &Value) -> bool {
+    entry.is_object() && entry.get("type").and_then(Value::as_str) == Some("network")
+}
+
+/// The annotations of an OCI configuration.
+pub(crate) fn annotations(spec: &Value) -> BTreeMap<String, String> {
+    spec.get("annotations")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+/// Replaces a file in one step, keeping its mode, so that a reader sees the old
+/// content or the new.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file()
+        .set_permissions(fs::metadata(path)?.permissions())?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
