@@ -52,7 +52,7 @@ static SETTINGS: [Setting; 11] = [
     setting!("checkpoint.ghost_limit", CONTAINER, value::size => checkpoint.ghost_limit),
     setting!("checkpoint.timeout", CONTAINER, value::whole_seconds => checkpoint.timeout),
     setting!("restore.tcp_established", CONTAINER, value::boolean => restore.tcp_established),
-    setting!("restore.settle", CONTAINER, value::duration => restore.settle),
+    setting!("restore.settle", CONTAINER, value::short_wait => restore.settle),
 ];
 
 /// The setting with this key in the file.

@@ -149,3 +149,9 @@ fn the_runtime_is_found_beside_a_mistake() {
     assert_eq!(line("[checkpoint\nruntime = \"x\""), None);
     assert_eq!(line("runtimes = 1"), None);
 }
+
+#[test]
+fn a_start_is_not_waited_for_at_length() {
+    assert!(from_env("CEDANA_RESTORE_SETTLE", "10s").is_ok());
+    assert!(from_env("CEDANA_RESTORE_SETTLE", "11s").is_err());
+}

@@ -60,6 +60,15 @@ pub(crate) fn duration(text: &str) -> Parsed<Duration> {
         .ok_or_else(|| format!("{text:?} is too long"))
 }
 
+/// A duration that a client waits for: a container must not be able to keep its
+/// own start, and what waits for that, from ending.
+pub(crate) fn short_wait(text: &str) -> Parsed<Duration> {
+    match duration(text)? {
+        wait if wait <= Duration::from_secs(10) => Ok(wait),
+        _ => Err(format!("{text:?} is more than 10s")),
+    }
+}
+
 /// A duration for CRIU's `timeout`, which counts whole seconds in an unsigned
 /// int and takes 0 as "wait for ever".
 pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
