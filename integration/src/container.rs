@@ -179,6 +179,15 @@ impl Container {
         &self.out.0
     }
 
+    /// The shim that serves it.
+    #[track_caller]
+    pub fn shim_pid(&self) -> u32 {
+        self.task()
+            .connect()
+            .map(|answer| answer.shim_pid)
+            .unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
     /// Its shim, asked without containerd between.
     #[track_caller]
     pub fn task(&self) -> Task {

@@ -52,6 +52,17 @@ const MUCH: [&str; 9] = [
     "/tmp/file",
 ];
 
+/// The container ends with a checkpoint, and goes on from it where it was.
+#[track_caller]
+fn comes_back(container: &Container) {
+    let before = container.report();
+    let image = checkpoint_and_end(container, &["--rw", "--image"]);
+    container
+        .restore(&image, &["--rw"])
+        .report()
+        .continues(&before);
+}
+
 /// Checkpoints `container` and leaves nothing of it but the image and the name.
 fn checkpoint_and_end(container: &Container, flags: &[&str]) -> Image {
     let image = container.checkpoint(flags);
@@ -159,12 +170,7 @@ fn deleted_open_files_come_back() {
     let container = Run::new("deleted")
         .workload(&["--deleted-file", "5000000"])
         .detach();
-    let before = container.report();
-    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
-    container
-        .restore(&image, &["--rw"])
-        .report()
-        .continues(&before);
+    comes_back(&container);
 }
 
 #[test]
@@ -172,23 +178,13 @@ fn file_locks_come_back() {
     let container = Run::new("locks")
         .workload(&["--lock", "/tmp/lock"])
         .detach();
-    let before = container.report();
-    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
-    container
-        .restore(&image, &["--rw"])
-        .report()
-        .continues(&before);
+    comes_back(&container);
 }
 
 #[test]
 fn shared_memory_comes_back() {
     let container = Run::new("shm").workload(&["--shared-memory", "4"]).detach();
-    let before = container.report();
-    let image = checkpoint_and_end(&container, &["--rw", "--image"]);
-    container
-        .restore(&image, &["--rw"])
-        .report()
-        .continues(&before);
+    comes_back(&container);
 }
 
 #[test]

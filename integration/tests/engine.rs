@@ -5,19 +5,9 @@
 use std::fs;
 use std::thread;
 
-use cedana_integration::{
-    Container, Containerd, Events, Image, Leftovers, Run, ctr, ctr_ok, eventually,
-};
+use cedana_integration::{Containerd, Events, Image, Leftovers, Run, ctr, ctr_ok, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-fn shim_of(container: &Container) -> u32 {
-    container
-        .task()
-        .connect()
-        .map(|c| c.shim_pid)
-        .unwrap_or_else(|refused| panic!("{refused}"))
-}
 
 #[test]
 fn a_container_survives_a_restart_of_containerd() {
@@ -25,12 +15,12 @@ fn a_container_survives_a_restart_of_containerd() {
     let container = Run::new("restart")
         .workload(&["--term-code", "21"])
         .detach();
-    let (before, shim) = (container.report(), shim_of(&container));
+    let (before, shim) = (container.report(), container.shim_pid());
     containerd.restart(|| {});
     container
         .is("RUNNING")
         .unwrap_or_else(|status| panic!("it should run: {status}"));
-    assert_eq!(shim_of(&container), shim);
+    assert_eq!(container.shim_pid(), shim);
     assert_eq!(container.exec(&["sh", "-c", "exit 4"]).code, 4);
     container.report().continues(&before);
     let image = container.checkpoint(&["--rw", "--image"]);
@@ -83,7 +73,7 @@ fn a_killed_shim_is_cleaned_up_after() {
         .workload(&[])
         .detach();
     let init = container.pid();
-    let shim = Pid::from_raw(shim_of(&container).cast_signed());
+    let shim = Pid::from_raw(container.shim_pid().cast_signed());
     kill(shim, Signal::SIGKILL).unwrap_or_else(|error| panic!("the shim: {error}"));
 
     let exit = events.expect(container.id(), "/tasks/exit");
@@ -118,8 +108,8 @@ fn a_pod_has_one_shim_and_each_container_its_own_end() {
         .in_pod(&pod)
         .workload(&["--term-code", "23"])
         .detach();
-    let shim = shim_of(&sandbox);
-    assert_eq!((shim_of(&first), shim_of(&second)), (shim, shim));
+    let shim = sandbox.shim_pid();
+    assert_eq!((first.shim_pid(), second.shim_pid()), (shim, shim));
 
     let kept = second.report();
     drop(first);

@@ -1,6 +1,6 @@
 //! After many lives, the machine is as it was.
 
-use cedana_integration::{Container, Leftovers, Run, descriptors_of, eventually};
+use cedana_integration::{Leftovers, Run, descriptors_of, eventually};
 
 /// How many lives; the soak test asks for more.
 fn cycles() -> usize {
@@ -49,7 +49,7 @@ fn lives_in_a_pod() {
     let sandbox = Run::new("sandbox");
     let pod = sandbox.id().to_owned();
     let sandbox = sandbox.in_pod(&pod).workload(&[]).detach();
-    let shim = shim_of(&sandbox);
+    let shim = sandbox.shim_pid();
     // Again the first may cost something once.
     one_life(Run::new("first-in-pod").in_pod(&pod));
     let before = Leftovers::now();
@@ -72,15 +72,7 @@ fn lives_in_a_pod() {
             Err(format!("{more:?}"))
         }
     });
-    assert_eq!(shim_of(&sandbox), shim);
+    assert_eq!(sandbox.shim_pid(), shim);
     drop(sandbox);
     before_the_pod.gone();
-}
-
-fn shim_of(container: &Container) -> u32 {
-    container
-        .task()
-        .connect()
-        .map(|c| c.shim_pid)
-        .unwrap_or_else(|refused| panic!("{refused}"))
 }
