@@ -13,3 +13,5 @@
 
 pub mod criu;
 pub mod image;
+pub mod progress;
+mod sys;

@@ -41,18 +41,23 @@ const NODE: bool = false;
 /// A container may choose it by annotation.
 const CONTAINER: bool = true;
 
-static SETTINGS: [Setting; 11] = [
+static SETTINGS: [Setting; 16] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
+    setting!("checkpoint.leave_running", CONTAINER, value::boolean_or_auto => checkpoint.leave_running),
     setting!("checkpoint.tcp_established", CONTAINER, value::boolean => checkpoint.tcp_established),
     setting!("checkpoint.file_locks", CONTAINER, value::boolean => checkpoint.file_locks),
     setting!("checkpoint.ext_unix_sk", CONTAINER, value::boolean => checkpoint.ext_unix_sk),
     setting!("checkpoint.link_remap", CONTAINER, value::boolean => checkpoint.link_remap),
     setting!("checkpoint.ghost_limit", CONTAINER, value::size => checkpoint.ghost_limit),
     setting!("checkpoint.timeout", CONTAINER, value::whole_seconds => checkpoint.timeout),
-    setting!("restore.tcp_established", CONTAINER, value::boolean => restore.tcp_established),
+    setting!("checkpoint.compression", CONTAINER, value::compression => checkpoint.compression),
+    setting!("checkpoint.level", CONTAINER, value::level => checkpoint.level),
+    setting!("checkpoint.memory", NODE, value::memory => checkpoint.memory),
+    setting!("restore.tcp", CONTAINER, value::tcp => restore.tcp),
     setting!("restore.settle", CONTAINER, value::short_wait => restore.settle),
+    setting!("restore.memory", NODE, value::memory => restore.memory),
 ];
 
 /// The setting with this key in the file.

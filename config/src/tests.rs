@@ -64,8 +64,8 @@ fn unknown_key_names_file_line_and_nearest() {
         "config.toml:4: unknown setting \"checkpoint.tcp_establised\"; did you mean \"checkpoint.tcp_established\"?"
     );
     assert_eq!(
-        message(from_file("[checkpoints]\ntimeout = \"1s\"\n")),
-        "config.toml:1: unknown setting \"checkpoints\""
+        message(from_file("[dumps]\ntimeout = \"1s\"\n")),
+        "config.toml:1: unknown setting \"dumps\""
     );
 }
 
@@ -109,6 +109,8 @@ fn container_cannot_choose_the_nodes_settings() {
         "io.cedana.runtime",
         "io.cedana.log_dir",
         "io.cedana.log_keep",
+        "io.cedana.checkpoint.memory",
+        "io.cedana.restore.memory",
     ] {
         let result = Config::default().with_annotations([(name, "/bin/sh")]);
         assert!(message(result).contains("belongs to the node"));

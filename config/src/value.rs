@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::{Compression, Tcp};
+
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
 
@@ -12,6 +14,26 @@ pub(crate) fn boolean(text: &str) -> Parsed<bool> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// Nothing stands for `auto`.
+pub(crate) fn boolean_or_auto(text: &str) -> Parsed<Option<bool>> {
+    match text {
+        "auto" => Ok(None),
+        "true" => Ok(Some(true)),
+        "false" => Ok(Some(false)),
+        _ => Err(format!("{text:?} is none of auto, true and false")),
+    }
+}
+
+pub(crate) fn tcp(text: &str) -> Parsed<Tcp> {
+    match text {
+        "auto" => Ok(Tcp::Auto),
+        "keep" => Ok(Tcp::Keep),
+        "close" => Ok(Tcp::Close),
+        "refuse" => Ok(Tcp::Refuse),
+        _ => Err(format!("{text:?} is none of auto, keep, close and refuse")),
     }
 }
 
@@ -39,6 +61,32 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
     number
         .checked_mul(factor)
         .ok_or_else(|| format!("{text:?} is more than {} bytes", u64::MAX))
+}
+
+/// How memory is stored.
+pub(crate) fn compression(text: &str) -> Parsed<Compression> {
+    match text {
+        "zstd" => Ok(Compression::Zstd),
+        "none" => Ok(Compression::None),
+        _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
+    }
+}
+
+/// A level of zstd. Beyond 19 each thread would take hundreds of megabytes, and
+/// below -7 hardly anything gets smaller.
+pub(crate) fn level(text: &str) -> Parsed<i32> {
+    match text.parse() {
+        Ok(level @ -7..=19) => Ok(level),
+        _ => Err(format!("{text:?} is not a whole number from -7 to 19")),
+    }
+}
+
+/// Memory for buffers. Less would leave nothing to work with.
+pub(crate) fn memory(text: &str) -> Parsed<u64> {
+    match size(text)? {
+        bytes if bytes >= 4 << 20 => Ok(bytes),
+        _ => Err(format!("{text:?} is less than 4MiB")),
+    }
 }
 
 /// A span of time with its unit; a bare number would leave seconds and
@@ -133,6 +181,19 @@ mod tests {
         assert!(whole_seconds("1500ms").is_err());
         assert!(whole_seconds("0s").is_err());
         assert_eq!(whole_seconds("60s"), Ok(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn storing() {
+        assert_eq!(compression("none"), Ok(Compression::None));
+        assert!(compression("lz4").is_err());
+        assert_eq!(level("-7"), Ok(-7));
+        assert_eq!(level("19"), Ok(19));
+        for wrong in ["-8", "20", "fast", ""] {
+            assert!(level(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(memory("4MiB"), Ok(4 << 20));
+        assert!(memory("4095KiB").is_err());
     }
 
     #[test]

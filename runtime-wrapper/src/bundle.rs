@@ -1,13 +1,14 @@
-//! A bundle's config.json, and lending it a network namespace for one restore.
+//! A bundle's config.json, and another in its place for the time of a restore.
 //!
-//! A runtime hands CRIU the namespace whose path stands in config.json; without
-//! a path a restored container gets an empty namespace in which even the
-//! loopback interface is down. So for the time of a restore the file names one:
+//! A runtime hands CRIU the network namespace whose path stands in config.json;
+//! without a path a restored container gets an empty namespace in which even the
+//! loopback interface is down. So for the time of a restore the file names one
+//! ([`Bundle::lend`] has the rest):
 //!
 //! ```text
 //! lock the bundle directory
 //! .config.json.cedana   a second name for the original      (link)
-//! config.json           the same with a path in it          (rename)
+//! config.json           ours                                (rename)
 //!     ... the runtime's restore ...
 //! config.json           the original                        (rename)
 //! ```
@@ -28,6 +29,10 @@ use crate::spec::{self, netns_entry, netns_entry_mut};
 
 const CONFIG: &str = "config.json";
 const ORIGINAL: &str = ".config.json.cedana";
+
+/// Tells our configuration from the original. Runtimes ignore properties that
+/// they don't know (OCI runtime-spec, config.md, "Extensibility").
+const MARK: &str = "io.cedana.lent";
 
 /// Why a bundle can't be restored from.
 #[derive(Debug, thiserror::Error)]
@@ -106,11 +111,22 @@ impl Bundle {
 
     /// Whether the container gets a network namespace that nobody has prepared.
     pub(crate) fn wants_netns(&self) -> bool {
-        netns_entry(&self.spec).is_some_and(|entry| {
-            entry
-                .get("path")
-                .and_then(Value::as_str)
-                .is_none_or(str::is_empty)
+        self.has_netns() && netns_path(&self.spec).is_empty()
+    }
+
+    /// The network namespace that is prepared for the container, if one is.
+    pub(crate) fn netns_path(&self) -> &Path {
+        Path::new(netns_path(&self.spec))
+    }
+
+    /// Whether hooks run when the container's namespaces are there and its
+    /// processes are not (OCI runtime-spec, config.md, "POSIX-platform Hooks").
+    pub(crate) fn has_hooks(&self) -> bool {
+        ["prestart", "createRuntime"].iter().any(|kind| {
+            let hooks = self.spec.pointer(&format!("/hooks/{kind}"));
+            hooks
+                .and_then(Value::as_array)
+                .is_some_and(|hooks| !hooks.is_empty())
         })
     }
 
@@ -122,19 +138,9 @@ impl Bundle {
     /// Checks that what is to be bind-mounted exists; without it the runtime's
     /// error, or CRIU's, comes late and names neither mount nor remedy.
     pub(crate) fn check_mounts(&self) -> Result<(), Error> {
-        let mounts = self.spec.get("mounts").and_then(Value::as_array);
-        for mount in mounts.into_iter().flatten() {
+        for mount in mounts(&self.spec).filter(|mount| is_bind(mount)) {
             let text = |key| mount.get(key).and_then(Value::as_str);
-            let is_bind = text("type") == Some("bind")
-                || mount
-                    .get("options")
-                    .and_then(Value::as_array)
-                    .is_some_and(|options| {
-                        options
-                            .iter()
-                            .any(|option| option == "bind" || option == "rbind")
-                    });
-            let (Some(source), true) = (text("source"), is_bind) else {
+            let Some(source) = text("source") else {
                 continue;
             };
             let mount_source = self.path.join(source);
@@ -148,26 +154,71 @@ impl Bundle {
         Ok(())
     }
 
-    /// Puts the path of a network namespace into config.json until the returned
-    /// guard is dropped.
-    pub(crate) fn lend_netns(&self, netns: &Path) -> Result<Lent<'_>, Error> {
+    /// Until the returned guard is dropped, config.json is as a restore needs it:
+    /// with this network namespace, and with bind mounts of what symbolic links
+    /// lead to. (Runtimes follow them when they create a container; CRIU 4.2
+    /// mounts the link itself, which then leads nowhere. Docker's `--init` has
+    /// one: `/usr/bin/docker-init` is a link in Debian.) Nothing when it already
+    /// is.
+    pub(crate) fn lend(&self, netns: Option<&Path>) -> Result<Option<Lent<'_>>, Error> {
         let config = self.path.join(CONFIG);
         let failed = |source| Error::Write {
             path: config.clone(),
             source,
         };
         let mut spec = self.spec.clone();
-        if let Some(entry) = netns_entry_mut(&mut spec) {
+        if let (Some(netns), Some(entry)) = (netns, netns_entry_mut(&mut spec)) {
             entry["path"] = Value::from(netns.to_string_lossy());
         }
+        for mount in mounts_mut(&mut spec).filter(|mount| is_bind(mount)) {
+            let link = mount
+                .get("source")
+                .and_then(Value::as_str)
+                .map(|source| self.path.join(source))
+                .filter(|source| source.is_symlink());
+            if let Some(link) = link {
+                let target = link.canonicalize().map_err(failed)?;
+                mount["source"] = Value::from(target.to_string_lossy());
+            }
+        }
+        if spec == self.spec {
+            return Ok(None);
+        }
+        spec[MARK] = Value::from(true);
         fs::hard_link(&config, self.path.join(ORIGINAL)).map_err(failed)?;
         let lent = Lent { bundle: &self.path };
         spec::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
-        Ok(lent)
+        Ok(Some(lent))
     }
 }
 
-/// While it lives, config.json names a network namespace.
+fn mounts(spec: &Value) -> impl Iterator<Item = &Value> {
+    spec.get("mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn mounts_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    spec.get_mut("mounts")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
+fn is_bind(mount: &Value) -> bool {
+    mount.get("type").and_then(Value::as_str) == Some("bind")
+        || mount
+            .get("options")
+            .and_then(Value::as_array)
+            .is_some_and(|options| {
+                options
+                    .iter()
+                    .any(|option| option == "bind" || option == "rbind")
+            })
+}
+
+/// While it lives, config.json is ours.
 #[derive(Debug)]
 pub(crate) struct Lent<'a> {
     bundle: &'a Path,
@@ -181,6 +232,12 @@ impl Drop for Lent<'_> {
     }
 }
 
+fn netns_path(spec: &Value) -> &str {
+    netns_entry(spec)
+        .and_then(|entry| entry.get("path")?.as_str())
+        .unwrap_or_default()
+}
+
 fn put_back(bundle: &Path) -> Result<(), Error> {
     let config = bundle.join(CONFIG);
     let original = bundle.join(ORIGINAL);
@@ -192,7 +249,7 @@ fn put_back(bundle: &Path) -> Result<(), Error> {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         (Ok(original_inode), Ok(inode)) if original_inode == inode => fs::remove_file(&original),
         // Written anew since by somebody else: theirs stands.
-        _ if !differs_by_lent_netns(&original, &config) => fs::remove_file(&original),
+        _ if !is_lent(&config) => fs::remove_file(&original),
         _ => fs::rename(&original, &config),
     };
     done.map_err(|source| Error::Write {
@@ -201,25 +258,12 @@ fn put_back(bundle: &Path) -> Result<(), Error> {
     })
 }
 
-/// Whether `config` is `original` but for the path of a network namespace that
-/// belongs to a thread, as only ours does. One that can't be read counts as
-/// ours: it is the result of no finished write.
-fn differs_by_lent_netns(original: &Path, config: &Path) -> bool {
+/// Whether a configuration is one of ours. One that can't be read counts: it is
+/// the result of no finished write.
+fn is_lent(config: &Path) -> bool {
     let read =
         |path: &Path| -> Option<Value> { serde_json::from_slice(&fs::read(path).ok()?).ok() };
-    let (Some(mut theirs), Some(mut lent)) = (read(original), read(config)) else {
-        return true;
-    };
-    let path = netns_entry(&lent).and_then(|entry| entry.get("path")?.as_str());
-    if !path.is_some_and(|path| path.starts_with("/proc/") && path.contains("/task/")) {
-        return false;
-    }
-    for spec in [&mut theirs, &mut lent] {
-        if let Some(entry) = netns_entry_mut(spec).and_then(Value::as_object_mut) {
-            entry.remove("path");
-        }
-    }
-    theirs == lent
+    read(config).is_none_or(|spec| spec.get(MARK).is_some())
 }
 
 #[cfg(test)]

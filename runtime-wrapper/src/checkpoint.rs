@@ -2,34 +2,45 @@
 //!
 //! ```text
 //! settings, container's state ─► look (CRIU? stopped or foreign processes?)
-//!     ─► CRIU configuration + flags ─► runtime checkpoint
+//!     ─► CRIU configuration + flags ─► runtime checkpoint, and beside it the follower
+//!     ─► what is left is stored, synced and put into its place ([`storing`])
 //!     ─► on failure: log kept and explained, partial images removed, container thawed
 //! ```
 //!
 //! Whatever happens, the container goes on running unless its checkpoint is
-//! whole and the caller asked for its end.
+//! whole and the caller asked for its end. If the caller did, CRIU waits with
+//! that until we are done ([`crate::gate`]); if not, the container runs on as
+//! soon as CRIU is done, and we finish behind its back.
+
+mod storing;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
 
 use cedana_checkpoint::criu::DumpOptions;
+use cedana_checkpoint::image::inspect::dump_cost;
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{Cgroup, Version};
-use crate::child::{self, Keep, Signals};
+use crate::child::{self, Keep, Question, Signals};
 use crate::cli::Request;
 use crate::criu::{self, ConfigFile, Log};
+use crate::docker;
 use crate::error::Error;
-use crate::images::Images;
+use crate::gate::Gate;
 use crate::process::{Stat, netns_inode};
+use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
+use crate::whiteout;
+use storing::{Criu, Facts, Storing};
 
 /// Takes a checkpoint.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
     let signals = Signals::block().map_err(Error::Signals)?;
+    let progress = Progress::new(request)?;
     let config = Config::load()?;
     let runtime = Runtime::find(&config.runtime)?;
     let container = Container::find(request, &runtime)?;
@@ -39,7 +50,15 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str())),
     )?;
-    criu::check(request)?;
+    let criu = criu::check(request)?;
+    if !request.has("leave-running")
+        && let Some(version) = docker::cannot_restore(request)
+    {
+        return Err(Error::NoWayBack {
+            id: request.id.clone(),
+            version,
+        });
+    }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
     if let Some(cgroup) = &cgroup {
@@ -47,56 +66,112 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
     let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
 
-    let options = ConfigFile::new(&DumpOptions {
+    let kind = Dump::of(request);
+    let gate = match kind.ends {
+        true => Gate::new(criu).map_err(Error::CriuConfig)?,
+        false => None,
+    };
+    let options = DumpOptions {
         external_netns: own_netns(&container),
         ghost_limit: config.checkpoint.ghost_limit,
         link_remap: config.checkpoint.link_remap,
         timeout: config.checkpoint.timeout,
-    })?;
+        action_script: gate.as_ref().map(|_| Gate::script()),
+    };
+    let options = ConfigFile::new(|inherited| options.render(inherited))?;
     // A checkpoint holds every secret of the application: its files are for root
     // alone, and so is the directory, which runc would make without the right to
     // enter it.
     umask(Mode::from_bits_truncate(0o077));
-    let images = Images::prepare(request.image_path()).map_err(|source| Error::ImageDir {
-        verb: request.verb,
-        id: request.id.clone(),
-        dir: request.image_path(),
-        source,
-    })?;
-    let log = Log::before(request.work_path().join("dump.log"));
+    let runtime_version = runtime.version();
+    let storing = Storing::begin(
+        request,
+        &config,
+        &kind,
+        // An end that can't be held up would come before the rest is stored.
+        kind.whole && (gate.is_some() || !kind.ends),
+        progress.observer(),
+    )?;
+    let paths = storing.paths(request);
+    let mut log = Log::before(paths.work.join("dump.log"));
+    let stats = Log::before(paths.work.join("stats-dump"));
+    let facts = Facts {
+        criu,
+        runtime: &runtime_version,
+        container: &container,
+        config: &config,
+    };
 
-    let args = request.with_flags(&flags(&config, &container, &runtime));
+    let args = request.with_values(
+        &flags(&config, &container, &runtime_version),
+        &paths.flags(),
+    );
     let mut command = runtime.command(&args);
     let (name, value) = options.variable();
     command.env(name, value);
-    let outcome =
-        child::run(&signals, command, Keep::StderrAndOrphans).map_err(|source| Error::Spawn {
+    if let Some(gate) = &gate {
+        let (name, value) = gate.variable();
+        command.env(name, value);
+    }
+    let mut storing = Some(storing);
+    let mut stored = None;
+    let mut answer = |asked: bool| {
+        if let Some(storing) = storing.take_if(|_| asked) {
+            let result = storing.finish(&facts, Criu::Waits, reporter);
+            // On disk or nowhere, and the log with it.
+            log.moved(request.image_path());
+            if let Some(gate) = &gate {
+                gate.answer(result.is_ok());
+            }
+            stored = Some(result);
+        } else if let Some(gate) = &gate {
+            gate.answer(false);
+        }
+    };
+    let question = gate.as_ref().map(|gate| Question {
+        asked: gate.question(),
+        answer: &mut answer,
+    });
+    let outcome = child::run_and_answer(&signals, command, Keep::StderrAndOrphans, question)
+        .map_err(|source| Error::Spawn {
             program: runtime.program.clone(),
             source,
         })?;
     // CRIU's word counts: a runtime that was killed after it, or that fails over
     // something else, must not cost the checkpoint of a container that may have
     // ended for it.
-    if outcome.status.success() || log.says("Dumping finished successfully") {
+    let dumped = outcome.status.success() || log.says("Dumping finished successfully");
+    if dumped && !matches!(stored, Some(Err(_))) {
+        if let Some(storing) = storing.take() {
+            let cost = stats
+                .is_new()
+                .then(|| dump_cost(&paths.work).ok())
+                .flatten();
+            storing.finish(&facts, Criu::Ended(cost.flatten()), reporter)?;
+        }
+        progress.done();
         eprint!("{}", outcome.stderr);
         if !outcome.status.success() {
             reporter.warning(&format!(
                 "the checkpoint of container {} in {} is complete although the runtime failed ({})",
                 request.id,
-                images.dir.display(),
+                request.image_path().display(),
                 outcome.status
             ));
         }
-        if let Err(error) = images.keep_new() {
+        if let Err(error) = whiteout::set_apart_from_copies(&request.image_path()) {
             reporter.warning(&format!(
-                "cannot remove the older checkpoint in {}: {error}",
-                images.dir.display()
+                "Docker may refuse to restore the checkpoint in {}: {error}",
+                request.image_path().display()
             ));
         }
         return Ok(ExitCode::SUCCESS);
     }
 
-    let failure = log.failure(request, &config, &outcome);
+    let failure = match stored {
+        Some(Err(error)) => error,
+        _ => log.failure(request, &config, &outcome),
+    };
     if let Some(cgroup) = cgroup.filter(|cgroup| !was_frozen && cgroup.is_frozen())
         && let Err(error) = cgroup.thaw()
     {
@@ -105,13 +180,37 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             request.id
         ));
     }
-    if let Err(error) = images.remove_new() {
+    if let Some(Err(error)) = storing.map(Storing::abandon) {
         reporter.warning(&format!(
             "cannot remove the incomplete checkpoint in {}: {error}",
-            images.dir.display()
+            request.image_path().display()
         ));
     }
     Err(failure)
+}
+
+/// What kind of dump is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dump {
+    /// All of the container's memory comes into the image directory, so that it
+    /// is a checkpoint by itself.
+    pub(super) whole: bool,
+    /// The images are used while CRIU is still running.
+    pub(super) lazy: bool,
+    /// The container ends with it.
+    pub(super) ends: bool,
+}
+
+impl Dump {
+    fn of(request: &Request) -> Self {
+        let lazy = request.has("lazy-pages");
+        let pre_dump = request.has("pre-dump");
+        Self {
+            whole: !lazy && !pre_dump && request.value("page-server").is_none(),
+            lazy,
+            ends: !pre_dump && !lazy && !request.has("leave-running"),
+        }
+    }
 }
 
 /// The network namespace to leave out of the dump: one that is the container's
@@ -128,14 +227,14 @@ fn own_netns(container: &Container) -> Option<u64> {
 
 /// Options that the runtime always sends to CRIU and that a configuration file
 /// therefore can't set. They stand before the caller's own flags, which win.
-fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'static str> {
+fn flags(config: &Config, container: &Container, version: &str) -> Vec<&'static str> {
     let settings = &config.checkpoint;
     [
         (settings.tcp_established, "--tcp-established"),
         (settings.file_locks, "--file-locks"),
         (settings.ext_unix_sk, "--ext-unix-sk"),
         (
-            settings.link_remap && container.kind == Kind::Runc && takes_link_remap(runtime),
+            settings.link_remap && container.kind == Kind::Runc && takes_link_remap(version),
             "--link-remap",
         ),
     ]
@@ -146,8 +245,8 @@ fn flags(config: &Config, container: &Container, runtime: &Runtime) -> Vec<&'sta
 
 /// runc has the flag since 1.3 and sends the option ever since; earlier ones
 /// leave it to the configuration file.
-fn takes_link_remap(runtime: &Runtime) -> bool {
-    runc_version(&runtime.version()).is_some_and(|version| version >= (1, 3))
+fn takes_link_remap(version: &str) -> bool {
+    runc_version(version).is_some_and(|version| version >= (1, 3))
 }
 
 /// The version in `runc --version`, whose first line is "runc version 1.3.6".

@@ -11,7 +11,7 @@
 //! would end the process. So [`Signals::block`] comes before the first thread.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -59,6 +59,15 @@ pub(crate) enum Keep {
     StderrAndOrphans,
 }
 
+/// Something that is asked while the child runs.
+pub(crate) struct Question<'a> {
+    /// Readable when it is asked.
+    pub(crate) asked: BorrowedFd<'a>,
+    /// Answers it, once. Given false if the child ended without having asked, or
+    /// may have.
+    pub(crate) answer: &'a mut dyn FnMut(bool),
+}
+
 /// The signals of this process, taken by [`run`].
 pub(crate) struct Signals(SignalFd);
 
@@ -80,7 +89,20 @@ impl Signals {
 ///
 /// # Errors
 /// It can't be started or waited for.
-pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::io::Result<Outcome> {
+pub(crate) fn run(signals: &Signals, command: Command, keep: Keep) -> std::io::Result<Outcome> {
+    run_and_answer(signals, command, keep, None)
+}
+
+/// The same, and answers one question meanwhile.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn run_and_answer(
+    signals: &Signals,
+    mut command: Command,
+    keep: Keep,
+    mut question: Option<Question<'_>>,
+) -> std::io::Result<Outcome> {
     if keep == Keep::StderrAndOrphans {
         prctl::set_child_subreaper(true)?;
         command.stderr(Stdio::piped());
@@ -99,7 +121,12 @@ pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::i
             String::from_utf8_lossy(&text).into_owned()
         })
     });
-    let status = wait(&mut child, &signals.0, keep)?;
+    let status = wait(&mut child, &signals.0, keep, &mut question);
+    // Who is still waiting for an answer now would be waited for below.
+    if let Some(question) = question.take() {
+        (question.answer)(false);
+    }
+    let status = status?;
     if keep == Keep::StderrAndOrphans {
         reap_orphans();
     }
@@ -111,21 +138,35 @@ pub(crate) fn run(signals: &Signals, mut command: Command, keep: Keep) -> std::i
     })
 }
 
-fn wait(child: &mut Child, signals: &SignalFd, keep: Keep) -> std::io::Result<ExitStatus> {
+fn wait(
+    child: &mut Child,
+    signals: &SignalFd,
+    keep: Keep,
+    question: &mut Option<Question<'_>>,
+) -> std::io::Result<ExitStatus> {
     let own_group = keep == Keep::StderrAndOrphans;
     let pid = child.id().cast_signed();
     let pidfd = sys::pidfd_open(pid)?;
     loop {
-        let mut ready = [
+        let mut ready = vec![
             PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
+        if let Some(question) = &question {
+            ready.push(PollFd::new(question.asked, PollFlags::POLLIN));
+        }
         match poll(&mut ready, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let asked = ready
+            .get(2)
+            .is_some_and(|ready| ready.any().unwrap_or(false));
         if let Some(status) = child.try_wait()? {
             return Ok(status);
+        }
+        if let Some(question) = question.take_if(|_| asked) {
+            (question.answer)(true);
         }
         while let Some(info) = signals.read_signal()? {
             let signal = i32::try_from(info.ssi_signo)

@@ -69,17 +69,33 @@ const VERB_SWITCHES: [&str; 14] = [
 /// The same, for the one that only `restore` has beside those.
 const NO_PIVOT: &str = "no-pivot";
 
+/// A flag of `checkpoint` that is ours: whom to tell how far it is.
+const PROGRESS_FD: &str = "progress-fd";
+
+/// A flag of `restore` that is ours: the network namespace for a bundle that
+/// names none.
+const NETNS: &str = "netns";
+
+/// Makes a network namespace and holds it until stdin ends; see [`crate::netns`].
+const HOLD_NETNS: &str = "--cedana-hold-netns";
+
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Invocation {
     /// Say our own version.
     OwnVersion,
+    /// Make a network namespace and hold it.
+    HoldNetns,
     /// Hand everything to the wrapped runtime.
     PassThrough,
     /// Take a checkpoint.
     Checkpoint(Request),
     /// Bring one back.
     Restore(Request),
+    /// Show what is in one.
+    Inspect(Inspect),
+    /// Turn one of ours into a stock one.
+    Unpack(Unpack),
 }
 
 /// A command line that is no checkpoint or restore of ours.
@@ -91,6 +107,12 @@ pub(crate) enum Error {
     MissingValue { verb: &'static str, flag: String },
     #[error("{verb}: {id:?} is not a container ID")]
     BadId { verb: &'static str, id: String },
+    #[error("checkpoint: --progress-fd wants the number of an open file, not {value:?}")]
+    BadFd { value: String },
+    #[error("usage: cedana-runc inspect [--json] DIR")]
+    InspectUsage,
+    #[error("usage: cedana-runc unpack DIR [--to DIR2]")]
+    UnpackUsage,
 }
 
 /// Global flags that matter here.
@@ -112,10 +134,72 @@ pub(crate) struct Request {
     pub(crate) before: Vec<OsString>,
     /// `checkpoint` or `restore`.
     pub(crate) verb: &'static str,
-    /// The arguments after the verb, as given.
+    /// The arguments after the verb, as given, without those that are ours.
     pub(crate) after: Vec<OsString>,
     pub(crate) id: String,
+    /// The file that is told how far the checkpoint is.
+    pub(crate) progress_fd: Option<i32>,
     flags: Vec<(String, Option<OsString>)>,
+}
+
+/// An inspection as asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inspect {
+    /// The checkpoint.
+    pub(crate) dir: PathBuf,
+    /// For a program.
+    pub(crate) json: bool,
+}
+
+impl Inspect {
+    fn parse(args: &[OsString]) -> Result<Self, Error> {
+        let mut dir = None;
+        let mut json = false;
+        let mut only_plain = false;
+        for arg in args {
+            match word(arg) {
+                Word::Flag(name, None) if !only_plain && name == "json" => json = true,
+                Word::End if !only_plain => only_plain = true,
+                Word::Flag(..) if !only_plain => return Err(Error::InspectUsage),
+                _ if dir.is_some() => return Err(Error::InspectUsage),
+                _ => dir = Some(PathBuf::from(arg)),
+            }
+        }
+        let dir = dir.ok_or(Error::InspectUsage)?;
+        Ok(Self { dir, json })
+    }
+}
+
+/// An unpacking as asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unpack {
+    /// The checkpoint.
+    pub(crate) dir: PathBuf,
+    /// Where the stock one is to stand; in the same place if not said.
+    pub(crate) to: Option<PathBuf>,
+}
+
+impl Unpack {
+    fn parse(args: &[OsString]) -> Result<Self, Error> {
+        let mut dir = None;
+        let mut to = None;
+        let mut only_plain = false;
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            match word(arg) {
+                Word::Flag(name, value) if !only_plain && name == "to" && to.is_none() => {
+                    let value = value.or_else(|| rest.next().cloned());
+                    to = Some(PathBuf::from(value.ok_or(Error::UnpackUsage)?));
+                }
+                Word::End if !only_plain => only_plain = true,
+                Word::Flag(..) if !only_plain => return Err(Error::UnpackUsage),
+                _ if dir.is_some() => return Err(Error::UnpackUsage),
+                _ => dir = Some(PathBuf::from(arg)),
+            }
+        }
+        let dir = dir.ok_or(Error::UnpackUsage)?;
+        Ok(Self { dir, to })
+    }
 }
 
 impl Request {
@@ -150,12 +234,37 @@ impl Request {
         }
     }
 
-    /// The wrapped runtime's arguments: the caller's, with `extra` after the verb.
-    pub(crate) fn with_flags(&self, extra: &[&str]) -> Vec<OsString> {
+    /// The wrapped runtime's arguments: the caller's, with `extra` after the verb
+    /// and `values` of our own for some flags, given or not.
+    pub(crate) fn with_values(&self, extra: &[&str], values: &[(&str, &OsStr)]) -> Vec<OsString> {
         let mut args = self.before.clone();
         args.push(self.verb.into());
         args.extend(extra.iter().map(OsString::from));
-        args.extend(self.after.iter().cloned());
+        for (name, value) in values {
+            let mut flag = OsString::from(format!("--{name}="));
+            flag.push(value);
+            args.push(flag);
+        }
+        let is_ours = |name: &str| values.iter().any(|(ours, _)| *ours == name);
+        let mut rest = self.after.iter();
+        while let Some(arg) = rest.next() {
+            match word(arg) {
+                Word::Flag(name, Some(_)) if is_ours(&name) => {}
+                Word::Flag(name, None) if is_ours(&name) => {
+                    rest.next();
+                }
+                // Of another flag the value is the next word, whatever it is.
+                Word::Flag(name, None) if VERB_VALUES.contains(&name.as_str()) => {
+                    args.push(arg.clone());
+                    args.extend(rest.next().cloned());
+                }
+                Word::End => {
+                    args.push(arg.clone());
+                    args.extend(rest.by_ref().cloned());
+                }
+                _ => args.push(arg.clone()),
+            }
+        }
         args
     }
 }
@@ -219,6 +328,14 @@ pub(crate) fn globals(args: &[OsString]) -> Globals {
 }
 
 impl Globals {
+    /// The container that is to be deleted, if that is what these arguments ask.
+    pub(crate) fn deletes<'a>(&self, args: &'a [OsString]) -> Option<&'a OsStr> {
+        let (verb, after) = args.get(self.before_verb..)?.split_first()?;
+        let id = after.iter().find(|arg| matches!(word(arg), Word::Plain))?;
+        // It becomes a path.
+        (verb == "delete" && !id.as_bytes().contains(&b'/') && id != "..").then_some(id.as_os_str())
+    }
+
     fn set(&mut self, name: &str, value: OsString) {
         let path = || (!value.is_empty()).then(|| PathBuf::from(&value));
         match name {
@@ -242,10 +359,13 @@ impl Globals {
 
 /// Decides what is to be done.
 pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
-    if let [only] = args
-        && only == OWN_VERSION
-    {
-        return Ok(Invocation::OwnVersion);
+    if let [only] = args {
+        if only == OWN_VERSION {
+            return Ok(Invocation::OwnVersion);
+        }
+        if only == HOLD_NETNS {
+            return Ok(Invocation::HoldNetns);
+        }
     }
     let globals = globals(args);
     let (before, rest) = args.split_at(globals.before_verb);
@@ -255,17 +375,21 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
     let verb = match verb.to_str() {
         Some("checkpoint") => "checkpoint",
         Some("restore") => "restore",
+        // Verbs of no OCI runtime.
+        Some("inspect") => return Inspect::parse(after).map(Invocation::Inspect),
+        Some("unpack") => return Unpack::parse(after).map(Invocation::Unpack),
         _ => return Ok(Invocation::PassThrough),
     };
-    let Some((id, flags)) = verb_arguments(verb, after)? else {
+    let Some(arguments) = verb_arguments(verb, after)? else {
         return Ok(Invocation::PassThrough);
     };
     let request = Request {
         before: before.to_vec(),
         verb,
-        after: after.to_vec(),
-        id,
-        flags,
+        after: arguments.theirs,
+        id: arguments.id,
+        progress_fd: arguments.progress_fd,
+        flags: arguments.flags,
         globals,
     };
     Ok(match verb {
@@ -274,16 +398,26 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
     })
 }
 
-type VerbArguments = (String, Vec<(String, Option<OsString>)>);
+/// What follows the verb, understood.
+struct VerbArguments {
+    id: String,
+    flags: Vec<(String, Option<OsString>)>,
+    progress_fd: Option<i32>,
+    /// The arguments without those that are ours.
+    theirs: Vec<OsString>,
+}
 
-/// The container ID and the flags; nothing if help is asked for or the ID is
-/// missing, which the wrapped runtime answers with its own usage.
+/// Nothing if help is asked for or the ID is missing, which the wrapped runtime
+/// answers with its own usage.
 fn verb_arguments(verb: &'static str, args: &[OsString]) -> Result<Option<VerbArguments>, Error> {
     let mut flags = Vec::new();
+    let mut progress_fd = None;
+    let mut theirs = Vec::new();
     let mut id = None;
     let mut only_plain = false;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
+        theirs.push(arg.clone());
         let (name, value) = match word(arg) {
             Word::Flag(name, value) if !only_plain => (name, value),
             Word::End if !only_plain => {
@@ -298,12 +432,27 @@ fn verb_arguments(verb: &'static str, args: &[OsString]) -> Result<Option<VerbAr
         let shown = || format!("--{name}");
         if matches!(name.as_str(), "h" | "help" | "?" | "usage") {
             return Ok(None);
-        } else if VERB_VALUES.contains(&name.as_str()) {
+        }
+        let ours = matches!(
+            (verb, name.as_str()),
+            ("checkpoint", PROGRESS_FD) | ("restore", NETNS)
+        );
+        if ours || VERB_VALUES.contains(&name.as_str()) {
+            let in_next = value.is_none();
             let value = value.or_else(|| rest.next().cloned());
             let value = value.ok_or_else(|| Error::MissingValue {
                 verb,
                 flag: shown(),
             })?;
+            if ours {
+                theirs.pop();
+                if name == PROGRESS_FD {
+                    progress_fd = Some(descriptor(&value)?);
+                    continue;
+                }
+            } else if in_next {
+                theirs.push(value.clone());
+            }
             flags.push((long_name(name), Some(value)));
         } else if VERB_SWITCHES.contains(&name.as_str()) || name == NO_PIVOT {
             // urfave/cli takes --switch=false.
@@ -324,13 +473,28 @@ fn verb_arguments(verb: &'static str, args: &[OsString]) -> Result<Option<VerbAr
     match id.to_str() {
         // The ID becomes a path below the runtime's state directory.
         Some(id) if !id.is_empty() && !id.contains(['/', '\0']) && id != "." && id != ".." => {
-            Ok(Some((id.to_owned(), flags)))
+            Ok(Some(VerbArguments {
+                id: id.to_owned(),
+                flags,
+                progress_fd,
+                theirs,
+            }))
         }
         _ => Err(Error::BadId {
             verb,
             id: id.to_string_lossy().into_owned(),
         }),
     }
+}
+
+fn descriptor(value: &OsStr) -> Result<i32, Error> {
+    value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(|| Error::BadFd {
+            value: value.to_string_lossy().into_owned(),
+        })
 }
 
 fn long_name(name: String) -> String {

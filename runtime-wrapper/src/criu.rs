@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cedana_checkpoint::criu::config::FILE_VARIABLE;
-use cedana_checkpoint::criu::{DumpOptions, log, version};
+use cedana_checkpoint::criu::{Cause, Version, log, version};
 use cedana_config::Config;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -19,14 +19,13 @@ use crate::cli::Request;
 use crate::error::{Error, LogNote};
 use crate::kept_log;
 
-/// Checks that CRIU is there and not hopelessly old. runc 1.1 can be told which
-/// one; crun and later runcs take it from `PATH`.
-pub(crate) fn check(request: &Request) -> Result<(), Error> {
-    match &request.globals.criu {
+/// Checks that CRIU is there and not hopelessly old, and says which it is. runc
+/// 1.1 can be told which one; crun and later runcs take it from `PATH`.
+pub(crate) fn check(request: &Request) -> Result<Version, Error> {
+    Ok(match &request.globals.criu {
         Some(program) if program.is_absolute() && program.exists() => version::ask(program)?,
         _ => version::find(&env::var_os("PATH").unwrap_or_default())?.1,
-    };
-    Ok(())
+    })
 }
 
 /// A CRIU configuration file that exists only in memory. CRIU, two processes
@@ -38,9 +37,9 @@ pub(crate) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Writes the options, followed by those of the file that the caller's
-    /// environment names, which so keep their effect.
-    pub(crate) fn new(options: &DumpOptions) -> Result<Self, Error> {
+    /// Writes the options as `render` gives them, which is told the text of the
+    /// file that the caller's environment names, so that it keeps its effect.
+    pub(crate) fn new(render: impl FnOnce(Option<&str>) -> String) -> Result<Self, Error> {
         let inherited = match env::var_os(FILE_VARIABLE) {
             Some(path) => match fs::read_to_string(&path) {
                 Ok(text) => Some(text),
@@ -52,7 +51,7 @@ impl ConfigFile {
         };
         let write = || {
             let mut file = File::from(memfd_create(c"criu.conf", MFdFlags::MFD_CLOEXEC)?);
-            file.write_all(options.render(inherited.as_deref()).as_bytes())?;
+            file.write_all(render(inherited.as_deref()).as_bytes())?;
             Ok(Self { file })
         };
         write().map_err(Error::CriuConfig)
@@ -65,7 +64,8 @@ impl ConfigFile {
     }
 }
 
-/// A CRIU log as it was before a run, to tell this run's from an older one.
+/// A CRIU log, or another file that CRIU leaves, as it was before a run, to tell
+/// this run's from an older one.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
@@ -73,6 +73,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// The log of a run that is about to write to this file.
     pub(crate) fn before(path: PathBuf) -> Self {
         let before = Self::state(&path);
         Self { path, before }
@@ -83,11 +84,25 @@ impl Log {
         Some((meta.modified().ok()?, meta.len()))
     }
 
+    /// The run's file may be in this directory by now.
+    pub(crate) fn moved(&mut self, dir: PathBuf) {
+        let there = dir.join(self.path.file_name().unwrap_or_default());
+        if !self.path.exists() && there.exists() {
+            self.path = there;
+        }
+    }
+
     /// Whether the run wrote this sentence into it.
     pub(crate) fn says(&self, sentence: &str) -> bool {
         self.is_new()
             && fs::read(&self.path)
                 .is_ok_and(|text| String::from_utf8_lossy(&text).contains(sentence))
+    }
+
+    /// Why the run failed, as far as it is known.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.is_new()
+            .then(|| log::diagnose(&self.path).ok()?.cause)?
     }
 
     /// Whether the run wrote it.
@@ -153,6 +168,7 @@ fn last_error(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cedana_checkpoint::criu::DumpOptions;
     use std::time::Duration;
 
     #[test]
@@ -192,13 +208,14 @@ mod tests {
 
     #[test]
     fn configuration_is_readable_through_proc() {
-        let file = ConfigFile::new(&DumpOptions {
+        let options = DumpOptions {
             external_netns: None,
             ghost_limit: 1,
             link_remap: false,
             timeout: Duration::from_secs(2),
-        })
-        .expect("memfd");
+            action_script: None,
+        };
+        let file = ConfigFile::new(|inherited| options.render(inherited)).expect("memfd");
         let (_, path) = file.variable();
         assert_eq!(
             fs::read_to_string(path).expect("read"),

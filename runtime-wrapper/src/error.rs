@@ -3,7 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{bundle, cli, netns, runtime, state};
+use cedana_checkpoint::criu::follow;
+use cedana_checkpoint::image::store;
+
+use crate::{bundle, cli, netns, runtime, shown, state, unpack};
+
+/// What to do about a full disk.
+const FULL: &str = "; make room or choose another directory";
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +27,28 @@ pub(crate) enum Error {
     #[error("cannot restore container {id}: {source}")]
     Bundle { id: String, source: bundle::Error },
     #[error("cannot restore container {id}: {source}")]
-    Images {
+    Shown { id: String, source: shown::Error },
+    #[error("cannot restore container {id}: --{flag} needs a checkpoint as CRIU wrote it; make it one with `cedana-runc unpack {}`", dir.display())]
+    StockOnly {
         id: String,
-        source: cedana_checkpoint::image::Error,
+        flag: &'static str,
+        dir: PathBuf,
     },
+    #[error("cannot unpack {}: {source}", dir.display())]
+    Unpack { dir: PathBuf, source: unpack::Error },
     #[error("cannot restore container {id}: {source}")]
     Netns { id: String, source: netns::Error },
+    #[error(
+        "cannot checkpoint container {id} and end it: Docker {version} can't start it again from a checkpoint with a runtime given by \"path\"; give the runtime by \"runtimeType\": \"io.containerd.cedana.v2\" in daemon.json, or use --leave-running"
+    )]
+    NoWayBack { id: String, version: u32 },
+    #[error("cannot restore container {id}: {source}")]
+    Connections {
+        id: String,
+        source: crate::restore::tcp::Error,
+    },
+    #[error("cannot hold a network namespace: {0}")]
+    HoldNetns(#[from] netns::Error),
     #[error(
         "cannot checkpoint container {id}: process {pid} ({name}) is {how}, and CRIU would wait for it for ever; {remedy}"
     )]
@@ -45,17 +67,32 @@ pub(crate) enum Error {
         why: Box<str>,
         log: LogNote,
     },
-    #[error("cannot {verb} container {id}: cannot prepare the image directory {}: {source}", dir.display())]
-    ImageDir {
+    #[error("cannot {verb} container {id}: {source}{}", if source.is_full() { FULL } else { "" })]
+    Store {
         verb: &'static str,
         id: String,
-        dir: PathBuf,
-        source: io::Error,
+        source: store::Error,
+    },
+    #[error("cannot checkpoint container {id}: {source}{}", if source.is_full() { FULL } else { "" })]
+    Follow { id: String, source: follow::Error },
+    #[error("cannot checkpoint container {id}: cannot tell what machine this is: {source}")]
+    Machine { id: String, source: io::Error },
+    #[error("container {id} has ended for its checkpoint, which cannot be finished: {source}; what there is of it is in {}", left.display())]
+    Unfinished {
+        id: String,
+        source: Box<Error>,
+        left: PathBuf,
     },
     #[error(
         "container {id} was restored but its init process {pid} ended at once ({how}); the checkpoint may hold a state that cannot go on"
     )]
     Died { id: String, pid: i32, how: String },
+    #[error("cannot inspect: {0}")]
+    Inspect(cedana_checkpoint::image::Error),
+    #[error("--progress-fd {fd} is not open for us to write to: {source}")]
+    ProgressFd { fd: i32, source: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
     #[error("cannot prepare CRIU's configuration: {0}")]

@@ -21,18 +21,25 @@ mod checkpoint;
 mod child;
 mod cli;
 mod criu;
+mod docker;
 mod error;
-mod images;
+mod gate;
+mod inspect;
 mod kept_log;
 mod netns;
 mod process;
+mod progress;
 mod report;
 mod restore;
 mod runtime;
 mod settle;
+mod shown;
 mod spec;
 mod state;
 mod sys;
+mod units;
+mod unpack;
+mod whiteout;
 
 use std::env;
 use std::ffi::OsString;
@@ -42,6 +49,9 @@ use cli::Invocation;
 use report::Reporter;
 
 fn main() -> ExitCode {
+    if let Some(end) = gate::asked_by_criu() {
+        return end;
+    }
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     let reporter = Reporter::from_globals(&cli::globals(&args));
     let result = match cli::parse(&args) {
@@ -49,11 +59,14 @@ fn main() -> ExitCode {
             println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
+        Ok(Invocation::HoldNetns) => netns::hold().map_err(Into::into),
         Ok(Invocation::PassThrough) => runtime::exec(&args)
             .map(|never| match never {})
             .map_err(Into::into),
         Ok(Invocation::Checkpoint(request)) => checkpoint::run(&request, &reporter),
         Ok(Invocation::Restore(request)) => restore::run(&request, &reporter),
+        Ok(Invocation::Inspect(request)) => inspect::run(&request),
+        Ok(Invocation::Unpack(request)) => unpack::run(&request),
         Err(error) => Err(error.into()),
     };
     result.unwrap_or_else(|error| {

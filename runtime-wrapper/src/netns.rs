@@ -1,17 +1,25 @@
 //! A network namespace for a container that brings none.
 //!
-//! A namespace lives as long as something refers to it. Here that is a thread of
-//! ours, so nothing is mounted, and if we are killed nothing is left: the path
-//! /proc/PID/task/TID/ns/net leads to the namespace while the thread waits, and
-//! by the time it ends the restored container holds the namespace itself.
+//! A namespace lives as long as something refers to it. During a restore that is
+//! a thread of ours ([`Netns`]), so nothing is mounted, and if we are killed
+//! nothing is left: the path /proc/PID/task/TID/ns/net leads to the namespace
+//! while the thread waits, and by the time it ends the restored container holds
+//! the namespace itself.
+//!
+//! An engine that sets the network up between a task's creation and its start
+//! needs the namespace before there is a restore: Docker does so since version
+//! 28, through /proc/PID/ns/net of the created task. For such a task the shim
+//! runs this program to do nothing but [`hold`] one.
 
 use std::fs::File;
-use std::io;
-use std::net::UdpSocket;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
+use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getpid, gettid};
 
@@ -24,6 +32,26 @@ pub(crate) enum Error {
     Unshare(io::Error),
     #[error("cannot turn on the loopback interface of the new network namespace: {0}")]
     Loopback(io::Error),
+    #[error("cannot say that the network namespace is ready: {0}")]
+    Tell(io::Error),
+}
+
+/// Moves this process into a fresh network namespace with loopback on, says so
+/// by a line on stdout, and stays until stdin ends: it does when whoever started
+/// us wants it or dies.
+///
+/// # Errors
+/// The namespace can't be made, or nobody is there to be told.
+pub(crate) fn hold() -> Result<ExitCode, Error> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Unshare(errno.into()))?;
+    loopback_up().map_err(Error::Loopback)?;
+    let mut out = io::stdout().lock();
+    out.write_all(b"ready\n")
+        .and_then(|()| out.flush())
+        .map_err(Error::Tell)?;
+    // Nobody sends anything; an error is an end, too.
+    let _ = io::stdin().lock().read(&mut [0]);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A fresh network namespace with loopback on, held until dropped.
@@ -73,17 +101,36 @@ impl Drop for Netns {
     }
 }
 
-/// Turns loopback on in the namespace of another process, from a thread that
-/// enters it and ends.
+/// Turns loopback on in the namespace of another process.
 pub(crate) fn loopback_up_in(pid: i32) -> Result<(), Error> {
-    let file = File::open(format!("/proc/{pid}/ns/net")).map_err(Error::Loopback)?;
+    let netns = format!("/proc/{pid}/ns/net");
+    within(Path::new(&netns), loopback_up).map_err(Error::Loopback)
+}
+
+/// The addresses of the interfaces in a network namespace.
+pub(crate) fn addresses(netns: &Path) -> io::Result<Vec<IpAddr>> {
+    within(netns, || {
+        let found = getifaddrs()?.filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        });
+        Ok(found.collect())
+    })
+}
+
+/// Does something in a network namespace, on a thread that enters it and ends.
+pub(crate) fn within<T: Send + 'static>(
+    netns: &Path,
+    what: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let file = File::open(netns)?;
     thread::spawn(move || {
         setns(file, CloneFlags::CLONE_NEWNET)?;
-        loopback_up()
+        what()
     })
     .join()
     .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
-    .map_err(Error::Loopback)
 }
 
 fn loopback_up() -> io::Result<()> {

@@ -1,35 +1,41 @@
 //! `restore`: the wrapped runtime's, prepared and judged.
 //!
 //! ```text
-//! settings, bundle ─► look (CRIU? images whole? mounts there?) ─► network namespace
+//! settings, bundle ─► look (CRIU? images whole? mounts there?) ─► images shown
+//!     ─► network namespace
 //!     ─► runtime restore ─► bundle as it was ─► is init still there?
 //!     ─► on failure: log kept and explained
 //! ```
 //!
 //! The checkpoint itself is only read: a restore can be tried again.
 
-use std::ffi::OsString;
+mod hush;
+pub(crate) mod tcp;
+
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
-use cedana_checkpoint::criu::Cause;
-use cedana_checkpoint::image::{self, Network};
+use cedana_checkpoint::criu::{Cause, RestoreOptions};
+use cedana_checkpoint::image::{self, Network, manifest};
 use cedana_config::Config;
 use tempfile::TempDir;
 
 use crate::bundle::Bundle;
 use crate::child::{self, Keep, Signals};
 use crate::cli::Request;
-use crate::criu::{self, Log};
+use crate::criu::{self, ConfigFile, Log};
 use crate::error::{Error, LogNote};
-use crate::images;
 use crate::netns::{self, Netns};
 use crate::report::Reporter;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, unmount_left_root};
 use crate::settle;
+use crate::shown::Shown;
 use crate::state::Container;
 use crate::sys;
+use hush::Hush;
+use tcp::{Connections, Target};
 
 /// Brings a checkpoint back.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
@@ -48,43 +54,72 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     )?;
     criu::check(request)?;
     let images = request.image_path();
-    images::put_back(&images).map_err(|source| Error::ImageDir {
-        verb: request.verb,
-        id: id(),
-        dir: images.clone(),
-        source,
-    })?;
-    image::verify(&images).map_err(|source| Error::Images { id: id(), source })?;
+    refuse_stock_only(request, &images)?;
+    let shown = Shown::new(&images, config.restore.memory, |message| {
+        reporter.quiet_warning(&message);
+    })
+    .map_err(|source| Error::Shown { id: id(), source })?;
     bundle.check_mounts().map_err(in_bundle)?;
 
     let network = image::network(&images);
-    let netns = fresh_netns(request, &bundle, network, reporter)?;
-    let lent = match &netns {
-        Some(netns) => Some(bundle.lend_netns(netns.path()).map_err(in_bundle)?),
-        None => None,
+    let netns = netns_to_lend(request, &bundle, network, reporter)?;
+    let netns = netns.as_ref().map(Lend::path);
+    let refused = |source| Error::Connections { id: id(), source };
+    let open = tcp::connections(&images).map_err(refused)?;
+    let target = target(&bundle, network, netns);
+    let mut connections = tcp::decide(config.restore.tcp, &open, &target).map_err(refused)?;
+    let hush = match (connections, netns) {
+        (Connections::Keep | Connections::Try, Some(netns)) => Hush::begin(netns, &open)
+            .map_err(|error| {
+                reporter.quiet_warning(&format!(
+                    "connections through translated addresses may be lost: {error}"
+                ));
+            })
+            .ok(),
+        _ => None,
     };
+    let lent = bundle.lend(netns).map_err(in_bundle)?;
 
     let work = work_dir(request)?;
     let log = Log::before(work.path(request).join("restore.log"));
-    let mut args = request.with_flags(&flags(&config, &work));
-    // crun never becomes a subreaper and knows no flag against it, which every
-    // caller gives that detaches (containerd's shim, Docker).
-    if request.has("no-subreaper") && runtime.is_crun() {
-        args.retain(|arg| arg != "--no-subreaper" && arg != "-no-subreaper");
-    }
-    let outcome = child::run(&signals, runtime.command(&args), Keep::Stdio).map_err(|source| {
-        Error::Spawn {
-            program: runtime.program.clone(),
-            source,
+    let outcome = loop {
+        let command = command(
+            request,
+            &runtime,
+            &work,
+            shown.path().as_deref(),
+            connections,
+        )?;
+        let outcome =
+            child::run(&signals, command.command, Keep::Stdio).map_err(|source| Error::Spawn {
+                program: runtime.program.clone(),
+                source,
+            })?;
+        // The runtime has forgotten the container already, and the hooks that
+        // set its network up may run again: Docker's moves it to wherever it is
+        // told (libnetwork, `Sandbox.SetKey`).
+        let is_for_an_address = connections == Connections::Try
+            && !outcome.status.success()
+            && log.cause() == Some(Cause::AddressNotAvailable);
+        if !is_for_an_address {
+            break outcome;
         }
-    })?;
+        connections = Connections::Close;
+    };
+    drop(hush);
     drop(lent);
+    let damage = shown.end();
 
     // In the foreground the runtime ends with the container, and its exit code
     // is the container's; only CRIU's log tells whether it began.
     let detached = request.has("detach");
     if !outcome.status.success() && (detached || !log.says("Restore finished successfully")) {
-        return Err(log.failure(request, &config, &outcome));
+        let mut failure = log.failure(request, &config, &outcome);
+        // CRIU saw an I/O error; this is what it was.
+        if let (Error::Failed { why, .. }, Some(damage)) = (&mut failure, damage) {
+            *why = damage.to_string().into();
+        }
+        return Err(failure);
     }
     if detached {
         let settled = settle_down(
@@ -105,14 +140,48 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     Ok(exit_code(outcome.status))
 }
 
+/// Refuses what needs the page files as CRIU wrote them: a page daemon of the
+/// caller's own reads them where they are, and removing what was restored writes
+/// to them.
+fn refuse_stock_only(request: &Request, images: &Path) -> Result<(), Error> {
+    let flag = ["lazy-pages", "auto-dedup"]
+        .into_iter()
+        .find(|flag| request.has(flag));
+    match flag {
+        Some(flag) if images.join(manifest::NAME).exists() => Err(Error::StockOnly {
+            id: request.id.clone(),
+            flag,
+            dir: images.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A network namespace for a bundle that has none.
+enum Lend {
+    /// The caller's, who may have prepared it: interfaces, addresses, routes.
+    Given(PathBuf),
+    /// A fresh one.
+    Fresh(Netns),
+}
+
+impl Lend {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) => path,
+            Self::Fresh(netns) => netns.path(),
+        }
+    }
+}
+
 /// The namespace to lend to the bundle, if it has none and the checkpoint needs
 /// one.
-fn fresh_netns(
+fn netns_to_lend(
     request: &Request,
     bundle: &Bundle,
     network: Network,
     reporter: &Reporter,
-) -> Result<Option<Netns>, Error> {
+) -> Result<Option<Lend>, Error> {
     match network {
         Network::External if !bundle.has_netns() => Err(Error::Failed {
             verb: request.verb,
@@ -121,12 +190,15 @@ fn fresh_netns(
             why: Cause::MissingNetns.to_string().into(),
             log: LogNote::None,
         }),
-        Network::External if bundle.wants_netns() => {
-            Netns::create().map(Some).map_err(|source| Error::Netns {
-                id: request.id.clone(),
-                source,
-            })
-        }
+        Network::External if bundle.wants_netns() => match request.value("netns") {
+            Some(path) => Ok(Some(Lend::Given(path.into()))),
+            None => Netns::create()
+                .map(|netns| Some(Lend::Fresh(netns)))
+                .map_err(|source| Error::Netns {
+                    id: request.id.clone(),
+                    source,
+                }),
+        },
         Network::Own if bundle.has_netns() && !bundle.wants_netns() => {
             reporter.quiet_warning(&format!(
                 "container {}: the checkpoint brings a network namespace of its own, so the one in the bundle is not used; take the checkpoint with cedana-runc to use it",
@@ -167,17 +239,62 @@ fn work_dir(request: &Request) -> Result<WorkDir, Error> {
     Ok(WorkDir::Ours(dir, flag))
 }
 
-fn flags<'a>(config: &Config, work: &'a WorkDir) -> Vec<&'a str> {
+/// The network that the container gets, for whom its connections concern.
+fn target<'a>(bundle: &'a Bundle, network: Network, lent: Option<&'a Path>) -> Target<'a> {
+    match network {
+        Network::Own => Target::Loopback,
+        Network::Host => Target::Namespace(Path::new("/proc/self/ns/net")),
+        Network::External => match lent {
+            Some(_) if bundle.has_hooks() => Target::Later,
+            Some(netns) => Target::Namespace(netns),
+            None => Target::Namespace(bundle.netns_path()),
+        },
+    }
+}
+
+/// The runtime's command, with what it needs while it runs.
+struct Prepared {
+    command: Command,
+    /// CRIU reads it through our entry in /proc.
+    _options: Option<ConfigFile>,
+}
+
+fn command(
+    request: &Request,
+    runtime: &Runtime,
+    work: &WorkDir,
+    shown: Option<&Path>,
+    connections: Connections,
+) -> Result<Prepared, Error> {
     // Locks and outside sockets that the checkpoint holds were allowed when it
     // was taken; a restore that refused them would only make it useless.
     let mut flags = vec!["--file-locks", "--ext-unix-sk"];
-    if config.restore.tcp_established {
+    let mut options = None;
+    if connections == Connections::Close {
+        let closing = RestoreOptions { tcp_close: true };
+        options = Some(ConfigFile::new(|inherited| closing.render(inherited))?);
+    } else {
         flags.push("--tcp-established");
     }
     if let WorkDir::Ours(_, flag) = work {
         flags.push(flag);
     }
-    flags
+    let images: Option<(&str, &OsStr)> = shown.map(|path| ("image-path", path.as_os_str()));
+    let mut args = request.with_values(&flags, images.as_slice());
+    // crun never becomes a subreaper and knows no flag against it, which every
+    // caller gives that detaches (containerd's shim, Docker).
+    if request.has("no-subreaper") && runtime.is_crun() {
+        args.retain(|arg| arg != "--no-subreaper" && arg != "-no-subreaper");
+    }
+    let mut command = runtime.command(&args);
+    if let Some(options) = &options {
+        let (name, value) = options.variable();
+        command.env(name, value);
+    }
+    Ok(Prepared {
+        command,
+        _options: options,
+    })
 }
 
 /// What is to be done once the restored container runs on its own.
@@ -216,6 +333,8 @@ fn settle_down(
 /// Removes a container that was restored in vain, as the runtime does with one
 /// whose restore fails, so that its ID can be used again.
 fn remove(request: &Request, runtime: &Runtime) {
+    let root = request.globals.root.as_deref();
+    unmount_left_root(root, OsStr::new(&request.id));
     let mut args: Vec<OsString> = request.before.clone();
     args.extend(["delete", "--force", &request.id].map(Into::into));
     // What can't be deleted is the caller's to clean up, who learns of the

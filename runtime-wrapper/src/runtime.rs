@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cedana_config::Config;
+use nix::mount::{MntFlags, umount2};
+
+use crate::cli;
 
 /// Why there is no runtime to wrap.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +93,25 @@ impl Runtime {
 /// Becomes the wrapped runtime. Returns only if that fails.
 pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, Error> {
     let runtime = Runtime::find(&Config::load_runtime()?)?;
+    let globals = cli::globals(args);
+    if let Some(id) = globals.deletes(args) {
+        unmount_left_root(globals.root.as_deref(), id);
+    }
     let source = runtime.command(args).exec();
     Err(Error::Unusable {
         program: runtime.program,
         source,
     })
+}
+
+/// Unmounts the container's root that a killed restore can leave in the runtime's
+/// state (`criu-root`; runc 1.1 to 1.4, `restore`): runc's delete would remove it
+/// with everything in it.
+pub(crate) fn unmount_left_root(root: Option<&Path>, id: &OsStr) {
+    let root = root.unwrap_or(Path::new("/run/runc"));
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    // An error says that it is not there or no mount point, as it should be.
+    let _ = umount2(&root.join(id).join("criu-root"), flags);
 }
 
 fn in_path(name: &Path, path: &OsStr) -> Option<PathBuf> {

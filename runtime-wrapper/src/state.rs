@@ -36,6 +36,8 @@ pub(crate) struct Container {
     pub(crate) network: Network,
     /// Its cgroup directory in the hierarchy that can freeze.
     pub(crate) cgroup: Option<PathBuf>,
+    /// Its OCI configuration, if the runtime says where that is.
+    pub(crate) config: Option<PathBuf>,
     /// The file that holds the network namespace's path.
     record: PathBuf,
 }

@@ -1,10 +1,11 @@
 //! The few calls that neither the standard library nor `nix` offers safely.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
@@ -26,6 +27,19 @@ pub(crate) fn tie_to_parent(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// A descriptor that the caller of this program left open for it, as one of our
+/// own. Programs that we run don't get it, but for the standard ones.
+pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: used for two calls that fail on a number that is no descriptor,
+    // and nothing else closes descriptors meanwhile.
+    let theirs = unsafe { BorrowedFd::borrow_raw(number) };
+    let ours = theirs.try_clone_to_owned()?;
+    if number > libc::STDERR_FILENO {
+        fcntl(theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    Ok(ours)
 }
 
 /// A file descriptor that polls readable once the process has ended.

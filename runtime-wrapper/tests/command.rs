@@ -107,6 +107,40 @@ impl Stage {
     }
 }
 
+/// A runc that writes a checkpoint, with 3 MB of memory, where it is told to.
+const DUMP: &str = r#"[ "$1" = --version ] && { echo "runc version 1.3.6"; exit; }
+for arg; do case $arg in --image-path=*) place=${arg#*=};; esac; done
+yes memory | head -c 3000000 >"$place/pages-1.img"
+printf '\026\061\061\130\002\000\000\000\010\001' >"$place/inventory.img"
+"#;
+
+/// What CRIU does after that, if it is to end the container.
+const POST_DUMP: &str = r#"
+script=$(sed -n 's/^action-script //p' "$CRIU_CONFIG_FILE")
+CRTOOLS_SCRIPT_ACTION=pre-dump "$script" || exit 9
+touch "$STAGE/waiting"
+CRTOOLS_SCRIPT_ACTION=post-dump "$script"; verdict=$?
+ls -A "$STAGE/images" >"$STAGE/seen"; echo $verdict >"$STAGE/verdict"; exit $verdict
+"#;
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .expect("dir")
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// The names of a checkpoint of [`DUMP`].
+const WHOLE: [&str; 3] = ["cedana-manifest.json", "inventory.img", "pages-1.img.zst"];
+
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -172,8 +206,8 @@ fn wrapping_itself_is_refused() {
 #[test]
 fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
     let stage = Stage::new(
-        r#"[ "$1" = --version ] && { echo "runc version 1.3.6"; exit; }
-        printf '%s ' "$@" >"$STAGE/args"; cat "$CRIU_CONFIG_FILE" >"$STAGE/criu.conf""#,
+        &(DUMP.to_owned()
+            + r#"printf '%s ' "$@" >"$STAGE/args"; cat "$CRIU_CONFIG_FILE" >"$STAGE/criu.conf""#),
     );
     fs::write(stage.path("users.conf"), "tcp-close").expect("write");
     let output = stage
@@ -184,7 +218,7 @@ fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         fs::read_to_string(stage.path("args")).expect("args"),
-        "--root root checkpoint --tcp-established --file-locks --ext-unix-sk --link-remap --leave-running c "
+        "--root root checkpoint --tcp-established --file-locks --ext-unix-sk --link-remap --image-path=checkpoint/.cedana-new --leave-running c "
     );
     assert_eq!(
         fs::read_to_string(stage.path("criu.conf")).expect("conf"),
@@ -193,9 +227,179 @@ fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
 }
 
 #[test]
+fn a_checkpoint_is_stored_and_says_what_it_is() {
+    let stage = Stage::new(DUMP);
+    let bundle = stage.bundle();
+    fs::write(bundle.join("config.json"), r#"{"hostname":"h"}"#).expect("write");
+    let state = fs::read_to_string(stage.path("root/c/state.json")).expect("state");
+    let label = format!(
+        r#""labels":["bundle={}","io.kubernetes.cri.image-name=i:1","#,
+        bundle.display()
+    );
+    fs::write(
+        stage.path("root/c/state.json"),
+        state.replace(r#""labels":["#, &label),
+    )
+    .expect("write");
+    let args = [
+        "--root",
+        "root",
+        "checkpoint",
+        "--leave-running",
+        "--image-path",
+        "images",
+        "c",
+    ];
+    for _ in 0..2 {
+        let output = stage.run(&args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(names(&stage.path("images")), WHOLE);
+    }
+    let text = fs::read(stage.path("images/cedana-manifest.json")).expect("manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&text).expect("json");
+    assert_eq!(manifest["container"]["spec"]["hostname"], "h");
+    assert_eq!(manifest["container"]["image"], "i:1");
+    assert_eq!(manifest["versions"]["runtime"], "runc version 1.3.6");
+    assert_eq!(manifest["options"]["leave_running"], true);
+    assert_eq!(manifest["cost"]["raw_bytes"], 3_000_000);
+    let files = manifest["files"].as_array().expect("files");
+    assert_eq!(files.len(), 2);
+    assert_eq!(files[1]["pages"]["raw_size"], 3_000_000);
+
+    let output = stage
+        .command(&args)
+        .env("CEDANA_CHECKPOINT_COMPRESSION", "none")
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let plain = [
+        "cedana-manifest.json",
+        "inventory.img",
+        "pages-1.img",
+        "pages-1.img.table",
+    ];
+    assert_eq!(names(&stage.path("images")), plain);
+}
+
+#[test]
+fn a_container_ends_only_when_its_checkpoint_is_in_its_place() {
+    let stage = Stage::new(&(DUMP.to_owned() + POST_DUMP));
+    let output = stage.checkpoint();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        fs::read_to_string(stage.path("verdict")).expect("verdict"),
+        "0\n"
+    );
+    assert_eq!(
+        fs::read_to_string(stage.path("seen")).expect("seen"),
+        WHOLE.join("\n") + "\n"
+    );
+}
+
+#[test]
+fn a_container_goes_on_when_its_checkpoint_cannot_be_stored() {
+    // Where the compressed memory is to go there is something else.
+    let broken = DUMP.replace("yes memory", "touch \"$place/pages-1.img.zst\"; yes memory");
+    let stage = Stage::new(&(broken + POST_DUMP));
+    stage.images();
+    let output = stage.checkpoint();
+    assert_eq!(output.status.code(), Some(1));
+    let line = first_line(&output);
+    assert!(
+        line.contains("pages-1.img.zst") && line.contains("exists"),
+        "{line}"
+    );
+    assert_eq!(
+        fs::read_to_string(stage.path("verdict")).expect("verdict"),
+        "1\n"
+    );
+    assert_eq!(names(&stage.path("images")), ["inventory.img"]);
+}
+
+#[test]
+fn a_runtime_that_dies_while_criu_waits_holds_nobody_up() {
+    let stage = Stage::new(&(DUMP.to_owned() + "(" + POST_DUMP + ") & exit 1"));
+    let output = stage.checkpoint();
+    assert_eq!(output.status.code(), Some(1));
+    // Whether CRIU's question was heard is a matter of time; that it ended is
+    // what counts, and that nothing is left half-done.
+    assert!(stage.path("verdict").exists(), "{}", stderr(&output));
+    let left = names(&stage.path("."));
+    assert!(!left.contains(&"images".to_owned()) || names(&stage.path("images")) == WHOLE);
+}
+
+#[test]
+fn killed_in_the_middle_it_leaves_what_the_next_one_cleans_up() {
+    let stage =
+        Stage::new(&(DUMP.to_owned() + "[ -e killed ] || { touch killed; kill -KILL $PPID; }"));
+    stage.images();
+    assert_eq!(stage.checkpoint().status.code(), None);
+    assert_eq!(
+        names(&stage.path("images")),
+        [".cedana-new", "inventory.img"]
+    );
+    let output = stage.checkpoint();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(names(&stage.path("images")), WHOLE);
+}
+
+#[test]
+fn what_is_no_whole_checkpoint_is_left_to_the_runtime() {
+    let stage = Stage::new(
+        &(DUMP.to_owned() + r#"printf '%s ' "$@" >args; ln -s ../../first "$place/parent""#),
+    );
+    fs::create_dir(stage.path("first")).expect("mkdir");
+    let args = [
+        "--root",
+        "root",
+        "checkpoint",
+        "--pre-dump",
+        "--image-path=images",
+        "--parent-path",
+        "../first",
+        "c",
+    ];
+    let output = stage.run(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        names(&stage.path("images")),
+        ["inventory.img", "pages-1.img", "parent"]
+    );
+    let link = fs::read_link(stage.path("images/parent")).expect("link");
+    assert_eq!(link, Path::new("../first"));
+    let args = fs::read_to_string(stage.path("args")).expect("args");
+    assert!(
+        args.contains("--parent-path=../../first --pre-dump c "),
+        "{args}"
+    );
+}
+
+#[test]
+fn success_without_images_is_none() {
+    let stage = Stage::new("exit 0");
+    let output = stage.run(&[
+        "--root",
+        "root",
+        "checkpoint",
+        "--leave-running",
+        "--image-path",
+        "images",
+        "c",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        first_line(&output).contains("no inventory.img"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(is_empty_or_missing(&stage.path("images")));
+}
+
+#[test]
 fn failed_checkpoint_is_explained_and_leaves_no_images() {
     let stage = Stage::new(
-        r#"mkdir -p images work; echo x >images/core-1.img
+        r#"[ "$1" = --version ] && exit
+        mkdir -p images work; echo x >images/core-1.img
         echo '(00.1) 7: Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider using --tcp-established option.' >work/dump.log
         echo 'criu failed: type NOTIFY errno 0' >&2; exit 1"#,
     );
@@ -298,4 +502,50 @@ fn restore_works_outside_the_checkpoint() {
         "--root root restore --file-locks --ext-unix-sk --tcp-established --work-path="
     ));
     assert_eq!(fs::read_dir(stage.path("images")).expect("dir").count(), 1);
+}
+
+#[test]
+fn restore_refuses_what_it_cannot_bring_back() {
+    let stage = Stage::new("echo started >>\"$STAGE/started\"");
+    stage.bundle();
+    stage.images();
+    let manifest = stage.path("images/cedana-manifest.json");
+    for (text, reason) in [
+        (r#"{"format":99}"#, "has format 99"),
+        ("{", "cedana-manifest.json is damaged"),
+        (
+            r#"{"format":1,"created":0,"files":[],"versions":{"cedana":"","criu":"","runtime":""},
+                "container":{"id":"c"},"cost":{"dump_us":0,"total_us":0,"raw_bytes":0,"stored_bytes":0},
+                "machine":{"architecture":"vax","page_size":512,"kernel":""}}"#,
+            "was taken on vax",
+        ),
+    ] {
+        fs::write(&manifest, text).expect("write");
+        let output = stage.restore();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+    assert!(!stage.path("started").exists());
+}
+
+#[test]
+fn a_checkpoint_is_inspected_without_a_runtime() {
+    let stage = Stage::new("exit 1");
+    let data = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../checkpoint/src/image/inspect/data"
+    );
+    let text = stage.run(&["inspect", data]);
+    assert!(text.status.success(), "{text:?}");
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    for shown in ["Processes (5)", "tcp6", "[::]:8081", "memfd:scratchpad"] {
+        assert!(text.contains(shown), "{shown} in {text}");
+    }
+    assert!(!text.contains('\u{1b}'), "{text}");
+    let json = stage.run(&["inspect", "--json", data]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["processes"][0]["comm"], "python3");
+    let error = stage.run(&["inspect", "images"]);
+    assert_eq!(error.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&error.stderr).contains("images"));
 }

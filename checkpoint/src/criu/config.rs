@@ -15,6 +15,7 @@
 //! effect here and must go in as the runtime's flag: `tcp-established`,
 //! `file-locks`, `ext-unix-sk`, `shell-job`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The key by which runc and crun look up an external network namespace on
@@ -41,6 +42,9 @@ pub struct DumpOptions {
     /// How long CRIU may take to freeze the container. CRIU's own 10 s end the
     /// dump of a big container on a loaded node.
     pub timeout: Duration,
+    /// A program that CRIU runs at each stage, and whose failure after the dump
+    /// lets the processes go on. CRIU 3.19 and later.
+    pub action_script: Option<PathBuf>,
 }
 
 impl DumpOptions {
@@ -57,6 +61,30 @@ impl DumpOptions {
             text.push_str("link-remap\n");
         }
         text.push_str(&format!("timeout {}\n", self.timeout.as_secs()));
+        if let Some(script) = &self.action_script {
+            text.push_str(&format!("action-script {}\n", script.display()));
+        }
+        append(&mut text, inherited);
+        text
+    }
+}
+
+/// What a restore needs beyond the runtime's flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Close the TCP connections of the checkpoint instead of restoring them.
+    /// runc has no flag for it (crun does), and sends nothing.
+    pub tcp_close: bool,
+}
+
+impl RestoreOptions {
+    /// The file's text, `inherited` as for a dump.
+    #[must_use]
+    pub fn render(&self, inherited: Option<&str>) -> String {
+        let mut text = String::new();
+        if self.tcp_close {
+            text.push_str("tcp-close\n");
+        }
         append(&mut text, inherited);
         text
     }
@@ -82,6 +110,7 @@ mod tests {
             ghost_limit: 512 << 20,
             link_remap: true,
             timeout: Duration::from_secs(60),
+            action_script: None,
         }
     }
 
@@ -98,10 +127,21 @@ mod tests {
         let text = DumpOptions {
             external_netns: None,
             link_remap: false,
+            action_script: Some("/proc/1/exe".into()),
             ..options()
         }
         .render(None);
-        assert_eq!(text, "ghost-limit 536870912\ntimeout 60\n");
+        assert_eq!(
+            text,
+            "ghost-limit 536870912\ntimeout 60\naction-script /proc/1/exe\n"
+        );
+    }
+
+    #[test]
+    fn a_restore_says_only_what_differs() {
+        let render = |tcp_close| RestoreOptions { tcp_close }.render(None);
+        assert_eq!(render(true), "tcp-close\n");
+        assert_eq!(render(false), "");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 
 pub mod cause;
 pub mod config;
+pub mod follow;
 pub mod log;
+pub mod serve;
 pub mod version;
 
 pub use cause::Cause;
-pub use config::DumpOptions;
+pub use config::{DumpOptions, RestoreOptions};
 pub use log::Diagnosis;
 pub use version::Version;

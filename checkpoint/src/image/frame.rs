@@ -4,8 +4,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use super::proto::wire::{Malformed, Message};
+
 /// First word of every framed image but the inventory (CRIU's magic.h).
 const COMMON: u32 = 0x5456_4319;
+
+/// First word of CRIU's files that are no images: its statistics.
+const SERVICE: u32 = 0x5510_5940;
 
 /// First word of the inventory.
 pub(super) const INVENTORY: u32 = 0x5831_3116;
@@ -14,46 +19,22 @@ pub(super) const INVENTORY: u32 = 0x5831_3116;
 /// beyond it is damage and must not be allocated.
 const MAX_RECORD: u32 = 16 << 20;
 
-/// The number fields of a protobuf message's top level, in order: field number
-/// and value, or length for a field of bytes. Ends at the first thing that is no
-/// field.
-pub(super) fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
-    std::iter::from_fn(move || {
-        let key = varint(&mut message)?;
-        let (value, skip) = match key & 7 {
-            0 => (varint(&mut message)?, 0),
-            1 => (0, 8),
-            2 => {
-                let length = varint(&mut message)?;
-                (length, usize::try_from(length).ok()?)
-            }
-            5 => (0, 4),
-            _ => return None,
-        };
-        message = message.get(skip..)?;
-        Some((key >> 3, value))
-    })
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 /// What is wrong with a file.
 #[derive(Debug)]
 pub(super) enum Fault {
     Read(io::Error),
     NotAnImage,
     Truncated,
+    /// A record is no message of the kind that it should be.
+    Malformed,
+    /// More records than a checkpoint can have.
+    TooMany,
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
 }
 
 /// The records of one file, in order.
@@ -62,14 +43,18 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Opens a file and checks its magic.
+    /// Opens a file and checks its magic. Only regular files are opened: a pipe
+    /// would keep us waiting, and a link can lead anywhere.
     pub(super) fn open(path: &Path) -> Result<Self, Fault> {
+        if !path.symlink_metadata().map_err(Fault::Read)?.is_file() {
+            return Err(Fault::NotAnImage);
+        }
         let mut records = Self {
             file: BufReader::new(File::open(path).map_err(Fault::Read)?),
         };
         match records.word()? {
             Some(INVENTORY) => Ok(records),
-            Some(COMMON) => match records.word()? {
+            Some(COMMON | SERVICE) => match records.word()? {
                 Some(_) => Ok(records),
                 None => Err(Fault::Truncated),
             },
@@ -96,6 +81,14 @@ impl Records {
             Ok(Some(record))
         } else {
             Err(Fault::Truncated)
+        }
+    }
+
+    /// The next record as the message that it is.
+    pub(super) fn next_message<M: Message>(&mut self) -> Result<Option<M>, Fault> {
+        match self.next()? {
+            Some(record) => Ok(Some(M::decode(&record)?)),
+            None => Ok(None),
         }
     }
 

@@ -13,9 +13,23 @@
 //! protobuf.c). That is enough to tell a whole checkpoint from a broken one
 //! before anything is touched, which CRIU itself finds out half-way through.
 
+pub mod contents;
+mod dir;
+mod forked;
 mod frame;
+pub mod inspect;
+mod machine;
+pub mod manifest;
 mod netns;
+pub mod pages;
+mod proto;
+mod sockets;
+pub mod store;
+pub mod unpack;
 mod verify;
 
+pub use machine::Unfit;
 pub use netns::{Network, network};
+pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
+pub use unpack::unpack;
 pub use verify::{Error, verify};

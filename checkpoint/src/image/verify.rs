@@ -9,7 +9,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::frame::{Fault, INVENTORY, Records, fields};
+use super::frame::{Fault, INVENTORY, Records};
+use super::proto::{PagemapHead, PagemapRun};
+use super::{manifest, pages};
 
 /// Files of records only, present once or per process.
 const WALKED: [&str; 7] = [
@@ -48,6 +50,36 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// One of its files has a record that CRIU didn't write.
+    #[error("the checkpoint's {} is damaged: one of its records is not what CRIU writes there; take the checkpoint again or restore another", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+    },
+    /// One of its files has more records than are read.
+    #[error("the checkpoint's {} has more entries than any container: it was not written by CRIU", file.display())]
+    TooMany {
+        /// The file.
+        file: PathBuf,
+    },
+    /// One of its files is not the one that the manifest names.
+    #[error("the checkpoint's {} does not match the manifest: it is damaged or of another checkpoint; take the checkpoint again or restore another", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Its parents have parents without end.
+    #[error("the checkpoint's parents lead to {} and on without end; one of them is its own parent", dir.display())]
+    TooManyParents {
+        /// Where it was enough.
+        dir: PathBuf,
+    },
+    /// Its manifest can't be used.
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    /// One of its page files can't be used.
+    #[error(transparent)]
+    Pages(#[from] pages::Damage),
     /// One of its files ends too early.
     #[error("the checkpoint's {} is truncated: the copy or the disk was cut short; take the checkpoint again or restore another", file.display())]
     Truncated {
@@ -88,16 +120,34 @@ pub fn verify(dir: &Path) -> Result<(), Error> {
         if walked {
             walk(&entry.path()).map_err(|fault| name(fault, entry.path()))?;
         }
-        let is_pagemap = file_name
+    }
+    check_pagemaps(dir, |pages| {
+        let metadata = dir.join(pages).metadata().ok()?;
+        Some(metadata.len())
+    })
+}
+
+/// Compares the pagemaps in `dir` with the sizes of the page files that they
+/// name. Pages whose file is not there are served from elsewhere.
+pub(super) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> Result<(), Error> {
+    let unreadable = |source| Error::Directory {
+        dir: dir.to_owned(),
+        source,
+    };
+    for entry in dir.read_dir().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let is_pagemap = entry
+            .file_name()
             .to_str()
             .is_some_and(|name| name.starts_with("pagemap-") && name.ends_with(".img"));
         if is_pagemap {
             let (pages, needed) =
-                pages(&entry.path()).map_err(|fault| name(fault, entry.path()))?;
-            let file = dir.join(format!("pages-{pages}.img"));
-            // Pages that are served from elsewhere have no file here.
-            if file.metadata().is_ok_and(|meta| meta.len() < needed) {
-                return Err(Error::Truncated { file });
+                needed(&entry.path()).map_err(|fault| name(fault, entry.path()))?;
+            let file = format!("pages-{pages}.img");
+            if size(&file).is_some_and(|size| size < needed) {
+                return Err(Error::Truncated {
+                    file: dir.join(file),
+                });
             }
         }
     }
@@ -114,27 +164,20 @@ fn walk(file: &Path) -> Result<usize, Fault> {
     Ok(count)
 }
 
-/// The number of a pagemap's pages file, and the bytes it must have. The first
-/// record names the file (field 1), every other is a run of pages: their number
-/// in field 2, or 5 when it is large, and flags in field 4, of which one says
-/// that the pages are in the file (CRIU's pagemap.proto and pagemap.h).
-fn pages(file: &Path) -> Result<(u64, u64), Fault> {
-    const PRESENT: u64 = 1 << 2;
+/// The number of a pagemap's pages file, and the bytes it must have.
+fn needed(file: &Path) -> Result<(u32, u64), Fault> {
     // CRIU counts in pages of the machine; the smallest there is never asks for
     // more than a whole file has.
     const PAGE: u64 = 4096;
     let mut records = Records::open(file)?;
-    let head = records.next()?.unwrap_or_default();
-    let get = |message: &[u8], wanted| fields(message).find(|(f, _)| *f == wanted).map(|(_, v)| v);
-    let id = get(&head, 1).unwrap_or_default();
+    let head: PagemapHead = records.next_message()?.ok_or(Fault::Truncated)?;
     let mut bytes = 0u64;
-    while let Some(run) = records.next()? {
-        if get(&run, 4).is_some_and(|flags| flags & PRESENT != 0) {
-            let count = get(&run, 5).or_else(|| get(&run, 2)).unwrap_or_default();
-            bytes = bytes.saturating_add(count.saturating_mul(PAGE));
+    while let Some(run) = records.next_message::<PagemapRun>()? {
+        if run.is_present() {
+            bytes = bytes.saturating_add(run.pages().saturating_mul(PAGE));
         }
     }
-    Ok((id, bytes))
+    Ok((head.pages_id, bytes))
 }
 
 fn first_word(file: &Path) -> Option<u32> {
@@ -144,21 +187,23 @@ fn first_word(file: &Path) -> Option<u32> {
     Some(u32::from_le_bytes(word))
 }
 
-fn name(fault: Fault, file: PathBuf) -> Error {
+pub(super) fn name(fault: Fault, file: PathBuf) -> Error {
     match fault {
         Fault::Read(source) => Error::File { file, source },
+        Fault::Malformed => Error::Damaged { file },
+        Fault::TooMany => Error::TooMany { file },
         Fault::NotAnImage => Error::NotAnImage { file },
         Fault::Truncated => Error::Truncated { file },
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::fs;
 
-    fn whole() -> tempfile::TempDir {
+    pub(in crate::image) fn whole() -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut inventory = INVENTORY.to_le_bytes().to_vec();
         inventory.extend(2u32.to_le_bytes());

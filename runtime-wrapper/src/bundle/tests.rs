@@ -36,7 +36,7 @@ fn path_is_lent_and_taken_back() {
     let bundle = Bundle::open(dir.path()).expect("open");
     assert!(bundle.wants_netns() && bundle.has_netns());
     let lent = bundle
-        .lend_netns(Path::new("/proc/1/task/1/ns/net"))
+        .lend(Some(Path::new("/proc/1/task/1/ns/net")))
         .expect("lend");
     let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
     assert_eq!(
@@ -49,12 +49,36 @@ fn path_is_lent_and_taken_back() {
 }
 
 #[test]
+fn nothing_is_lent_to_a_bundle_that_lacks_nothing() {
+    let dir = bundle();
+    fs::create_dir(dir.path().join("data")).expect("mkdir");
+    let bundle = Bundle::open(dir.path()).expect("open");
+    assert!(bundle.lend(None).expect("look").is_none());
+    assert_eq!(names(&dir), [CONFIG, "data"]);
+}
+
+#[test]
+fn a_linked_mount_source_is_followed() {
+    let dir = bundle();
+    fs::create_dir(dir.path().join("target")).expect("mkdir");
+    std::os::unix::fs::symlink("target", dir.path().join("data")).expect("symlink");
+    let bundle = Bundle::open(dir.path()).expect("open");
+    let lent = bundle.lend(None).expect("lend");
+    let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
+    let target = dir.path().canonicalize().expect("path").join("target");
+    assert_eq!(spec["mounts"][1]["source"], target.to_str().expect("text"));
+    assert_eq!(spec["mounts"][0]["source"], "proc");
+    drop(lent);
+    assert_eq!(config(&dir), SPEC);
+}
+
+#[test]
 fn killed_run_is_undone_by_the_next() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
     std::mem::forget(
         first
-            .lend_netns(Path::new("/proc/9/task/9/ns/net"))
+            .lend(Some(Path::new("/proc/9/task/9/ns/net")))
             .expect("lend"),
     );
     drop(first);
@@ -118,7 +142,7 @@ fn what_others_wrote_meanwhile_stands() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
     let lent = first
-        .lend_netns(Path::new("/proc/1/task/1/ns/net"))
+        .lend(Some(Path::new("/proc/1/task/1/ns/net")))
         .expect("lend");
     std::mem::forget(lent);
     drop(first);

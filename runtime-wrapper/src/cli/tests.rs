@@ -81,7 +81,7 @@ fn flags_of_the_go_shim() {
     assert_eq!(request.value("bundle"), Some(OsStr::new("/b")));
     assert!(request.globals.log_json);
     assert_eq!(
-        request.with_flags(&["--file-locks"])[6..9],
+        request.with_values(&["--file-locks"], &[])[6..9],
         args("restore --file-locks --image-path")[..]
     );
 }
@@ -108,6 +108,58 @@ fn errors_name_the_flag() {
     assert!(error.to_string().contains("--image-path"));
     assert!(parse(&args("checkpoint ../../etc")).is_err());
     assert!(parse(&args("restore ..")).is_err());
+}
+
+#[test]
+fn the_runtime_does_not_see_what_is_ours() {
+    for line in [
+        "checkpoint --leave-running --progress-fd 7 --work-path /w c",
+        "checkpoint --leave-running --progress-fd=7 --work-path /w c",
+        "checkpoint --leave-running --progress-fd 3 --work-path /w -progress-fd 7 c",
+    ] {
+        let request = request(line);
+        assert_eq!(request.progress_fd, Some(7), "{line}");
+        let args = args("checkpoint --leave-running --work-path /w c");
+        assert_eq!(request.with_values(&[], &[]), args, "{line}");
+    }
+    assert_eq!(request("checkpoint c -- --progress-fd 7").progress_fd, None);
+    let value = request("checkpoint --image-path --progress-fd c");
+    assert_eq!(value.image_path(), PathBuf::from("--progress-fd"));
+    for line in [
+        "checkpoint --progress-fd c",
+        "checkpoint --progress-fd -1 c",
+        "checkpoint c --progress-fd",
+        "restore --progress-fd 7 c",
+    ] {
+        assert!(parse(&args(line)).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn inspect_takes_a_directory() {
+    let inspect = |line: &str| match parse(&args(line)) {
+        Ok(Invocation::Inspect(inspect)) => Ok((inspect.dir, inspect.json)),
+        Err(error) => Err(error),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(inspect("inspect /c"), Ok((PathBuf::from("/c"), false)));
+    assert_eq!(
+        inspect("--debug inspect --json /c"),
+        Ok((PathBuf::from("/c"), true))
+    );
+    assert_eq!(inspect("inspect /c -json"), inspect("inspect --json /c"));
+    assert_eq!(
+        inspect("inspect -- --json"),
+        Ok((PathBuf::from("--json"), false))
+    );
+    for line in [
+        "inspect",
+        "inspect /c /d",
+        "inspect --help",
+        "inspect --x /c",
+    ] {
+        assert_eq!(inspect(line), Err(Error::InspectUsage), "{line}");
+    }
 }
 
 proptest! {
@@ -140,9 +192,40 @@ proptest! {
         args.extend(flags.iter().map(OsString::from));
         args.push("c".into());
         if let Ok(Invocation::Checkpoint(request)) = parse(&args) {
-            prop_assert_eq!(request.with_flags(&[]), args);
+            prop_assert_eq!(request.with_values(&[], &[]), args);
         } else {
             prop_assert!(false);
         }
+    }
+}
+
+#[test]
+fn unpacking() {
+    let parse = |args: &[&str]| {
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        match parse(&args) {
+            Ok(Invocation::Unpack(unpack)) => Ok(unpack),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        }
+    };
+    let unpack = |dir: &str, to: Option<&str>| {
+        Ok(Unpack {
+            dir: dir.into(),
+            to: to.map(Into::into),
+        })
+    };
+    assert_eq!(parse(&["unpack", "d"]), unpack("d", None));
+    assert_eq!(parse(&["unpack", "d", "--to", "e"]), unpack("d", Some("e")));
+    assert_eq!(parse(&["unpack", "--to=e", "d"]), unpack("d", Some("e")));
+    assert_eq!(parse(&["unpack", "--", "--to"]), unpack("--to", None));
+    for wrong in [
+        &["unpack"][..],
+        &["unpack", "a", "b"],
+        &["unpack", "a", "--to"],
+        &["unpack", "a", "--in", "b"],
+        &["unpack", "a", "--to", "b", "--to", "c"],
+    ] {
+        assert_eq!(parse(wrong), Err(Error::UnpackUsage));
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
         annotations: spec::annotations(&spec),
         network,
         cgroup,
+        config: Some(config.clone()),
         record: config,
     })
 }

@@ -1,6 +1,7 @@
 //! runc's state.json (libcontainer's `State`), 1.0 to 1.4.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
             Network::from_path(entry.get("path").and_then(Value::as_str))
         });
     // Annotations are kept as labels, beside one of runc's own ("bundle=").
-    let annotations = state
+    let annotations: BTreeMap<String, String> = state
         .pointer("/config/labels")
         .and_then(Value::as_array)
         .into_iter()
@@ -32,6 +33,9 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
         .filter_map(|label| label.as_str()?.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+    let config = annotations
+        .get("bundle")
+        .map(|bundle| Path::new(bundle).join("config.json"));
     // By controller on cgroup v1; under the empty name on v2.
     let cgroup = state
         .get("cgroup_paths")
@@ -45,6 +49,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
         annotations,
         network,
         cgroup,
+        config,
         record,
     })
 }
@@ -78,6 +83,7 @@ mod tests {
         );
         assert_eq!(container.cgroup, Some("/sys/fs/cgroup/freezer/c".into()));
         assert_eq!(container.annotations["io.cedana.restore.settle"], "1s");
+        assert_eq!(container.config, Some("/b/config.json".into()));
         container.forget_netns_path().expect("written");
         assert_eq!(read(path.clone()).expect("valid").network, Network::Own);
         let text = fs::read_to_string(path).expect("read");

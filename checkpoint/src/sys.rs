@@ -1,0 +1,46 @@
+//! The few calls that neither the standard library nor `nix` offers.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+
+/// Begins to write to disk what of a file is still only in memory, and doesn't
+/// wait for it: a later sync has the less to do. A hint, so it can't fail.
+pub(crate) fn start_writing(file: &File) {
+    // SAFETY: sync_file_range takes a descriptor, which `file` keeps open, and
+    // numbers; no memory.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// The lowest priority there is, as a nice value.
+const LOWEST: libc::c_int = 19;
+
+/// This thread's id.
+pub(crate) fn thread_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// This thread's priority, as a nice value.
+pub(crate) fn priority() -> i32 {
+    // SAFETY: getpriority takes two numbers. On Linux, PRIO_PROCESS and 0 mean
+    // the calling thread alone (setpriority(2), "C library/kernel differences").
+    // An error would look like the value -1, and can't be: the thread exists.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// Lets this thread run where no other wants to.
+pub(crate) fn lower_priority() {
+    // SAFETY: setpriority takes three numbers.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
+}
+
+/// Gives a thread a priority back. False if that is not allowed, which it is to
+/// those with CAP_SYS_NICE.
+pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
+    let Ok(thread) = libc::id_t::try_from(thread) else {
+        return false;
+    };
+    // SAFETY: setpriority takes three numbers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) == 0 }
+}

@@ -1,0 +1,82 @@
+//! What Docker can't bring back, refused while there is still something to lose.
+//!
+//! A runtime that is given to Docker by `path` is driven by containerd's own
+//! shim. Since version 28, Docker sets a container's network up through the PID
+//! of the created task, and that shim has none for a task that is created from a
+//! checkpoint (containerd issue 12141): `docker start --checkpoint` fails before
+//! anything of ours is called. A checkpoint that ends the container would
+//! therefore end it for good.
+
+use std::env;
+use std::fs;
+use std::os::unix::process::parent_id;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::cli::Request;
+
+/// Set by the shim of ours.
+const SHIM_VARIABLE: &str = "CEDANA_SHIM";
+
+/// The first version that can't.
+const FIRST: u32 = 28;
+
+/// The Docker by which we are called and which can't restore what we take: its
+/// version.
+pub(crate) fn cannot_restore(request: &Request) -> Option<u32> {
+    let root = request.globals.root.as_deref()?;
+    if !is_dockers(root) || !is_called_by_containerds_shim() {
+        return None;
+    }
+    // Nobody else knows which it is.
+    let output = Command::new("dockerd")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    version(&String::from_utf8_lossy(&output.stdout)).filter(|version| *version >= FIRST)
+}
+
+/// Docker has runtimes given by path keep their state in
+/// `<exec-root>/runtime-<name>/<namespace>` (`daemon/runtime_unix.go`).
+fn is_dockers(root: &Path) -> bool {
+    root.parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with("runtime-"))
+}
+
+fn is_called_by_containerds_shim() -> bool {
+    // Ours may stand in its place, under its name.
+    env::var_os(SHIM_VARIABLE).is_none()
+        && fs::read_link(format!("/proc/{}/exe", parent_id()))
+            .is_ok_and(|exe| exe.file_name() == Some("containerd-shim-runc-v2".as_ref()))
+}
+
+/// The major version in "Docker version 28.5.2, build ecc6942".
+fn version(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("version ")?;
+    rest.split_once('.')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_root_tells_docker() {
+        assert!(is_dockers(Path::new("/var/run/docker/runtime-runc/moby")));
+        assert!(!is_dockers(Path::new("/run/containerd/runc/moby")));
+        assert!(!is_dockers(Path::new("/")));
+    }
+
+    #[test]
+    fn versions_of_docker() {
+        assert_eq!(
+            version("Docker version 28.5.2+dfsg4, build ecc6942\n"),
+            Some(28)
+        );
+        assert_eq!(version("podman version x"), None);
+        assert_eq!(version(""), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! The directory from which the runtime and CRIU restore.
+//!
+//! ```text
+//! no manifest ─► the checkpoint itself: a stock runtime took it
+//! manifest ─► machine fits? files whole? ─► served, decoded while CRIU reads
+//!                                      └──► no FUSE here: unpacked, and removed afterwards
+//! ```
+//!
+//! Served files vanish with this process. An unpacked copy stands where an
+//! unfinished checkpoint would stand, within the checkpoint's directory, and so
+//! the next checkpoint or restore clears away what a killed one left; where that
+//! can't be written to, it stands in the directory for temporary files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cedana_checkpoint::criu::serve::{Server, Unavailable};
+use cedana_checkpoint::image::contents::{self, Directory};
+use cedana_checkpoint::image::manifest::{Machine, Manifest};
+use cedana_checkpoint::image::pages::Damage;
+use cedana_checkpoint::image::store::{self, Store};
+use cedana_checkpoint::image::{self, Unfit, unpack};
+use tempfile::TempDir;
+
+/// Why there is nothing to restore from.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Recover(#[from] store::Error),
+    #[error(transparent)]
+    Images(#[from] image::Error),
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    #[error("cannot tell what machine this is: {0}")]
+    Machine(io::Error),
+    #[error(
+        "the checkpoint's files cannot be served ({unavailable}), and there is no place to unpack them: {source}"
+    )]
+    NoPlace {
+        unavailable: Unavailable,
+        source: io::Error,
+    },
+    #[error("the checkpoint's files cannot be served ({unavailable}), nor unpacked: {source}")]
+    Unpack {
+        unavailable: Unavailable,
+        source: unpack::Error,
+    },
+}
+
+/// A checkpoint as CRIU wants to see it, until this is dropped.
+pub(crate) struct Shown(How);
+
+enum How {
+    Itself,
+    Served(Server),
+    Within(Store),
+    Temporary(TempDir),
+}
+
+impl Shown {
+    /// Checks a checkpoint and shows it, with up to `memory` bytes for what is
+    /// decoded ahead. `tell` is told if that takes space on disk.
+    pub(crate) fn new(dir: &Path, memory: u64, tell: impl Fn(&str)) -> Result<Self, Error> {
+        store::recover(dir)?;
+        let manifest = Manifest::read(dir).map_err(image::Error::from)?;
+        let Some(manifest) = manifest else {
+            image::verify(dir)?;
+            return Ok(Self(How::Itself));
+        };
+        let here = Machine::here().map_err(Error::Machine)?;
+        manifest.machine.check(&here)?;
+        match Server::start(contents::open(dir, &manifest)?, memory) {
+            Ok(server) => Ok(Self(How::Served(server))),
+            Err(unavailable) => {
+                let directory = contents::open(dir, &manifest)?;
+                Self::unpacked(dir, &directory, unavailable, tell)
+            }
+        }
+    }
+
+    fn unpacked(
+        dir: &Path,
+        directory: &Directory,
+        unavailable: Unavailable,
+        tell: impl Fn(&str),
+    ) -> Result<Self, Error> {
+        let place = match Store::prepare(dir) {
+            Ok(store) => How::Within(store),
+            // Read-only, full, or in use: whatever it is, there is another.
+            Err(_) => match tempfile::Builder::new()
+                .prefix("cedana-unpacked-")
+                .tempdir()
+            {
+                Ok(place) => How::Temporary(place),
+                Err(source) => {
+                    return Err(Error::NoPlace {
+                        unavailable,
+                        source,
+                    });
+                }
+            },
+        };
+        let shown = Self(place);
+        let path = shown.path().unwrap_or_default();
+        tell(&format!(
+            "the checkpoint in {} is unpacked to {} for this restore, because its files cannot be served: {unavailable}",
+            dir.display(),
+            path.display()
+        ));
+        match unpack::unpack(directory, &path) {
+            Ok(()) => Ok(shown),
+            Err(source) => Err(Error::Unpack {
+                unavailable,
+                source,
+            }),
+        }
+    }
+
+    /// The directory to restore from, if it is not the checkpoint's own.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match &self.0 {
+            How::Itself => None,
+            How::Served(server) => Some(server.path()),
+            How::Within(store) => Some(store.place().to_owned()),
+            How::Temporary(dir) => Some(dir.path().to_owned()),
+        }
+    }
+
+    /// Ends it, and says what turned out to be damaged while it was read.
+    pub(crate) fn end(self) -> Option<Arc<Damage>> {
+        match self.0 {
+            How::Served(server) => server.stop(),
+            _ => None,
+        }
+    }
+}

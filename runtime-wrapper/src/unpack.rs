@@ -1,0 +1,52 @@
+//! `unpack DIR [--to DIR2]`: a checkpoint of ours becomes a stock one.
+//!
+//! The result takes its place, or the original's, as a new checkpoint does: whole
+//! or not at all, whoever dies meanwhile.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use cedana_checkpoint::image::manifest::Manifest;
+use cedana_checkpoint::image::store::{self, Store};
+use cedana_checkpoint::image::{self, contents, unpack};
+use nix::sys::stat::{Mode, umask};
+
+use crate::cli::Unpack;
+
+/// Why a checkpoint can't be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("it has no manifest, so it is a stock checkpoint already, or none")]
+    NotOurs,
+    #[error(transparent)]
+    Images(#[from] image::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Unpack(#[from] unpack::Error),
+}
+
+/// Unpacks a checkpoint.
+pub(crate) fn run(request: &Unpack) -> Result<ExitCode, crate::error::Error> {
+    let to = request.to.as_ref().unwrap_or(&request.dir);
+    match convert(&request.dir, to) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(source) => Err(crate::error::Error::Unpack {
+            dir: request.dir.clone(),
+            source,
+        }),
+    }
+}
+
+fn convert(dir: &Path, to: &Path) -> Result<(), Error> {
+    store::recover(dir)?;
+    let manifest = Manifest::read(dir).map_err(image::Error::from)?;
+    let manifest = manifest.ok_or(Error::NotOurs)?;
+    let directory = contents::open(dir, &manifest)?;
+    // As secret as the checkpoint is.
+    umask(Mode::from_bits_truncate(0o077));
+    let mut store = Store::prepare(to)?;
+    unpack::unpack(&directory, store.place())?;
+    store.publish(None)?;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Making containerd's archive of a checkpoint differ from that of its copy.
+//!
+//! Docker lets containerd pack a checkpoint into an archive, unpacks that and
+//! drops it; to restore it packs the copy again and stores the archive, which
+//! fails ("content sha256:... already exists", moby issue 42900) as long as the
+//! equal first one has not been collected. A whiteout of a file that never was
+//! makes them differ: whoever unpacks an archive with it removes nothing, and
+//! leaves it out.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+const WHITEOUT: &str = ".wh.cedana";
+
+/// How containerd names the directory of a checkpoint that it will pack
+/// (`services/tasks/local.go`, 1.7 to 2.4); digits follow.
+const CONTAINERDS: &str = "ctrd-checkpoint";
+
+/// Adds a whiteout to a checkpoint that containerd will pack.
+///
+/// # Errors
+/// It can't be written.
+pub(crate) fn set_apart_from_copies(images: &Path) -> io::Result<()> {
+    match is_containerds(images) {
+        true => fs::write(images.join(WHITEOUT), ""),
+        false => Ok(()),
+    }
+}
+
+fn is_containerds(images: &Path) -> bool {
+    let digits = images
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix(CONTAINERDS));
+    digits.is_some_and(|digits| {
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_containerd_will_pack_is_set_apart() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (name, marked) in [
+            ("ctrd-checkpoint123", true),
+            ("ctrd-checkpoint", false),
+            ("ctrd-checkpoint-mine", false),
+            ("mine", false),
+        ] {
+            let images = dir.path().join(name);
+            fs::create_dir(&images).expect("mkdir");
+            set_apart_from_copies(&images).expect("write");
+            assert_eq!(images.join(WHITEOUT).exists(), marked, "{name}");
+        }
+    }
+}
