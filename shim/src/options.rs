@@ -57,11 +57,12 @@ pub(crate) struct CreateOptions {
 }
 
 /// How a checkpoint is to be taken. All off (a client that sends no options)
-/// means: what the configuration says, and leave the container running.
+/// means: what the configuration says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CheckpointOptions {
-    /// End the container after its checkpoint.
-    pub(crate) exit: bool,
+    /// End the container after its checkpoint; nothing when the client sends no
+    /// options.
+    pub(crate) exit: Option<bool>,
     /// Keep established TCP connections.
     pub(crate) open_tcp: bool,
     /// Allow unix sockets with a peer outside.
@@ -202,7 +203,7 @@ impl CreateOptions {
 const FILE: &str = "options.json";
 
 impl CheckpointOptions {
-    /// Reads the options of a Checkpoint request; none leave it running.
+    /// Reads the options of a Checkpoint request.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names what is unknown.
@@ -225,7 +226,7 @@ impl CheckpointOptions {
             oci::CheckpointOptions::parse_from_bytes(bytes).map_err(malformed(RUNC_CHECKPOINT))?;
         refuse_unknown(RUNC_CHECKPOINT, o.special_fields.unknown_fields())?;
         Ok(Self {
-            exit: o.exit,
+            exit: Some(o.exit),
             open_tcp: o.open_tcp,
             external_unix_sockets: o.external_unix_sockets,
             terminal: o.terminal,
@@ -243,7 +244,7 @@ impl CheckpointOptions {
         let mut o = Self::default();
         for field in Fields::of(LINUX_CHECKPOINT, bytes) {
             match field? {
-                (1, Value::Number(n)) => o.exit = n != 0,
+                (1, Value::Number(n)) => o.exit = Some(n != 0),
                 (2, Value::Number(n)) => o.open_tcp = n != 0,
                 (3, Value::Number(n)) => o.external_unix_sockets = n != 0,
                 (4, Value::Number(n)) => o.terminal = n != 0,
@@ -419,7 +420,7 @@ mod tests {
         let mut sent = vec![1 << 3, 1];
         sent.extend(texts(&[(8, "/work"), (9, "/image")]));
         let read = CheckpointOptions::from_request(Some(&any(LINUX_CHECKPOINT, sent))).unwrap();
-        assert!(read.exit);
+        assert_eq!(read.exit, Some(true));
         assert_eq!(
             (read.work_path.as_str(), read.image_path.as_str()),
             ("/work", "/image")

@@ -4,12 +4,15 @@
 use std::{
     path::Path,
     process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
     time::SystemTime,
 };
 
 use containerd_shim::protos::protobuf::{MessageField, well_known_types::timestamp::Timestamp};
-use nix::errno::Errno;
+use nix::{errno::Errno, libc::SIGKILL};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::{
@@ -44,6 +47,8 @@ pub(crate) struct Process {
     /// after its start.
     pub(crate) starting: AsyncMutex<()>,
     running: Mutex<Running>,
+    /// The OCI runtime that is making it, or 0.
+    maker: AtomicI32,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -64,6 +69,7 @@ impl Process {
             stdio,
             starting: AsyncMutex::new(()),
             running: Mutex::default(),
+            maker: AtomicI32::new(0),
             ended: watch::Sender::new(None),
         }
     }
@@ -139,6 +145,17 @@ impl Process {
         self.running().reaped = true;
     }
 
+    /// Kills the OCI runtime that is making it, which then fails.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when none is.
+    pub(crate) fn kill_maker(&self) -> Result<()> {
+        match self.maker.load(Ordering::Relaxed) {
+            0 => Err(Error::NotFound("process not created".into())),
+            pid => send_signal(pid, SIGKILL.cast_unsigned()),
+        }
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
@@ -182,13 +199,21 @@ impl Process {
                 .arg("--console-socket")
                 .arg(console.path())
                 .arg(target);
-            runtime.run(owner.reaper, command, Io::Quiet, what).await?;
+            runtime
+                .run_known(owner.reaper, command, Io::Quiet, what, &self.maker)
+                .await?;
             ProcessIo::terminal(console.receive().await?, &self.stdio, owner).await?
         } else {
             let (pipes, streams) = Pipes::make(&self.stdio, owner).await?;
             command.arg(target);
             let made = runtime
-                .run(owner.reaper, command, Io::Container(streams), what)
+                .run_known(
+                    owner.reaper,
+                    command,
+                    Io::Container(streams),
+                    what,
+                    &self.maker,
+                )
                 .await;
             match made {
                 Ok(()) => pipes.connect(&self.stdio).await?,

@@ -17,9 +17,11 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use log::warn;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
@@ -33,6 +35,8 @@ use crate::{
 /// Where containerd's own shim keeps runc's state, too; `runc --root
 /// /run/containerd/runc/<namespace> list` is what people type.
 const DEFAULT_ROOT: &str = "/run/containerd/runc";
+/// Tells the wrapper that this shim calls it.
+const SHIM_VARIABLE: &str = "CEDANA_SHIM";
 /// The wrapper that owns checkpoint and restore.
 const WRAPPER: &str = "cedana-runc";
 /// A runtime's log that is larger than this is not its error message.
@@ -88,9 +92,27 @@ impl Runtime {
         self.with_globals(Command::new(&self.binary), verb)
     }
 
+    /// A command that makes the OCI runtime forget the container `id`.
+    ///
+    /// A restore that was killed can leave the container's root mounted in the
+    /// runtime's state (`criu-root`; runc 1.1 to 1.4, `restore`), which runc's
+    /// delete then removes, files and all: it is unmounted first.
+    pub(crate) fn delete(&self, id: &str) -> Command {
+        let left = self.root.join(id).join("criu-root");
+        // An error says that it is not there or no mount point, as it should be.
+        if umount2(&left, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {
+            warn!("unmounted {}, left by a restore", left.display());
+        }
+        let mut command = self.command("delete");
+        command.arg("--force").arg(id);
+        command
+    }
+
     /// A command for `checkpoint` or `restore`.
     pub(crate) fn wrapper(&self, verb: &str) -> Command {
         let mut command = self.with_globals(Command::new(wrapper_path()), verb);
+        // Whatever name we go by, containerd's own shim is not at work.
+        command.env(SHIM_VARIABLE, "1");
         // A client may itself name the wrapper as the runtime; the wrapper
         // then takes what its configuration says.
         if self.binary.file_name() != Some(WRAPPER.as_ref()) {
@@ -118,9 +140,25 @@ impl Runtime {
     pub(crate) async fn run(
         &self,
         reaper: &Reaper,
+        command: Command,
+        io: Io,
+        what: &str,
+    ) -> Result<()> {
+        self.run_known(reaper, command, io, what, &AtomicI32::new(0))
+            .await
+    }
+
+    /// The same, with the command's PID in `known` while it runs, else 0.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub(crate) async fn run_known(
+        &self,
+        reaper: &Reaper,
         mut command: Command,
         io: Io,
         what: &str,
+        known: &AtomicI32,
     ) -> Result<()> {
         let log_start = std::fs::metadata(&self.log).map_or(0, |m| m.len());
         let mut kept = None;
@@ -142,13 +180,16 @@ impl Runtime {
         let spawned = reaper.spawn(&mut command);
         // Closes our copies of the container's ends of the pipes.
         drop(command);
-        let (_, exit) = spawned.map_err(|e| {
+        let (pid, exit) = spawned.map_err(|e| {
             Error::Runtime(format!(
                 "{what}: cannot run {}: {e}; install it or set the runtime option BinaryName",
                 program.display()
             ))
         })?;
-        match exit.await {
+        known.store(pid, Ordering::Relaxed);
+        let exit = exit.await;
+        known.store(0, Ordering::Relaxed);
+        match exit {
             Ok(0) => {
                 for warning in logged(&self.log, log_start, "warning") {
                     warn!("{warning}");
@@ -181,7 +222,7 @@ impl Runtime {
 }
 
 /// `cedana-runc` beside our own executable, else from PATH.
-fn wrapper_path() -> PathBuf {
+pub(crate) fn wrapper_path() -> PathBuf {
     std::env::current_exe()
         .ok()
         .map(|exe| exe.with_file_name(WRAPPER))
@@ -189,14 +230,19 @@ fn wrapper_path() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(WRAPPER))
 }
 
-fn keep_stderr(command: &mut Command) -> Result<File> {
+/// Keeps what a command prints on stderr.
+///
+/// # Errors
+/// No memory for it.
+pub(crate) fn keep_stderr(command: &mut Command) -> Result<File> {
     let memory = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context(|| "memfd_create")?;
     let kept = File::from(memory);
     command.stderr(kept.try_clone().context(|| "duplicate a memfd")?);
     Ok(kept)
 }
 
-fn printed(mut stderr: File) -> Option<String> {
+/// What a command printed, if anything.
+pub(crate) fn printed(mut stderr: File) -> Option<String> {
     let mut text = String::new();
     stderr.seek(SeekFrom::Start(0)).ok()?;
     stderr.take(LOG_LIMIT).read_to_string(&mut text).ok()?;

@@ -63,13 +63,23 @@ impl Spec {
             .map(String::as_str)
     }
 
+    /// Whether the container gets a network namespace that the OCI runtime is to
+    /// make, and an engine therefore to set up once it is there.
+    pub(crate) fn wants_network_namespace(&self) -> bool {
+        self.has_own("network")
+    }
+
     /// Whether the container's processes end with its init: they do in a PID
     /// namespace of its own.
     pub(crate) fn has_own_pid_namespace(&self) -> bool {
+        self.has_own("pid")
+    }
+
+    fn has_own(&self, namespace: &str) -> bool {
         self.linux
             .namespaces
             .iter()
-            .any(|ns| ns.r#type == "pid" && ns.path.is_empty())
+            .any(|ns| ns.r#type == namespace && ns.path.is_empty())
     }
 }
 

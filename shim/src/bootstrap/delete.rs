@@ -33,9 +33,7 @@ pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
     let bundle = here.with_file_name(&flags.id);
     let options = CreateOptions::load(&bundle);
     let runtime = Runtime::new(&options, &default_runtime()?, &flags.namespace, &bundle);
-    let mut command = runtime.command("delete");
-    command.arg("--force").arg(&flags.id);
-    report(run(command));
+    report(run(runtime.delete(&flags.id)));
     report(rootfs::unmount_now(&bundle.join("rootfs")));
     container::remove_remembered(&bundle);
     let response = DeleteResponse {

@@ -7,14 +7,20 @@
 
 use std::path::PathBuf;
 
+use cedana_config::Config;
 use containerd_shim::protos::events::task::TaskCheckpointed;
 
 use super::{Container, lock};
 use crate::{
     error::{Context, Error, Result, at},
     options::CheckpointOptions,
+    spec::Spec,
     state::{Request, State},
 };
+
+/// containerd's namespace that is Docker's, unless `containerd-namespace` in
+/// daemon.json names another.
+const DOCKER: &str = "moby";
 
 impl Container {
     /// Checkpoints the container into `path`, or where the options say.
@@ -38,7 +44,10 @@ impl Container {
         before.admit(Request::Checkpoint)?;
         let paused = before == State::Paused;
         lock(&self.state).settle(State::Checkpointing { paused });
-        let result = self.dump(&image, options).await;
+        let result = match self.ends_after(options) {
+            Ok(exit) => self.dump(&image, options, exit).await,
+            Err(e) => Err(e),
+        };
         self.set_state(if paused {
             State::Paused
         } else {
@@ -53,7 +62,36 @@ impl Container {
         Ok(())
     }
 
-    async fn dump(&self, image: &std::path::Path, options: &CheckpointOptions) -> Result<()> {
+    /// Whether the container is to end with its checkpoint.
+    ///
+    /// Docker sends options only to runtimes that are given by path
+    /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29): by
+    /// type, `docker checkpoint create` with and without `--leave-running` is
+    /// the same request. What is not said is a setting, then.
+    fn ends_after(&self, options: &CheckpointOptions) -> Result<bool> {
+        if let Some(exit) = options.exit {
+            return Ok(exit);
+        }
+        let spec = Spec::read(&self.bundle)?;
+        let annotations = spec.annotations.iter();
+        let config = Config::load()
+            .and_then(|config| {
+                config.with_annotations(annotations.map(|(k, v)| (k.as_str(), v.as_str())))
+            })
+            .map_err(|e| Error::InvalidArgument(format!("settings: {e}")))?;
+        let leave_running = config
+            .checkpoint
+            .leave_running
+            .unwrap_or(self.host.namespace != DOCKER);
+        Ok(!leave_running)
+    }
+
+    async fn dump(
+        &self,
+        image: &std::path::Path,
+        options: &CheckpointOptions,
+        exit: bool,
+    ) -> Result<()> {
         // A work path of the client's keeps CRIU's log; ours is cleaned up, the
         // wrapper having kept the log of a failure.
         let own_work = options
@@ -69,7 +107,7 @@ impl Container {
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
         let flags = [
-            (!options.exit, "--leave-running"),
+            (!exit, "--leave-running"),
             (options.open_tcp, "--tcp-established"),
             (options.external_unix_sockets, "--ext-unix-sk"),
             (options.terminal, "--shell-job"),

@@ -1,7 +1,8 @@
 //! Create: mount the root, let the OCI runtime make the container and leave its
 //! init waiting for Start. From a checkpoint nothing is made yet: Start
-//! restores. (containerd unpacks the writable layer into the mounted root
-//! between the two, so the root is mounted either way.)
+//! restores, and until then a holder of its network namespace stands in for
+//! init. (containerd unpacks the writable layer into the mounted root between
+//! the two, so the root is mounted either way.)
 
 use std::{
     path::PathBuf,
@@ -20,6 +21,7 @@ use tokio::sync::{RwLock, watch};
 use super::{
     Container, Host,
     delete::{remember_unpacked, remove_remembered},
+    lock,
 };
 use crate::{
     error::{Context, Error, Result, at},
@@ -29,7 +31,7 @@ use crate::{
     runtime::{Runtime, read_pid},
     spec::{self, Spec},
     state::State,
-    stdio::Stdio,
+    stdio::{Stdio, hold_fifos},
 };
 
 impl Container {
@@ -85,6 +87,8 @@ impl Container {
             runtime,
             restore_from,
             has_own_pid_namespace: spec.has_own_pid_namespace(),
+            holder: Mutex::default(),
+            held_fifos: Mutex::default(),
             init: Process::new(Stdio::new(
                 &request.stdin,
                 &request.stdout,
@@ -100,11 +104,11 @@ impl Container {
             bundle,
             options,
         });
-        container.make(request).await?;
+        container.make(request, &spec).await?;
         Ok(container)
     }
 
-    async fn make(self: &Arc<Self>, request: CreateTaskRequest) -> Result<()> {
+    async fn make(self: &Arc<Self>, request: CreateTaskRequest, spec: &Spec) -> Result<()> {
         let created = TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
@@ -123,11 +127,14 @@ impl Container {
             rootfs::mount(request.rootfs, rootfs.clone()).await?;
         }
         if self.restore_from.is_some() {
-            if let Err(e) = spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id) {
+            if let Err(e) = self.prepare_restore(spec).await {
                 self.unmount().await;
                 return Err(e);
             }
-            self.send(created);
+            self.send(TaskCreate {
+                pid: self.pid().cast_unsigned(),
+                ..created
+            });
             return Ok(());
         }
         let watch = self.host.reaper.watch();
@@ -148,6 +155,15 @@ impl Container {
                 Err(e)
             }
         }
+    }
+
+    async fn prepare_restore(self: &Arc<Self>, spec: &Spec) -> Result<()> {
+        spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id)?;
+        if spec.wants_network_namespace() {
+            self.hold_network_namespace().await?;
+        }
+        *lock(&self.held_fifos) = hold_fifos(&self.init.stdio);
+        Ok(())
     }
 
     async fn make_init(&self) -> Result<i32> {

@@ -33,6 +33,8 @@ impl Container {
         let _gate = self.gate.write().await;
         self.state().admit(Request::Delete)?;
         let never_started = self.state() == State::Created && self.pid() != 0;
+        self.end_holder();
+        lock(&self.held_fifos).clear();
         if !never_started {
             self.init.finish_io().await;
         }
@@ -74,8 +76,7 @@ impl Container {
     /// checkpoint that ended it has made the runtime forget it, and one that was
     /// never restored it never knew.
     pub(super) async fn forget(&self) -> Result<()> {
-        let mut command = self.runtime.command("delete");
-        command.arg("--force").arg(&self.id);
+        let command = self.runtime.delete(&self.id);
         match self.run(command, "failed to delete task").await {
             Err(Error::Runtime(text)) if is_forgotten(&text) => Ok(()),
             result => result,

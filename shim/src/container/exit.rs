@@ -81,7 +81,7 @@ impl Container {
         }
     }
 
-    fn send_exit(&self, id: &str, process: &Process, ended: Ended) {
+    pub(super) fn send_exit(&self, id: &str, process: &Process, ended: Ended) {
         self.send(TaskExit {
             container_id: self.id.clone(),
             id: id.to_owned(),

@@ -6,11 +6,16 @@
 //! paused container, since under cgroup v1 a frozen process doesn't even die of
 //! SIGKILL until it is thawed.
 
-use super::{Container, is_forgotten};
+use nix::libc::SIGKILL;
+
+use super::{Container, is_forgotten, lock};
 use crate::{
     error::{Error, Result},
     state::State,
 };
+
+/// The exit status of what was killed.
+const KILLED: i32 = 128 + SIGKILL;
 
 impl Container {
     /// Sends `signal` to a process, or to all of the container's.
@@ -21,10 +26,12 @@ impl Container {
         if !exec_id.is_empty() {
             return self.exec(exec_id)?.process.signal(signal);
         }
+        // The OCI runtime doesn't know the container yet.
+        if lock(&self.holder).is_some() {
+            return self.init.signal(signal);
+        }
         if self.pid() == 0 {
-            return Err(Error::NotFound(
-                "no such container: it has not been restored yet".into(),
-            ));
+            return self.kill_unrestored(signal);
         }
         let frozen = matches!(
             self.state(),
@@ -34,6 +41,24 @@ impl Container {
             return self.init.signal(signal);
         }
         self.kill_by_runtime(signal, all).await
+    }
+
+    /// A task that has no process yet, and perhaps is getting one just now.
+    fn kill_unrestored(&self, signal: u32) -> Result<()> {
+        if signal != SIGKILL.cast_unsigned() {
+            return Err(Error::NotFound(
+                "no such container: it has not been restored yet".into(),
+            ));
+        }
+        match self.gate.try_write() {
+            Ok(_gate) if self.state() == State::Created => {
+                self.end_unstarted(KILLED);
+                Ok(())
+            }
+            Ok(_) => Err(Error::NotFound("process already finished".into())),
+            // Start is at work: with its runtime it fails.
+            Err(_) => self.init.kill_maker(),
+        }
     }
 
     async fn kill_by_runtime(&self, signal: u32, all: bool) -> Result<()> {

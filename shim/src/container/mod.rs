@@ -20,6 +20,7 @@ mod create;
 mod delete;
 mod exec;
 mod exit;
+mod holder;
 mod kill;
 mod pause;
 mod start;
@@ -55,6 +56,7 @@ use crate::{
 };
 
 pub(crate) use delete::remove_remembered;
+use holder::Holder;
 
 /// What all containers of a shim share.
 pub(crate) struct Host {
@@ -81,6 +83,10 @@ pub(crate) struct Container {
     /// The checkpoint that Start restores.
     restore_from: Option<PathBuf>,
     has_own_pid_namespace: bool,
+    /// Stands in for init between Create and Start of a restore.
+    holder: Mutex<Option<Holder>>,
+    /// The other ends of the client's fifos meanwhile.
+    held_fifos: Mutex<Vec<std::fs::File>>,
     init: Process,
     state: Mutex<State>,
     gate: RwLock<()>,

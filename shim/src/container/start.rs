@@ -5,7 +5,7 @@ use std::sync::Arc;
 use containerd_shim::protos::events::task::TaskStart;
 use log::warn;
 
-use super::{Container, lock};
+use super::{Container, Holder, lock};
 use crate::{
     cgroup,
     error::{Context, Result, at},
@@ -26,10 +26,17 @@ impl Container {
         self.state().admit(Request::Start)?;
         let starting = self.init.starting.lock().await;
         let restored = if self.restore_from.is_some() {
-            match self.restore().await {
+            // Ends when this function does, whatever has become of the restore.
+            let holder = self.take_holder();
+            // Until the streams are connected, or there will be none.
+            let _fifos = std::mem::take(&mut *lock(&self.held_fifos));
+            match self.restore(holder.as_ref()).await {
                 Ok(exit) => Some(exit),
                 Err(e) => {
                     self.undo_make().await;
+                    if let Some(holder) = holder {
+                        self.end_without_start(&holder);
+                    }
                     return Err(e);
                 }
             }
@@ -54,7 +61,7 @@ impl Container {
         Ok(pid)
     }
 
-    async fn restore(self: &Arc<Self>) -> Result<Exit> {
+    async fn restore(self: &Arc<Self>, holder: Option<&Holder>) -> Result<Exit> {
         let Some(checkpoint) = &self.restore_from else {
             unreachable!("only called with a checkpoint");
         };
@@ -70,6 +77,9 @@ impl Container {
         command.arg("--work-path").arg(&work);
         command.arg("--pid-file").arg(self.init_pid_file());
         command.args(["--detach", "--no-subreaper"]);
+        if let Some(holder) = holder {
+            command.arg("--netns").arg(holder.network_namespace());
+        }
         if self.options.no_pivot_root {
             command.arg("--no-pivot");
         }

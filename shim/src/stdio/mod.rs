@@ -183,6 +183,25 @@ impl Pipes {
     }
 }
 
+/// Opens the fifos of a process that is made later than its client expects. A
+/// client that opens a fifo waits until somebody has the other end, Docker with
+/// all its handling of that container. What is sent meanwhile is kept in the
+/// fifo for whoever opens it next.
+pub(crate) fn hold_fifos(stdio: &Stdio) -> Vec<File> {
+    [&stdio.stdin, &stdio.stdout, &stdio.stderr]
+        .into_iter()
+        .map(|path| path.strip_prefix("fifo://").unwrap_or(path))
+        .filter(|path| path.starts_with('/') && !is_file(path))
+        // What can't be opened is reported when it is needed.
+        .filter_map(|path| {
+            let mut options = File::options();
+            options.read(true).write(true);
+            std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+            options.open(path).ok()
+        })
+        .collect()
+}
+
 /// The running copies of a process's streams.
 #[derive(Default)]
 pub(crate) struct ProcessIo {
@@ -283,7 +302,7 @@ fn output_pipe(options: &CreateOptions) -> Result<(pipe::Receiver, Stream)> {
     Ok((ours, theirs.into()))
 }
 
-fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe2(OFlag::O_CLOEXEC).context(|| "make a pipe")
 }
 
