@@ -397,10 +397,10 @@ impl Drop for Image {
 }
 
 /// The test's side of `/out`, shared by a container and its restored copies.
-struct Out(PathBuf);
+pub(crate) struct Out(pub(crate) PathBuf);
 
 impl Out {
-    fn create(id: &str) -> Self {
+    pub(crate) fn create(id: &str) -> Self {
         let path = Path::new("/var/tmp/cedana-tests").join(id);
         fs::create_dir_all(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Self(path)

@@ -1,6 +1,9 @@
 //! Running `ctr` and other programs, with everything they said in a failure.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::wait::stretched;
 
 /// The containerd namespace the tests use; the testbed's images are in it.
 pub const NAMESPACE: &str = "default";
@@ -9,8 +12,8 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 /// An image with redis, nginx, postgres and python.
 pub const WORK: &str = "docker.io/library/work:latest";
 
-/// Seconds after which a client's command counts as hanging.
-const PATIENCE: &str = "90";
+/// After this a client's command counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// What timeout(1) reports when it had to end the command.
 const TIMED_OUT: i32 = 124;
 
@@ -94,7 +97,8 @@ pub(crate) fn ctr_command(arguments: &[&str]) -> Command {
 /// waits for ever, and a story that hangs tells nobody why.
 fn bounded(command: &Command) -> Command {
     let mut bounded = Command::new("timeout");
-    bounded.args(["--kill-after=5", PATIENCE]);
+    let patience = stretched(PATIENCE).as_secs().to_string();
+    bounded.args(["--kill-after=5", &patience]);
     bounded.arg(command.get_program()).args(command.get_args());
     bounded.envs(
         command
@@ -122,7 +126,8 @@ pub(crate) fn finish(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("`{line}` did not start: {error}"));
     assert!(
         output.status.code() != Some(TIMED_OUT),
-        "`{line}` had not ended after {PATIENCE} s"
+        "`{line}` had not ended after {:?}",
+        stretched(PATIENCE)
     );
     Output {
         command: line,

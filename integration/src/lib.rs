@@ -5,7 +5,7 @@
 //! [`Run`], gets a [`Container`] that cleans up after itself, and speaks to it
 //! through `ctr` ([`ctr()`]). What `ctr` cannot reach, it asks of the shim's own
 //! socket ([`Task`]), or of a shim that it started itself, without containerd
-//! ([`BareShim`]).
+//! ([`BareShim`]). What Docker's users do is in [`docker`].
 //!
 //! Whether a container is the same after a restore is answered by the
 //! [`workload`], a program that verifies its own memory, files and connections
@@ -18,11 +18,14 @@
 //! |---|---|
 //! | `CEDANA_TESTBED` | the suite; set in an instance, required |
 //! | `CEDANA_TEST_RUNTIME` | the runtime under test, `io.containerd.cedana.v2` if unset |
-//! | `CEDANA_CYCLES` | rounds of the leftovers story, 20 if unset |
+//! | `CEDANA_TEST_DOCKER_RUNTIME` | the runtime under test, as Docker's daemon.json names it, `cedana` if unset |
+//! | `CEDANA_TEST_PATIENCE` | how many times the usual to wait for anything, 1 if unset |
+//! | `CEDANA_CYCLES` | rounds of the leftovers story (20 if unset) and of Docker's matrix (1) |
 
 mod bare;
 mod container;
 mod ctr;
+pub mod docker;
 mod engine;
 mod events;
 mod gate;

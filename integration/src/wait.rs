@@ -1,5 +1,6 @@
 //! Waiting for a condition.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Long enough for a loaded machine, short enough for a person who watches.
@@ -7,6 +8,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two looks at the condition.
 const PERIOD: Duration = Duration::from_millis(10);
+
+/// As many times as long as usual, where the machine is emulated
+/// (`CEDANA_TEST_PATIENCE`).
+pub(crate) fn stretched(usual: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    usual
+        * *FACTOR.get_or_init(|| match std::env::var("CEDANA_TEST_PATIENCE") {
+            Ok(factor) => factor
+                .parse()
+                .unwrap_or_else(|_| panic!("CEDANA_TEST_PATIENCE: {factor} is not a number")),
+            Err(_) => 1,
+        })
+}
 
 /// Looks until `found` gives a value; panics with `what` and the last reason it
 /// gave when that does not come.
@@ -22,6 +36,7 @@ pub fn eventually_within<T>(
     what: &str,
     mut found: impl FnMut() -> Result<T, String>,
 ) -> T {
+    let patience = stretched(patience);
     let deadline = Instant::now() + patience;
     loop {
         match found() {

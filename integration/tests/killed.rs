@@ -48,11 +48,25 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
             None => Ok(()),
         }
     });
-    assert_eq!(fs::read_dir(&images).map(Iterator::count).ok(), Some(0));
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&images).into_iter().flatten();
+        entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .collect()
+    };
+    // What a killed wrapper was writing stays, under a name that nobody takes for
+    // a checkpoint, until the next one.
+    assert_eq!(names(), [".cedana-new"]);
     container.report().continues(&before);
     drop(gate);
     let retry = container.task().checkpoint(&images, None);
     assert!(retry.is_ok(), "{retry:?}");
+    let names = names();
+    assert!(
+        names.iter().any(|name| name == "inventory.img"),
+        "{names:?}"
+    );
+    assert!(!names.iter().any(|name| name == ".cedana-new"), "{names:?}");
     container.report().continues(&before);
 }
 

@@ -37,6 +37,7 @@ full 1 7
 random 1 8
 urandom 1 9
 tty 5 0
+fuse 10 229
 NODES
 ln -s /proc/self/fd "$new/dev/fd"
 ln -s fd/0 "$new/dev/stdin"
@@ -81,6 +82,9 @@ if [[ -n $layers ]]; then
   while read -r layer path; do
     mount -o bind,ro "$layers/layers/$layer" "$new/var/lib/$path"
   done <"$layers/layers/paths"
+  # For `engine`, which has to do it again.
+  mkdir -p "$new/usr/lib/testbed/layers"
+  mount -o bind,ro "$layers/layers" "$new/usr/lib/testbed/layers"
   mount -t overlay overlay \
     -o "lowerdir=$layers/content,upperdir=$dir/content/upper,workdir=$dir/content/work" \
     "$new/var/lib/containerd/io.containerd.content.v1.content"

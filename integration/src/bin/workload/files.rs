@@ -2,6 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use crate::memory::{content, same_content};
 use crate::sys;
@@ -69,6 +72,66 @@ impl Lock {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(e.to_string()),
             Ok(()) => Err("the lock was free".into()),
+        }
+    }
+}
+
+/// A file that grows for as long as the process lives: its nonce, then the
+/// numbers from 1, a line each, written through one descriptor.
+pub(crate) struct Journal {
+    nonce: String,
+    path: String,
+    written: Arc<Mutex<u64>>,
+}
+
+impl Journal {
+    /// Begins anew if there is a journal of an earlier process.
+    pub(crate) fn begin(path: &str, nonce: u64) -> io::Result<Self> {
+        let nonce = format!("{nonce:016x}");
+        fs::write(path, format!("{nonce}\n"))?;
+        let mut file = File::options().append(true).open(path)?;
+        let written = Arc::new(Mutex::new(0));
+        let growing = Arc::clone(&written);
+        thread::spawn(move || {
+            loop {
+                {
+                    let mut n = growing.lock().unwrap_or_else(PoisonError::into_inner);
+                    // One write for a line: a reader never sees half of one.
+                    if file.write_all(format!("{}\n", *n + 1).as_bytes()).is_err() {
+                        return;
+                    }
+                    *n += 1;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Ok(Self {
+            nonce,
+            path: path.to_owned(),
+            written,
+        })
+    }
+
+    /// Every line follows the one before it, but where a restore has brought
+    /// back a process that had written less; the last is what memory says.
+    pub(crate) fn verify(&self) -> Result<(), String> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = fs::read_to_string(&self.path).map_err(|e| e.to_string())?;
+        let mut lines = text.lines();
+        if lines.next() != Some(&self.nonce) {
+            return Err("another process's journal".into());
+        }
+        let mut last = 0;
+        for line in lines {
+            let n: u64 = line.parse().map_err(|_| format!("a line {line:?}"))?;
+            if n > last + 1 || n == 0 {
+                return Err(format!("{n} follows {last}"));
+            }
+            last = n;
+        }
+        match last == *written {
+            true => Ok(()),
+            false => Err(format!("{written} lines written, the last is {last}")),
         }
     }
 }

@@ -110,6 +110,10 @@ fn main() {
                 let mut file = expect(files::Held::create(&value(), nonce, 64 << 10));
                 checks.push(Box::new(move |r| r.check("file", file.verify())));
             }
+            "--journal" => {
+                let journal = expect(files::Journal::begin(&value(), nonce));
+                checks.push(Box::new(move |r| r.check("journal", journal.verify())));
+            }
             "--lock" => {
                 let lock = expect(files::Lock::take(&value()));
                 checks.push(Box::new(move |r| r.check("lock", lock.verify())));
@@ -123,6 +127,7 @@ fn main() {
                 checks.push(Box::new(move |r| r.check("unix", talk.verify())));
             }
             "--lines" => answer_lines(),
+            "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
         }
     }
@@ -167,6 +172,22 @@ fn answer_lines() {
     thread::spawn(|| {
         for (n, line) in io::stdin().lock().lines().map_while(Result::ok).enumerate() {
             println!("line {}: {}", n + 1, line.trim());
+        }
+    });
+}
+
+/// Prints the numbers from 1, for stories about logs.
+fn print_ticks() {
+    thread::spawn(|| {
+        for n in 1u64.. {
+            // One write for a line, so that a checkpoint falls between two.
+            if io::stdout()
+                .write_all(format!("tick {n}\n").as_bytes())
+                .is_err()
+            {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     });
 }

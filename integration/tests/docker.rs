@@ -1,0 +1,380 @@
+//! What Docker's user does with a container that came back: everything.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use cedana_integration::docker::{
+    BUSYBOX, Container, Run, by_path, cannot_restore, docker, docker_ok, no_restore_here, version,
+};
+use cedana_integration::{cgroup_of, command, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const HELD: [&str; 6] = ["--memory", "4", "--threads", "2", "--journal", "/journal"];
+
+/// Runs it, ends it with a checkpoint, and brings it back.
+#[track_caller]
+fn restored(run: Run) -> Container {
+    let container = run.start();
+    let before = container.report();
+    container.freeze("cp");
+    container.thaw("cp");
+    container.report().continues(&before);
+    container
+}
+
+#[test]
+fn a_restored_container_is_a_container_like_any_other() {
+    if no_restore_here() {
+        return;
+    }
+    let container = restored(Run::new("like-any").workload(&HELD));
+    let before = container.report();
+
+    let pid = container.pid();
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("Docker's PID is alive");
+    assert!(line.starts_with("/workload"), "{line}");
+    let top = docker_ok(&["top", container.name()]);
+    assert!(top.contains("/workload --memory"), "{top}");
+
+    let template = "{{.MemUsage}} {{.PIDs}}";
+    let stats = docker_ok(&[
+        "stats",
+        "--no-stream",
+        "--format",
+        template,
+        container.name(),
+    ]);
+    let pids = stats.split_whitespace().last().and_then(|n| n.parse().ok());
+    assert!(pids.is_some_and(|n: u32| n >= 4), "{stats}");
+    assert!(!stats.starts_with("0B"), "{stats}");
+
+    assert_eq!(container.exec(&["sh", "-c", "exit 3"]).code, 3);
+    let seen = container.exec(&["cat", "/proc/1/cmdline"]).ok().stdout;
+    assert!(seen.starts_with("/workload"), "{seen}");
+
+    container.report_after("workload", || {
+        docker_ok(&["kill", "--signal", "USR1", container.name()]);
+    });
+
+    docker_ok(&["pause", container.name()]);
+    container.is("paused").expect("it is paused");
+    docker_ok(&["unpause", container.name()]);
+    container.report().continues(&before);
+
+    let limit = ["--memory", "64m", "--memory-swap", "64m"];
+    docker_ok(&[&["update"], &limit[..], &[container.name()]].concat());
+    let cgroup = cgroup_of(container.pid(), "memory");
+    let limit = ["memory.limit_in_bytes", "memory.max"]
+        .iter()
+        .find_map(|file| fs::read_to_string(cgroup.join(file)).ok());
+    assert_eq!(limit.as_deref().map(str::trim), Some("67108864"));
+
+    let other = format!("{}-renamed", container.name());
+    docker_ok(&["rename", container.name(), &other]);
+    docker_ok(&["exec", &other, "true"]);
+    docker_ok(&["rename", &other, container.name()]);
+    container.report().continues(&before);
+}
+
+#[test]
+fn the_exit_code_arrives() {
+    if no_restore_here() {
+        return;
+    }
+    let container = restored(Run::new("code").workload(&["--term-code", "11"]));
+    let name = container.name().to_owned();
+    let waiting = thread::spawn(move || docker_ok(&["wait", &name]));
+    docker_ok(&["stop", container.name()]);
+    let code = waiting.join().expect("the waiting thread");
+    assert_eq!(code, "11");
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "11");
+}
+
+#[test]
+fn a_container_that_can_be_stopped_can_be_started_afresh() {
+    if no_restore_here() {
+        return;
+    }
+    let container = restored(Run::new("afresh").workload(&HELD));
+    let before = container.report();
+    docker_ok(&["restart", container.name()]);
+    container.ready("workload");
+    let after = eventually("the new process reports", || {
+        let report = container.report();
+        match report.nonce() == before.nonce() {
+            true => Err("the old process".to_owned()),
+            false => Ok(report),
+        }
+    });
+    after.intact();
+}
+
+#[test]
+fn the_restart_policy_acts() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("policy")
+        .flags(&["--restart", "on-failure:5"])
+        .leaves_running()
+        .workload(&["--memory", "1"])
+        .start();
+    let before = container.report();
+    container.checkpoint_running("cp").ok();
+    container.kill();
+    container.thaw("cp");
+    container.report().continues(&before);
+
+    fs::remove_file(container.out().join("workload.ready")).expect("it was ready");
+    let pid = Pid::from_raw(container.pid().cast_signed());
+    kill(pid, Signal::SIGKILL).expect("Docker's PID is alive");
+    container.ready("workload");
+    let after = container.report();
+    assert_ne!(after.nonce(), before.nonce(), "it was started again");
+    assert_eq!(container.inspect("{{.RestartCount}}"), "1");
+}
+
+#[test]
+fn logs_go_on_without_loss_or_repetition() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("logs").workload(&["--ticks"]).start();
+    let beyond = |ticks: usize| {
+        eventually("the log goes on", || {
+            match container.logs().lines().count() {
+                enough if enough > ticks => Ok(enough),
+                few => Err(format!("{few} lines; {}", container.state())),
+            }
+        })
+    };
+    let mut ticks = beyond(20);
+    for round in ["one", "two"] {
+        container.freeze(round);
+        container.thaw(round);
+        ticks = beyond(ticks + 20);
+    }
+    docker_ok(&["stop", container.name()]);
+    for (n, line) in (1..).zip(container.logs().lines()) {
+        assert_eq!(line, format!("tick {n}"));
+    }
+}
+
+#[test]
+fn a_terminal_is_attached_to_the_process_that_came_back() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("attach")
+        .flags(&["-it"])
+        .workload(&["--lines"])
+        .start();
+    let mut terminal = container.attach();
+    terminal.type_line("before");
+    terminal.expect("line 1: before");
+    container.freeze("cp");
+    terminal.exit_code();
+    container.thaw("cp");
+    let mut terminal = container.attach();
+    terminal.type_line("after");
+    // The count goes on: it is the same process that reads.
+    terminal.expect("line 2: after");
+    terminal.resize(33, 101);
+    eventually("the size arrives", || {
+        let size = container.exec(&["stty", "-F", "/proc/1/fd/0", "size"]);
+        match size.stdout.trim() == "33 101" {
+            true => Ok(()),
+            false => Err(size.to_string()),
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_is_restored_as_often_as_one_likes() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("often").leaves_running().workload(&HELD).start();
+    let before = container.report();
+    container.checkpoint_running("cp").ok();
+    for _ in 0..5 {
+        container.kill();
+        container.thaw("cp");
+        container.report().continues(&before);
+    }
+    // And what came back can be checkpointed in turn.
+    let between = container.report();
+    container.checkpoint_running("cp2").ok();
+    container.kill();
+    container.thaw("cp2");
+    container.report().continues(&between);
+}
+
+#[test]
+fn checkpoints_are_listed_and_removed() {
+    let container = Run::new("list").leaves_running().workload(&[]).start();
+    for name in ["one", "two"] {
+        container.checkpoint_running(name).ok();
+    }
+    assert_eq!(container.checkpoints(), ["one", "two"]);
+    let again = container.checkpoint_running("one").refused();
+    assert!(again.contains("already exists"), "{again}");
+    docker_ok(&["checkpoint", "rm", container.name(), "one"]);
+    assert_eq!(container.checkpoints(), ["two"]);
+    container.running();
+}
+
+#[test]
+fn a_checkpoint_in_a_directory_of_the_users_comes_back_once_docker_has_it() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("directory").workload(&HELD).start();
+    let before = container.report();
+    let home = container.out().join("checkpoints");
+    let directory = home.display().to_string();
+    let with_directory = |verb: &str, more: &[&str]| {
+        let flags = ["checkpoint", verb, "--checkpoint-dir", &directory];
+        docker(&[&flags[..], &[container.name()], more].concat()).ok()
+    };
+    with_directory("create", &["mine"]);
+    container.exited();
+    assert!(with_directory("ls", &[]).stdout.contains("mine"));
+    let mode = fs::metadata(home.join("mine/inventory.img")).map(|m| {
+        use std::os::unix::fs::PermissionsExt;
+        m.permissions().mode() & 0o077
+    });
+    assert_eq!(mode.ok(), Some(0), "others may read the memory");
+
+    // `docker start` refuses such a directory whatever the runtime.
+    let to = container.checkpoint_path("mine");
+    let parent = to.parent().expect("it has one").display().to_string();
+    command("mkdir", &["-p", &parent]).ok();
+    let from = home.join("mine").display().to_string();
+    command("cp", &["-a", &from, &to.display().to_string()]).ok();
+    container.thaw("mine");
+    container.report().continues(&before);
+    with_directory("rm", &["mine"]);
+    assert!(!home.join("mine").exists());
+}
+
+#[test]
+fn a_paused_container_is_checkpointed_and_runs_when_it_comes_back() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("paused").workload(&HELD).start();
+    let before = container.report();
+    docker_ok(&["pause", container.name()]);
+    container.freeze("cp");
+    container.thaw("cp");
+    container.report().continues(&before);
+}
+
+/// Truncates the image of the first process.
+fn damage(checkpoint: &Path) {
+    let entries = fs::read_dir(checkpoint).expect("Docker keeps checkpoints there");
+    let core = entries
+        .filter_map(Result::ok)
+        .find(|e| e.file_name().to_string_lossy().starts_with("core-"))
+        .expect("a process in the checkpoint");
+    let file = fs::File::options().write(true).open(core.path());
+    file.and_then(|f| f.set_len(10)).expect("can be cut");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_with_a_reason_and_others_still_work() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("damaged").leaves_running().workload(&HELD).start();
+    let before = container.report();
+    container.checkpoint_running("good").ok();
+    container.checkpoint_running("bad").ok();
+    container.kill();
+    damage(&container.checkpoint_path("bad"));
+    for _ in 0..2 {
+        let reason = container.restore("bad").refused();
+        assert!(reason.contains("core-"), "{reason}");
+        assert_eq!(container.inspect("{{.State.Running}}"), "false");
+    }
+    container.thaw("good");
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_checkpoint_that_is_not_there_is_refused() {
+    let container = Run::new("nowhere").workload(&[]).start();
+    docker_ok(&["kill", container.name()]);
+    container.exited();
+    container.restore("nowhere").refused();
+    docker_ok(&["start", container.name()]);
+    container.running();
+}
+
+#[test]
+fn what_criu_cannot_dump_is_refused_with_a_reason_and_runs_on() {
+    // A nested PID namespace.
+    let container = Run::new("nested")
+        .leaves_running()
+        .flags(&["--privileged"])
+        .command(&[
+            "unshare",
+            "--pid",
+            "--fork",
+            "sh",
+            "-c",
+            "echo up; while :; do sleep 1; done",
+        ])
+        .start();
+    eventually("the nested namespace is there", || match container.logs() {
+        up if up.contains("up") => Ok(()),
+        other => Err(other),
+    });
+    let reason = container.checkpoint_running("cp").refused();
+    assert!(reason.to_lowercase().contains("namespace"), "{reason}");
+    container.running();
+    container.exec(&["true"]).ok();
+    assert!(container.checkpoints().is_empty());
+}
+
+#[test]
+fn by_path_on_docker_28_nothing_is_lost() {
+    if !(by_path() && cannot_restore()) {
+        println!(
+            "skipped: Docker {} restores with {}",
+            version(),
+            cedana_integration::docker::runtime()
+        );
+        return;
+    }
+    let container = Run::new("by-path").workload(&HELD).start();
+    let before = container.report();
+    let reason = container.checkpoint("ends").refused();
+    assert!(reason.contains("runtimeType"), "{reason}");
+    container.report().continues(&before);
+
+    container.checkpoint_running("on").ok();
+    container.kill();
+    container.restore("on").refused();
+    assert_eq!(container.inspect("{{.State.Running}}"), "false");
+    assert!(
+        container
+            .checkpoint_path("on")
+            .join("inventory.img")
+            .exists()
+    );
+}
+
+#[test]
+fn a_container_of_another_runtime_is_left_alone() {
+    let container = Run::new("other")
+        .runtime("runc")
+        .image(BUSYBOX)
+        .workload(&["--term-code", "5"])
+        .start();
+    docker_ok(&["stop", container.name()]);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "5");
+}

@@ -1,0 +1,407 @@
+//! Connections, names and ports of containers that came back.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use cedana_integration::docker::{Container, Network, Run, WORK, docker_ok, no_restore_here};
+use cedana_integration::eventually;
+
+/// Answers with the connection's number and how many requests came over it.
+///
+/// As root: a dump of another user's process takes CAP_SYS_RESOURCE.
+const NGINX: &str = "user root; daemon off; worker_processes 2; pid /tmp/nginx.pid;
+error_log stderr; events {}
+http { access_log off; keepalive_timeout 1h; keepalive_requests 1000000;
+  server { listen 80; default_type text/plain;
+    location / { return 200 \"connection $connection request $connection_requests\\n\"; } } }";
+
+/// nginx with a configuration of ours.
+fn nginx(label: &str) -> Run {
+    let run = Run::new(label).image(WORK);
+    fs::write(run.out().join("nginx.conf"), NGINX).expect("/out can be written");
+    run.command(&["nginx", "-c", "/out/nginx.conf", "-e", "stderr"])
+}
+
+/// A client that never reconnects.
+struct Client(TcpStream);
+
+impl Client {
+    #[track_caller]
+    fn of(address: &str) -> Self {
+        let stream = eventually(&format!("{address} answers"), || {
+            let mut client = TcpStream::connect(address)
+                .map(Self)
+                .map_err(|e| e.to_string())?;
+            client
+                .0
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .map_err(|e| e.to_string())?;
+            // docker-proxy accepts before there is anybody behind it.
+            client.ask().map(|_| client.0)
+        });
+        Self(stream)
+    }
+
+    fn ask(&mut self) -> Result<String, String> {
+        self.0
+            .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            .map_err(|e| e.to_string())?;
+        let mut answer = String::new();
+        let mut chunk = [0; 4096];
+        loop {
+            let n = self.0.read(&mut chunk).map_err(|e| e.to_string())?;
+            if n == 0 {
+                return Err(format!("closed after {answer:?}"));
+            }
+            answer.push_str(&String::from_utf8_lossy(&chunk[..n]));
+            if let Some((_, body)) = answer.split_once("\r\n\r\n")
+                && body.ends_with('\n')
+            {
+                return Ok(body.trim().to_owned());
+            }
+        }
+    }
+
+    /// The next request over the connection, by the server's own count.
+    #[track_caller]
+    fn goes_on(&mut self, connection: &str, request: u32) {
+        let answer = self
+            .ask()
+            .unwrap_or_else(|e| panic!("the connection is lost: {e}"));
+        assert_eq!(answer, format!("{connection} request {request}"));
+    }
+}
+
+/// Talks, ends the server, brings it back, and talks over the same connection.
+#[track_caller]
+fn stays_connected(server: &Container, address: &str) {
+    let mut client = Client::of(address);
+    let answer = client.ask().expect("a second answer");
+    let (connection, _) = answer.split_once(" request").expect("nginx counts");
+    let mut requests = 2;
+    for round in ["one", "two", "three"] {
+        server.freeze(round);
+        server.thaw(round);
+        requests += 1;
+        client.goes_on(connection, requests);
+    }
+    // New clients are served, too.
+    Client::of(address);
+}
+
+#[test]
+fn a_client_stays_connected_through_the_bridge() {
+    if no_restore_here() {
+        return;
+    }
+    let network = Network::create("bridge");
+    let server = nginx("bridge")
+        .flags(&["--network", network.name()])
+        .start();
+    stays_connected(&server, &format!("{}:80", server.address()));
+}
+
+#[test]
+fn a_client_stays_connected_through_a_published_port() {
+    if no_restore_here() {
+        return;
+    }
+    let network = Network::create("published");
+    let server = nginx("published")
+        .flags(&["--network", network.name(), "--publish", "28080:80"])
+        .start();
+    // Not through 127.0.0.1: there the client talks to docker-proxy, which ends
+    // with the container.
+    stays_connected(&server, &format!("{}:28080", server.gateway()));
+}
+
+#[test]
+fn a_client_stays_connected_to_a_server_that_runs_on() {
+    let network = Network::create("runs-on");
+    let server = nginx("runs-on")
+        .flags(&["--network", network.name(), "--publish", "28081:80"])
+        .leaves_running()
+        .start();
+    for address in [
+        format!("{}:80", server.address()),
+        format!("{}:28081", server.gateway()),
+        "127.0.0.1:28081".to_owned(),
+    ] {
+        let mut client = Client::of(&address);
+        let answer = client.ask().expect("a second answer");
+        let (connection, _) = answer.split_once(" request").expect("nginx counts");
+        let name = address.replace(['.', ':'], "-");
+        server.checkpoint_running(&name).ok();
+        client.goes_on(connection, 3);
+    }
+}
+
+#[test]
+fn published_ports_answer_again_everywhere() {
+    if no_restore_here() {
+        return;
+    }
+    let server = nginx("ports").flags(&["--publish", "28082:80"]).start();
+    Client::of("127.0.0.1:28082");
+    server.freeze("cp");
+    server.thaw("cp");
+    Client::of("127.0.0.1:28082");
+    Client::of(&format!("{}:80", server.address()));
+    let shown = docker_ok(&["port", server.name()]);
+    assert!(shown.contains("28082"), "{shown}");
+}
+
+#[test]
+fn names_are_resolved_after_a_restore() {
+    if no_restore_here() {
+        return;
+    }
+    let network = Network::create("names");
+    let peer = Run::new("peer")
+        .flags(&["--network", network.name(), "--network-alias", "database"])
+        .workload(&[])
+        .start();
+    let container = Run::new("names")
+        .image(WORK)
+        .flags(&["--network", network.name(), "--network-alias", "app"])
+        .workload(&["--memory", "1"])
+        .start();
+    let resolves = |name: &str| {
+        eventually(&format!("{name} is resolved"), || {
+            let answer = container.exec(&["getent", "hosts", name]);
+            match answer.code {
+                0 => Ok(answer.stdout),
+                _ => Err(answer.to_string()),
+            }
+        })
+    };
+    assert!(resolves("database").contains(&peer.address()));
+    container.freeze("cp");
+    container.thaw("cp");
+    assert!(resolves("database").contains(&peer.address()));
+    assert!(resolves("app").contains(&container.address()));
+}
+
+#[test]
+fn redis_keeps_its_data_and_its_subscriber() {
+    if no_restore_here() {
+        return;
+    }
+    let network = Network::create("redis");
+    let server = Run::new("redis")
+        .image(WORK)
+        .flags(&["--network", network.name(), "--network-alias", "redis"])
+        .command(&[
+            "redis-server",
+            "--save",
+            "",
+            "--bind",
+            "0.0.0.0",
+            "--protected-mode",
+            "no",
+        ])
+        .start();
+    eventually("redis answers", || {
+        let pong = server.exec(&["redis-cli", "ping"]);
+        if pong.code == 0 {
+            Ok(())
+        } else {
+            Err(pong.to_string())
+        }
+    });
+    let subscriber = Run::new("subscriber")
+        .image(WORK)
+        .flags(&["--network", network.name()])
+        .command(&[
+            "sh",
+            "-c",
+            "exec redis-cli -h redis subscribe news >/out/heard",
+        ])
+        .start();
+    let subscribers = |message: &str| {
+        let heard_by = server.exec(&["redis-cli", "publish", "news", message]).ok();
+        heard_by.stdout.trim().to_owned()
+    };
+    eventually("the subscriber listens", || {
+        match subscribers("first").as_str() {
+            "1" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    server.exec(&["redis-cli", "set", "key", "kept"]).ok();
+    for round in ["one", "two"] {
+        server.freeze(round);
+        server.thaw(round);
+        assert_eq!(
+            server.exec(&["redis-cli", "get", "key"]).ok().stdout,
+            "kept\n"
+        );
+        assert_eq!(subscribers(round), "1");
+        subscriber.reads("heard", |text| text.contains(round).then_some(()));
+    }
+}
+
+/// A client in a container: it counts what is echoed, and says so when the
+/// connection has ended, and how.
+const ECHOED: &str = "
+import os, socket, sys, time
+def say(what):
+    with open('/out/draft', 'w') as f: f.write(what)
+    os.rename('/out/draft', '/out/said')
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+n = 0
+try:
+    while True:
+        s.sendall(b'x')
+        if not s.recv(1): raise OSError('end')
+        n += 1
+        say('echo %d' % n)
+        time.sleep(0.02)
+except OSError as e:
+    say('lost: %s' % e)
+while True: time.sleep(1)";
+
+/// A server of the machine's that echoes, for as long as the test runs.
+fn echo() -> u16 {
+    let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut byte = [0];
+                while stream
+                    .read_exact(&mut byte)
+                    .and_then(|()| stream.write_all(&byte))
+                    .is_ok()
+                {}
+            });
+        }
+    });
+    port
+}
+
+/// A container with a connection to the machine, and what it needs.
+struct Caller {
+    container: Container,
+    network: Network,
+}
+
+impl Caller {
+    #[track_caller]
+    fn start(subnet: u8, flags: &[&str]) -> Self {
+        let label = "caller";
+        // Docker gives addresses that are asked for only in such a subnet.
+        let prefix = format!("10.213.{subnet}");
+        let subnet = format!("{prefix}.0/24");
+        let network = Network::with(label, &["--subnet", &subnet]);
+        // Everywhere, because the address is there only with a container.
+        let port = echo().to_string();
+        let gateway = format!("{prefix}.1");
+        let container = Run::new(label)
+            .image(WORK)
+            .flags(&["--network", network.name()])
+            .flags(flags)
+            .command(&["python3", "-c", ECHOED, &gateway, &port])
+            .start();
+        let caller = Self { container, network };
+        caller.hears(0);
+        caller
+    }
+
+    /// Waits for more than `echoes`; gives how many there were.
+    #[track_caller]
+    fn hears(&self, echoes: u32) -> u32 {
+        self.container.reads("said", |said| {
+            let n = said.strip_prefix("echo ")?.parse().ok()?;
+            (n > echoes).then_some(n)
+        })
+    }
+
+    #[track_caller]
+    fn loses_its_connection(&self) {
+        let how = self.container.reads("said", |said| {
+            said.strip_prefix("lost: ").map(str::to_owned)
+        });
+        // Whoever reads sees the end, whoever writes an error.
+        assert!(how == "end" || how.contains("Errno"), "{how}");
+        self.container.running();
+    }
+
+    /// Ends it with a checkpoint, after which another container has its address.
+    #[track_caller]
+    fn freeze_and_lose_the_address(&self) -> Container {
+        let address = self.container.address();
+        self.container.freeze("cp");
+        Run::new("thief")
+            .flags(&["--network", self.network.name(), "--ip", &address])
+            .workload(&[])
+            .start()
+    }
+}
+
+#[test]
+fn a_connection_to_the_outside_is_kept_where_the_address_is_there() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::start(1, &[]);
+    for round in ["one", "two"] {
+        let heard = caller.hears(0);
+        caller.container.freeze(round);
+        caller.container.thaw(round);
+        caller.hears(heard + 10);
+    }
+}
+
+#[test]
+fn a_connection_from_an_address_that_is_gone_is_closed() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::start(2, &[]);
+    let _thief = caller.freeze_and_lose_the_address();
+    caller.container.thaw("cp");
+    caller.loses_its_connection();
+}
+
+#[test]
+fn a_connection_is_closed_if_the_user_wants_that() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::start(3, &["--annotation", "io.cedana.restore.tcp=close"]);
+    caller.container.freeze("cp");
+    caller.container.thaw("cp");
+    caller.loses_its_connection();
+}
+
+#[test]
+fn a_connection_that_must_be_kept_and_cannot_is_a_reason_not_to_restore() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::start(4, &["--annotation", "io.cedana.restore.tcp=keep"]);
+    let thief = caller.freeze_and_lose_the_address();
+    let reason = caller.container.restore("cp").refused();
+    assert!(reason.contains("address"), "{reason}");
+    // Nothing is lost: with the address back, so is the connection.
+    let heard = caller.hears(0);
+    drop(thief);
+    caller.container.thaw("cp");
+    caller.hears(heard + 10);
+}
+
+#[test]
+fn a_checkpoint_with_connections_is_not_restored_if_the_user_wants_that() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::start(5, &["--annotation", "io.cedana.restore.tcp=refuse"]);
+    caller.container.freeze("cp");
+    let reason = caller.container.restore("cp").refused();
+    assert!(reason.contains("restore.tcp"), "{reason}");
+    assert_eq!(caller.container.inspect("{{.State.Running}}"), "false");
+}
