@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Measures `docker checkpoint create` beside the stock runtime's, and `docker
+start --checkpoint`, which the stock runtime can't do, inside an instance of the
+testbed with Docker.
+
+The two take turns within every round, so that what else the machine does falls
+on both; medians and their ratio are what counts. Writes JSON to the path given.
+
+Environment: ROUNDS (at least 3), SIZES (MiB, separated by commas).
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+STOCK = "runc"
+OURS = "cedana"
+ROUNDS = max(3, int(os.environ.get("ROUNDS", "3")))
+SIZES = [int(size) for size in os.environ.get("SIZES", "256,1024").split(",")]
+# Half of it random bytes, half text: zero pages would not be dumped at all.
+HOLD = """
+import os, time
+half = int(os.environ["MIB"]) << 19
+random = os.urandom(half)
+line = b"The quick brown fox jumps over the lazy dog, %d times.\\n"
+text = b"".join(line % n for n in range(half // 50))
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def docker(*arguments, check=True):
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    if check and done.returncode:
+        sys.exit(f"docker {' '.join(arguments)}: {done.stderr.strip()}")
+    return done
+
+
+def wait_until(condition, what, seconds=300):
+    """Polls: Docker has no event for it that is cheaper to wait for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def timed(*arguments, check=True):
+    begin = time.monotonic()
+    done = docker(*arguments, check=check)
+    return time.monotonic() - begin, done
+
+
+def running(name):
+    return docker("inspect", "-f", "{{.State.Running}}", name).stdout.strip() == "true"
+
+
+def one(runtime, mib):
+    """Seconds of a checkpoint that ends the container, and of its restore."""
+    name = "bench"
+    docker("run", "-d", "--name", name, "--runtime", runtime, "--network", "none", "-e", f"MIB={mib}",
+           "work:latest", "python3", "-c", HOLD)
+    wait_until(lambda: "ready" in docker("logs", name).stdout, "the memory is filled")
+    created, _ = timed("checkpoint", "create", name, "frozen")
+    wait_until(lambda: not running(name), "the checkpoint has ended the container")
+    started, done = timed("start", "--checkpoint", "frozen", name, check=False)
+    works = done.returncode == 0 and running(name)
+    if runtime == OURS and not works:
+        sys.exit(f"docker start --checkpoint: {done.stderr.strip()}")
+    docker("rm", "-f", name)
+    return created, started if works else None
+
+
+def main():
+    results = {"rounds": ROUNDS}
+    print(f"{'median':<36} {'stock':>9} {'ours':>9} {'':<4} {'ratio':>6}")
+    for mib in SIZES:
+        creates, starts = {STOCK: [], OURS: []}, {STOCK: [], OURS: []}
+        for _ in range(ROUNDS):
+            for runtime in (STOCK, OURS):
+                created, started = one(runtime, mib)
+                creates[runtime].append(created)
+                if started is not None:
+                    starts[runtime].append(started)
+        stock, ours = (statistics.median(creates[runtime]) for runtime in (STOCK, OURS))
+        print(f"docker checkpoint create, {mib:>4} MiB     {stock * 1e3:9.0f} {ours * 1e3:9.0f} ms   {ours / stock:6.2f}")
+        restored = statistics.median(starts[OURS])
+        theirs = f"{statistics.median(starts[STOCK]) * 1e3:9.0f}" if starts[STOCK] else "    fails"
+        print(f"docker start --checkpoint, {mib:>4} MiB    {theirs} {restored * 1e3:9.0f} ms")
+        results[f"{mib} MiB"] = {"checkpoint": creates, "start": starts}
+    with open(sys.argv[1], "w") as f:
+        json.dump(results, f, indent=2)
+
+
+main()

@@ -1,0 +1,107 @@
+"""Measures a runtime beside containerd's own, inside an instance of the testbed.
+
+The two take turns within every round, so that what else the machine does falls
+on both; medians and their ratio are what counts, beside what the machine itself
+can do. Prints a table; writes JSON and a plot into the directory given.
+
+Environment: RUNTIME (the one measured), ONLY (start, checkpoint, redis, limits),
+SIZES (MiB), ROUNDS (of checkpoints, at least 3), STARTS (at least 15).
+"""
+
+import json
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import engine
+import machine
+import measures
+import plot
+
+KEYS = 1_000_000
+
+# Of a workload: its title, how many of its unit are one, and the unit.
+MEASURES = {
+    "image_seconds": ("ctr c checkpoint --task --rw", 1, "s"),
+    "image_frozen_seconds": ("  frozen", 1, "s"),
+    "image_durable_seconds": ("  until it is on disk", 1, "s"),
+    "image_disk_bytes": ("  written to disk", 1 << 20, "MiB"),
+    "image_peak_bytes": ("  memory of cedana-runc", 1 << 20, "MiB"),
+    "path_seconds": ("ctr task checkpoint --image-path", 1, "s"),
+    "path_frozen_seconds": ("  frozen", 1, "s"),
+    "path_stored_bytes": ("  bytes stored", 1 << 20, "MiB"),
+    "path_durable_seconds": ("  until it is on disk", 1, "s"),
+    "path_disk_bytes": ("  written to disk", 1 << 20, "MiB"),
+    "path_peak_bytes": ("  memory of cedana-runc", 1 << 20, "MiB"),
+    "alone_seconds": ("runc|cedana-runc checkpoint", 1, "s"),
+    "alone_frozen_seconds": ("  frozen", 1, "s"),
+    "tmpfs_seconds": ("runc checkpoint into memory", 1, "s"),
+    "tmpfs_frozen_seconds": ("  frozen", 1, "s"),
+    "restore_seconds": ("ctr c restore --live", 1, "s"),
+    "restore_tick_seconds": ("  until the application runs", 1, "s"),
+    "restore_peak_bytes": ("  memory of cedana-runc", 1 << 20, "MiB"),
+    "run_seconds": ("ctr run -d", 1e-3, "ms"),
+    "shim_private_bytes": ("shim, private memory", 1 << 10, "KiB"),
+}
+
+
+def show(title, compared):
+    whos = [who for who in engine.NAMES if any(who in found["median"] for found in compared.values())]
+    head = "".join(f" {who:>10}" for who in whos) + " " * 5 + "".join(f" {'/ stock':>9}" for _ in whos[1:])
+    print(f"\n{title:<38}{head}")
+    for measure, (name, unit, unit_name) in MEASURES.items():
+        if measure not in compared:
+            continue
+        median, ratio = compared[measure]["median"], compared[measure]["ratio"]
+        digits = 2 if unit_name == "s" else 1
+        cells = "".join(f" {median[who] / unit:>10.{digits}f}" if who in median else f" {'-':>10}" for who in whos)
+        ratios = "".join(f" {ratio[who]:>9.2f}" if who in ratio else f" {'':>9}" for who in whos[1:])
+        print(f"{name:<38}{cells} {unit_name:<4}{ratios}".rstrip())
+    sys.stdout.flush()
+
+
+def main():
+    out = sys.argv[1]
+    only = os.environ.get("ONLY", "limits,start,checkpoint,redis").split(",")
+    unknown = set(only) - {"limits", "start", "checkpoint", "redis"}
+    if unknown:
+        sys.exit(f"nothing is called {', '.join(sorted(unknown))}: limits, start, checkpoint, redis")
+    sizes = [int(size) for size in os.environ.get("SIZES", "64,256,1024,4096").split(",")]
+    rounds = max(3, int(os.environ.get("ROUNDS", "3")))
+    starts = max(15, int(os.environ.get("STARTS", "15")))
+    if engine.NAMES[engine.OURS] == engine.OWN_NAME:
+        sys.exit("RUNTIME is containerd's own: there is nothing to compare")
+
+    results = {"machine": machine.about(), "rounds": rounds, "workloads": {}}
+
+    def keep():
+        # After each part: a long run that is cut short has been of use.
+        with open(f"{out}/bench.json", "w") as f:
+            json.dump(results, f, indent=2)
+
+    if "limits" in only:
+        results["limits"] = found = measures.limits(rounds)
+        gib = found["bytes"] / (1 << 30)
+        print(f"{gib:.0f} GiB on this machine: copied in memory {found['memory_copy_seconds']:.2f} s,"
+              f" written to disk {found['disk_write_seconds']:.2f} s")
+    if "start" in only:
+        results["start"] = measures.start_and_memory(starts)
+        show("start, medians", results["start"])
+    keep()
+    engine.prepare(os.path.dirname(os.path.abspath(__file__)))
+    workloads = []
+    if "checkpoint" in only:
+        workloads += [(f"{size} MiB", ["hold", str(size)]) for size in sizes]
+    if "redis" in only:
+        workloads.append(("redis", ["redis", str(KEYS)]))
+    for title, workload in workloads:
+        results["workloads"][title] = found = measures.checkpoints(workload, rounds)
+        show(f"{title}, medians of {rounds}", found)
+        keep()
+    if results["workloads"]:
+        with open(f"{out}/bench.svg", "w") as f:
+            f.write(plot.render(results["workloads"]))
+
+
+main()

@@ -1,0 +1,147 @@
+"""containerd, as far as the bench needs it: ctr, tasks, and the app in them."""
+
+import glob
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+# Who is compared: what the results call it, and the runtime's name.
+#
+# containerd honours `--image-path` for a runtime of its own name alone; for any
+# other it makes an image besides. So ours is measured under that name, too, the
+# way it is installed in place of containerd's own shim. containerd remembers
+# where the shim of a name is; what stands there is a script (scripts/bench) that
+# becomes what CHOICE says.
+STOCK = "stock"
+OURS = "ours"
+IN_PLACE = "in place"
+OWN_NAME = "io.containerd.runc.v2"
+NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME}
+CHOICE = "/run/bench-shim"
+SHIMS = {STOCK: "/usr/bin/containerd-shim-runc-v2", IN_PLACE: "/usr/local/bin/containerd-shim-cedana-v2"}
+
+BUSYBOX = "docker.io/library/busybox:latest"
+WORK = "docker.io/library/work:latest"
+SHARED = "/srv/bench"
+RUNC_ROOT = "/run/containerd/runc/default"
+
+
+def run(*command, check=True):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if check and done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def ctr(*arguments, check=True):
+    return run("ctr", *arguments, check=check)
+
+
+def ctr_major():
+    """The version of ctr: 1 drops flags for runtimes whose name it doesn't know."""
+    return int(ctr("--version").split()[-1].lstrip("v").split(".")[0])
+
+
+def wait_until(condition, what, seconds=120, every=0.01):
+    """Polls: there is no event for it that is cheaper to wait for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit(f"not within {seconds} s: {what}")
+        time.sleep(every)
+
+
+def task_pid(name):
+    for line in ctr("task", "ls").splitlines():
+        fields = line.split()
+        if fields[:1] == [name] and fields[-1] == "RUNNING":
+            return int(fields[1])
+    return None
+
+
+def remove(name):
+    ctr("task", "rm", "-f", name, check=False)
+    wait_until(lambda: task_pid(name) is None, f"{name} is gone")
+    ctr("container", "rm", name)
+
+
+def choose(who):
+    if who in SHIMS:
+        with open(CHOICE, "w") as f:
+            f.write(SHIMS[who])
+
+
+def start(who, image, name, *command, flags=()):
+    return ctr("run", "-d", "--runtime", NAMES[who], *flags, image, name, *command)
+
+
+class App:
+    """The app in a container of its own, ready to be checkpointed."""
+
+    def __init__(self, who, name, workload):
+        self.name = name
+        self.shared = f"{SHARED}/{name}"
+        shutil.rmtree(self.shared, ignore_errors=True)
+        os.makedirs(self.shared)
+        for file in ("app.py", "text"):
+            os.link(f"{SHARED}/{file}", f"{self.shared}/{file}")
+        mount = f"type=bind,src={self.shared},dst=/bench,options=rbind:rw"
+        choose(who)
+        start(who, WORK, name, "python3", "/bench/app.py", *workload, flags=["--mount", mount])
+        wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
+
+    def gaps(self):
+        """All gaps between its ticks so far, in seconds."""
+        try:
+            with open(f"{self.shared}/gaps") as f:
+                return [float(line) for line in f]
+        except FileNotFoundError:
+            return []
+
+    def frozen_while(self, action, *arguments):
+        """Seconds that an action took, and that the app stood still in it."""
+        before = len(self.gaps())
+        begin = time.monotonic()
+        action(*arguments)
+        took = time.monotonic() - begin
+        # It may only now be about to tell.
+        time.sleep(0.1)
+        return took, max(self.gaps()[before:], default=0.0)
+
+    def remove(self):
+        if self.name in ctr("container", "ls", "-q").split():
+            remove(self.name)
+        shutil.rmtree(self.shared)
+
+
+def prepare(bench):
+    """The shared folder: the app, and real text for it to hold."""
+    os.makedirs(SHARED, exist_ok=True)
+    shutil.copy(f"{bench}/app.py", f"{SHARED}/app.py")
+    text = b""
+    for path in sorted(glob.glob("/usr/lib/python3*/**/*.py", recursive=True)):
+        with open(path, "rb") as f:
+            text += f.read()
+        if len(text) > 16 << 20:
+            break
+    if len(text) < 2 << 20:
+        sys.exit("there is too little text under /usr/lib/python3*")
+    with open(f"{SHARED}/text", "wb") as f:
+        f.write(text)
+
+
+def take_turns(n, *others):
+    """Whoever is first finds colder caches, so that changes with each round."""
+    turn = [STOCK, OURS, *others]
+    return turn[n % len(turn) :] + turn[: n % len(turn)]
+
+
+def compare(samples):
+    """The median of each who was measured, and ratios to the stock shim's."""
+    result = {who: statistics.median(values) for who, values in samples.items()}
+    stock = result.get(STOCK)
+    ratios = {who: value / stock for who, value in result.items() if who != STOCK and stock}
+    return {"median": result, "ratio": ratios, "samples": samples}

@@ -1,0 +1,118 @@
+"""The machine: what its disk has written, what our processes take, its limits."""
+
+import mmap
+import os
+import subprocess
+import threading
+import time
+
+OURS = ("cedana-runc", "containerd-shim-cedana-v2")
+
+
+def bytes_written():
+    """By all disks since boot. Partitions are in their disk's, and what stands
+    on another device (loop, dm) is in that one's."""
+    virtual = ("loop", "ram", "zram", "dm-", "md")
+    disks = [name for name in os.listdir("/sys/block") if not name.startswith(virtual)]
+    written = 0
+    with open("/proc/diskstats") as f:
+        for line in f:
+            fields = line.split()
+            if fields[2] in disks:
+                written += int(fields[9]) * 512
+    return written
+
+
+def bytes_on_disk(directory):
+    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file())
+
+
+class Peak(threading.Thread):
+    """The most memory that each of our processes had while this ran. They come
+    and go, and the kernel keeps each one's maximum, so looking now and then is
+    enough but for their last moments."""
+
+    EVERY = 0.02
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = {}
+        self.other = set()
+        self.stopped = threading.Event()
+
+    def run(self):
+        while not self.stopped.wait(self.EVERY):
+            self.look()
+
+    def look(self):
+        pids = {pid for pid in os.listdir("/proc") if pid.isdigit()}
+        self.other &= pids
+        for pid in pids - self.other:
+            try:
+                name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+                if name not in OURS:
+                    # A child that has not exec'd yet is looked at again.
+                    if name not in ("runc", "ctr", "containerd", "python3"):
+                        self.other.add(pid)
+                    continue
+                with open(f"/proc/{pid}/status") as f:
+                    for line in f:
+                        if line.startswith("VmHWM:"):
+                            key = (name, pid)
+                            self.most[key] = max(self.most.get(key, 0), int(line.split()[1]) * 1024)
+            except OSError:
+                self.other.add(pid)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        self.join()
+
+    def engine(self):
+        """Of the processes that run the engine; shims live longer than it."""
+        return max((most for (name, _), most in self.most.items() if name == "cedana-runc"), default=0)
+
+
+def copy_seconds(size):
+    """Copying memory, once the pages are there."""
+    source, target = mmap.mmap(-1, size), mmap.mmap(-1, size)
+    source[:] = target[:] = bytes(size)
+    begin = time.monotonic()
+    target[:] = memoryview(source)
+    return time.monotonic() - begin
+
+
+def write_seconds(path, size):
+    """Writing noise to a file, until the disk has it."""
+    noise = os.urandom(16 << 20)
+    begin = time.monotonic()
+    with open(path, "wb") as f:
+        for _ in range(size // len(noise)):
+            f.write(noise)
+        f.flush()
+        os.fsync(f.fileno())
+    took = time.monotonic() - begin
+    os.unlink(path)
+    return took
+
+
+def about():
+    with open("/proc/cpuinfo") as f:
+        models = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
+    with open("/proc/meminfo") as f:
+        memory = int(f.readline().split()[1]) * 1024
+    versions = {}
+    for command in (["containerd", "--version"], ["runc", "--version"], ["criu", "--version"], ["cedana-runc", "--cedana-version"]):
+        lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+        versions[command[0]] = lines[0].strip() if lines else None
+    return {
+        "kernel": os.uname().release,
+        "processors": os.cpu_count(),
+        "model": models[0] if models else None,
+        "memory_bytes": memory,
+        "load": os.getloadavg()[0],
+        "versions": versions,
+    }

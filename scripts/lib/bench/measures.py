@@ -1,0 +1,200 @@
+"""What is measured. Each measure takes turns between the runtimes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import engine
+import machine
+from engine import IN_PLACE, OURS, STOCK, App, ctr, remove, run, start, take_turns, task_pid, wait_until
+
+IMAGES = "/var/lib/bench"
+TMPFS = "/run/bench"
+
+
+def private_bytes(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return 1024 * sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+def settled_private_bytes(pid):
+    """Idle means that its processor time has stood still for half a second."""
+
+    def ticks():
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[11:13]
+
+    before = None
+    while before != (before := ticks()):
+        time.sleep(0.5)
+    return private_bytes(pid)
+
+
+def shim_of(name):
+    """The shim is the parent of the container's init."""
+    with open(f"/proc/{task_pid(name)}/stat") as f:
+        return int(f.read().rpartition(")")[2].split()[1])
+
+
+class Samples(dict):
+    """Values by measure and by who was measured."""
+
+    def add(self, measure, who, value):
+        self.setdefault(measure, {}).setdefault(who, []).append(value)
+
+    def compared(self):
+        return {measure: engine.compare(samples) for measure, samples in self.items()}
+
+
+def start_and_memory(rounds):
+    """`ctr run -d` of a small container, and what its shim takes when idle."""
+    samples = Samples()
+    engine.choose(STOCK)
+    for n in range(rounds + 1):
+        for who in take_turns(n):
+            name = f"bench-{n}"
+            begin = time.monotonic()
+            start(who, engine.BUSYBOX, name, "sh", "-c", "while :; do sleep 1000; done")
+            took = time.monotonic() - begin
+            used = settled_private_bytes(shim_of(name))
+            remove(name)
+            if n:  # the first round warms the caches
+                samples.add("run_seconds", who, took)
+                samples.add("shim_private_bytes", who, used)
+    return samples.compared()
+
+
+def fresh(directory):
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(os.path.dirname(directory), exist_ok=True)
+    return directory
+
+
+def alone(app, program, directory):
+    """The runtime's own checkpoint, without containerd: seconds and seconds frozen."""
+    fresh(directory)
+    # With all that the images hold nothing else is asked of it.
+    command = [program, "--root", engine.RUNC_ROOT, "checkpoint", "--leave-running", "--file-locks"]
+    result = app.frozen_while(run, *command, "--image-path", directory, "--work-path", directory + ".work", app.name)
+    shutil.rmtree(directory)
+    shutil.rmtree(directory + ".work", ignore_errors=True)
+    return result
+
+
+def checkpoints(workload, rounds):
+    """Everything that is done to a running container, and its restore."""
+    samples = Samples()
+    for n in range(rounds):
+        for who in take_turns(n, IN_PLACE):
+            app = App(who, f"bench-{n}", workload)
+            if who != IN_PLACE:
+                checkpoint_alone(samples, who, app)
+            # ctr 1 sends these flags to a runtime of containerd's own name alone.
+            if who != OURS or engine.ctr_major() > 1:
+                checkpoint_to_path(samples, who, app)
+            if who != IN_PLACE:
+                checkpoint_and_restore(samples, who, app)
+            app.remove()
+            # Blobs and unpacked checkpoints go in the background, and the disk
+            # has things to do; not during the next.
+            ctr("content", "prune", "references", check=False)
+            os.sync()
+    return samples.compared()
+
+
+def checkpoint_alone(samples, who, app):
+    """Without containerd. For the stock shim that is runc alone; into memory,
+    it is also what the machine can do."""
+    if who == STOCK:
+        took, frozen = alone(app, "runc", f"{TMPFS}/{app.name}")
+        samples.add("tmpfs_seconds", who, took)
+        samples.add("tmpfs_frozen_seconds", who, frozen)
+    took, frozen = alone(app, "runc" if who == STOCK else "cedana-runc", f"{IMAGES}/{app.name}")
+    samples.add("alone_seconds", who, took)
+    samples.add("alone_frozen_seconds", who, frozen)
+
+
+def checkpoint_to_path(samples, who, app):
+    directory = fresh(f"{IMAGES}/{app.name}")
+    before = set(ctr("image", "ls", "-q").split())
+    measure(samples, "path", who, app, "task", "checkpoint", "--image-path", directory, app.name)
+    samples.add("path_stored_bytes", who, machine.bytes_on_disk(directory))
+    shutil.rmtree(directory)
+    # The image that was made besides would be in the way of the next: what is
+    # already stored of a container makes `container checkpoint` leave out the task.
+    for image in set(ctr("image", "ls", "-q").split()) - before:
+        ctr("image", "rm", "--sync", image)
+
+
+def checkpoint_and_restore(samples, who, app):
+    image = f"docker.io/bench/{app.name}:latest"
+    measure(samples, "image", who, app, "container", "checkpoint", "--task", "--rw", app.name, image)
+    remove(app.name)
+    for attempt in range(3):
+        with machine.Peak() as peak:
+            done = restore(app, image)
+        if done:
+            break
+        samples.add("restore_failures", who, attempt + 1)
+    else:
+        sys.exit(f"{who}: {app.name} cannot be restored")
+    ticks, runs = done
+    samples.add("restore_seconds", who, runs)
+    samples.add("restore_tick_seconds", who, ticks)
+    if who != STOCK:
+        samples.add("restore_peak_bytes", who, peak.engine())
+    ctr("image", "rm", "--sync", image)
+
+
+def measure(samples, kind, who, app, *command):
+    """A command of ctr: how long it took and froze the application, when it was
+    on disk, and what it cost the disk and memory."""
+    os.sync()
+    before = machine.bytes_written()
+    begin = time.monotonic()
+    with machine.Peak() as peak:
+        took, frozen = app.frozen_while(ctr, *command)
+    os.sync()
+    durable = time.monotonic() - begin
+    samples.add(f"{kind}_seconds", who, took)
+    samples.add(f"{kind}_frozen_seconds", who, frozen)
+    samples.add(f"{kind}_durable_seconds", who, durable)
+    samples.add(f"{kind}_disk_bytes", who, machine.bytes_written() - before)
+    if who != STOCK:
+        samples.add(f"{kind}_peak_bytes", who, peak.engine())
+
+
+def restore(app, image):
+    """Seconds until the application itself runs again, by its own word (its
+    first tick after the restore is a long one), and until containerd says so.
+    Nothing if the restore fails: with a busy machine it does now and then."""
+    before = len(app.gaps())
+    begin = time.monotonic()
+    client = subprocess.Popen(
+        ["ctr", "container", "restore", "--live", "--rw", app.name, image],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )
+    failed = lambda: client.poll() not in (None, 0)
+    wait_until(lambda: len(app.gaps()) > before or failed(), f"{app.name} ticks", every=0.002)
+    ticks = time.monotonic() - begin
+    wait_until(lambda: task_pid(app.name) or failed(), f"{app.name} runs", every=0.005)
+    runs = time.monotonic() - begin
+    failed = failed()
+    ctr("task", "kill", "-s", "KILL", app.name, check=not failed)
+    said = client.communicate()[1].strip()
+    ctr("task", "rm", "-f", app.name, check=False)
+    ctr("container", "rm", app.name, check=not failed)
+    if failed:
+        print(f"{app.name} was not restored: ctr ended with {client.returncode} {said}", file=sys.stderr)
+        return None
+    return ticks, runs
+
+
+def limits(rounds, size=1 << 30):
+    """What the machine can do with a gibibyte."""
+    os.makedirs(IMAGES, exist_ok=True)
+    copies = [machine.copy_seconds(size) for _ in range(rounds)]
+    writes = [machine.write_seconds(f"{IMAGES}/write", size) for _ in range(rounds)]
+    return {"bytes": size, "memory_copy_seconds": min(copies), "disk_write_seconds": min(writes)}
