@@ -1,5 +1,5 @@
 # Every target is one command; `make help` lists them.
-.PHONY: help build unit test test-soak test-vm bench lint demo install uninstall clean
+.PHONY: help build unit test test-soak test-vm fuzz bench lint demo install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -19,8 +19,12 @@ test-soak: ## 200 rounds of run, exec, checkpoint, restore, delete: nothing may 
 test-vm: ## the cgroup v2 smoke, in the microVM
 	scripts/test --vm
 
-bench: ## start time and memory beside containerd's own shim
+fuzz: ## the fuzz targets, each for FUZZ_SECONDS (60)
+	scripts/fuzz
+
+bench: ## checkpoint, restore, start and memory beside containerd's own shim
 	scripts/bench
+	scripts/bench --docker
 
 lint: ## formatting, clippy, shellcheck, cargo deny
 	scripts/lint
@@ -28,7 +32,7 @@ lint: ## formatting, clippy, shellcheck, cargo deny
 demo: ## freeze a redis to disk and bring it back
 	scripts/demo
 
-install: ## binaries, man pages, configuration (PREFIX, DESTDIR)
+install: ## binaries, man pages, configuration (PREFIX, DESTDIR); DOCKER=1: Docker's entry
 	scripts/install
 
 uninstall: ## what install put in place

@@ -1,0 +1,61 @@
+//! CRIU's images, as protobuf and as a checkpoint: a whole checkpoint in which
+//! one image is replaced. The input is the image's name, a zero, its content.
+
+#![no_main]
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use cedana_checkpoint::image;
+use libfuzzer_sys::{Corpus, fuzz_target};
+use tempfile::TempDir;
+
+const WHOLE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../checkpoint/src/image/inspect/data"
+);
+
+/// Threads and processes that are like others. Without their files each input
+/// takes a third of the time.
+const TWINS: [&str; 7] = ["-1.", "-7.", "-8.", "-9.", "-10.", "-14.", "-15."];
+
+static DIR: LazyLock<TempDir> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().expect("a directory");
+    for entry in fs::read_dir(WHOLE).expect("a whole checkpoint") {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !TWINS.iter().any(|number| name.contains(number)) {
+            fs::copy(entry.path(), dir.path().join(name)).expect("a copy");
+        }
+    }
+    dir
+});
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    let Some((name, content)) = split(input) else {
+        return Corpus::Reject;
+    };
+    let path = DIR.path().join(name);
+    let original = path.exists().then(|| Path::new(WHOLE).join(name));
+    fs::write(&path, content).expect("an image");
+    // Sockets and the network are among what it looks for.
+    let _ = image::inspect::inspect(DIR.path());
+    let _ = image::verify(DIR.path());
+    match original {
+        Some(original) => drop(fs::copy(original, path).expect("the image as it was")),
+        None => fs::remove_file(path).expect("no image"),
+    }
+    Corpus::Keep
+});
+
+/// A name that is not there yet is as good as one that is, if it is a name.
+fn split(input: &[u8]) -> Option<(&str, &[u8])> {
+    let zero = input.iter().take(32).position(|byte| *byte == 0)?;
+    let name = std::str::from_utf8(&input[..zero]).ok()?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    if name.starts_with('.') || name.is_empty() || !name.bytes().all(is_name) {
+        return None;
+    }
+    Some((name, &input[zero + 1..]))
+}

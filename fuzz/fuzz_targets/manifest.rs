@@ -1,0 +1,29 @@
+//! The manifest: what is read is checked, and what was read can be written.
+
+#![no_main]
+
+use std::fs;
+use std::sync::LazyLock;
+
+use cedana_checkpoint::image::manifest::{Manifest, NAME};
+use libfuzzer_sys::fuzz_target;
+use tempfile::TempDir;
+
+static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a directory"));
+
+fuzz_target!(|input: &[u8]| {
+    let path = DIR.path().join(NAME);
+    fs::write(&path, input).expect("a manifest");
+    let Ok(Some(manifest)) = Manifest::read(DIR.path()) else {
+        return;
+    };
+    for entry in &manifest.files {
+        assert!(
+            !entry.name.contains('/') && entry.name != "..",
+            "a name leads out"
+        );
+    }
+    fs::write(&path, manifest.render().expect("text")).expect("a manifest");
+    let again = Manifest::read(DIR.path()).expect("what was written");
+    assert_eq!(again, Some(manifest));
+});
