@@ -29,12 +29,12 @@ use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::packed;
 use crate::process::{Stat, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
-use crate::whiteout;
 use storing::{Criu, Facts, Storing};
 
 /// Takes a checkpoint.
@@ -159,7 +159,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
                 outcome.status
             ));
         }
-        if let Err(error) = whiteout::set_apart_from_copies(&request.image_path()) {
+        if let Err(error) = packed::set_apart_from_copies(&request.image_path()) {
             reporter.warning(&format!(
                 "Docker may refuse to restore the checkpoint in {}: {error}",
                 request.image_path().display()

@@ -27,6 +27,7 @@ mod gate;
 mod inspect;
 mod kept_log;
 mod netns;
+mod packed;
 mod process;
 mod progress;
 mod report;
@@ -39,7 +40,6 @@ mod state;
 mod sys;
 mod units;
 mod unpack;
-mod whiteout;
 
 use std::env;
 use std::ffi::OsString;

@@ -19,7 +19,7 @@ use cedana_checkpoint::criu::serve::{Server, Unavailable};
 use cedana_checkpoint::image::contents::{self, Directory};
 use cedana_checkpoint::image::manifest::{Machine, Manifest};
 use cedana_checkpoint::image::pages::Damage;
-use cedana_checkpoint::image::store::{self, Store};
+use cedana_checkpoint::image::store::{self, Durability, Store};
 use cedana_checkpoint::image::{self, Unfit, unpack};
 use tempfile::TempDir;
 
@@ -85,7 +85,7 @@ impl Shown {
         unavailable: Unavailable,
         tell: impl Fn(&str),
     ) -> Result<Self, Error> {
-        let place = match Store::prepare(dir) {
+        let place = match Store::prepare(dir, Durability::Copied) {
             Ok(store) => How::Within(store),
             // Read-only, full, or in use: whatever it is, there is another.
             Err(_) => match tempfile::Builder::new()

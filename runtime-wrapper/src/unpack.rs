@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cedana_checkpoint::image::manifest::Manifest;
-use cedana_checkpoint::image::store::{self, Store};
+use cedana_checkpoint::image::store::{self, Durability, Store};
 use cedana_checkpoint::image::{self, contents, unpack};
 use nix::sys::stat::{Mode, umask};
 
@@ -45,7 +45,7 @@ fn convert(dir: &Path, to: &Path) -> Result<(), Error> {
     let directory = contents::open(dir, &manifest)?;
     // As secret as the checkpoint is.
     umask(Mode::from_bits_truncate(0o077));
-    let mut store = Store::prepare(to)?;
+    let mut store = Store::prepare(to, Durability::Disk)?;
     unpack::unpack(&directory, store.place())?;
     store.publish(None)?;
     Ok(())

@@ -26,6 +26,10 @@
 //! holds a lock on DIR, so that a leftover is told from a run under way.
 //!
 //! Files in DIR that belong to no checkpoint stay.
+//!
+//! Where somebody else makes the copy that lasts, and DIR is to be gone after
+//! that, nothing is synced ([`Durability::Copied`]): the order of the steps
+//! guards against whoever is killed, only a power failure is left to the copy.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -89,6 +93,26 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
+/// What a checkpoint has to outlast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Power failures: nothing counts before it is on disk.
+    Disk,
+    /// Killed processes only: whoever asked copies it and removes it.
+    Copied,
+}
+
+impl Durability {
+    fn sync(self, path: &Path) -> Result<(), Error> {
+        if self == Self::Copied {
+            return Ok(());
+        }
+        step()
+            .and_then(|()| File::open(path)?.sync_all())
+            .map_err(at("sync", path))
+    }
+}
+
 /// A directory in which a checkpoint is being written. Dropped before
 /// [`Store::publish`], it takes with it what was written.
 #[derive(Debug)]
@@ -99,6 +123,7 @@ pub struct Store {
     existed: bool,
     was_empty: bool,
     done: bool,
+    durability: Durability,
     _lock: Option<Flock<File>>,
 }
 
@@ -109,8 +134,9 @@ impl Store {
     /// # Errors
     /// The directory can't be made or written to, or another checkpoint is being
     /// written there.
-    pub fn prepare(dir: &Path) -> Result<Self, Error> {
+    pub fn prepare(dir: &Path, durability: Durability) -> Result<Self, Error> {
         let mut store = Self::open(dir)?;
+        store.durability = durability;
         store.place = dir.join(NEW);
         private_dir(&store.place)?;
         Ok(store)
@@ -136,7 +162,7 @@ impl Store {
             private_dir(dir)?;
         }
         let lock = lock(dir)?;
-        carry_on(dir)?;
+        carry_on(dir, Durability::Disk)?;
         let was_empty = list(dir)?.is_empty();
         Ok(Self {
             dir: dir.to_owned(),
@@ -144,6 +170,7 @@ impl Store {
             existed,
             was_empty,
             done: false,
+            durability: Durability::Disk,
             _lock: lock,
         })
     }
@@ -205,8 +232,9 @@ impl Store {
         Ok(Some(shown.to_string_lossy().into_owned()))
     }
 
-    /// Puts the checkpoint into its place, durably. With a manifest, unless what
-    /// was written is no checkpoint of its own (a pre-dump).
+    /// Puts the checkpoint into its place, to last as [`Store::prepare`] was
+    /// told. With a manifest, unless what was written is no checkpoint of its own
+    /// (a pre-dump).
     ///
     /// # Errors
     /// Something can't be written. If the new one was on disk by then it stays,
@@ -223,33 +251,21 @@ impl Store {
                 .and_then(|()| fs::write(&path, text))
                 .map_err(at("write", &path))?;
         }
-        // All of them begun before the first is waited for: what that one makes
-        // the file system commit holds for the others too.
-        let mut files = Vec::new();
-        for path in list(&self.place)? {
-            if !path.is_symlink() {
-                crate::sys::start_writing(&File::open(&path).map_err(at("open", &path))?);
-                files.push(path);
-            }
+        if self.durability == Durability::Disk {
+            sync_files(&self.place)?;
         }
-        for path in files {
-            step()
-                .and_then(|()| File::open(&path)?.sync_all())
-                .map_err(at("sync", &path))?;
-        }
-        sync_dir(&self.place)?;
         let next = match self.dir.join(INVENTORY).exists() {
             true => READY,
             false => MOVING,
         };
         rename(&self.place, &self.dir.join(next))?;
         self.done = true;
-        sync_dir(&self.dir)?;
+        self.durability.sync(&self.dir)?;
         if !self.existed {
             let parent = self.dir.parent().filter(|path| *path != Path::new(""));
-            sync_dir(parent.unwrap_or(Path::new(".")))?;
+            self.durability.sync(parent.unwrap_or(Path::new(".")))?;
         }
-        carry_on(&self.dir)
+        carry_on(&self.dir, self.durability)
     }
 
     /// Removes what was written. What was in the directory before stays, and the
@@ -319,13 +335,13 @@ pub fn recover(dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     match lock(dir) {
-        Ok(_lock) => carry_on(dir),
+        Ok(_lock) => carry_on(dir, Durability::Disk),
         Err(Error::Busy { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn carry_on(dir: &Path) -> Result<(), Error> {
+fn carry_on(dir: &Path, durability: Durability) -> Result<(), Error> {
     let new = dir.join(NEW);
     if new.exists() {
         remove(&new)?;
@@ -333,9 +349,9 @@ fn carry_on(dir: &Path) -> Result<(), Error> {
     let (ready, moving) = (dir.join(READY), dir.join(MOVING));
     if ready.is_dir() {
         remove_checkpoint(dir)?;
-        sync_dir(dir)?;
+        durability.sync(dir)?;
         rename(&ready, &moving)?;
-        sync_dir(dir)?;
+        durability.sync(dir)?;
     }
     if moving.is_dir() {
         let mut files = list(&moving)?;
@@ -344,10 +360,10 @@ fn carry_on(dir: &Path) -> Result<(), Error> {
         for file in files {
             rename(&file, &dir.join(file_name(&file)))?;
         }
-        sync_dir(dir)?;
+        durability.sync(dir)?;
         if let Some(inventory) = inventory {
             rename(&inventory, &dir.join(INVENTORY))?;
-            sync_dir(dir)?;
+            durability.sync(dir)?;
         }
         remove(&moving)?;
     }
@@ -416,10 +432,19 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    step()
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(at("sync", dir))
+/// Brings the files in a directory to disk, and the directory.
+fn sync_files(dir: &Path) -> Result<(), Error> {
+    // All of them begun before the first is waited for: what that one makes the
+    // file system commit holds for the others too.
+    let mut files = list(dir)?;
+    files.retain(|path| !path.is_symlink());
+    for path in &files {
+        crate::sys::start_writing(&File::open(path).map_err(at("open", path))?);
+    }
+    files.push(dir.to_owned());
+    files
+        .iter()
+        .try_for_each(|path| Durability::Disk.sync(path))
 }
 
 fn file_name(path: &Path) -> String {

@@ -14,7 +14,7 @@ use cedana_checkpoint::criu::follow::{self, Followed, Follower};
 use cedana_checkpoint::image::inspect::DumpCost;
 use cedana_checkpoint::image::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
 use cedana_checkpoint::image::pages::Compression;
-use cedana_checkpoint::image::store::{self, Store};
+use cedana_checkpoint::image::store::{self, Durability, Store};
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_config::{Compression as Setting, Config};
 use serde_json::Value;
@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::Dump;
 use crate::cli::Request;
 use crate::error::{Error, LogNote};
+use crate::packed;
 use crate::report::Reporter;
 use crate::state::Container;
 
@@ -96,9 +97,13 @@ impl<'a> Storing<'a> {
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let dir = request.image_path();
+        let durability = match packed::is_packed(&dir) {
+            true => Durability::Copied,
+            false => Durability::Disk,
+        };
         let store = match dump.lazy {
             true => Store::in_place(&dir),
-            false => Store::prepare(&dir),
+            false => Store::prepare(&dir, durability),
         };
         let store = store.map_err(|source| in_store(request, source))?;
         let follower = match follow {
@@ -106,6 +111,7 @@ impl<'a> Storing<'a> {
                 let options = follow::Options {
                     compression: compression(config),
                     memory: config.checkpoint.memory,
+                    flush: durability == Durability::Disk,
                 };
                 let follower = Follower::start(store.place(), options, Arc::clone(&observer));
                 Some(follower.map_err(|source| in_follower(request, source))?)

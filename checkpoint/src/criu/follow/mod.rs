@@ -65,6 +65,8 @@ pub struct Options {
     /// What the workers' buffers may take, in bytes. At least one worker with a
     /// buffer for one frame there will be.
     pub memory: u64,
+    /// Whether the disk is given what is stored at once: it will be synced.
+    pub flush: bool,
 }
 
 /// Why page images could not be stored.
@@ -148,7 +150,13 @@ impl Follower {
     /// The directory can't be watched, or no thread be started.
     pub fn start(dir: &Path, options: Options, observer: Arc<Observer>) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (flusher, queue) = Flusher::start().map_err(Error::Start)?;
+        let (flusher, queue) = match options.flush {
+            true => {
+                let (flusher, queue) = Flusher::start().map_err(Error::Start)?;
+                (Some(flusher), Some(queue))
+            }
+            false => (None, None),
+        };
         let shared = Arc::new(Shared::new(
             dir,
             options.compression,
@@ -161,7 +169,7 @@ impl Follower {
             shared,
             watcher,
             workers: Vec::new(),
-            flusher: Some(flusher),
+            flusher,
         };
         follower.employ(true)?;
         Ok(follower)
@@ -177,6 +185,7 @@ impl Follower {
         if !self.shared.hurry(sys::priority()) {
             self.employ(false)?;
         }
+        self.shared.tell();
         self.join();
         // Without its queue the flusher ends once it has done what is in it.
         self.shared.close_queue();

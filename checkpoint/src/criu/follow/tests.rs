@@ -14,11 +14,13 @@ use crate::progress::Progress;
 const ZSTD: Options = Options {
     compression: Compression::Zstd { level: 1 },
     memory: 16 << 20,
+    flush: true,
 };
 
 const NONE: Options = Options {
     compression: Compression::None,
     memory: 16 << 20,
+    flush: true,
 };
 
 fn start(dir: &Path, options: Options) -> Follower {
@@ -247,6 +249,7 @@ proptest! {
         let options = Options {
             compression: if compress { ZSTD.compression } else { Compression::None },
             memory: memory_setting,
+            flush: compress,
         };
         let follower = start(dir.path(), options);
         let mut files: [Option<File>; 3] = [None, None, None];

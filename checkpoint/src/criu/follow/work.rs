@@ -143,7 +143,7 @@ impl Shared {
         dir: &Path,
         compression: Compression,
         share: Share,
-        queue: Queue,
+        queue: Option<Queue>,
         observer: Arc<Observer>,
     ) -> Self {
         Self {
@@ -162,7 +162,7 @@ impl Shared {
                 replaced: false,
                 stopped: false,
                 failed: None,
-                queue: Some(queue),
+                queue,
             }),
             changed: Condvar::new(),
             observer,
@@ -264,7 +264,7 @@ impl Shared {
     /// Lets what is new in a file be written to disk.
     fn flush(&self, file: Arc<File>) {
         if let Some(queue) = &self.state().queue {
-            // It is a hint; nobody takes it if the flusher has ended.
+            // It is a hint, so it may be that nobody takes it any more.
             let _ = queue.send(file);
         }
     }
@@ -362,7 +362,8 @@ impl Shared {
         })
     }
 
-    fn tell(&self) {
+    /// Tells how far it is.
+    pub(super) fn tell(&self) {
         let phase = match self.state().hurried {
             true => Phase::Compress,
             false => Phase::Dump,

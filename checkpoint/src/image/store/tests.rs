@@ -102,7 +102,7 @@ fn is_new(dir: &Path) {
 fn only_what_is_new_is_removed() {
     let dir = tempfile::tempdir().expect("tempdir");
     let made = dir.path().join("a/b");
-    let new = Store::prepare(&made).expect("store");
+    let new = Store::prepare(&made, Durability::Disk).expect("store");
     for dir in [&made, &made.join(NEW)] {
         let mode = fs::metadata(dir).expect("made").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -114,14 +114,14 @@ fn only_what_is_new_is_removed() {
     assert!(!made.exists());
 
     let empty = tempfile::tempdir().expect("tempdir");
-    let store = Store::prepare(empty.path()).expect("store");
+    let store = Store::prepare(empty.path(), Durability::Disk).expect("store");
     write(empty.path(), &["core-1.img"], "");
     fs::create_dir(empty.path().join("d")).expect("mkdir");
     drop(store);
     holds(empty.path(), &[]);
 
     let dir = older();
-    let store = Store::prepare(dir.path()).expect("store");
+    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &NEW_NAMES, "half");
     write(dir.path(), &["dump.log"], "why");
     store.abandon().expect("remove");
@@ -132,7 +132,7 @@ fn only_what_is_new_is_removed() {
 #[test]
 fn an_older_checkpoint_stays_until_the_new_one_is_whole() {
     let dir = older();
-    let mut store = Store::prepare(dir.path()).expect("store");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &NEW_NAMES, "new");
     assert_eq!(contents(dir.path()).len(), OLD.len() + 1);
     store.publish(Some(&manifest())).expect("publish");
@@ -144,7 +144,7 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
     let mut seen_new = false;
     for steps in 0.. {
         let dir = older();
-        let mut store = Store::prepare(dir.path()).expect("store");
+        let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
         write(store.place(), &NEW_NAMES, "new");
         STEPS.set(Some(steps));
         let result = store.publish(Some(&manifest()));
@@ -185,12 +185,12 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
 #[test]
 fn a_killed_runs_leftover_goes_at_the_next() {
     let dir = older();
-    let mut store = Store::prepare(dir.path()).expect("store");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &NEW_NAMES, "half");
     store.done = true;
     drop(store);
     assert!(dir.path().join(NEW).exists());
-    let store = Store::prepare(dir.path()).expect("store");
+    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     holds(store.place(), &[]);
     drop(store);
     holds(dir.path(), &OLD);
@@ -199,9 +199,9 @@ fn a_killed_runs_leftover_goes_at_the_next() {
 #[test]
 fn two_at_a_time_do_not_meet() {
     let dir = older();
-    let mut store = Store::prepare(dir.path()).expect("store");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &NEW_NAMES, "new");
-    let second = Store::prepare(dir.path());
+    let second = Store::prepare(dir.path(), Durability::Disk);
     assert!(matches!(second, Err(Error::Busy { .. })));
     recover(dir.path()).expect("nothing is touched");
     assert_eq!(contents(store.place()).len(), NEW_NAMES.len());
@@ -212,7 +212,7 @@ fn two_at_a_time_do_not_meet() {
 #[test]
 fn digests_and_what_has_none() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut store = Store::prepare(dir.path()).expect("store");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &["core-1.img", "descriptors.json"], "abc");
     write(store.place(), &["dump.log", "pages-1.img.zst"], "x");
     std::os::unix::fs::symlink("../../first", store.place().join(PARENT)).expect("symlink");
@@ -246,13 +246,13 @@ fn in_place_means_that_the_older_goes_first() {
 #[test]
 fn what_must_not_be_lost_is_kept() {
     let dir = older();
-    let mut store = Store::prepare(dir.path()).expect("store");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
     write(store.place(), &NEW_NAMES, "new");
     STEPS.set(Some(3));
     store.publish(Some(&manifest())).expect_err("killed");
     STEPS.set(None);
     let kept = store.keep();
     assert!(contents(&kept).len() >= NEW_NAMES.len());
-    drop(Store::prepare(dir.path()).expect("store"));
+    drop(Store::prepare(dir.path(), Durability::Disk).expect("store"));
     assert!(contents(&kept).len() >= NEW_NAMES.len());
 }

@@ -1,6 +1,13 @@
-//! Making containerd's archive of a checkpoint differ from that of its copy.
+//! Checkpoints that containerd packs: unless its client says where one is to
+//! stand, it has it made in a temporary directory, packs that into an archive in
+//! its content store, syncs the archive, and removes the directory. Which has two
+//! consequences.
 //!
-//! Docker lets containerd pack a checkpoint into an archive, unpacks that and
+//! **Nothing is synced**, since the directory is not what lasts. After a power
+//! failure nobody would look for it, and what was synced would keep the disk from
+//! the archive.
+//!
+//! **The archive must differ from that of a copy.** Docker lets containerd pack a checkpoint into an archive, unpacks that and
 //! drops it; to restore it packs the copy again and stores the archive, which
 //! fails ("content sha256:... already exists", moby issue 42900) as long as the
 //! equal first one has not been collected. A whiteout of a file that never was
@@ -13,22 +20,23 @@ use std::path::Path;
 
 const WHITEOUT: &str = ".wh.cedana";
 
-/// How containerd names the directory of a checkpoint that it will pack
+/// How containerd names the directory of a checkpoint that it packs
 /// (`services/tasks/local.go`, 1.7 to 2.4); digits follow.
 const CONTAINERDS: &str = "ctrd-checkpoint";
 
-/// Adds a whiteout to a checkpoint that containerd will pack.
+/// Adds a whiteout to a checkpoint that containerd packs.
 ///
 /// # Errors
 /// It can't be written.
 pub(crate) fn set_apart_from_copies(images: &Path) -> io::Result<()> {
-    match is_containerds(images) {
+    match is_packed(images) {
         true => fs::write(images.join(WHITEOUT), ""),
         false => Ok(()),
     }
 }
 
-fn is_containerds(images: &Path) -> bool {
+/// Whether containerd packs what is written to this directory.
+pub(crate) fn is_packed(images: &Path) -> bool {
     let digits = images
         .file_name()
         .and_then(|name| name.to_str()?.strip_prefix(CONTAINERDS));
@@ -42,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_containerd_will_pack_is_set_apart() {
+    fn only_what_containerd_packs_is_set_apart() {
         let dir = tempfile::tempdir().expect("tempdir");
         for (name, marked) in [
             ("ctrd-checkpoint123", true),
