@@ -4,10 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
+use cedana_integration::api::Status;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
-    BareShim, Container, Image, Run, ctr, ctr_ok, eventually, named_as_stock, testbed, unique,
-    workload,
+    BareShim, Container, Events, Image, Run, ctr, ctr_ok, eventually, named_as_stock, testbed,
+    unique, workload,
 };
 
 /// Whether `ctr task checkpoint` passes its flags on to the runtime under test.
@@ -157,6 +158,71 @@ fn a_paused_container_is_checkpointed_and_stays_paused() {
     ctr_ok(&["task", "pause", container.id()]);
     let name = ctr_ok(&["task", "checkpoint", container.id()]);
     let _image = Image::named(name);
+    container
+        .is("PAUSED")
+        .unwrap_or_else(|status| panic!("it was paused: {status}"));
+    ctr_ok(&["task", "resume", container.id()]);
+    container.report().continues(&before);
+}
+
+/// Checkpoints `container` to a directory the way containerd's client does it.
+#[track_caller]
+fn checkpoint_to_path(container: &Container, images: &Images) {
+    let image_path = images.0.display().to_string();
+    if ctr_sends_flags() {
+        let flags = ["task", "checkpoint", "--image-path", &image_path];
+        ctr_ok(&[&flags[..], &[container.id()]].concat());
+    } else {
+        let options = CheckpointOptions {
+            image_path,
+            ..Default::default()
+        };
+        let task = container.task();
+        let paused = task.state("").map(|state| state.status());
+        let answer = || {
+            if paused? != Status::PAUSED {
+                task.pause()?;
+                task.checkpoint(&images.0, Some(options))?;
+                return task.resume();
+            }
+            task.checkpoint(&images.0, Some(options))
+        };
+        answer().unwrap_or_else(|refused| panic!("{refused}"));
+    }
+    images.assert_complete();
+}
+
+#[test]
+fn a_checkpoint_to_a_path_lets_the_task_go_on_while_it_is_stored() {
+    let events = Events::watch();
+    let container = Run::new("early").workload(&MUCH).detach();
+    let before = container.report();
+    let images = Images::new();
+    checkpoint_to_path(&container, &images);
+    events.expect(container.id(), "/tasks/checkpointed");
+    container
+        .is("RUNNING")
+        .unwrap_or_else(|status| panic!("it was running: {status}"));
+    let topics = events.topics_of(container.id());
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    assert!(
+        topics.ends_with(&["paused", "resumed", "checkpointed"]),
+        "{topics:?}"
+    );
+    container.report().continues(&before);
+    // That pause and that resume are over: the next ones count again.
+    ctr_ok(&["task", "pause", container.id()]);
+    ctr_ok(&["task", "resume", container.id()]);
+    assert!(!ctr(&["task", "resume", container.id()]).success);
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_pause_of_the_users_outlasts_a_checkpoint_to_a_path() {
+    let container = Run::new("kept").workload(&MUCH).detach();
+    let before = container.report();
+    ctr_ok(&["task", "pause", container.id()]);
+    checkpoint_to_path(&container, &Images::new());
     container
         .is("PAUSED")
         .unwrap_or_else(|status| panic!("it was paused: {status}"));

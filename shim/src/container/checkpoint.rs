@@ -1,14 +1,22 @@
 //! Checkpoint: `cedana-runc checkpoint` does it; the shim stays out of the way.
 //!
 //! All the while State, Wait, Pids and Kill answer. A client has usually paused
-//! the task before (containerd's own does); it is paused again afterwards and
-//! resumed by that client. When the checkpoint fails the container goes on as
-//! before and the client gets the reason in one line.
+//! the task before (containerd's own does) and resumes it afterwards. If it copies
+//! the files of the standing container meanwhile, the task has to stay paused
+//! until then; if the checkpoint goes where the client wants it and that is all,
+//! it is resumed as soon as CRIU is done ([`super::pause`]). When the checkpoint
+//! fails the container goes on as before and the client gets the reason in one
+//! line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use cedana_config::Config;
 use containerd_shim::protos::events::task::TaskCheckpointed;
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::unix::pipe,
+};
 
 use super::{Container, lock};
 use crate::{
@@ -16,7 +24,11 @@ use crate::{
     options::CheckpointOptions,
     spec::Spec,
     state::{Request, State},
+    sys::pass_from_3,
 };
+
+/// How errors begin.
+const FAILED: &str = "checkpoint failed";
 
 /// containerd's namespace that is Docker's, unless `containerd-namespace` in
 /// daemon.json names another.
@@ -45,9 +57,14 @@ impl Container {
         let paused = before == State::Paused;
         lock(&self.state).settle(State::Checkpointing { paused });
         let result = match self.ends_after(options) {
-            Ok(exit) => self.dump(&image, options, exit).await,
+            Ok(exit) => {
+                let early =
+                    paused && !exit && !options.image_path.is_empty() && !self.pause_is_known();
+                self.dump(&image, options, exit, early).await
+            }
             Err(e) => Err(e),
         };
+        let paused = self.state() == State::Checkpointing { paused: true };
         self.set_state(if paused {
             State::Paused
         } else {
@@ -91,6 +108,7 @@ impl Container {
         image: &std::path::Path,
         options: &CheckpointOptions,
         exit: bool,
+        resume_early: bool,
     ) -> Result<()> {
         // A work path of the client's keeps CRIU's log; ours is cleaned up, the
         // wrapper having kept the log of a failure.
@@ -104,6 +122,10 @@ impl Container {
         std::fs::create_dir_all(&work).context(|| at("create", &work))?;
 
         let mut command = self.runtime.wrapper("checkpoint");
+        if resume_early {
+            // As `run_and_resume` passes it.
+            command.args(["--progress-fd", "3"]);
+        }
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
         let flags = [
@@ -123,7 +145,10 @@ impl Container {
                 .arg(&options.cgroups_mode);
         }
         command.arg(&self.id);
-        let result = self.run(command, "checkpoint failed").await;
+        let result = match resume_early {
+            true => self.run_and_resume(command).await,
+            false => self.run(command, FAILED).await,
+        };
         if let Some(work) = own_work
             && let Err(e) = std::fs::remove_dir_all(&work)
         {
@@ -131,4 +156,41 @@ impl Container {
         }
         result
     }
+
+    /// Runs the checkpoint and resumes the task when CRIU is done with it.
+    async fn run_and_resume(&self, mut command: Command) -> Result<()> {
+        let (progress, end) = std::io::pipe().context(|| "make a pipe")?;
+        let progress =
+            pipe::Receiver::from_owned_fd(progress.into()).context(|| "read from a pipe")?;
+        pass_from_3(&mut command, [end.into()]);
+        let run = self.run(command, FAILED);
+        tokio::pin!(run);
+        let ended = tokio::select! {
+            result = &mut run => Some(result),
+            () = dumped(progress) => None,
+        };
+        if !matches!(ended, Some(Err(_))) {
+            self.resume_early().await;
+        }
+        match ended {
+            Some(result) => result,
+            None => run.await,
+        }
+    }
+}
+
+/// Returns when `cedana-runc` has said that CRIU is done; never, if it doesn't
+/// say so.
+async fn dumped(progress: pipe::Receiver) {
+    #[derive(Deserialize)]
+    struct Line {
+        phase: String,
+    }
+    let mut lines = BufReader::new(progress).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if serde_json::from_str::<Line>(&line).is_ok_and(|line| line.phase != "dump") {
+            return;
+        }
+    }
+    std::future::pending().await
 }

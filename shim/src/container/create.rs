@@ -6,7 +6,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
 use containerd_shim::protos::protobuf::MessageField;
@@ -96,6 +96,8 @@ impl Container {
                 request.terminal,
             )),
             state: Mutex::new(State::Created),
+            pause_is_known: AtomicBool::new(false),
+            resumed_early: AtomicBool::new(false),
             gate: RwLock::new(()),
             cgroup: Mutex::default(),
             oom_watch: Mutex::default(),

@@ -30,7 +30,10 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use containerd_shim::api::{StateResponse, Status};
@@ -89,6 +92,10 @@ pub(crate) struct Container {
     held_fifos: Mutex<Vec<std::fs::File>>,
     init: Process,
     state: Mutex<State>,
+    /// Of a paused task: whether its state was asked for since.
+    pause_is_known: AtomicBool,
+    /// Its checkpoint resumed it, and the client that paused it has yet to.
+    resumed_early: AtomicBool,
     gate: RwLock<()>,
     cgroup: Mutex<Option<Cgroup>>,
     oom_watch: Mutex<Option<AbortHandle>>,
@@ -127,6 +134,7 @@ impl Container {
     /// [`Error::NotFound`] for an unknown exec ID.
     pub(crate) fn answer_state(&self, exec_id: &str) -> Result<StateResponse> {
         let process = self.process(exec_id)?;
+        self.pause_is_known.store(true, Relaxed);
         let container = self.state().status();
         let status = match (&process, container) {
             // All processes share the container's freezer.

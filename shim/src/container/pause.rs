@@ -1,4 +1,15 @@
 //! Pause and resume: the OCI runtime freezes and thaws the cgroup.
+//!
+//! containerd's client pauses a task before it has it checkpointed, and resumes
+//! it when everything is done, which is long after CRIU is. Where nothing else is
+//! copied from the standing container ([`Container::checkpoint`]) we resume it
+//! when CRIU is done, and the client's own resume then finds nothing to do. A
+//! pause of the user's must stay. Over the wire the two look the same but for
+//! this: before a client has a task checkpointed it asks for its state, and if it
+//! pauses the task it does so after that (`client/task.go`, 1.6 to 2.4). So a
+//! pause that no State request has followed is the checkpointing client's own.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use containerd_shim::protos::events::task::{TaskPaused, TaskResumed};
 
@@ -26,6 +37,8 @@ impl Container {
             State::Running
         });
         paused?;
+        self.pause_is_known.store(false, Relaxed);
+        self.resumed_early.store(false, Relaxed);
         self.send(TaskPaused {
             container_id: self.id.clone(),
             ..TaskPaused::default()
@@ -39,11 +52,35 @@ impl Container {
     /// The state's or the OCI runtime's refusal; the container stays paused.
     pub(crate) async fn resume(&self) -> Result<()> {
         let _gate = self.gate.write().await;
+        if self.resumed_early.swap(false, Relaxed) && self.state() == State::Running {
+            return Ok(());
+        }
         self.state().admit(Request::Resume)?;
+        self.thaw(State::Running).await
+    }
+
+    /// Resumes the task while it is being checkpointed, of which only storing
+    /// remains. If that fails, the client that paused it is still to come.
+    pub(super) async fn resume_early(&self) {
+        match self.thaw(State::Checkpointing { paused: false }).await {
+            Ok(()) => self.resumed_early.store(true, Relaxed),
+            Err(e) => log::warn!(
+                "container {}: it stays paused until its checkpoint is stored: {e}",
+                self.id
+            ),
+        }
+    }
+
+    /// Whether a client may have seen that the task is paused, and counts on it.
+    pub(super) fn pause_is_known(&self) -> bool {
+        self.pause_is_known.load(Relaxed)
+    }
+
+    async fn thaw(&self, next: State) -> Result<()> {
         let mut command = self.runtime.command("resume");
         command.arg(&self.id);
         self.run(command, "OCI runtime resume failed").await?;
-        self.set_state(State::Running);
+        self.set_state(next);
         self.send(TaskResumed {
             container_id: self.id.clone(),
             ..TaskResumed::default()
