@@ -83,6 +83,9 @@ pub struct Checkpoint {
     /// it by default and says nothing to a runtime that is given by type; it
     /// runs on everywhere else.
     pub leave_running: Option<bool>,
+    /// Resume a task that the checkpointing client paused when CRIU is done,
+    /// where nothing of the standing container is needed any more.
+    pub resume_early: bool,
     /// Keep established TCP connections instead of refusing the checkpoint.
     pub tcp_established: bool,
     /// Carry file locks instead of refusing the checkpoint.
@@ -156,6 +159,7 @@ impl Default for Checkpoint {
     fn default() -> Self {
         Self {
             leave_running: None,
+            resume_early: true,
             tcp_established: true,
             file_locks: true,
             ext_unix_sk: true,

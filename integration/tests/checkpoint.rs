@@ -213,7 +213,23 @@ fn a_checkpoint_to_a_path_lets_the_task_go_on_while_it_is_stored() {
     // That pause and that resume are over: the next ones count again.
     ctr_ok(&["task", "pause", container.id()]);
     ctr_ok(&["task", "resume", container.id()]);
-    assert!(!ctr(&["task", "resume", container.id()]).success);
+    ctr(&["task", "resume", container.id()]).refused();
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_checkpoint_of_a_container_lets_the_task_go_on_while_it_is_packed() {
+    let events = Events::watch();
+    let container = Run::new("packed").workload(&MUCH).detach();
+    let before = container.report();
+    let _image = container.checkpoint(&["--rw"]);
+    events.expect(container.id(), "/tasks/checkpointed");
+    let topics = events.topics_of(container.id());
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    assert!(
+        topics.ends_with(&["paused", "resumed", "checkpointed"]),
+        "{topics:?}"
+    );
     container.report().continues(&before);
 }
 

@@ -203,6 +203,21 @@ impl CreateOptions {
 const FILE: &str = "options.json";
 
 impl CheckpointOptions {
+    /// Whether a client that sends these has no use for the standing container
+    /// once CRIU is done: if it names a place for the checkpoint, it makes no image
+    /// of the container's files; and containerd's `container.Checkpoint` (what `ctr
+    /// container checkpoint` calls), which is known by its fixed options
+    /// (`client/container.go`, 1.6 to 2.4), has copied them before it has the task
+    /// checkpointed. `task.Checkpoint` copies them afterwards, and sends none.
+    pub(crate) fn need_the_task_no_longer(&self) -> bool {
+        let of_a_container = Self {
+            exit: Some(false),
+            file_locks: true,
+            ..Self::default()
+        };
+        !self.image_path.is_empty() || *self == of_a_container
+    }
+
     /// Reads the options of a Checkpoint request.
     ///
     /// # Errors
@@ -434,6 +449,34 @@ mod tests {
             let any = any(names[name], value);
             let _ = CreateOptions::from_request(Some(&any));
             let _ = CheckpointOptions::from_request(Some(&any));
+        }
+    }
+
+    #[test]
+    fn whose_checkpoint_needs_the_task_no_longer() {
+        let of_a_container = CheckpointOptions {
+            exit: Some(false),
+            file_locks: true,
+            ..CheckpointOptions::default()
+        };
+        assert!(of_a_container.need_the_task_no_longer());
+        let to_a_path = CheckpointOptions {
+            image_path: "/x".into(),
+            ..CheckpointOptions::default()
+        };
+        assert!(to_a_path.need_the_task_no_longer());
+        for of_a_task in [
+            CheckpointOptions::default(),
+            CheckpointOptions {
+                exit: Some(false),
+                ..CheckpointOptions::default()
+            },
+            CheckpointOptions {
+                open_tcp: true,
+                ..of_a_container
+            },
+        ] {
+            assert!(!of_a_task.need_the_task_no_longer());
         }
     }
 }

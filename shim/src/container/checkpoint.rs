@@ -3,10 +3,9 @@
 //! All the while State, Wait, Pids and Kill answer. A client has usually paused
 //! the task before (containerd's own does) and resumes it afterwards. If it copies
 //! the files of the standing container meanwhile, the task has to stay paused
-//! until then; if the checkpoint goes where the client wants it and that is all,
-//! it is resumed as soon as CRIU is done ([`super::pause`]). When the checkpoint
-//! fails the container goes on as before and the client gets the reason in one
-//! line.
+//! until then; if what is left to do is to store, pack and copy the checkpoint, it
+//! is resumed as soon as CRIU is done ([`super::pause`]). When the checkpoint fails
+//! the container goes on as before and the client gets the reason in one line.
 
 use std::{path::PathBuf, process::Command};
 
@@ -34,6 +33,14 @@ const FAILED: &str = "checkpoint failed";
 /// daemon.json names another.
 const DOCKER: &str = "moby";
 
+/// What becomes of the container.
+struct Wishes {
+    /// It ends with its checkpoint.
+    exit: bool,
+    /// Nobody needs it to stand still once CRIU is done.
+    resume_early: bool,
+}
+
 impl Container {
     /// Checkpoints the container into `path`, or where the options say.
     ///
@@ -56,10 +63,9 @@ impl Container {
         before.admit(Request::Checkpoint)?;
         let paused = before == State::Paused;
         lock(&self.state).settle(State::Checkpointing { paused });
-        let result = match self.ends_after(options) {
-            Ok(exit) => {
-                let early =
-                    paused && !exit && !options.image_path.is_empty() && !self.pause_is_known();
+        let result = match self.wishes(options) {
+            Ok(Wishes { exit, resume_early }) => {
+                let early = resume_early && paused && !exit && !self.pause_is_known();
                 self.dump(&image, options, exit, early).await
             }
             Err(e) => Err(e),
@@ -79,16 +85,14 @@ impl Container {
         Ok(())
     }
 
-    /// Whether the container is to end with its checkpoint.
+    /// What becomes of the container, by what the client says and by what the
+    /// settings say where it says nothing.
     ///
     /// Docker sends options only to runtimes that are given by path
     /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29): by
     /// type, `docker checkpoint create` with and without `--leave-running` is
     /// the same request. What is not said is a setting, then.
-    fn ends_after(&self, options: &CheckpointOptions) -> Result<bool> {
-        if let Some(exit) = options.exit {
-            return Ok(exit);
-        }
+    fn wishes(&self, options: &CheckpointOptions) -> Result<Wishes> {
         let spec = Spec::read(&self.bundle)?;
         let annotations = spec.annotations.iter();
         let config = Config::load()
@@ -100,7 +104,10 @@ impl Container {
             .checkpoint
             .leave_running
             .unwrap_or(self.host.namespace != DOCKER);
-        Ok(!leave_running)
+        Ok(Wishes {
+            exit: options.exit.unwrap_or(!leave_running),
+            resume_early: config.checkpoint.resume_early && options.need_the_task_no_longer(),
+        })
     }
 
     async fn dump(
