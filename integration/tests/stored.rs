@@ -330,6 +330,47 @@ fn what_this_machine_cannot_run_is_refused_with_the_reason() {
     frozen.is_refused(&elsewhere, &["riscv64"]);
 }
 
+/// A file system that can't punch holes, for as long as this lives.
+struct WithoutHoles(Folder);
+
+impl WithoutHoles {
+    fn mount() -> Self {
+        let folder = Folder::new("ramfs");
+        command("mount", &["-t", "ramfs", "ramfs", &folder.text()]).ok();
+        Self(folder)
+    }
+}
+
+impl Drop for WithoutHoles {
+    fn drop(&mut self) {
+        command("umount", &[&self.0.text()]);
+    }
+}
+
+#[test]
+fn a_file_system_that_cannot_punch_holes_will_do() {
+    let container = Run::new("solid").workload(&["--memory", "64"]).detach();
+    let before = container.report();
+    let solid = WithoutHoles::mount();
+    let work = Folder::new("work");
+    let to = solid.0.file("images").display().to_string();
+    let options = ["--root", "/run/containerd/runc/default", "checkpoint"];
+    let paths = ["--image-path", &to, "--work-path", &work.text()];
+    let flags = [&options[..], &paths, &["--leave-running", container.id()]].concat();
+    let said = command("cedana-runc", &flags).ok();
+    assert!(said.stderr.contains("cannot punch holes"), "{said}");
+    container.report().continues(&before);
+    let images = Folder(solid.0.file("images"));
+    let names = images.names();
+    assert!(
+        !names.iter().any(|name| name == "pages-1.img"),
+        "CRIU's own file is still there: {names:?}"
+    );
+    // Reads and checks every byte of it.
+    let whole = work.file("whole").display().to_string();
+    command("cedana-runc", &["unpack", &to, "--to", &whole]).ok();
+}
+
 #[test]
 fn progress_is_told_to_whom_it_may_concern() {
     let container = Run::new("progress").workload(&["--memory", "64"]).detach();
