@@ -16,6 +16,7 @@ mod storing;
 
 use std::collections::HashMap;
 use std::process::ExitCode;
+use std::thread;
 
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_checkpoint::image::inspect::dump_cost;
@@ -50,7 +51,13 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str())),
     )?;
-    let criu = criu::check(request)?;
+    // Both at once: a client that pauses has paused already.
+    let (criu, runtime_version) = thread::scope(|scope| {
+        let version = scope.spawn(|| runtime.version());
+        // Of a thread that panicked nothing is known.
+        (criu::check(request), version.join().unwrap_or_default())
+    });
+    let criu = criu?;
     if !request.has("leave-running")
         && let Some(version) = docker::cannot_restore(request)
     {
@@ -83,7 +90,6 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     // alone, and so is the directory, which runc would make without the right to
     // enter it.
     umask(Mode::from_bits_truncate(0o077));
-    let runtime_version = runtime.version();
     let storing = Storing::begin(
         request,
         &config,
