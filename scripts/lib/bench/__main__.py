@@ -40,6 +40,11 @@ MEASURES = {
     "tmpfs_frozen_seconds": ("  frozen", 1, "s"),
     "restore_seconds": ("ctr c restore --live", 1, "s"),
     "restore_tick_seconds": ("  until the application runs", 1, "s"),
+    "restore_complete_seconds": ("  until its memory is complete", 1, "s"),
+    "restore_faults": ("  faults served", 1, ""),
+    "restore_fault_mean_us": ("  mean fault", 1e3, "ms"),
+    "restore_fault_p99_us": ("  99 of 100 faults within", 1e3, "ms"),
+    "restore_fault_max_us": ("  longest fault", 1e3, "ms"),
     "restore_peak_bytes": ("  memory of cedana-runc", 1 << 20, "MiB"),
     "run_seconds": ("ctr run -d", 1e-3, "ms"),
     "shim_private_bytes": ("shim, private memory", 1 << 10, "KiB"),
@@ -94,7 +99,8 @@ def main():
     if "checkpoint" in only:
         workloads += [(f"{size} MiB", ["hold", str(size)]) for size in sizes]
     if "redis" in only:
-        workloads.append(("redis", ["redis", str(KEYS)]))
+        workloads.append(("redis, a million small keys", ["redis", str(KEYS)]))
+        workloads.append(("redis, 1 GiB", ["redis", str(900_000), "1000"]))
     for title, workload in workloads:
         results["workloads"][title] = found = measures.checkpoints(workload, rounds)
         show(f"{title}, medians of {rounds}", found)

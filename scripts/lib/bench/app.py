@@ -7,7 +7,9 @@ pays. The file is open for the writing only: a restore would miss what was added
 to a file that was open.
 
     app.py hold MIB     that much memory, in turns a mebibyte of noise and one of text
-    app.py redis KEYS   a redis with that many small keys, which answers at each tick
+    app.py redis KEYS [BYTES]
+                        a redis with that many small keys (or of so many bytes),
+                        which gives one of them at each tick, and the right one
 """
 
 import os
@@ -30,7 +32,7 @@ def hold(mib):
     return lambda: held
 
 
-def redis(keys):
+def redis(keys, size=0):
     arguments = ["redis-server", "--port", "0", "--unixsocket", "/redis.sock", "--save", "", "--daemonize", "yes"]
     if os.spawnvp(os.P_WAIT, arguments[0], arguments):
         sys.exit("redis does not start")
@@ -43,27 +45,40 @@ def redis(keys):
             time.sleep(0.01)
     answers = server.makefile("rb")
     batch = 10_000
+
+    def pair(n):
+        # What a shop keeps of a visitor, say: some of it differs, most is form.
+        value = '{"id":%d,"name":"user%d","visits":%d,"basket":[]}' % (n, n, n * 7919 % 1000)
+        filler = "%x" % (n * 2654435761)
+        padded = value + (filler * (size // len(filler) + 1))[: max(0, size - len(value))]
+        return ("session:%d" % n).encode(), padded.encode()
+
     for first in range(0, keys, batch):
         commands = bytearray()
         for n in range(first, first + batch):
-            # What a shop keeps of a visitor, say: some of it differs, most is form.
-            value = '{"id":%d,"name":"user%d","visits":%d,"basket":[]}' % (n, n, n * 7919 % 1000)
-            key = "session:%d" % n
-            commands += b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key.encode(), len(value), value.encode())
+            key, value = pair(n)
+            commands += b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(key), key, len(value), value)
         server.sendall(commands)
         for _ in range(batch):
             answers.readline()
 
+    asked = 0
+
     def beat():
-        server.sendall(b"PING\r\n")
-        if answers.readline() != b"+PONG\r\n":
-            sys.exit("redis does not answer")
+        nonlocal asked
+        # All over its memory.
+        asked = (asked + 7_368_787) % keys
+        key, value = pair(asked)
+        server.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key), key))
+        answers.readline()
+        if answers.read(len(value) + 2) != value + b"\r\n":
+            sys.exit("redis gives another value")
 
     return beat
 
 
 def main():
-    beat = {"hold": hold, "redis": redis}[sys.argv[1]](int(sys.argv[2]))
+    beat = {"hold": hold, "redis": redis}[sys.argv[1]](*map(int, sys.argv[2:]))
     open("/bench/ready", "w").close()
     last = time.monotonic()
     while True:

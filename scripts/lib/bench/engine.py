@@ -18,8 +18,10 @@ import time
 STOCK = "stock"
 OURS = "ours"
 IN_PLACE = "in place"
+# Only restores: ours, with all memory there before it runs.
+EAGER = "eager"
 OWN_NAME = "io.containerd.runc.v2"
-NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME}
+NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"]}
 CHOICE = "/run/bench-shim"
 SHIMS = {STOCK: "/usr/bin/containerd-shim-runc-v2", IN_PLACE: "/usr/local/bin/containerd-shim-cedana-v2"}
 
@@ -72,6 +74,13 @@ def choose(who):
     if who in SHIMS:
         with open(CHOICE, "w") as f:
             f.write(SHIMS[who])
+
+
+def restore_mode(who):
+    """Has the next restore be as `who` wants it."""
+    os.makedirs("/etc/cedana", exist_ok=True)
+    with open("/etc/cedana/config.toml", "w") as f:
+        f.write(f'[restore]\nmode = "{"eager" if who == EAGER else "lazy"}"\n')
 
 
 def start(who, image, name, *command, flags=()):
