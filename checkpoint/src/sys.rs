@@ -44,3 +44,12 @@ pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
     // SAFETY: setpriority takes three numbers.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) == 0 }
 }
+
+/// Lets this thread's reads wait for everybody else's, where the disk's
+/// scheduler knows such a thing: the last of the eight usual levels.
+pub(crate) fn lower_disk_priority() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;
+    // SAFETY: ioprio_set takes three numbers; the second, 0, is this thread.
+    let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LAST) };
+}

@@ -119,6 +119,10 @@ pub enum Compression {
 /// How a checkpoint is brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore {
+    /// Whether the container runs while its memory is still being read.
+    pub mode: Mode,
+    /// How many cores read it ahead of the container's own requests.
+    pub prefetch_cores: Cores,
     /// What becomes of TCP connections that were established.
     pub tcp: Tcp,
     /// How long init is watched after CRIU's success before a restore counts as
@@ -126,6 +130,45 @@ pub struct Restore {
     pub settle: Duration,
     /// What the buffers of a restore may take, in bytes.
     pub memory: u64,
+}
+
+/// When a container's memory comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// While it runs already, wherever that can be.
+    #[default]
+    Lazy,
+    /// Before it runs.
+    Eager,
+}
+
+/// A number of processor cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cores {
+    /// So many.
+    Number(u16),
+    /// So many of a hundred.
+    Percent(u8),
+}
+
+impl Cores {
+    /// How many of `all`: one at least.
+    ///
+    /// ```
+    /// use cedana_config::Cores;
+    ///
+    /// assert_eq!(Cores::Percent(50).of(8), 4);
+    /// assert_eq!(Cores::Percent(1).of(8), 1);
+    /// assert_eq!(Cores::Number(16).of(8), 8);
+    /// ```
+    #[must_use]
+    pub fn of(self, all: usize) -> usize {
+        let number = match self {
+            Self::Number(number) => usize::from(number),
+            Self::Percent(percent) => all * usize::from(percent) / 100,
+        };
+        number.clamp(1, all.max(1))
+    }
 }
 
 /// What becomes of the TCP connections in a checkpoint.
@@ -183,6 +226,9 @@ impl Default for Checkpoint {
 impl Default for Restore {
     fn default() -> Self {
         Self {
+            mode: Mode::Lazy,
+            // They run at the lowest priority: who else wants to run goes first.
+            prefetch_cores: Cores::Percent(100),
             tcp: Tcp::Auto,
             // A process that cannot live (a sleep that came back as EINTR, a
             // wrong CPU feature) dies within its first time slices.

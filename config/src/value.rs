@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Tcp};
+use crate::{Compression, Cores, Mode, Tcp};
 
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -69,6 +69,25 @@ pub(crate) fn compression(text: &str) -> Parsed<Compression> {
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
         _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
+    }
+}
+
+/// When memory comes back.
+pub(crate) fn mode(text: &str) -> Parsed<Mode> {
+    match text {
+        "lazy" => Ok(Mode::Lazy),
+        "eager" => Ok(Mode::Eager),
+        _ => Err(format!("{text:?} is neither lazy nor eager")),
+    }
+}
+
+/// How many of the machine's cores: a number, or a share of them in percent.
+pub(crate) fn cores(text: &str) -> Parsed<Cores> {
+    let wrong = || format!("{text:?} is neither a number of cores from 1 on nor a share from 1% to 100%");
+    match split_unit(text) {
+        Some((number @ 1..=100, "%")) => Ok(Cores::Percent(number as u8)),
+        Some((number @ 1..=1024, "")) => Ok(Cores::Number(number as u16)),
+        _ => Err(wrong()),
     }
 }
 
@@ -193,6 +212,13 @@ mod tests {
             assert!(level(wrong).is_err(), "{wrong}");
         }
         assert_eq!(memory("4MiB"), Ok(4 << 20));
+        assert_eq!(cores("50%"), Ok(Cores::Percent(50)));
+        assert_eq!(cores("3"), Ok(Cores::Number(3)));
+        for wrong in ["0", "0%", "101%", "half", "", "5000"] {
+            assert!(cores(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(mode("eager"), Ok(Mode::Eager));
+        assert!(mode("auto").is_err());
         assert!(memory("4095KiB").is_err());
     }
 

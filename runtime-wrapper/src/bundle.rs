@@ -105,6 +105,11 @@ impl Bundle {
         })
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
         spec::annotations(&self.spec)
     }

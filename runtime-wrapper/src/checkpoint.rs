@@ -24,12 +24,13 @@ use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::{Cgroup, Version};
-use crate::child::{self, Keep, Question, Signals};
+use crate::child::{self, Keep, Next, Question, Signals};
 use crate::cli::Request;
 use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
 use crate::error::Error;
 use crate::gate::Gate;
+use crate::lazy;
 use crate::packed;
 use crate::process::{Stat, netns_inode};
 use crate::progress::Progress;
@@ -66,6 +67,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             version,
         });
     }
+
+    lazy::finish(container.init, &signals).map_err(|source| Error::Incomplete {
+        id: request.id.clone(),
+        source,
+    })?;
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
     if let Some(cgroup) = &cgroup {
@@ -133,6 +139,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         } else if let Some(gate) = &gate {
             gate.answer(false);
         }
+        Next::Done
     };
     let question = gate.as_ref().map(|gate| Question {
         asked: gate.question(),

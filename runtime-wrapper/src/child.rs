@@ -63,9 +63,16 @@ pub(crate) enum Keep {
 pub(crate) struct Question<'a> {
     /// Readable when it is asked.
     pub(crate) asked: BorrowedFd<'a>,
-    /// Answers it, once. Given false if the child ended without having asked, or
-    /// may have.
-    pub(crate) answer: &'a mut dyn FnMut(bool),
+    /// Answers it. Given false if the child ended without having asked, or may
+    /// have; what is returned then does not matter.
+    pub(crate) answer: &'a mut dyn FnMut(bool) -> Next,
+}
+
+/// Whether there will be another question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    Again,
+    Done,
 }
 
 /// The signals of this process, taken by [`run`].
@@ -85,6 +92,13 @@ impl Signals {
     }
 }
 
+impl AsFd for Signals {
+    /// Readable when a caller wants this program to end, or something else.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Runs `command` to its end.
 ///
 /// # Errors
@@ -93,7 +107,7 @@ pub(crate) fn run(signals: &Signals, command: Command, keep: Keep) -> std::io::R
     run_and_answer(signals, command, keep, None)
 }
 
-/// The same, and answers one question meanwhile.
+/// The same, and answers questions meanwhile.
 ///
 /// # Errors
 /// As for [`run`].
@@ -165,9 +179,7 @@ fn wait(
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if let Some(question) = question.take_if(|_| asked) {
-            (question.answer)(true);
-        }
+        question.take_if(|question| asked && (question.answer)(true) == Next::Done);
         while let Some(info) = signals.read_signal()? {
             let signal = i32::try_from(info.ssi_signo)
                 .ok()

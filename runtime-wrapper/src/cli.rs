@@ -79,6 +79,9 @@ const NETNS: &str = "netns";
 /// Makes a network namespace and holds it until stdin ends; see [`crate::netns`].
 const HOLD_NETNS: &str = "--cedana-hold-netns";
 
+/// What `inspect` shows if it is not a checkpoint.
+const RESTORES: &str = "--restores";
+
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Invocation {
@@ -86,6 +89,13 @@ pub(crate) enum Invocation {
     OwnVersion,
     /// Make a network namespace and hold it.
     HoldNetns,
+    /// Serve the memory of a container that is being restored.
+    ServePages,
+    /// Show what earlier restores took.
+    Restores {
+        /// For a program.
+        json: bool,
+    },
     /// Hand everything to the wrapped runtime.
     PassThrough,
     /// Take a checkpoint.
@@ -109,7 +119,7 @@ pub(crate) enum Error {
     BadId { verb: &'static str, id: String },
     #[error("checkpoint: --progress-fd wants the number of an open file, not {value:?}")]
     BadFd { value: String },
-    #[error("usage: cedana-runc inspect [--json] DIR")]
+    #[error("usage: cedana-runc inspect [--json] (DIR | --restores)")]
     InspectUsage,
     #[error("usage: cedana-runc unpack DIR [--to DIR2]")]
     UnpackUsage,
@@ -366,6 +376,9 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
         if only == HOLD_NETNS {
             return Ok(Invocation::HoldNetns);
         }
+        if only == crate::lazy::FLAG {
+            return Ok(Invocation::ServePages);
+        }
     }
     let globals = globals(args);
     let (before, rest) = args.split_at(globals.before_verb);
@@ -376,6 +389,9 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
         Some("checkpoint") => "checkpoint",
         Some("restore") => "restore",
         // Verbs of no OCI runtime.
+        Some("inspect") if after.iter().any(|arg| arg == RESTORES) => {
+            return restores(after);
+        }
         Some("inspect") => return Inspect::parse(after).map(Invocation::Inspect),
         Some("unpack") => return Unpack::parse(after).map(Invocation::Unpack),
         _ => return Ok(Invocation::PassThrough),
@@ -396,6 +412,19 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
         "checkpoint" => Invocation::Checkpoint(request),
         _ => Invocation::Restore(request),
     })
+}
+
+/// `inspect --restores [--json]`.
+fn restores(after: &[OsString]) -> Result<Invocation, Error> {
+    let mut json = false;
+    for arg in after {
+        match arg.to_str() {
+            Some(RESTORES) => {}
+            Some("--json") => json = true,
+            _ => return Err(Error::InspectUsage),
+        }
+    }
+    Ok(Invocation::Restores { json })
 }
 
 /// What follows the verb, understood.

@@ -89,6 +89,13 @@ pub(crate) enum Error {
     Died { id: String, pid: i32, how: String },
     #[error("cannot inspect: {0}")]
     Inspect(cedana_checkpoint::image::Error),
+    #[error("cannot checkpoint container {id}: {source}")]
+    Incomplete {
+        id: String,
+        source: crate::lazy::Incomplete,
+    },
+    #[error("cannot read the records of restores: {0}")]
+    Restores(io::Error),
     #[error("--progress-fd {fd} is not open for us to write to: {source}")]
     ProgressFd { fd: i32, source: io::Error },
     #[error("cannot write to standard output: {0}")]

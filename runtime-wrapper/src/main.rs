@@ -26,6 +26,7 @@ mod error;
 mod gate;
 mod inspect;
 mod kept_log;
+mod lazy;
 mod netns;
 mod packed;
 mod process;
@@ -60,6 +61,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::HoldNetns) => netns::hold().map_err(Into::into),
+        Ok(Invocation::ServePages) => return lazy::serve(),
+        Ok(Invocation::Restores { json }) => lazy::show(json),
         Ok(Invocation::PassThrough) => runtime::exec(&args)
             .map(|never| match never {})
             .map_err(Into::into),

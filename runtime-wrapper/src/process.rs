@@ -35,6 +35,15 @@ impl Stat {
     }
 }
 
+/// When a process was started, in clock ticks since boot: with its PID, a name
+/// that no other process ever has.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    // Field 22 (proc(5)); what follows the name begins with field 3.
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Inode of a process' network namespace.
 pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;

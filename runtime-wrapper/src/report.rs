@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use crate::cli::Globals;
 
 /// Writes to stderr and the log file.
+#[derive(Debug)]
 pub(crate) struct Reporter {
     log: Option<PathBuf>,
     json: bool,
@@ -20,6 +21,23 @@ impl Reporter {
         Self {
             log: globals.log.clone(),
             json: globals.log_json,
+        }
+    }
+
+    /// For a process without a stderr.
+    pub(crate) fn to_log(log: Option<PathBuf>, json: bool) -> Self {
+        Self { log, json }
+    }
+
+    /// Where it writes to, and whether as JSON.
+    pub(crate) fn log(&self) -> (Option<&std::path::Path>, bool) {
+        (self.log.as_deref(), self.json)
+    }
+
+    /// What somebody may want to read afterwards, in the log alone.
+    pub(crate) fn note(&self, message: &dyn Display) {
+        if self.log.is_some() {
+            self.write("info", &message.to_string(), true);
         }
     }
 

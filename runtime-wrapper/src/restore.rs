@@ -13,20 +13,25 @@ mod hush;
 pub(crate) mod tcp;
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
+use cedana_checkpoint::image::manifest::Manifest;
 use cedana_checkpoint::image::{self, Network, manifest};
-use cedana_config::Config;
+use cedana_config::{Config, Mode};
 use tempfile::TempDir;
 
 use crate::bundle::Bundle;
-use crate::child::{self, Keep, Signals};
+use crate::child::{self, Keep, Next, Question, Signals};
 use crate::cli::Request;
 use crate::criu::{self, ConfigFile, Log};
 use crate::error::{Error, LogNote};
+use crate::lazy::{self, Session};
 use crate::netns::{self, Netns};
 use crate::report::Reporter;
 use crate::runtime::{Runtime, unmount_left_root};
@@ -39,6 +44,7 @@ use tcp::{Connections, Target};
 
 /// Brings a checkpoint back.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
+    let begun = Instant::now();
     let signals = Signals::block().map_err(Error::Signals)?;
     let id = || request.id.clone();
     let config = Config::load()?;
@@ -55,10 +61,25 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     criu::check(request)?;
     let images = request.image_path();
     refuse_stock_only(request, &images)?;
-    let shown = Shown::new(&images, config.restore.memory, |message| {
+    let eager = |why: &str| {
+        reporter.quiet_warning(&format!(
+            "container {} gets all of its memory before it runs: {why}",
+            request.id
+        ));
+    };
+    let wanted = |manifest: &Manifest| {
+        lazy::wanted(&config, &runtime, manifest).unwrap_or_else(|why| {
+            eager(&why);
+            false
+        })
+    };
+    let shown = Shown::new(&images, config.restore.memory, wanted, |message| {
         reporter.quiet_warning(&message);
     })
     .map_err(|source| Error::Shown { id: id(), source })?;
+    if shown.is_stock() && config.restore.mode == Mode::Lazy {
+        eager("a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page");
+    }
     bundle.check_mounts().map_err(in_bundle)?;
 
     let network = image::network(&images);
@@ -82,16 +103,44 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
 
     let work = work_dir(request)?;
     let log = Log::before(work.path(request).join("restore.log"));
-    let outcome = loop {
+    let find = || Container::find(request, &runtime).ok();
+    let (outcome, mut session) = loop {
+        let session = shown.is_in_part().then(|| {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            let settings = lazy::Settings {
+                id: &request.id,
+                images: &images,
+                bundle: bundle.path(),
+                threads: config.restore.prefetch_cores.of(cores),
+                begun,
+                reporter,
+            };
+            Session::start(&settings, &work.path(request))
+        });
+        let mut session = session.and_then(|started| {
+            started
+                .inspect_err(|error| eager(&format!("no page source can be started: {error}")))
+                .ok()
+        });
         let command = command(
             request,
             &runtime,
             &work,
             shown.path().as_deref(),
             connections,
+            session.is_some(),
         )?;
-        let outcome =
-            child::run(&signals, command.command, Keep::Stdio).map_err(|source| Error::Spawn {
+        let asked = session.as_ref().and_then(|session| session.descriptor().ok());
+        let mut answer = |asked: bool| match &mut session {
+            Some(session) if asked => session.hear(find),
+            _ => Next::Done,
+        };
+        let question = asked.as_ref().map(|asked| Question {
+            asked: asked.as_fd(),
+            answer: &mut answer,
+        });
+        let outcome = child::run_and_answer(&signals, command.command, Keep::Stdio, question)
+            .map_err(|source| Error::Spawn {
                 program: runtime.program.clone(),
                 source,
             })?;
@@ -102,7 +151,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             && !outcome.status.success()
             && log.cause() == Some(Cause::AddressNotAvailable);
         if !is_for_an_address {
-            break outcome;
+            break (outcome, session);
         }
         connections = Connections::Close;
     };
@@ -116,10 +165,23 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     if !outcome.status.success() && (detached || !log.says("Restore finished successfully")) {
         let mut failure = log.failure(request, &config, &outcome);
         // CRIU saw an I/O error; this is what it was.
+        let damage = damage.map(|damage| damage.to_string());
+        let damage = damage.or_else(|| session.as_mut()?.failure());
         if let (Error::Failed { why, .. }, Some(damage)) = (&mut failure, damage) {
-            *why = damage.to_string().into();
+            *why = damage.into();
         }
         return Err(failure);
+    }
+    let incomplete = |why: String| Error::Failed {
+        verb: request.verb,
+        id: id(),
+        images: images.as_path().into(),
+        why: why.into(),
+        log: LogNote::None,
+    };
+    if detached && let Some(why) = session.as_mut().and_then(|session| session.confirm(find)) {
+        remove(request, &runtime);
+        return Err(incomplete(why));
     }
     if detached {
         let settled = settle_down(
@@ -132,10 +194,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         );
         // Success is not reported, so nothing may run: the caller would not
         // look after it.
-        if settled.is_err() {
+        if let Err(error) = settled {
             remove(request, &runtime);
+            let why = session.as_mut().and_then(Session::failure);
+            return Err(why.map_or(error, incomplete));
         }
-        settled?;
     }
     Ok(exit_code(outcome.status))
 }
@@ -265,6 +328,7 @@ fn command(
     work: &WorkDir,
     shown: Option<&Path>,
     connections: Connections,
+    lazy: bool,
 ) -> Result<Prepared, Error> {
     // Locks and outside sockets that the checkpoint holds were allowed when it
     // was taken; a restore that refused them would only make it useless.
@@ -278,6 +342,9 @@ fn command(
     }
     if let WorkDir::Ours(_, flag) = work {
         flags.push(flag);
+    }
+    if lazy {
+        flags.push("--lazy-pages");
     }
     let images: Option<(&str, &OsStr)> = shown.map(|path| ("image-path", path.as_os_str()));
     let mut args = request.with_values(&flags, images.as_slice());

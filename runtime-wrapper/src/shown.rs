@@ -48,20 +48,32 @@ pub(crate) enum Error {
     },
 }
 
+/// What is decoded ahead where most is never read: stacks and the data of
+/// libraries are scattered over a page file, a few frames of it.
+const LAZY: u64 = 1 << 20;
+
 /// A checkpoint as CRIU wants to see it, until this is dropped.
 pub(crate) struct Shown(How);
 
 enum How {
     Itself,
     Served(Server),
+    /// What may come later is never read.
+    ServedInPart(Server),
     Within(Store),
     Temporary(TempDir),
 }
 
 impl Shown {
     /// Checks a checkpoint and shows it, with up to `memory` bytes for what is
-    /// decoded ahead. `tell` is told if that takes space on disk.
-    pub(crate) fn new(dir: &Path, memory: u64, tell: impl Fn(&str)) -> Result<Self, Error> {
+    /// decoded ahead. `lazy` says whether most of it will not be read; `tell` is
+    /// told if this takes space on disk.
+    pub(crate) fn new(
+        dir: &Path,
+        memory: u64,
+        lazy: impl FnOnce(&Manifest) -> bool,
+        tell: impl Fn(&str),
+    ) -> Result<Self, Error> {
         store::recover(dir)?;
         let manifest = Manifest::read(dir).map_err(image::Error::from)?;
         let Some(manifest) = manifest else {
@@ -70,7 +82,10 @@ impl Shown {
         };
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
+        let lazy = lazy(&manifest);
+        let memory = if lazy { LAZY } else { memory };
         match Server::start(contents::open(dir, &manifest)?, memory) {
+            Ok(server) if lazy => Ok(Self(How::ServedInPart(server))),
             Ok(server) => Ok(Self(How::Served(server))),
             Err(unavailable) => {
                 let directory = contents::open(dir, &manifest)?;
@@ -121,16 +136,26 @@ impl Shown {
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match &self.0 {
             How::Itself => None,
-            How::Served(server) => Some(server.path()),
+            How::Served(server) | How::ServedInPart(server) => Some(server.path()),
             How::Within(store) => Some(store.place().to_owned()),
             How::Temporary(dir) => Some(dir.path().to_owned()),
         }
     }
 
+    /// Whether its lazy pages can be left to a page source.
+    pub(crate) fn is_in_part(&self) -> bool {
+        matches!(self.0, How::ServedInPart(_))
+    }
+
+    /// Whether a stock runtime took it.
+    pub(crate) fn is_stock(&self) -> bool {
+        matches!(self.0, How::Itself)
+    }
+
     /// Ends it, and says what turned out to be damaged while it was read.
     pub(crate) fn end(self) -> Option<Arc<Damage>> {
         match self.0 {
-            How::Served(server) => server.stop(),
+            How::Served(server) | How::ServedInPart(server) => server.stop(),
             _ => None,
         }
     }

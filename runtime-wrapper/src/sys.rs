@@ -1,7 +1,7 @@
 //! The few calls that neither the standard library nor `nix` offers safely.
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -52,6 +52,100 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just returned this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Kills the process of such a descriptor.
+pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            no_info,
+            0,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Forks, but for the descriptor table, which both go on to share: what one of
+/// them opens or closes is open or closed in the other. The child's PID, and
+/// nothing in the child.
+///
+/// # Errors
+/// No process is left; or this one has more than one thread, and the child, with
+/// only one of them, might wait for ever for what another had locked.
+pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("more than one thread"));
+    }
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM the child has memory of its own, and without a
+    // stack given it goes on with a copy of this one, as after fork. There is no
+    // other thread whose locks it could have copied. The four arguments that
+    // are not used are null, whatever their order on this architecture.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(None),
+        Ok(pid) if pid > 0 => Ok(Some(pid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Shows this process under another name of the same length: in `comm`, and in
+/// its command line, whose first word the name replaces.
+pub(crate) fn rename(name: &std::ffi::CStr) {
+    let _ = prctl::set_name(name);
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Field 48 is the address of the first argument (proc(5)); what follows the
+    // name begins with field 3.
+    let start = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(45)?.parse::<usize>().ok());
+    let as_long = std::env::args_os()
+        .next()
+        .is_some_and(|first| first.len() == name.count_bytes());
+    if let Some(start) = start.filter(|start| *start != 0 && as_long) {
+        // SAFETY: the kernel put the first argument there, in memory of this
+        // process that may be written to; it is exactly as long, and nothing
+        // holds a reference to it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                name.as_ptr().cast::<u8>(),
+                std::ptr::with_exposed_provenance_mut::<u8>(start),
+                name.count_bytes(),
+            );
+        }
+    }
+}
+
+/// Closes every descriptor but the standard ones.
+pub(crate) fn close_all_but_standard() -> io::Result<()> {
+    // SAFETY: close_range takes three numbers. To be called before anything of
+    // this process owns a descriptor.
+    match unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes a child outlive this process and know nothing of it: a session of its
+/// own, and no signal blocked.
+pub(crate) fn set_apart(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes only async-signal-safe
+    // system calls (setsid, sigprocmask) and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            SigSet::empty().thread_set_mask()?;
+            Ok(())
+        });
+    }
 }
 
 /// Turns the loopback interface of this thread's network namespace on, given

@@ -4,6 +4,7 @@
 pub mod cause;
 pub mod config;
 pub mod follow;
+pub mod lazy;
 pub mod log;
 pub mod serve;
 pub mod version;

@@ -18,6 +18,7 @@ mod dir;
 mod forked;
 mod frame;
 pub mod inspect;
+pub mod lazy;
 mod machine;
 pub mod manifest;
 mod netns;

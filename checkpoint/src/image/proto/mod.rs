@@ -75,7 +75,9 @@ messages! {
         /// Of a file: its ID. Of shared memory: the segment's.
         4 shmid: u64,
         5 prot: u32,
+        6 flags: u32,
         7 status: u32,
+        9 madv: Option<u64>,
     }
 
     /// pagemap-N.img, the first record: which pages file it is about.
@@ -292,6 +294,12 @@ impl PagemapRun {
             Some(flags) => flags & PRESENT != 0,
             None => !self.in_parent.unwrap_or(false),
         }
+    }
+
+    /// Whether a restore may leave the pages for later.
+    pub(super) fn is_lazy(&self) -> bool {
+        const LAZY: u32 = 1 << 1;
+        self.flags.unwrap_or_default() & LAZY != 0
     }
 
     /// Whether they are in the parent checkpoint.

@@ -1,0 +1,361 @@
+//! The memory of one address space that is not there yet.
+//!
+//! A map from addresses to places in page files. The process moves, drops and
+//! duplicates its memory without asking; the map follows what the kernel tells
+//! of it, and knows nothing else.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::image::lazy::Run;
+
+/// The most pieces that are looked for around one: a frame of single pages with
+/// gaps between them has 64.
+const MAX_PIECES: usize = 256;
+
+/// Where the content of a span is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    end: u64,
+    file: u32,
+    offset: u64,
+    wiped_on_fork: bool,
+}
+
+/// A stretch of memory whose content lies within one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// Where in the raw page file its first byte is.
+    pub(super) offset: u64,
+}
+
+/// A frame of a page file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) file: u32,
+    pub(super) number: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pending {
+    spans: BTreeMap<u64, Span>,
+    bytes: u64,
+}
+
+impl Pending {
+    /// All of a process's memory.
+    pub(super) fn new(runs: &[Run]) -> Self {
+        let mut pending = Self::default();
+        for run in runs {
+            let span = Span {
+                end: run.end,
+                file: run.file,
+                offset: run.offset,
+                wiped_on_fork: run.wiped_on_fork,
+            };
+            pending.insert(run.start, span);
+        }
+        pending
+    }
+
+    /// How much is missing.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    pub(super) fn contains(&self, address: u64) -> bool {
+        self.span_at(address).is_some()
+    }
+
+    fn insert(&mut self, start: u64, span: Span) {
+        self.remove(start..span.end);
+        if span.end > start {
+            self.bytes += span.end - start;
+            self.spans.insert(start, span);
+        }
+    }
+
+    fn span_at(&self, address: u64) -> Option<(u64, Span)> {
+        let (&start, &span) = self.spans.range(..=address).next_back()?;
+        (address < span.end).then_some((start, span))
+    }
+
+    /// Makes a span begin at an address that lies within one.
+    fn split(&mut self, at: u64) {
+        let Some((start, span)) = self.span_at(at).filter(|(start, _)| *start < at) else {
+            return;
+        };
+        let tail = Span {
+            offset: span.offset + (at - start),
+            ..span
+        };
+        self.spans.insert(start, Span { end: at, ..span });
+        self.spans.insert(at, tail);
+    }
+
+    /// Takes a range out, and gives what was in it.
+    fn take(&mut self, range: Range<u64>) -> Vec<(u64, Span)> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.split(range.start);
+        self.split(range.end);
+        let taken: Vec<_> = self
+            .spans
+            .range(range)
+            .map(|(&start, &span)| (start, span))
+            .collect();
+        for (start, span) in &taken {
+            self.spans.remove(start);
+            self.bytes -= span.end - start;
+        }
+        taken
+    }
+
+    /// Forgets a range: it is there, or nobody wants it any more.
+    pub(super) fn remove(&mut self, range: Range<u64>) {
+        self.take(range);
+    }
+
+    /// Follows memory that was moved. What was missing at its new place is gone.
+    pub(super) fn remap(&mut self, from: u64, to: u64, length: u64) {
+        let moved = self.take(from..from.saturating_add(length));
+        self.remove(to..to.saturating_add(length));
+        for (start, span) in moved {
+            let place = |address: u64| to.saturating_add(address - from);
+            let span = Span {
+                end: place(span.end),
+                ..span
+            };
+            self.insert(place(start), span);
+        }
+    }
+
+    /// What is missing in a child that was forked just now.
+    pub(super) fn forked(&self) -> Self {
+        let mut child = Self::default();
+        for (&start, &span) in &self.spans {
+            if !span.wiped_on_fork {
+                child.bytes += span.end - start;
+                child.spans.insert(start, span);
+            }
+        }
+        child
+    }
+
+    /// The frame that holds an address's content, and the missing memory around
+    /// the address whose content is in it, the address's own piece first.
+    pub(super) fn around(
+        &self,
+        address: u64,
+        frame_size: impl Fn(u32) -> u64,
+    ) -> Option<(Frame, Vec<Piece>)> {
+        let (start, span) = self.span_at(address)?;
+        let size = frame_size(span.file);
+        let number = (span.offset + (address - start)) / size;
+        let window = number * size..(number + 1) * size;
+        let mut pieces = vec![clip(start, span, &window)?];
+        let file = span.file;
+        let after = self.spans.range(span.end..);
+        let before = self.spans.range(..start).rev();
+        for (&start, &span) in after.take_while(|(_, span)| span.file == file) {
+            match clip(start, span, &window).filter(|_| pieces.len() < MAX_PIECES) {
+                Some(piece) => pieces.push(piece),
+                None => break,
+            }
+        }
+        for (&start, &span) in before.take_while(|(_, span)| span.file == file) {
+            match clip(start, span, &window).filter(|_| pieces.len() < MAX_PIECES) {
+                Some(piece) => pieces.push(piece),
+                None => break,
+            }
+        }
+        Some((Frame { file, number }, pieces))
+    }
+
+    /// The first missing address from this one on.
+    pub(super) fn next(&self, address: u64) -> Option<u64> {
+        if self.contains(address) {
+            return Some(address);
+        }
+        self.spans.range(address..).next().map(|(&start, _)| start)
+    }
+
+    /// What of a piece is still missing, and still to get the piece's content.
+    pub(super) fn of(&self, piece: Piece, file: u32) -> Vec<Range<u64>> {
+        let mut found = Vec::new();
+        let first = self.span_at(piece.start).map_or(piece.start, |(start, _)| start);
+        for (&start, span) in self.spans.range(first..piece.end) {
+            let range = start.max(piece.start)..span.end.min(piece.end);
+            let same = span.file == file
+                && !range.is_empty()
+                && span.offset + (range.start - start)
+                    == piece.offset + (range.start - piece.start);
+            if same {
+                found.push(range);
+            }
+        }
+        found
+    }
+}
+
+/// The part of a span whose content lies in a window of its page file.
+fn clip(start: u64, span: Span, window: &Range<u64>) -> Option<Piece> {
+    let length = span.end - start;
+    let from = span.offset.max(window.start);
+    let to = (span.offset + length).min(window.end);
+    (from < to).then(|| Piece {
+        start: start + (from - span.offset),
+        end: start + (to - span.offset),
+        offset: from,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Page by page: the place of each page's content.
+    type Model = BTreeMap<u64, (u64, bool)>;
+
+    const PAGES: u64 = 64;
+    const FRAME: u64 = 4;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Remove(u64, u64),
+        Remap(u64, u64, u64),
+        Fork,
+        Around(u64),
+        Of(u64, u64, u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let page = 0..PAGES;
+        let length = 0..12u64;
+        prop_oneof![
+            (page.clone(), length.clone()).prop_map(|(at, n)| Step::Remove(at, n)),
+            (page.clone(), page.clone(), length.clone())
+                .prop_map(|(from, to, n)| Step::Remap(from, to, n)),
+            Just(Step::Fork),
+            page.clone().prop_map(Step::Around),
+            (page, 0..2 * PAGES, length).prop_map(|(at, to, n)| Step::Of(at, to, n)),
+        ]
+    }
+
+    fn runs() -> impl Strategy<Value = Vec<Run>> {
+        prop::collection::vec((1..9u64, 0..4u64, any::<bool>()), 0..10).prop_map(|lengths| {
+            let mut at = 0;
+            let mut offset = 0;
+            let mut runs = Vec::new();
+            for (length, gap, wiped_on_fork) in lengths {
+                let end = (at + length).min(PAGES);
+                if at < end {
+                    runs.push(Run {
+                        start: at,
+                        end,
+                        file: 0,
+                        offset,
+                        wiped_on_fork,
+                    });
+                    offset += end - at + gap / 2;
+                }
+                at = end + gap;
+            }
+            runs
+        })
+    }
+
+    fn model(runs: &[Run]) -> Model {
+        let pages = |run: &Run| {
+            let run = *run;
+            (run.start..run.end).map(move |page| {
+                let offset = run.offset + (page - run.start);
+                (page, (offset, run.wiped_on_fork))
+            })
+        };
+        runs.iter().flat_map(pages).collect()
+    }
+
+    fn flat(pending: &Pending) -> Model {
+        let pages = |(&start, span): (&u64, &Span)| {
+            let span = *span;
+            (start..span.end)
+                .map(move |page| (page, (span.offset + (page - start), span.wiped_on_fork)))
+        };
+        pending.spans.iter().flat_map(pages).collect()
+    }
+
+    proptest! {
+        // Addresses count pages of one byte here: nothing depends on their size.
+        #[test]
+        fn it_is_what_a_map_of_single_pages_is(
+            runs in runs(),
+            steps in prop::collection::vec(step(), 0..24),
+        ) {
+            let mut pending = Pending::new(&runs);
+            let mut model = model(&runs);
+            for step in steps {
+                match step {
+                    Step::Remove(at, n) => {
+                        pending.remove(at..at + n);
+                        model.retain(|page, _| !(at..at + n).contains(page));
+                    }
+                    Step::Remap(from, to, n) => {
+                        pending.remap(from, to, n);
+                        let moved: Vec<_> = (from..from + n)
+                            .filter_map(|page| Some((page - from + to, model.remove(&page)?)))
+                            .collect();
+                        model.retain(|page, _| !(to..to + n).contains(page));
+                        model.extend(moved);
+                    }
+                    Step::Fork => {
+                        pending = pending.forked();
+                        model.retain(|_, (_, wiped)| !*wiped);
+                    }
+                    Step::Around(at) => match pending.around(at, |_| FRAME) {
+                        None => prop_assert!(!model.contains_key(&at)),
+                        Some((frame, pieces)) => {
+                            prop_assert_eq!(model[&at].0 / FRAME, frame.number);
+                            let own = pieces[0];
+                            prop_assert!((own.start..own.end).contains(&at));
+                            for piece in pieces {
+                                prop_assert!(piece.start < piece.end);
+                                for page in piece.start..piece.end {
+                                    let offset = piece.offset + (page - piece.start);
+                                    prop_assert_eq!(model[&page].0, offset);
+                                    prop_assert_eq!(offset / FRAME, frame.number);
+                                }
+                            }
+                        }
+                    },
+                    Step::Of(at, offset, n) => {
+                        let piece = Piece { start: at, end: at + n, offset };
+                        let found: Vec<u64> = pending.of(piece, 0).into_iter().flatten().collect();
+                        let expected: Vec<u64> = (at..at + n)
+                            .filter(|page| {
+                                model.get(page).is_some_and(|(o, _)| *o == offset + (page - at))
+                            })
+                            .collect();
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+                prop_assert_eq!(flat(&pending), model.clone());
+                prop_assert_eq!(pending.bytes(), model.len() as u64);
+                for page in 0..PAGES {
+                    prop_assert_eq!(pending.contains(page), model.contains_key(&page));
+                    let next = model.range(page..).next().map(|(page, _)| *page);
+                    prop_assert_eq!(pending.next(page), next);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The page source: one thread that answers, and threads that prefetch.
+//!
+//! It does as much as there is to do whenever [`Source::step`] is called, and
+//! never waits. When to call it is told by its descriptor (an epoll) and by
+//! [`Source::timeout`].
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::pending::{Frame, Pending, Piece};
+use super::prefetch::{ATTEMPTS, NO_ROOM, Prefetch};
+use super::protocol::{self, Said};
+use super::space::{Given, Space};
+use super::{Failure, Metrics, metrics};
+use crate::image::lazy::{Memory, Run};
+use crate::image::pages::Decoder;
+
+/// What the epoll tells of; spaces count from here.
+const LISTENER: u64 = 0;
+const CRIU: u64 = 1;
+const NEWS: u64 = 2;
+const FIRST_SPACE: u64 = 3;
+
+/// How much is given at once to who waits: as much as the kernel reads ahead of
+/// a fault on a file.
+const FIRST: u64 = 64 << 10;
+
+/// How many descriptors are looked at in one step.
+const EVENTS: usize = 64;
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// CRIU is at work.
+    Restoring,
+    /// The processes run, and memory is missing.
+    Running,
+    /// Nothing is missing any more.
+    Complete,
+}
+
+/// A page that somebody waits for.
+struct Waiting {
+    space: Arc<Space>,
+    address: u64,
+    since: Instant,
+    /// How often there was no room for it.
+    refused: u32,
+}
+
+/// See the module's documentation.
+pub struct Source {
+    epoll: Epoll,
+    listener: Option<UnixListener>,
+    criu: Option<UnixStream>,
+    processes: std::collections::BTreeMap<i32, Vec<Run>>,
+    spaces: HashMap<u64, Arc<Space>>,
+    next: u64,
+    waiting: VecDeque<Waiting>,
+    /// When the first of them may be tried again.
+    retry: Option<Duration>,
+    phase: Phase,
+    about_to_run: Box<dyn FnMut()>,
+    prefetch: Prefetch,
+    held: bool,
+    page: u64,
+    decoder: Decoder,
+    /// The frame that was decoded last.
+    decoded: Option<Frame>,
+    bytes: Vec<u8>,
+    times: metrics::Times,
+    lazy_bytes: u64,
+    faulted_bytes: u64,
+}
+
+impl Source {
+    /// A source for the processes of a checkpoint, prefetching with so many
+    /// threads. CRIU will connect to `listener`. `about_to_run` is called when
+    /// the processes are about to be set going, before anything else changes.
+    ///
+    /// # Errors
+    /// No descriptor or thread is left.
+    pub fn new(
+        memory: Memory,
+        listener: UnixListener,
+        page: u64,
+        threads: usize,
+        about_to_run: Box<dyn FnMut()>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let lazy_bytes = memory.bytes();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let prefetch = Prefetch::new(memory.files, threads)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&listener, readable(LISTENER))?;
+        epoll.add(&prefetch.shared.news, readable(NEWS))?;
+        Ok(Self {
+            epoll,
+            listener: Some(listener),
+            criu: None,
+            processes: memory.processes,
+            spaces: HashMap::new(),
+            next: FIRST_SPACE,
+            waiting: VecDeque::new(),
+            retry: None,
+            phase: Phase::Restoring,
+            about_to_run,
+            prefetch,
+            held: false,
+            page,
+            decoder: Decoder::default(),
+            decoded: None,
+            bytes: Vec::new(),
+            times: metrics::Times::default(),
+            lazy_bytes,
+            faulted_bytes: 0,
+        })
+    }
+
+    /// How far the restore is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When to call [`Self::step`] even if nothing has come in.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// The connection to CRIU, while there is one.
+    #[must_use]
+    pub fn criu(&self) -> Option<BorrowedFd<'_>> {
+        self.criu.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How much is missing.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.spaces.values().map(|space| space.missing()).sum()
+    }
+
+    /// Gives only what is asked for, until [`Self::begin_prefetch`].
+    pub fn hold_prefetch(&mut self) {
+        self.held = true;
+    }
+
+    /// Gives the rest, too.
+    pub fn begin_prefetch(&mut self) {
+        self.held = false;
+        if self.phase != Phase::Restoring {
+            self.prefetch.begin();
+        }
+    }
+
+    /// Finishes as soon as this machine can: somebody waits for it.
+    pub fn hurry(&mut self) {
+        self.begin_prefetch();
+        self.prefetch.hurry();
+    }
+
+    /// What it took so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            lazy_bytes: self.lazy_bytes,
+            faulted_bytes: self.faulted_bytes,
+            prefetched_bytes: self.prefetch.shared.given.load(Ordering::Relaxed),
+            ..self.times.into_metrics()
+        }
+    }
+
+    /// Does what there is to do.
+    ///
+    /// # Errors
+    /// The restore has failed, or the container must not go on: its memory
+    /// can't be given.
+    pub fn step(&mut self) -> Result<(), Failure> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(Failure::system("epoll")(error.into())),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                LISTENER => self.accept().map_err(Failure::system("accept CRIU"))?,
+                CRIU => self.hear()?,
+                NEWS => {
+                    let _ = self.prefetch.shared.news.read();
+                }
+                token => self.follow(token)?,
+            }
+        }
+        if let Some(failure) = self.prefetch.failure() {
+            return Err(failure);
+        }
+        self.answer()?;
+        self.settle();
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else {
+            return Ok(());
+        };
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, CRIU);
+                self.epoll.add(&stream, event)?;
+                self.criu = Some(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.listener = Some(listener);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Takes one message of CRIU's.
+    fn hear(&mut self) -> Result<(), Failure> {
+        let Some(criu) = &mut self.criu else {
+            return Ok(());
+        };
+        let hear = Failure::system("hear CRIU");
+        if protocol::is_last_word(criu).map_err(&hear)? {
+            (self.about_to_run)();
+        }
+        match protocol::receive(criu).map_err(&hear)? {
+            Said::Zombie => {}
+            Said::Task { pid, uffd } => {
+                let runs = self.processes.remove(&pid);
+                let runs = runs.ok_or(Failure::UnknownProcess { pid })?;
+                let space = Space::new(uffd, Pending::new(&runs), self.page);
+                self.add(space.map_err(Failure::system("userfaultfd"))?)?;
+            }
+            Said::Finished => {
+                self.phase = Phase::Running;
+                if !self.held {
+                    self.prefetch.begin();
+                }
+                // Of processes that CRIU did not restore nothing is missed.
+                self.processes.clear();
+            }
+            Said::End if self.phase == Phase::Restoring => return Err(Failure::Unfinished),
+            Said::End => {
+                let _ = self.epoll.delete(&*criu);
+                self.criu = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, space: Space) -> Result<(), Failure> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
+        self.epoll
+            .add(&space, event)
+            .map_err(|error| Failure::system("epoll")(error.into()))?;
+        let space = Arc::new(space);
+        self.spaces.insert(self.next, space.clone());
+        self.prefetch.add(space);
+        self.next += 1;
+        Ok(())
+    }
+
+    fn follow(&mut self, token: u64) -> Result<(), Failure> {
+        let Some(space) = self.spaces.get(&token).cloned() else {
+            return Ok(());
+        };
+        let seen = space.follow().map_err(Failure::system("userfaultfd"))?;
+        let since = Instant::now();
+        for address in seen.faults {
+            self.waiting.push_back(Waiting {
+                space: space.clone(),
+                address,
+                since,
+                refused: 0,
+            });
+        }
+        for child in seen.children {
+            self.add(child)?;
+        }
+        Ok(())
+    }
+
+    /// Gives what is waited for.
+    fn answer(&mut self) -> Result<(), Failure> {
+        self.retry = None;
+        for mut fault in std::mem::take(&mut self.waiting) {
+            match self.serve(&fault.space, fault.address)? {
+                Given::Bytes(count) => {
+                    self.faulted_bytes += count;
+                    self.times.add(fault.since.elapsed());
+                    continue;
+                }
+                Given::Gone => continue,
+                // The event has come in by the next step.
+                Given::Busy => self.retry = Some(Duration::from_millis(1)),
+                Given::NoRoom => {
+                    fault.refused += 1;
+                    if fault.refused > ATTEMPTS {
+                        return Err(Failure::NoRoom);
+                    }
+                    self.retry.get_or_insert(NO_ROOM);
+                }
+            }
+            self.waiting.push_back(fault);
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, space: &Arc<Space>, address: u64) -> Result<Given, Failure> {
+        let shared = self.prefetch.shared.clone();
+        let Some((frame, pieces)) = space.wanted(address, |file| shared.frame_size(file)) else {
+            return space.give_zeros(address);
+        };
+        if self.decoded != Some(frame) {
+            self.decoded = None;
+            shared.decode(frame, &mut self.decoder, &mut self.bytes)?;
+            self.decoded = Some(frame);
+        }
+        let settled = self.phase != Phase::Restoring;
+        let mut given = 0;
+        let mut give = |piece: Piece| -> Result<Given, Failure> {
+            let bytes = shared.bytes_of(frame, piece, &self.bytes);
+            let result = space.give(frame.file, piece, bytes, settled)?;
+            if let Given::Bytes(count) = result {
+                given += count;
+            }
+            Ok(result)
+        };
+        let Some(&own) = pieces.first() else {
+            return Ok(Given::Busy);
+        };
+        // What is waited for comes first.
+        let first = Piece {
+            start: address,
+            end: own.end.min(address + FIRST),
+            offset: own.offset + (address - own.start),
+        };
+        match give(first)? {
+            Given::Bytes(_) => {}
+            other => return Ok(other),
+        }
+        // Another thread may have given it while this one decoded, or the
+        // process has taken the mapping away.
+        space.wake(address);
+        // What is beside it may not be registered before that.
+        if settled {
+            for piece in pieces {
+                if !matches!(give(piece)?, Given::Bytes(_)) {
+                    break;
+                }
+            }
+            self.prefetch.hint(space.clone(), own.end);
+        }
+        Ok(Given::Bytes(given))
+    }
+
+    /// Lets go of address spaces that lack nothing.
+    fn settle(&mut self) {
+        if self.phase == Phase::Restoring {
+            return;
+        }
+        let prefetch = &self.prefetch;
+        let epoll = &self.epoll;
+        self.spaces.retain(|_, space| {
+            let done = space.is_done();
+            if done {
+                prefetch.remove(space);
+                // The descriptor may live on in a thread for a moment.
+                let _ = epoll.delete(&**space);
+            }
+            !done
+        });
+        self.waiting.retain(|fault| !fault.space.is_done());
+        if self.spaces.is_empty() {
+            self.phase = Phase::Complete;
+        }
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}

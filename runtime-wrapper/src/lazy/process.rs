@@ -1,0 +1,285 @@
+//! The page source as a process.
+//!
+//! Its standard input is the connection to `cedana-runc restore`, its standard
+//! output the socket that CRIU connects to; both are replaced at once, so that
+//! nobody waits for this process to close what it never writes to. It needs
+//! nothing but what it opens at its start: the checkpoint may be deleted as soon
+//! as the container runs.
+//!
+//! One thread waits, for all of these at a time: the engine ([`Source`]), the
+//! restore, the guard, and checkpoints that want memory to be complete.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use cedana_checkpoint::criu::lazy::{Failure, Phase, Source};
+use cedana_checkpoint::image;
+use cedana_checkpoint::image::lazy::Memory;
+use cedana_checkpoint::image::manifest::Manifest;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{SysconfVar, dup2_stdin, dup2_stdout, sysconf};
+use serde_json::{Value, json};
+
+use super::control::{Control, text};
+use super::death::{Mourners, watch};
+use super::door::Door;
+use super::guard::{self, Post};
+use super::ledger::{self, Ledger};
+use super::record::Record;
+use crate::sys;
+
+/// Serves a container's memory until it has all of it.
+pub(crate) fn serve() -> ExitCode {
+    // Nobody hears an error: there is no stderr. The restore sees the end.
+    let Ok((control, listener)) = take_over() else {
+        return ExitCode::FAILURE;
+    };
+    let Some(settings) = control.wait() else {
+        return ExitCode::FAILURE;
+    };
+    match Serving::begin(control, listener, &settings) {
+        Ok(serving) => serving.run(),
+        Err((control, reason)) => {
+            control.say(&json!({"say": "failed", "reason": reason}));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Takes what was handed down, and lets go of all that was inherited.
+fn take_over() -> io::Result<(Control, OwnedFd)> {
+    sys::close_all_but_standard()?;
+    let control = sys::take_fd(0)?;
+    let listener = sys::take_fd(1)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    // A descriptor for each process, and for each page file.
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+    Ok((Control::new(control), listener))
+}
+
+struct Serving {
+    post: Post,
+    guard: OwnedFd,
+    source: Source,
+    record: Record,
+    /// The restore is over, or has failed: it says nothing any more.
+    restore_ended: bool,
+    /// Where checkpoints ask; there once the container is known.
+    door: Option<Door>,
+    /// A test's, before which prefetching waits.
+    gate: Option<File>,
+}
+
+impl Serving {
+    fn begin(
+        control: Control,
+        listener: OwnedFd,
+        settings: &Value,
+    ) -> Result<Self, (Control, String)> {
+        let begun = Instant::now();
+        let prepare = || -> io::Result<(Post, OwnedFd, UnixListener)> {
+            let ours = UnixListener::from(listener.try_clone()?);
+            let post = Post {
+                ledger: Ledger::new()?,
+                control: Control::new(control.try_clone()?),
+                listener,
+                mourners: Mourners::new(settings),
+            };
+            // First, while there is one thread.
+            let guard = guard::start(&post)?;
+            Ok((post, guard, ours))
+        };
+        let (post, guard, listener) = match prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => return Err((control, format!("cannot start a page source: {error}"))),
+        };
+        let ledger = post.ledger.clone();
+        let about_to_run = Box::new(move || ledger.set_phase(ledger::Phase::Running));
+        match open(settings, listener, about_to_run) {
+            Ok(mut source) => Ok(Self {
+                gate: text(settings, "gate").and_then(|path| {
+                    source.hold_prefetch();
+                    let flags = nix::libc::O_NONBLOCK;
+                    File::options().read(true).custom_flags(flags).open(path).ok()
+                }),
+                source,
+                guard,
+                record: Record::new(settings, begun),
+                restore_ended: false,
+                door: None,
+                post,
+            }),
+            Err(reason) => {
+                // The guard tells it, and has nobody to kill.
+                post.ledger.set_reason(&reason);
+                std::process::exit(1);
+            }
+        }
+    }
+
+    fn run(mut self) -> ExitCode {
+        let mut said_finished = false;
+        loop {
+            if let Err(reason) = self.wait() {
+                return self.give_up(&reason);
+            }
+            if let Err(failure) = self.source.step() {
+                return match failure {
+                    // Whoever restores knows better why.
+                    Failure::Unfinished => self.over(ExitCode::FAILURE),
+                    failure => self.give_up(&failure.to_string()),
+                };
+            }
+            if let Some(criu) = self.source.criu() {
+                self.post.ledger.set_criu(criu.as_raw_fd());
+            }
+            match self.source.phase() {
+                Phase::Restoring => {}
+                _ if !said_finished => {
+                    said_finished = true;
+                    self.record.running();
+                    self.post.control.say(&json!({"say": "finished"}));
+                }
+                // The restore must be told before we go.
+                Phase::Complete if self.restore_ended || self.door.is_some() => {
+                    return self.complete();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for something to do, and does what is not the engine's.
+    fn wait(&mut self) -> Result<(), String> {
+        let mut ready = vec![
+            PollFd::new(self.source.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.guard.as_fd(), PollFlags::POLLIN),
+        ];
+        if !self.restore_ended {
+            ready.push(PollFd::new(self.post.control.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(door) = &self.door {
+            ready.push(PollFd::new(door.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(gate) = &self.gate {
+            ready.push(PollFd::new(gate.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = match self.source.timeout() {
+            Some(timeout) => PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut ready, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(format!("its page source cannot wait: {error}")),
+        }
+        let is_open = self.gate.is_some() && ready.last().is_some_and(|gate| gate.any() == Some(true));
+        if ready[1].any().unwrap_or(false) {
+            return Err(
+                "the guard of its page source was killed before its memory was complete".to_owned(),
+            );
+        }
+        if is_open {
+            self.gate = None;
+            self.source.begin_prefetch();
+        }
+        if !self.restore_ended {
+            self.hear();
+        }
+        if let Some(door) = &mut self.door
+            && door.let_in()
+        {
+            self.source.hurry();
+        }
+        Ok(())
+    }
+
+    /// Hears whom we serve.
+    fn hear(&mut self) {
+        match self.post.control.look() {
+            Ok(Some(mut message)) if text(&message, "say") == Some("running") => {
+                let init = message.get("init").and_then(Value::as_i64).unwrap_or_default();
+                let init = i32::try_from(init).unwrap_or_default();
+                self.door = Door::open(init).ok();
+                if let Some(pidfd) = watch(&message) {
+                    // Open until both of us have ended.
+                    let number = pidfd.into_raw_fd();
+                    if let Some(fields) = message.as_object_mut() {
+                        fields.insert("pidfd".to_owned(), number.into());
+                    }
+                }
+                self.post.ledger.set_container(&message);
+                self.post.control.say(&json!({"say": "served"}));
+                if self.door.is_none() {
+                    // Without it a checkpoint would miss what is missing.
+                    self.source.hurry();
+                }
+            }
+            Ok(Some(_)) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => self.restore_ended = true,
+        }
+    }
+
+    /// The container must not go on.
+    fn give_up(self, reason: &str) -> ExitCode {
+        self.post.ledger.set_reason(reason);
+        self.record.write(&self.source.metrics(), Some(reason));
+        // The guard does it when we are gone; if it is gone, we do.
+        let mut ready = [PollFd::new(self.guard.as_fd(), PollFlags::POLLIN)];
+        if matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1..)) {
+            self.post.source_ended();
+        }
+        if let Some(door) = self.door {
+            door.close(None);
+        }
+        // Not by way of destructors: nothing may be closed.
+        std::process::exit(1);
+    }
+
+    fn complete(self) -> ExitCode {
+        let metrics = self.source.metrics();
+        let line = self.record.write(&metrics, None);
+        self.post.mourners.note(&line);
+        self.over(ExitCode::SUCCESS)
+    }
+
+    fn over(self, code: ExitCode) -> ExitCode {
+        self.post.ledger.set_phase(ledger::Phase::Over);
+        if let Some(door) = self.door {
+            door.close(Some("done"));
+        }
+        code
+    }
+}
+
+/// Opens the checkpoint.
+fn open(
+    settings: &Value,
+    listener: UnixListener,
+    about_to_run: Box<dyn FnMut()>,
+) -> Result<Source, String> {
+    let dir = Path::new(text(settings, "images").unwrap_or_default());
+    let page = sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096);
+    let threads = settings.get("threads").and_then(Value::as_u64).unwrap_or(1);
+    let manifest = Manifest::read(dir).map_err(|error| error.to_string())?;
+    let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
+    let memory = Memory::open(dir, &manifest, page).map_err(|error: image::Error| error.to_string())?;
+    Source::new(memory, listener, page, threads as usize, about_to_run)
+        .map_err(|error| format!("cannot start a page source: {error}"))
+}

@@ -1,0 +1,187 @@
+//! `cedana-runc restore`'s side of its page source.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+use std::{env, fs};
+
+use cedana_checkpoint::criu::lazy::SOCKET;
+use serde_json::{Value, json};
+
+use super::control::{Control, text};
+use super::{FLAG, death};
+use crate::child::Next;
+use crate::report::Reporter;
+use crate::state::Container;
+use crate::sys;
+
+/// The name of the page source, as long as the guard's ([`sys::rename`]). The
+/// name of this program is not in it: who kills that by name means restores.
+const NAME: &str = "cedana-pages";
+
+/// Names a fifo before which prefetching waits. For tests, which want to look at
+/// a container that lacks memory, and to do so as long as they like.
+const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
+
+/// What the source is to know.
+pub(crate) struct Settings<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) images: &'a Path,
+    pub(crate) bundle: &'a Path,
+    pub(crate) threads: usize,
+    pub(crate) begun: Instant,
+    pub(crate) reporter: &'a Reporter,
+}
+
+/// A page source, and how far it is.
+pub(crate) struct Session {
+    control: Control,
+    socket: PathBuf,
+    finished: bool,
+    told: bool,
+    served: bool,
+    failure: Option<String>,
+}
+
+impl Session {
+    /// Starts a page source, to which CRIU connects in its working directory.
+    pub(crate) fn start(settings: &Settings<'_>, work: &Path) -> io::Result<Self> {
+        let socket = work.join(SOCKET);
+        let listener = bind(work)?;
+        let (control, theirs) = Control::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0(NAME)
+            .arg(FLAG)
+            .current_dir("/")
+            .stdin(theirs)
+            .stdout(OwnedFd::from(listener))
+            .stderr(Stdio::null());
+        sys::set_apart(&mut command);
+        command.spawn()?;
+        let (log, log_json) = settings.reporter.log();
+        let absolute = |path: &Path| std::path::absolute(path);
+        control.say(&json!({
+            "id": settings.id,
+            "images": absolute(settings.images)?,
+            "bundle": absolute(settings.bundle)?,
+            "threads": settings.threads,
+            "elapsed_us": u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
+            "log": log.map(absolute).transpose()?,
+            "log_json": log_json,
+            "gate": env::var(GATE).ok(),
+        }));
+        Ok(Self {
+            control,
+            socket,
+            finished: false,
+            told: false,
+            served: false,
+            failure: None,
+        })
+    }
+
+    /// Readable when [`Self::hear`] has something to hear.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.control.try_clone()
+    }
+
+    /// Hears what there is to hear while the runtime is at work. `find` gives
+    /// the container.
+    pub(crate) fn hear(&mut self, find: impl Fn() -> Option<Container>) -> Next {
+        loop {
+            match self.control.look() {
+                Ok(Some(message)) => self.take(&message, &find),
+                Ok(None) => {
+                    self.lost();
+                    return Next::Done;
+                }
+                Err(_) => return Next::Again,
+            }
+        }
+    }
+
+    fn take(&mut self, message: &Value, find: &impl Fn() -> Option<Container>) {
+        match text(message, "say") {
+            Some("finished") => {
+                self.finished = true;
+                self.tell(find);
+            }
+            Some("served") => self.served = true,
+            Some("failed") => {
+                let reason = text(message, "reason").unwrap_or("its page source failed");
+                self.failure = Some(reason.to_owned());
+                // In the foreground the runtime would wait for it for ever.
+                self.tell(find);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells whom to kill, should it come to that. Once is enough.
+    fn tell(&mut self, find: &impl Fn() -> Option<Container>) {
+        if self.told {
+            return;
+        }
+        if let Some(container) = find() {
+            let cgroup = container.cgroup.as_deref();
+            self.control.say(&death::describe(container.init, cgroup));
+            self.told = true;
+        }
+    }
+
+    fn lost(&mut self) {
+        if !self.served {
+            let lost = || "its page source is gone".to_owned();
+            self.failure.get_or_insert_with(lost);
+        }
+    }
+
+    /// After a restore that succeeded: waits until the source knows whom it
+    /// serves. The reason, if the container must not go on.
+    pub(crate) fn confirm(&mut self, find: impl Fn() -> Option<Container>) -> Option<String> {
+        if self.finished {
+            self.tell(&find);
+        }
+        while !self.served && self.failure.is_none() {
+            match self.control.wait() {
+                Some(message) => self.take(&message, &find),
+                None => self.lost(),
+            }
+            if self.finished && !self.told {
+                self.failure
+                    .get_or_insert_with(|| "the runtime doesn't know it".to_owned());
+            }
+        }
+        self.failure.clone()
+    }
+
+    /// What the source could not do, as far as it has said so.
+    pub(crate) fn failure(&mut self) -> Option<String> {
+        while let Ok(Some(message)) = self.control.look() {
+            self.take(&message, &|| None);
+        }
+        self.failure.clone()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // CRIU has connected, or will not.
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Listens in a directory whose path may be longer than a socket's can be.
+fn bind(work: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(work.join(SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let dir = fs::File::open(work)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))
+}
