@@ -83,7 +83,8 @@ pub(crate) fn mode(text: &str) -> Parsed<Mode> {
 
 /// How many of the machine's cores: a number, or a share of them in percent.
 pub(crate) fn cores(text: &str) -> Parsed<Cores> {
-    let wrong = || format!("{text:?} is neither a number of cores from 1 on nor a share from 1% to 100%");
+    let wrong =
+        || format!("{text:?} is neither a number of cores from 1 on nor a share from 1% to 100%");
     match split_unit(text) {
         Some((number @ 1..=100, "%")) => Ok(Cores::Percent(number as u8)),
         Some((number @ 1..=1024, "")) => Ok(Cores::Number(number as u16)),

@@ -28,6 +28,7 @@ mod ctr;
 pub mod docker;
 mod engine;
 mod events;
+pub mod frozen;
 mod gate;
 mod host;
 mod pty;

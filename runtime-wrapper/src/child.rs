@@ -75,7 +75,7 @@ pub(crate) enum Next {
     Done,
 }
 
-/// The signals of this process, taken by [`run`].
+/// The signals of this process, taken by [`run_and_answer`].
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
@@ -99,18 +99,10 @@ impl AsFd for Signals {
     }
 }
 
-/// Runs `command` to its end.
+/// Runs `command` to its end, and answers questions meanwhile.
 ///
 /// # Errors
 /// It can't be started or waited for.
-pub(crate) fn run(signals: &Signals, command: Command, keep: Keep) -> std::io::Result<Outcome> {
-    run_and_answer(signals, command, keep, None)
-}
-
-/// The same, and answers questions meanwhile.
-///
-/// # Errors
-/// As for [`run`].
 pub(crate) fn run_and_answer(
     signals: &Signals,
     mut command: Command,
@@ -212,7 +204,7 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         let script = "grep -q '^SigBlk:.*0000000000000000$' /proc/self/status && exit 3";
         command.args(["-c", script]);
-        let outcome = run(&signals, command, Keep::Stdio).expect("run");
+        let outcome = run_and_answer(&signals, command, Keep::Stdio, None).expect("run");
         assert_eq!(outcome.status.code(), Some(3));
     }
 }

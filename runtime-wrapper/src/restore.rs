@@ -78,7 +78,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     })
     .map_err(|source| Error::Shown { id: id(), source })?;
     if shown.is_stock() && config.restore.mode == Mode::Lazy {
-        eager("a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page");
+        eager(
+            "a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page",
+        );
     }
     bundle.check_mounts().map_err(in_bundle)?;
 
@@ -130,7 +132,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             connections,
             session.is_some(),
         )?;
-        let asked = session.as_ref().and_then(|session| session.descriptor().ok());
+        let asked = session
+            .as_ref()
+            .and_then(|session| session.descriptor().ok());
         let mut answer = |asked: bool| match &mut session {
             Some(session) if asked => session.hear(find),
             _ => Next::Done,

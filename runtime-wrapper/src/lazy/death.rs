@@ -73,7 +73,10 @@ impl Doomed {
         let processes = self.cgroup.as_ref().map(Cgroup::processes);
         let processes = processes.unwrap_or_default();
         let ours = [std::process::id(), std::os::unix::process::parent_id()];
-        if processes.iter().any(|pid| ours.contains(&pid.cast_unsigned())) {
+        if processes
+            .iter()
+            .any(|pid| ours.contains(&pid.cast_unsigned()))
+        {
             return false;
         }
         for &pid in processes.iter().filter(|pid| **pid > 1) {

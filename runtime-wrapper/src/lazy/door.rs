@@ -25,7 +25,10 @@ impl Door {
     pub(super) fn open(init: i32) -> io::Result<Self> {
         let path = known(init).ok_or(ErrorKind::NotFound)?;
         if let Some(dir) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)?;
         }
         // No other process was ever named so.
         match fs::remove_file(&path) {

@@ -20,7 +20,9 @@ use crate::child::Signals;
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("the container was restored lazily and its memory can't be completed; see the runtime's log for why it was killed")]
+    #[error(
+        "the container was restored lazily and its memory can't be completed; see the runtime's log for why it was killed"
+    )]
     Failed,
     #[error("interrupted while its memory was still being restored")]
     Interrupted,

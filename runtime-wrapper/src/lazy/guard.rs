@@ -64,7 +64,8 @@ impl Post {
         let reason = reason.unwrap_or_else(|| {
             "its page source was killed before its memory was complete".to_owned()
         });
-        self.control.say(&json!({"say": "failed", "reason": reason}));
+        self.control
+            .say(&json!({"say": "failed", "reason": reason}));
         if self.ledger.phase() == Phase::Over
             || (self.ledger.phase() == Phase::Restoring && self.hang_up())
         {
@@ -106,9 +107,10 @@ impl Post {
                 Some(OwnedFd::from(listener.accept().ok()?.0))
             });
         // SAFETY: the source's descriptors are ours, and it closes none any more.
-        let known = self.ledger.criu().and_then(|fd| unsafe {
-            BorrowedFd::borrow_raw(fd).try_clone_to_owned().ok()
-        });
+        let known = self
+            .ledger
+            .criu()
+            .and_then(|fd| unsafe { BorrowedFd::borrow_raw(fd).try_clone_to_owned().ok() });
         let Some(criu) = known.or(accepted) else {
             let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             return true;

@@ -57,6 +57,8 @@ pub(crate) fn serve() -> ExitCode {
 /// Takes what was handed down, and lets go of all that was inherited.
 fn take_over() -> io::Result<(Control, OwnedFd)> {
     sys::close_all_but_standard()?;
+    // The kernel took the last part of /proc/self/exe.
+    sys::rename(c"cedana-pages");
     let control = sys::take_fd(0)?;
     let listener = sys::take_fd(1)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -78,6 +80,8 @@ struct Serving {
     restore_ended: bool,
     /// Where checkpoints ask; there once the container is known.
     door: Option<Door>,
+    /// Init, until its end.
+    init: Option<OwnedFd>,
     /// A test's, before which prefetching waits.
     gate: Option<File>,
 }
@@ -112,13 +116,18 @@ impl Serving {
                 gate: text(settings, "gate").and_then(|path| {
                     source.hold_prefetch();
                     let flags = nix::libc::O_NONBLOCK;
-                    File::options().read(true).custom_flags(flags).open(path).ok()
+                    File::options()
+                        .read(true)
+                        .custom_flags(flags)
+                        .open(path)
+                        .ok()
                 }),
                 source,
                 guard,
                 record: Record::new(settings, begun),
                 restore_ended: false,
                 door: None,
+                init: None,
                 post,
             }),
             Err(reason) => {
@@ -173,6 +182,10 @@ impl Serving {
         if let Some(door) = &self.door {
             ready.push(PollFd::new(door.as_fd(), PollFlags::POLLIN));
         }
+        let init = self.init.as_ref().map(|init| {
+            ready.push(PollFd::new(init.as_fd(), PollFlags::POLLIN));
+            ready.len() - 1
+        });
         if let Some(gate) = &self.gate {
             ready.push(PollFd::new(gate.as_fd(), PollFlags::POLLIN));
         }
@@ -184,11 +197,19 @@ impl Serving {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(format!("its page source cannot wait: {error}")),
         }
-        let is_open = self.gate.is_some() && ready.last().is_some_and(|gate| gate.any() == Some(true));
+        let has_ended = init.is_some_and(|init| ready[init].any() == Some(true));
+        let is_open =
+            self.gate.is_some() && ready.last().is_some_and(|gate| gate.any() == Some(true));
         if ready[1].any().unwrap_or(false) {
             return Err(
                 "the guard of its page source was killed before its memory was complete".to_owned(),
             );
+        }
+        if has_ended {
+            // The kernel says of an address space that is gone when it is to be
+            // given something; others may live on for a while.
+            self.init = None;
+            self.source.begin_prefetch();
         }
         if is_open {
             self.gate = None;
@@ -209,10 +230,14 @@ impl Serving {
     fn hear(&mut self) {
         match self.post.control.look() {
             Ok(Some(mut message)) if text(&message, "say") == Some("running") => {
-                let init = message.get("init").and_then(Value::as_i64).unwrap_or_default();
+                let init = message
+                    .get("init")
+                    .and_then(Value::as_i64)
+                    .unwrap_or_default();
                 let init = i32::try_from(init).unwrap_or_default();
                 self.door = Door::open(init).ok();
                 if let Some(pidfd) = watch(&message) {
+                    self.init = pidfd.try_clone().ok();
                     // Open until both of us have ended.
                     let number = pidfd.into_raw_fd();
                     if let Some(fields) = message.as_object_mut() {
@@ -279,7 +304,8 @@ fn open(
     let threads = settings.get("threads").and_then(Value::as_u64).unwrap_or(1);
     let manifest = Manifest::read(dir).map_err(|error| error.to_string())?;
     let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
-    let memory = Memory::open(dir, &manifest, page).map_err(|error: image::Error| error.to_string())?;
+    let memory =
+        Memory::open(dir, &manifest, page).map_err(|error: image::Error| error.to_string())?;
     Source::new(memory, listener, page, threads as usize, about_to_run)
         .map_err(|error| format!("cannot start a page source: {error}"))
 }

@@ -100,7 +100,10 @@ fn sentence(record: &Value) -> String {
 }
 
 fn append(dir: &Path, record: &Value) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)?;
     let file = File::options()
         .read(true)
         .write(true)
@@ -193,8 +196,14 @@ mod tests {
             "prefetched_bytes": 1 << 30,
         });
         let line = line(&record);
-        assert!(line.starts_with("c: restored lazily: running after 123.5 ms"), "{line}");
-        assert!(line.contains("complete after 2.00 s") && line.contains("p99 1.9 ms"), "{line}");
+        assert!(
+            line.starts_with("c: restored lazily: running after 123.5 ms"),
+            "{line}"
+        );
+        assert!(
+            line.contains("complete after 2.00 s") && line.contains("p99 1.9 ms"),
+            "{line}"
+        );
         let killed = self::line(&json!({"id": "c", "failed": "why"}));
         assert_eq!(killed, "c: killed: why\n");
     }

@@ -1,10 +1,10 @@
 //! The ends of processes, in the order that clients rely on: a process's exit
 //! after its start, init's exit after those of all exec'd processes.
 
-use std::sync::Arc;
+use std::{fs::File, io::Read, sync::Arc};
 
 use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
-use log::warn;
+use log::{error, warn};
 use nix::libc::SIGKILL;
 
 use super::{Container, is_forgotten};
@@ -17,6 +17,13 @@ use crate::{
     state::State,
 };
 
+/// The file in the bundle that says why a container was killed by the page source
+/// of its restore; `cedana-runc` knows it by this name, too.
+const KILLED: &str = "cedana-killed";
+
+/// A reason is a sentence.
+const REASON_LIMIT: u64 = 64 << 10;
+
 impl Container {
     /// Publishes init's end when it comes.
     pub(super) fn follow_init(self: &Arc<Self>, exit: Exit) {
@@ -26,6 +33,7 @@ impl Container {
             let Ok(status) = exit.await else { return };
             container.init.set_reaped();
             drop(container.init.starting.lock().await);
+            container.say_why_it_was_killed();
             if !container.has_own_pid_namespace {
                 container.kill_the_rest().await;
             }
@@ -36,6 +44,19 @@ impl Container {
             let ended = container.init.end(status);
             container.send_exit(&container.id, &container.init, ended);
         });
+    }
+
+    /// Logs why `cedana-runc`'s page source has killed the container, if it was
+    /// that: a lazy restore had no more memory to give. The file is written
+    /// before the kill.
+    fn say_why_it_was_killed(&self) {
+        let file = self.bundle.join(KILLED);
+        let Ok(file) = File::open(&file) else { return };
+        let mut reason = String::new();
+        let read = file.take(REASON_LIMIT).read_to_string(&mut reason);
+        if read.is_ok() {
+            error!("container {} was killed: {reason}", self.id);
+        }
     }
 
     /// Publishes an exec'd process's end when it comes.

@@ -57,7 +57,9 @@ pub enum Failure {
         source: std::io::Error,
     },
     /// There is no room within the container's limit, and none is made.
-    #[error("the container's memory limit leaves no room for the memory of its checkpoint; raise the limit")]
+    #[error(
+        "the container's memory limit leaves no room for the memory of its checkpoint; raise the limit"
+    )]
     NoRoom,
     /// CRIU is gone, and hasn't said that it is done.
     #[error("CRIU ended before the restore was finished")]

@@ -191,7 +191,9 @@ impl Pending {
     /// What of a piece is still missing, and still to get the piece's content.
     pub(super) fn of(&self, piece: Piece, file: u32) -> Vec<Range<u64>> {
         let mut found = Vec::new();
-        let first = self.span_at(piece.start).map_or(piece.start, |(start, _)| start);
+        let first = self
+            .span_at(piece.start)
+            .map_or(piece.start, |(start, _)| start);
         for (&start, span) in self.spans.range(first..piece.end) {
             let range = start.max(piece.start)..span.end.min(piece.end);
             let same = span.file == file

@@ -83,7 +83,10 @@ fn descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
         if let ControlMessageOwned::ScmRights(fds) = control {
             // SAFETY: the kernel made these descriptors with this message, and
             // nobody else knows of them.
-            found.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            found.extend(
+                fds.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
         }
     }
     match (found.pop(), found.is_empty()) {
@@ -109,8 +112,14 @@ mod tests {
             .map(|fds| ControlMessage::ScmRights(fds))
             .collect();
         let parts = [IoSlice::new(bytes)];
-        sendmsg::<()>(stream.as_raw_fd(), &parts, &control, MsgFlags::empty(), None)
-            .expect("send");
+        sendmsg::<()>(
+            stream.as_raw_fd(),
+            &parts,
+            &control,
+            MsgFlags::empty(),
+            None,
+        )
+        .expect("send");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! program draws a random nonce when it starts and derives everything it holds
 //! from it: a memory pattern, counting threads, a family of children, files,
 //! locks and sockets. Asked by SIGUSR1 it verifies all of it and writes what it
-//! found to `/out/NAME.report`; a process that was started anew answers with
+//! found to `/out/NAME.report` (by SIGUSR2 it plays games with its memory
+//! first); a process that was started anew answers with
 //! another nonce, one that lost a page or a connection names it.
 //!
 //! It depends on nothing that a checkpoint disturbs: it waits in `sigwait`,
@@ -13,14 +14,17 @@
 
 mod family;
 mod files;
+mod games;
 mod memory;
 mod sockets;
 mod sys;
 
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::process::exit;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -52,12 +56,13 @@ type Check = Box<dyn FnMut(&mut Report)>;
 fn main() {
     // Before any thread exists, so that every thread inherits the mask and the
     // signals wait for the one `sigwait` below.
-    sys::block_signals(&[sys::SIGUSR1, sys::SIGTERM]);
+    sys::block_signals(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM]);
     let mut arguments = std::env::args().skip(1);
     let mut name = String::from("workload");
     let mut term_code = 0;
     let mut child = false;
     let mut checks: Vec<Check> = Vec::new();
+    let games: Rc<RefCell<Option<games::Games>>> = Rc::default();
     let nonce = nonce();
     let ticks = tick();
 
@@ -126,6 +131,14 @@ fn main() {
                 let mut talk = expect(sockets::Conversation::unix());
                 checks.push(Box::new(move |r| r.check("unix", talk.verify())));
             }
+            "--games" => {
+                *games.borrow_mut() = Some(expect(games::Games::set_up(nonce)));
+                let games = Rc::clone(&games);
+                checks.push(Box::new(move |r| {
+                    let games = games.borrow();
+                    r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
+                }));
+            }
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
@@ -147,7 +160,13 @@ fn main() {
     }
     publish(&format!("/out/{name}.ready"), "ready\n");
     loop {
-        match sys::wait_signal(&[sys::SIGUSR1, sys::SIGTERM]) {
+        match sys::wait_signal(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM]) {
+            sys::SIGUSR2 => {
+                if let Some(games) = &mut *games.borrow_mut() {
+                    games.play();
+                }
+                publish(&format!("/out/{name}.report"), &report(&mut checks).0);
+            }
             sys::SIGUSR1 => publish(&format!("/out/{name}.report"), &report(&mut checks).0),
             _ => exit(term_code),
         }

@@ -76,7 +76,7 @@ pub(crate) fn same_content(mut file: &File, seed: u64, size: usize) -> Result<()
 }
 
 /// SplitMix64: any word can be computed on its own, and none repeats.
-fn word(seed: u64, index: u64) -> u64 {
+pub(crate) fn word(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 pub(crate) const SIGUSR1: c_int = 10;
+pub(crate) const SIGUSR2: c_int = 12;
 pub(crate) const SIGTERM: c_int = 15;
 
 const SIG_BLOCK: c_int = 0;

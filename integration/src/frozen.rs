@@ -1,0 +1,282 @@
+//! A checkpoint, brought back without an engine: by a runtime alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use containerd_shim_protos::shim::oci::CheckpointOptions;
+use serde_json::Value;
+
+use crate::{Container, Output, Report, Run, command, eventually, unique};
+
+/// The name of the manifest in a checkpoint.
+pub const MANIFEST: &str = "cedana-manifest.json";
+
+/// A folder that goes with its story.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// A new one.
+    #[track_caller]
+    pub fn new(label: &str) -> Self {
+        let path = Path::new("/var/tmp/cedana-tests").join(unique(label));
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    /// A path in it.
+    #[track_caller]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Its path.
+    #[track_caller]
+    pub fn text(&self) -> String {
+        self.0.display().to_string()
+    }
+
+    /// What is in it.
+    #[track_caller]
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap_or_else(|e| panic!("{}: {e}", self.text()));
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The page file that takes the most room.
+    pub fn largest_pages(&self) -> PathBuf {
+        let pages = self.names().into_iter();
+        pages
+            .filter(|name| name.starts_with("pages-") && name.ends_with(".img.zst"))
+            .map(|name| self.file(&name))
+            .max_by_key(|path| size(path))
+            .unwrap_or_else(|| panic!("no page file: {:?}", self.names()))
+    }
+
+    /// The manifest in it.
+    #[track_caller]
+    pub fn manifest(&self) -> Value {
+        json(&read(&self.file(MANIFEST)))
+    }
+
+    /// Another with the same in it.
+    #[track_caller]
+    pub fn copy(&self, label: &str) -> Self {
+        let copy = Self::new(label);
+        let from = format!("{}/.", self.text());
+        command("cp", &["-a", &from, &copy.text()]).ok();
+        copy
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A file's size; 0 if there is none.
+#[track_caller]
+pub fn size(path: &Path) -> u64 {
+    path.metadata().map_or(0, |meta| meta.len())
+}
+
+/// A file's text.
+#[track_caller]
+pub fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What a JSON text says.
+#[track_caller]
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Changes one bit in the middle of a file.
+pub fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// A container that has been checkpointed and killed, and what is needed to
+/// bring it back without an engine: by a runtime alone.
+pub struct Frozen {
+    /// What was checkpointed, and ended.
+    pub container: Container,
+    /// What it had said of itself.
+    pub before: Report,
+    /// Its checkpoint.
+    pub images: Folder,
+    /// The bundle that it comes back in.
+    pub bundle: Folder,
+    /// The name under which it does.
+    pub id: String,
+}
+
+/// Where the runtimes keep their state here.
+pub const ROOT: &str = "/run/cedana-stored";
+
+impl Frozen {
+    /// Lets a workload with enough memory to tell be checkpointed.
+    #[track_caller]
+    pub fn new(label: &str, flags: &[&str]) -> Self {
+        let workload = [
+            "--memory",
+            "64",
+            "--children",
+            "2",
+            "--unix",
+            "--file",
+            "/f",
+        ];
+        Self::of(label, flags, &workload)
+    }
+
+    /// Another workload.
+    #[track_caller]
+    pub fn of(label: &str, flags: &[&str], workload: &[&str]) -> Self {
+        let run = Run::new(label).flags(flags);
+        let container = run.workload(workload).detach();
+        let before = container.report();
+        let images = Folder::new("images");
+        let answer = container
+            .task()
+            .checkpoint(&images.0, Some(CheckpointOptions::default()));
+        answer.unwrap_or_else(|refused| panic!("{refused}"));
+        container.report().continues(&before);
+        let id = unique("alone");
+        let bundle = Folder::new("bundle");
+        container.kill("SIGKILL");
+        container.stopped();
+        command("ip", &["netns", "add", &id]).ok();
+        let frozen = Self {
+            container,
+            before,
+            images,
+            bundle,
+            id,
+        };
+        frozen.furnish();
+        frozen
+    }
+
+    /// The container's bundle, with its root where the engine still has it.
+    fn furnish(&self) {
+        let engines = format!(
+            "/run/containerd/io.containerd.runtime.v2.task/default/{}",
+            self.container.id()
+        );
+        let mut spec = json(&read(&Path::new(&engines).join("config.json")));
+        spec["root"]["path"] = format!("{engines}/rootfs").into();
+        let namespaces = spec["linux"]["namespaces"].as_array_mut();
+        for namespace in namespaces.into_iter().flatten() {
+            if namespace["type"] == "network" {
+                namespace["path"] = format!("/run/netns/{}", self.id).into();
+            }
+        }
+        let config = self.bundle.file("config.json");
+        fs::write(config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// `PROGRAM restore`, detached; its words.
+    #[track_caller]
+    pub fn restore(&self, program: &str, images: &Folder) -> Output {
+        let file = |name: &str| self.bundle.file(name);
+        for name in ["code", "ended", "pid"] {
+            let _ = fs::remove_file(file(name));
+        }
+        // A container keeps its streams open, so they can't be pipes to us; nor
+        // files, which a checkpoint of it could not find in its mounts.
+        let line = format!(
+            "{{ : | {{ {program} --root {ROOT} --log {bundle}/log.json --log-format json \
+             restore --detach --bundle {bundle} --work-path {bundle} --image-path {images} \
+             --pid-file {bundle}/pid {id}; echo $? >{bundle}/code.new; \
+             mv {bundle}/code.new {bundle}/code; }} 2>&1 | cat >{bundle}/said; \
+             : >{bundle}/ended; }} </dev/null >/dev/null 2>&1 &",
+            bundle = self.bundle.text(),
+            images = images.text(),
+            id = self.id,
+        );
+        let mut output = command("sh", &["-c", &line]);
+        let code = eventually("the restore has ended", || {
+            fs::read_to_string(file("code")).map_err(|error| error.to_string())
+        });
+        output.code = code.trim().parse().unwrap_or(-1);
+        if output.code != 0 {
+            eventually("all of its words are there", || {
+                fs::metadata(file("ended")).map_err(|error| error.to_string())
+            });
+        }
+        output.stderr = read(&file("said"));
+        output
+    }
+
+    /// It came back as it was; ends it again.
+    #[track_caller]
+    pub fn goes_on(&self) {
+        self.is_intact();
+        self.end();
+        self.has_ended();
+    }
+
+    /// Its first process.
+    #[track_caller]
+    pub fn pid(&self) -> String {
+        read(&self.bundle.file("pid")).trim().to_owned()
+    }
+
+    /// What it says of itself after a signal.
+    #[track_caller]
+    pub fn says_after(&self, signal: &str) -> Report {
+        let pid = self.pid();
+        self.container.report_after("workload", || {
+            command("kill", &[signal, &pid]).ok();
+        })
+    }
+
+    /// It is what it was.
+    #[track_caller]
+    pub fn is_intact(&self) {
+        self.says_after("-USR1").continues(&self.before);
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn has_ended(&self) {
+        let process = Path::new("/proc").join(self.pid());
+        eventually("it has ended", || match process.exists() {
+            true => Err("it is still there".to_owned()),
+            false => Ok(()),
+        });
+    }
+
+    /// Removes what was restored, whatever state it is in.
+    pub fn end(&self) {
+        command("runc", &["--root", ROOT, "delete", "--force", &self.id]);
+    }
+
+    /// The restore fails, says all of `words`, and leaves nothing running.
+    #[track_caller]
+    pub fn is_refused(&self, images: &Folder, words: &[&str]) {
+        let output = self.restore("cedana-runc", images);
+        assert_ne!(output.code, 0, "restored from a bad checkpoint: {output}");
+        for word in words {
+            assert!(output.stderr.contains(word), "{word:?} is not in: {output}");
+        }
+        let left = command("runc", &["--root", ROOT, "list", "--quiet"]).ok();
+        assert!(!left.stdout.contains(&self.id), "left: {left}");
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.end();
+        command("ip", &["netns", "delete", &self.id]);
+    }
+}
