@@ -5,8 +5,10 @@
 //! options and the order of calls are the story's own.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -21,6 +23,7 @@ pub struct BareShim {
     home: PathBuf,
     task: Task,
     pid: u32,
+    logged: Arc<Mutex<String>>,
 }
 
 impl BareShim {
@@ -29,6 +32,12 @@ impl BareShim {
     /// The root file system is a directory with nothing but mount points.
     #[track_caller]
     pub fn start(label: &str, flags: &[&str]) -> Self {
+        Self::start_with(label, flags, &[])
+    }
+
+    /// With variables in its environment.
+    #[track_caller]
+    fn start_with(label: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let id = unique(label);
         let home = Path::new("/var/tmp/cedana-tests").join(&id);
         let bundle = home.join("bundle");
@@ -51,18 +60,21 @@ impl BareShim {
             .open(bundle.join("log"));
         let log = log.unwrap_or_else(|error| panic!("the shim's log: {error}"));
 
-        let started = finish(shim_command(&id).arg("start").current_dir(&bundle)).ok();
+        let mut command = shim_command(&id);
+        command.arg("start").current_dir(&bundle);
+        command.envs(environment.iter().copied());
+        let started = finish(&mut command).ok();
         let task = Task::announced(&id, &started.stdout);
         let pid = task.connect().map(|c| c.shim_pid).unwrap_or_else(|_| {
             // Before Create the shim may know no task to connect to.
             pid_of_shim(&id)
         });
-        drain(log);
         Self {
             id,
             home,
             task,
             pid,
+            logged: kept(log),
         }
     }
 
@@ -79,6 +91,12 @@ impl BareShim {
     /// The shim's task service.
     pub fn task(&self) -> &Task {
         &self.task
+    }
+
+    /// What the shim has logged so far.
+    pub fn logged(&self) -> String {
+        let logged = self.logged.lock();
+        logged.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The shim's PID.
@@ -125,7 +143,13 @@ impl BareShim {
     /// A second shim whose container is to be restored from this one's images.
     #[track_caller]
     pub fn successor(&self, label: &str) -> Self {
-        let next = Self::start(label, &[]);
+        self.successor_with(label, &[])
+    }
+
+    /// With variables in its shim's environment.
+    #[track_caller]
+    pub fn successor_with(&self, label: &str, environment: &[(&str, &str)]) -> Self {
+        let next = Self::start_with(label, &[], environment);
         let spec = specification(&next.id, &self.home, &[]);
         let mut spec_of_first = read_json(&self.bundle().join("config.json"));
         spec_of_first["linux"]["cgroupsPath"] = spec["linux"]["cgroupsPath"].clone();
@@ -226,8 +250,18 @@ fn pid_of_shim(id: &str) -> u32 {
 }
 
 /// Reads what the shim logs for as long as anything is writing it.
-fn drain(mut log: fs::File) {
-    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+fn kept(mut log: fs::File) -> Arc<Mutex<String>> {
+    let logged = Arc::<Mutex<String>>::default();
+    let growing = Arc::clone(&logged);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = log.read(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]);
+            let mut logged = growing.lock().unwrap_or_else(PoisonError::into_inner);
+            logged.push_str(&text);
+        }
+    });
+    logged
 }
 
 fn read_json(path: &Path) -> Value {

@@ -187,6 +187,34 @@ impl Frozen {
     /// `PROGRAM restore`, detached; its words.
     #[track_caller]
     pub fn restore(&self, program: &str, images: &Folder) -> Output {
+        let mut output = self.begin(program, "--detach", images);
+        output.code = self.code();
+        if output.code != 0 {
+            eventually("all of its words are there", || {
+                fs::metadata(self.bundle.file("ended")).map_err(|error| error.to_string())
+            });
+        }
+        output.stderr = read(&self.bundle.file("said"));
+        output
+    }
+
+    /// `PROGRAM restore` in the foreground: it ends with the container.
+    #[track_caller]
+    pub fn restore_in_foreground(&self, program: &str) -> Foreground<'_> {
+        self.begin(program, "", &self.images);
+        Foreground(self)
+    }
+
+    #[track_caller]
+    fn code(&self) -> i32 {
+        let code = eventually("the restore has ended", || {
+            fs::read_to_string(self.bundle.file("code")).map_err(|error| error.to_string())
+        });
+        code.trim().parse().unwrap_or(-1)
+    }
+
+    #[track_caller]
+    fn begin(&self, program: &str, detach: &str, images: &Folder) -> Output {
         let file = |name: &str| self.bundle.file(name);
         for name in ["code", "ended", "pid"] {
             let _ = fs::remove_file(file(name));
@@ -195,7 +223,7 @@ impl Frozen {
         // files, which a checkpoint of it could not find in its mounts.
         let line = format!(
             "{{ : | {{ {program} --root {ROOT} --log {bundle}/log.json --log-format json \
-             restore --detach --bundle {bundle} --work-path {bundle} --image-path {images} \
+             restore {detach} --bundle {bundle} --work-path {bundle} --image-path {images} \
              --pid-file {bundle}/pid {id}; echo $? >{bundle}/code.new; \
              mv {bundle}/code.new {bundle}/code; }} 2>&1 | cat >{bundle}/said; \
              : >{bundle}/ended; }} </dev/null >/dev/null 2>&1 &",
@@ -203,18 +231,7 @@ impl Frozen {
             images = images.text(),
             id = self.id,
         );
-        let mut output = command("sh", &["-c", &line]);
-        let code = eventually("the restore has ended", || {
-            fs::read_to_string(file("code")).map_err(|error| error.to_string())
-        });
-        output.code = code.trim().parse().unwrap_or(-1);
-        if output.code != 0 {
-            eventually("all of its words are there", || {
-                fs::metadata(file("ended")).map_err(|error| error.to_string())
-            });
-        }
-        output.stderr = read(&file("said"));
-        output
+        command("sh", &["-c", &line]).ok()
     }
 
     /// It came back as it was; ends it again.
@@ -278,5 +295,16 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         self.end();
         command("ip", &["netns", "delete", &self.id]);
+    }
+}
+
+/// A restore that ends with its container.
+pub struct Foreground<'a>(&'a Frozen);
+
+impl Foreground<'_> {
+    /// Waits for its end.
+    #[track_caller]
+    pub fn has_code(&self, code: i32) {
+        assert_eq!(self.0.code(), code, "{}", read(&self.0.bundle.file("said")));
     }
 }

@@ -9,8 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use cedana_integration::frozen::{Folder, Frozen, ROOT, flip, json, read};
-use cedana_integration::{command, eventually, unique};
+use cedana_integration::protos::shim::oci::CheckpointOptions;
+use cedana_integration::{BareShim, command, eventually, unique};
 use serde_json::Value;
+
+/// How a page source is told of its gate.
+const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
 
 /// The fifo before which page sources that are started meanwhile wait.
 struct Gate(PathBuf);
@@ -25,7 +29,7 @@ impl Gate {
 
     /// A program that restores before this gate.
     fn program(&self) -> String {
-        format!("CEDANA_TEST_PREFETCH_GATE={} cedana-runc", self.0.display())
+        format!("{GATE}={} cedana-runc", self.0.display())
     }
 
     /// Lets them go on.
@@ -107,20 +111,7 @@ impl Lazy {
 
     /// The PID of one of both; other stories have their own.
     fn process(&self, name: &str) -> Option<String> {
-        let gate = self.gate.0.display().to_string();
-        fs::read_dir("/proc").ok()?.find_map(|entry| {
-            let path = entry.ok()?.path();
-            let comm = fs::read_to_string(path.join("comm")).ok()?;
-            let environment = fs::read(path.join("environ")).ok()?;
-            let ours = String::from_utf8_lossy(&environment).contains(&gate);
-            let zombie = fs::read_to_string(path.join("stat")).is_ok_and(|s| s.contains(") Z "));
-            (comm.trim() == name && ours && !zombie).then(|| {
-                path.file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into()
-            })
-        })
+        process(name, &self.gate.0.display().to_string())
     }
 
     #[track_caller]
@@ -159,6 +150,23 @@ impl Lazy {
         all.push(&self.frozen.id);
         command("runc", &all).ok();
     }
+}
+
+/// The PID of a living process by its name and its gate.
+fn process(name: &str, gate: &str) -> Option<String> {
+    fs::read_dir("/proc").ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        let comm = fs::read_to_string(path.join("comm")).ok()?;
+        let environment = fs::read(path.join("environ")).ok()?;
+        let ours = String::from_utf8_lossy(&environment).contains(gate);
+        let zombie = fs::read_to_string(path.join("stat")).is_ok_and(|s| s.contains(") Z "));
+        (comm.trim() == name && ours && !zombie).then(|| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into()
+        })
+    })
 }
 
 const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"];
@@ -322,4 +330,82 @@ fn it_can_be_turned_off() {
     lazy.frozen.restore(&program, &lazy.frozen.images).ok();
     assert!(!lazy.lacks_memory() && lazy.process("cedana-pages").is_none());
     lazy.frozen.goes_on();
+}
+
+#[test]
+fn a_client_learns_of_the_end_and_the_shims_log_says_why() {
+    let first = BareShim::start("bare-lazy", &FAMILY);
+    first.run();
+    let before = first.report();
+    let images = Folder::new("images");
+    let exit = CheckpointOptions {
+        exit: true,
+        ..Default::default()
+    };
+    let done = first.task().checkpoint(&images.0, Some(exit));
+    done.unwrap_or_else(|refused| panic!("{refused}"));
+
+    let gate = Gate::closed();
+    let path = gate.0.display().to_string();
+    let next = first.successor_with("bare-lazy-next", &[(GATE, &path)]);
+    let mut request = next.request();
+    request.checkpoint = images.text();
+    let started = next
+        .task()
+        .create(&request)
+        .and_then(|_| next.task().start(""));
+    started.unwrap_or_else(|refused| panic!("{refused}"));
+    let source = process("cedana-pages", &path).unwrap_or_else(|| panic!("no page source"));
+    command("kill", &["-KILL", &source]).ok();
+    let end = next
+        .task()
+        .wait("")
+        .unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(end.exit_status, 137);
+    eventually("the shim says why", || {
+        let logged = next.logged();
+        match logged.contains("its page source was killed before its memory was complete") {
+            true => Ok(()),
+            false => Err(logged),
+        }
+    });
+
+    let again = first.successor("bare-lazy-again");
+    let mut request = again.request();
+    request.checkpoint = images.text();
+    let started = again
+        .task()
+        .create(&request)
+        .and_then(|_| again.task().start(""));
+    started.unwrap_or_else(|refused| panic!("{refused}"));
+    again.report_into(&first).continues(&before);
+}
+
+#[test]
+fn in_the_foreground_it_is_no_different() {
+    let lazy = Lazy {
+        frozen: Frozen::of("foreground", &[], &FAMILY),
+        gate: Gate::closed(),
+    };
+    for killed in [true, false] {
+        let restoring = lazy.frozen.restore_in_foreground(&lazy.gate.program());
+        eventually("it runs", || match lazy.lacks_memory() {
+            true => Ok(()),
+            false => Err(read(&lazy.frozen.bundle.file("said"))),
+        });
+        match killed {
+            true => {
+                lazy.kill("cedana-pages");
+                restoring.has_code(137);
+                lazy.was_killed(&["page source was killed"]);
+            }
+            false => {
+                lazy.gate.open();
+                lazy.is_complete();
+                lazy.frozen.is_intact();
+                command("kill", &[&lazy.frozen.pid()]).ok();
+                restoring.has_code(0);
+            }
+        }
+    }
 }

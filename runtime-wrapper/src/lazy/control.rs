@@ -6,6 +6,7 @@
 //!    ◄───────────────────── finished ───         CRIU sets the processes going
 //!    ── running: pid, cgroup ──────────►         whom to kill, should it come to that
 //!    ◄─────────────────────── served ───         a checkpoint finds the source
+//!    ── ended ─────────────────────────►         the runtime has ended
 //!    ◄─────────────── failed: reason ───         instead of any of these, or later
 //! ```
 //!

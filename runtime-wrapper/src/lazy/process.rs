@@ -78,8 +78,13 @@ struct Serving {
     record: Record,
     /// The restore is over, or has failed: it says nothing any more.
     restore_ended: bool,
+    /// The runtime has ended.
+    runtime_ended: bool,
+    /// Whom to kill is known, and the restore knows that.
+    served: bool,
     /// Where checkpoints ask; there once the container is known.
     door: Option<Door>,
+    init_known: bool,
     /// Init, until its end.
     init: Option<OwnedFd>,
     /// A test's, before which prefetching waits.
@@ -126,7 +131,10 @@ impl Serving {
                 guard,
                 record: Record::new(settings, begun),
                 restore_ended: false,
+                runtime_ended: false,
+                served: false,
                 door: None,
+                init_known: false,
                 init: None,
                 post,
             }),
@@ -155,6 +163,11 @@ impl Serving {
                 self.post.ledger.set_criu(criu.as_raw_fd());
             }
             match self.source.phase() {
+                // A runtime that has no use for us; nothing is missing then.
+                Phase::Restoring if self.runtime_ended && !self.source.was_asked() => {
+                    self.serves();
+                    return self.over(ExitCode::SUCCESS);
+                }
                 Phase::Restoring => {}
                 _ if !said_finished => {
                     said_finished = true;
@@ -162,7 +175,8 @@ impl Serving {
                     self.post.control.say(&json!({"say": "finished"}));
                 }
                 // The restore must be told before we go.
-                Phase::Complete if self.restore_ended || self.door.is_some() => {
+                Phase::Complete if self.restore_ended || self.init_known => {
+                    self.serves();
                     return self.complete();
                 }
                 _ => {}
@@ -245,15 +259,28 @@ impl Serving {
                     }
                 }
                 self.post.ledger.set_container(&message);
-                self.post.control.say(&json!({"say": "served"}));
-                if self.door.is_none() {
-                    // Without it a checkpoint would miss what is missing.
-                    self.source.hurry();
+                self.init_known = true;
+                match self.door {
+                    Some(_) => self.serves(),
+                    // A checkpoint would miss what is missing: so the restore
+                    // waits until nothing is.
+                    None => self.source.hurry(),
                 }
+            }
+            Ok(Some(message)) if text(&message, "say") == Some("ended") => {
+                self.runtime_ended = true;
             }
             Ok(Some(_)) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => self.restore_ended = true,
+        }
+    }
+
+    /// Lets the restore report success.
+    fn serves(&mut self) {
+        if !self.served {
+            self.served = true;
+            self.post.control.say(&json!({"say": "served"}));
         }
     }
 

@@ -147,6 +147,7 @@ impl Session {
         if self.finished {
             self.tell(&find);
         }
+        self.control.say(&json!({"say": "ended"}));
         while !self.served && self.failure.is_none() {
             match self.control.wait() {
                 Some(message) => self.take(&message, &find),

@@ -1,8 +1,8 @@
 //! Giving memory before it is asked for.
 //!
-//! Threads at the lowest priority take one frame after another: first what
-//! follows the last faults, then the rest of each address space in turn, in the
-//! order of addresses. Each decodes its frame with no lock held. There are as
+//! Threads take one frame after another: first what follows the last faults,
+//! then the rest of each address space in turn, in the order of addresses. Each
+//! decodes its frame at the lowest priority and with no lock held. There are as
 //! many as the settings allow, and all processors' worth once somebody waits for
 //! the end ([`Prefetch::hurry`]).
 
@@ -104,19 +104,20 @@ impl Shared {
     }
 
     fn work(&self) {
-        sys::lower_priority();
         sys::lower_disk_priority();
-        let mut low = true;
+        let thread = sys::thread_id();
+        let usual = sys::priority();
         let mut decoder = Decoder::default();
         let mut bytes = Vec::new();
         while let Some((space, frame, pieces)) = self.next() {
-            if low && self.hurried.load(Ordering::Relaxed) {
-                low = false;
-                sys::raise_priority(sys::thread_id(), 0);
+            // Whoever is held up with a lock in hand holds up who waits for a
+            // page: only what needs none has time.
+            if !self.hurried.load(Ordering::Relaxed) {
+                sys::lower_priority();
             }
-            let result = self
-                .decode(frame, &mut decoder, &mut bytes)
-                .and_then(|()| self.give(&space, frame, &pieces, &bytes));
+            let decoded = self.decode(frame, &mut decoder, &mut bytes);
+            sys::raise_priority(thread, usual);
+            let result = decoded.and_then(|()| self.give(&space, frame, &pieces, &bytes));
             space.release(frame);
             if let Err(failure) = result {
                 return self.fail(failure);

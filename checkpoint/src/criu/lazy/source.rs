@@ -143,6 +143,12 @@ impl Source {
         self.criu.as_ref().map(AsFd::as_fd)
     }
 
+    /// Whether CRIU has ever come.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.listener.is_none()
+    }
+
     /// How much is missing.
     #[must_use]
     pub fn missing(&self) -> u64 {
@@ -298,10 +304,9 @@ impl Source {
     fn answer(&mut self) -> Result<(), Failure> {
         self.retry = None;
         for mut fault in std::mem::take(&mut self.waiting) {
-            match self.serve(&fault.space, fault.address)? {
+            match self.serve(&fault)? {
                 Given::Bytes(count) => {
                     self.faulted_bytes += count;
-                    self.times.add(fault.since.elapsed());
                     continue;
                 }
                 Given::Gone => continue,
@@ -320,10 +325,15 @@ impl Source {
         Ok(())
     }
 
-    fn serve(&mut self, space: &Arc<Space>, address: u64) -> Result<Given, Failure> {
+    fn serve(&mut self, fault: &Waiting) -> Result<Given, Failure> {
+        let (space, address) = (&fault.space, fault.address);
         let shared = self.prefetch.shared.clone();
         let Some((frame, pieces)) = space.wanted(address, |file| shared.frame_size(file)) else {
-            return space.give_zeros(address);
+            let given = space.give_zeros(address)?;
+            if given == Given::Bytes(0) {
+                self.times.add(fault.since.elapsed());
+            }
+            return Ok(given);
         };
         if self.decoded != Some(frame) {
             self.decoded = None;
@@ -356,6 +366,7 @@ impl Source {
         // Another thread may have given it while this one decoded, or the
         // process has taken the mapping away.
         space.wake(address);
+        self.times.add(fault.since.elapsed());
         // What is beside it may not be registered before that.
         if settled {
             for piece in pieces {
