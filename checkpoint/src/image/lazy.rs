@@ -199,3 +199,134 @@ fn is_wiped_on_fork(vma: &Vma) -> bool {
     const MADV_WIPEONFORK: u32 = 18;
     vma.madv.unwrap_or_default() & (1 << MADV_WIPEONFORK) != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    const PAGE: u64 = 4096;
+
+    fn message(fields: &[(u8, u64)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for &(number, value) in fields {
+            bytes.push(number << 3);
+            let mut left = value;
+            while left >= 0x80 {
+                bytes.push(left as u8 | 0x80);
+                left >>= 7;
+            }
+            bytes.push(left as u8);
+        }
+        bytes
+    }
+
+    /// A pagemap of (first page, pages, flags) for pages file 1.
+    fn pagemap(runs: &[(u64, u64, u64)]) -> Vec<u8> {
+        let mut image = 0x5456_4319u32.to_le_bytes().to_vec();
+        image.extend(0x5608_4025u32.to_le_bytes());
+        let head = message(&[(1, 1)]);
+        let runs = runs.iter().map(|&(first, pages, flags)| {
+            message(&[(1, first * PAGE), (2, 0), (4, flags), (5, pages)])
+        });
+        for record in std::iter::once(head).chain(runs) {
+            image.extend((record.len() as u32).to_le_bytes());
+            image.extend(record);
+        }
+        image
+    }
+
+    fn vma(start: u64, end: u64, flags: u32) -> Vma {
+        Vma {
+            start: start * PAGE,
+            end: end * PAGE,
+            flags,
+            ..Vma::default()
+        }
+    }
+
+    fn read(image: &[u8], vmas: &[Vma]) -> Result<Vec<Run>, Fault> {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("pagemap-1.img");
+        fs::write(&path, image).expect("write");
+        let mut records = Records::open(&path)?;
+        runs(&mut records, vmas, PAGE, |id| (id == 1).then_some(3))
+    }
+
+    const PRIVATE: u32 = 0x22;
+    const PRESENT: u64 = 4;
+    const LAZY: u64 = 2;
+
+    #[test]
+    fn runs_are_cut_at_mappings_and_know_their_place() {
+        let mut wiped = vma(20, 30, PRIVATE);
+        wiped.madv = Some(1 << 18);
+        let vmas = [vma(10, 20, PRIVATE), wiped, vma(40, 50, PRIVATE | 1)];
+        let image = pagemap(&[
+            (12, 2, PRESENT),
+            (14, 10, PRESENT | LAZY),
+            (40, 4, 0),
+            (44, 2, PRESENT | LAZY),
+        ]);
+        let place = |start: u64, end: u64, offset: u64, wiped_on_fork| Run {
+            start: start * PAGE,
+            end: end * PAGE,
+            file: 3,
+            offset: offset * PAGE,
+            wiped_on_fork,
+        };
+        let expected = [
+            place(14, 20, 2, false),
+            place(20, 24, 8, true),
+            place(44, 46, 12, false),
+        ];
+        assert_eq!(read(&image, &vmas).expect("sound"), expected);
+    }
+
+    #[test]
+    fn what_could_not_be_given_is_refused() {
+        let vmas = [vma(10, 20, PRIVATE), vma(20, 30, PRIVATE | 0x2000)];
+        for runs in [
+            // Outside of every mapping, before one, beyond one, in a locked one.
+            vec![(50, 1, PRESENT | LAZY)],
+            vec![(8, 4, PRESENT | LAZY)],
+            vec![(28, 4, PRESENT | LAZY)],
+            vec![(18, 4, PRESENT | LAZY)],
+            // Not there; out of order; overlapping; beyond all addresses.
+            vec![(12, 1, LAZY)],
+            vec![(14, 1, PRESENT | LAZY), (12, 1, PRESENT | LAZY)],
+            vec![(12, 4, PRESENT | LAZY), (14, 1, PRESENT | LAZY)],
+            vec![(12, u64::MAX, PRESENT | LAZY)],
+            vec![(12, u64::MAX / PAGE, PRESENT)],
+        ] {
+            assert!(read(&pagemap(&runs), &vmas).is_err(), "{runs:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_panics_and_runs_ascend(
+            runs in prop::collection::vec((0..64u64, 0..9u64, 0..8u64), 0..8),
+            cut in 0..400usize,
+            at in 0..400usize,
+            value: u8,
+        ) {
+            let vmas = [vma(0, 32, PRIVATE), vma(32, 80, PRIVATE)];
+            let mut image = pagemap(&runs);
+            if let Ok(runs) = read(&image, &vmas) {
+                let pairs = runs.windows(2);
+                for pair in pairs {
+                    prop_assert!(pair[0].end <= pair[1].start);
+                    prop_assert!(pair[0].offset < pair[1].offset);
+                }
+            }
+            if let Some(byte) = image.get_mut(at) {
+                *byte = value;
+            }
+            let _ = read(&image, &vmas);
+            image.truncate(cut);
+            let _ = read(&image, &vmas);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 use std::{env, fs};
 
@@ -39,6 +39,7 @@ pub(crate) struct Settings<'a> {
 
 /// A page source, and how far it is.
 pub(crate) struct Session {
+    child: Child,
     control: Control,
     socket: PathBuf,
     finished: bool,
@@ -62,7 +63,7 @@ impl Session {
             .stdout(OwnedFd::from(listener))
             .stderr(Stdio::null());
         sys::set_apart(&mut command);
-        command.spawn()?;
+        let child = command.spawn()?;
         let (log, log_json) = settings.reporter.log();
         let absolute = |path: &Path| std::path::absolute(path);
         control.say(&json!({
@@ -76,6 +77,7 @@ impl Session {
             "gate": env::var(GATE).ok(),
         }));
         Ok(Self {
+            child,
             control,
             socket,
             finished: false,
@@ -134,7 +136,9 @@ impl Session {
         }
     }
 
+    /// The other end is closed: the source has ended, and its guard.
     fn lost(&mut self) {
+        let _ = self.child.wait();
         if !self.served {
             let lost = || "its page source is gone".to_owned();
             self.failure.get_or_insert_with(lost);
