@@ -88,7 +88,7 @@ pub struct Metrics {
 }
 
 impl Times {
-    pub(super) fn into_metrics(&self) -> Metrics {
+    pub(super) fn summary(&self) -> Metrics {
         Metrics {
             lazy_bytes: 0,
             faults: self.number,
@@ -119,11 +119,11 @@ mod tests {
     #[test]
     fn percentiles() {
         let mut times = Times::default();
-        assert_eq!(times.into_metrics().p99_fault, Duration::ZERO);
+        assert_eq!(times.summary().p99_fault, Duration::ZERO);
         for micros in 1..=1000 {
             times.add(Duration::from_micros(micros));
         }
-        let metrics = times.into_metrics();
+        let metrics = times.summary();
         assert_eq!(metrics.faults, 1000);
         assert_eq!(metrics.mean_fault, Duration::from_nanos(500_500));
         assert!((990..1024).contains(&metrics.p99_fault.as_micros()));

@@ -181,7 +181,7 @@ impl Source {
             lazy_bytes: self.lazy_bytes,
             faulted_bytes: self.faulted_bytes,
             prefetched_bytes: self.prefetch.shared.given.load(Ordering::Relaxed),
-            ..self.times.into_metrics()
+            ..self.times.summary()
         }
     }
 
