@@ -14,7 +14,9 @@ fn cycles() -> usize {
 
 /// Run, exec, checkpoint, delete, restore, ask, delete.
 fn one_life(run: Run) {
-    let container = run.workload(&["--memory", "2", "--children", "1"]).detach();
+    let container = run
+        .workload(&["--memory", "12", "--children", "1"])
+        .detach();
     container.exec(&["true"]).ok();
     let before = container.report();
     let image = container.checkpoint(&["--rw", "--image"]);

@@ -34,6 +34,14 @@ impl Reporter {
         (self.log.as_deref(), self.json)
     }
 
+    /// What the caller may want to know although it is nobody's fault: in the log
+    /// alone, or nowhere.
+    pub(crate) fn remark(&self, message: &dyn Display) {
+        if self.log.is_some() {
+            self.quiet_warning(message);
+        }
+    }
+
     /// What somebody may want to read afterwards, in the log alone.
     pub(crate) fn note(&self, message: &dyn Display) {
         if self.log.is_some() {

@@ -62,7 +62,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let images = request.image_path();
     refuse_stock_only(request, &images)?;
     let eager = |why: &str| {
-        reporter.quiet_warning(&format!(
+        reporter.remark(&format!(
             "container {} gets all of its memory before it runs: {why}",
             request.id
         ));

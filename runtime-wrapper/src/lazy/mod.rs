@@ -89,3 +89,57 @@ fn known(init: i32) -> Option<PathBuf> {
     let started = crate::process::started(init)?;
     Some(Path::new(KNOWN).join(format!("{init}-{started}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cedana_checkpoint::image::manifest::{Container, Cost, Entry, FORMAT, Kind, Machine};
+    use cedana_checkpoint::image::manifest::{Pages, Versions};
+    use std::collections::BTreeMap;
+
+    fn manifest(bytes: u64) -> Manifest {
+        let pages = Pages {
+            raw_size: bytes,
+            frame_size: 4096,
+            frames: 1,
+        };
+        Manifest {
+            format: FORMAT,
+            created: 0,
+            files: vec![Entry {
+                name: "pages-1.img.zst".to_owned(),
+                kind: Kind::Pages,
+                size: 1,
+                digest: String::new(),
+                pages: Some(pages),
+            }],
+            parent: None,
+            machine: Machine::default(),
+            versions: Versions::default(),
+            container: Container::default(),
+            options: BTreeMap::new(),
+            cost: Cost::default(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_lazy_is_eager_and_says_why() {
+        let config = Config::default();
+        let runtime = |name: &str| Runtime {
+            program: PathBuf::from(name),
+        };
+        let (runc, crun) = (runtime("/usr/bin/runc"), runtime("/usr/bin/crun"));
+        assert_eq!(wanted(&config, &runc, &manifest(SMALL - 1)), Ok(false));
+        assert_eq!(wanted(&config, &crun, &manifest(SMALL - 1)), Ok(false));
+        let why = wanted(&config, &crun, &manifest(SMALL)).expect_err("crun");
+        assert!(why.contains("crun"), "{why}");
+        let mut parts = manifest(SMALL);
+        parts.parent = Some("../before".to_owned());
+        let why = wanted(&config, &runc, &parts).expect_err("a parent");
+        assert!(why.contains("earlier checkpoint"), "{why}");
+        let eager = config
+            .with_annotations([("io.cedana.restore.mode", "eager")])
+            .expect("a setting");
+        assert_eq!(wanted(&eager, &crun, &manifest(1 << 40)), Ok(false));
+    }
+}
