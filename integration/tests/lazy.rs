@@ -290,6 +290,34 @@ fn without_its_page_source_it_is_killed_and_told_why() {
 }
 
 #[test]
+fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
+    let lazy = Lazy {
+        frozen: Frozen::of("unborn", &[], &FAMILY),
+        gate: Gate::closed(),
+    };
+    let runtime = cedana_integration::Gate::before("restore");
+    let program = format!(
+        "CEDANA_RUNTIME={} {}",
+        runtime.program().display(),
+        lazy.gate.program()
+    );
+    let output = std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| lazy.frozen.restore(&program, &lazy.frozen.images));
+        runtime.arrived();
+        lazy.kill("cedana-pages");
+        runtime.open();
+        restoring.join().unwrap_or_else(|_| panic!("the restore"))
+    });
+    let why = output.refused();
+    assert!(why.contains("page source was killed"), "{why}");
+    lazy.nothing_runs();
+    lazy.restore();
+    lazy.gate.open();
+    lazy.is_complete();
+    lazy.frozen.goes_on();
+}
+
+#[test]
 fn a_flipped_bit_kills_it_before_it_is_seen() {
     let lazy = Lazy::new("flipped", &FAMILY);
     lazy.frozen.end();

@@ -124,14 +124,24 @@ pub(crate) fn rename(name: &std::ffi::CStr) {
     }
 }
 
-/// Closes every descriptor but the standard ones.
+/// Closes every descriptor but the standard ones. To be called before anything of
+/// this process owns one.
 pub(crate) fn close_all_but_standard() -> io::Result<()> {
-    // SAFETY: close_range takes three numbers. To be called before anything of
-    // this process owns a descriptor.
-    match unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    // SAFETY: close_range takes three numbers, and nothing owns what it closes.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } == 0 {
+        return Ok(());
     }
+    // Before Linux 5.9. Listed first: the listing has a descriptor of its own,
+    // which is closed by then.
+    let listed: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect();
+    for entry in listed {
+        let number = entry?.file_name().to_str().and_then(|n| n.parse().ok());
+        if let Some(number) = number.filter(|number: &i32| *number > libc::STDERR_FILENO) {
+            // SAFETY: nothing owns it; closing what is closed is an error only.
+            let _ = unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
 }
 
 /// Makes a child outlive this process and know nothing of it: a session of its
