@@ -158,10 +158,8 @@ impl Games {
         let region = |number: u64| Region::new(nonce ^ (number << 56));
         let wiped = region(2)?;
         // SAFETY: it is this mapping's own length.
-        done(
-            unsafe { madvise(wiped.place(0), BYTES, MADV_WIPEONFORK) },
-            "wipe on fork",
-        )?;
+        let result = unsafe { madvise(wiped.place(0), BYTES, MADV_WIPEONFORK) };
+        done(result, "wipe on fork")?;
         Ok(Self {
             forked: region(1)?,
             wiped,
@@ -240,10 +238,8 @@ impl Games {
         let split = self.split;
         for page in (0..PAGES).step_by(3) {
             // SAFETY: the page is in the region, and only read from now on.
-            done(
-                unsafe { mprotect(split.place(page), PAGE, PROT_READ) },
-                "mprotect",
-            )?;
+            let result = unsafe { mprotect(split.place(page), PAGE, PROT_READ) };
+            done(result, "mprotect")?;
         }
         split.holds(everything.clone(), "split")?;
 
