@@ -171,7 +171,11 @@ fn checkpoint_to_path(container: &Container, images: &Images) {
     let image_path = images.0.display().to_string();
     if ctr_sends_flags() {
         let flags = ["task", "checkpoint", "--image-path", &image_path];
-        ctr_ok(&[&flags[..], &[container.id()]].concat());
+        let made = ctr_ok(&[&flags[..], &[container.id()]].concat());
+        // An image besides, for a runtime of another name than containerd's own.
+        if !made.trim().is_empty() {
+            drop(Image::named(made.trim()));
+        }
     } else {
         let options = CheckpointOptions {
             image_path,
@@ -192,23 +196,38 @@ fn checkpoint_to_path(container: &Container, images: &Images) {
     images.assert_complete();
 }
 
+/// Has a running task checkpointed, and looks that it goes on before that is
+/// done. Whoever asks for its state meanwhile, as a story beside this one does
+/// that lists all tasks, may have seen the pause, and then it lasts: so this can
+/// take more than one attempt.
+#[track_caller]
+fn goes_on_early(container: &Container, checkpoint: impl Fn()) {
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let events = Events::watch();
+        checkpoint();
+        events.expect(container.id(), "/tasks/checkpointed");
+        let topics = events.topics_of(container.id());
+        let at = |topic: &str| topics.iter().position(|seen| seen == topic);
+        let [paused, resumed, done] = ["paused", "resumed", "checkpointed"].map(at);
+        if paused.is_some() && paused < resumed && resumed < done {
+            return;
+        }
+        seen.push(topics);
+    }
+    panic!("it stood still until the end, each time: {seen:?}");
+}
+
 #[test]
 fn a_checkpoint_to_a_path_lets_the_task_go_on_while_it_is_stored() {
-    let events = Events::watch();
     let container = Run::new("early").workload(&MUCH).detach();
     let before = container.report();
-    let images = Images::new();
-    checkpoint_to_path(&container, &images);
-    events.expect(container.id(), "/tasks/checkpointed");
+    goes_on_early(&container, || {
+        checkpoint_to_path(&container, &Images::new())
+    });
     container
         .is("RUNNING")
         .unwrap_or_else(|status| panic!("it was running: {status}"));
-    let topics = events.topics_of(container.id());
-    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-    assert!(
-        topics.ends_with(&["paused", "resumed", "checkpointed"]),
-        "{topics:?}"
-    );
     container.report().continues(&before);
     // That pause and that resume are over: the next ones count again.
     ctr_ok(&["task", "pause", container.id()]);
@@ -219,17 +238,9 @@ fn a_checkpoint_to_a_path_lets_the_task_go_on_while_it_is_stored() {
 
 #[test]
 fn a_checkpoint_of_a_container_lets_the_task_go_on_while_it_is_packed() {
-    let events = Events::watch();
     let container = Run::new("packed").workload(&MUCH).detach();
     let before = container.report();
-    let _image = container.checkpoint(&["--rw"]);
-    events.expect(container.id(), "/tasks/checkpointed");
-    let topics = events.topics_of(container.id());
-    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
-    assert!(
-        topics.ends_with(&["paused", "resumed", "checkpointed"]),
-        "{topics:?}"
-    );
+    goes_on_early(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
 }
 
