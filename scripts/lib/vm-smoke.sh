@@ -103,11 +103,11 @@ pass
 if [[ $RUNTIME != io.containerd.runc.v2 ]]; then
   # Soft-dirty tracking, which this takes, is missing where the other tests run.
   step='a checkpoint leaves to its pre-dump what has not changed since, and is restored'
-  runtime=(cedana-runc --root /run/containerd/runc/default)
+  program=(cedana-runc --root /run/containerd/runc/default)
   ctr run -d --runtime "$RUNTIME" "$busybox" life sh -c "$counter"
   until_true counts_beyond life 5
-  "${runtime[@]}" checkpoint --pre-dump --image-path /var/tmp/pre --work-path /var/tmp/pre.work life
-  "${runtime[@]}" checkpoint --leave-running --parent-path ../pre \
+  "${program[@]}" checkpoint --pre-dump --image-path /var/tmp/pre --work-path /var/tmp/pre.work life
+  "${program[@]}" checkpoint --leave-running --parent-path ../pre \
     --image-path /var/tmp/last --work-path /var/tmp/last.work life
   before=$(count life)
   remove life
