@@ -89,6 +89,8 @@ def one(runtime, mib):
 
 
 def main():
+    # A long run that is cut short has been of use.
+    sys.stdout.reconfigure(line_buffering=True)
     results = {"rounds": ROUNDS}
     print(f"{'median':<36} {'stock':>9} {'ours':>9} {'':<4} {'ratio':>6}")
     for mib in SIZES:
