@@ -292,19 +292,25 @@ struct Caller {
 impl Caller {
     #[track_caller]
     fn start(subnet: u8, flags: &[&str]) -> Self {
+        Self::running(ECHOED, echo(), subnet, flags)
+    }
+
+    /// A program that is told an address and a port of the machine's.
+    #[track_caller]
+    fn running(program: &str, port: u16, subnet: u8, flags: &[&str]) -> Self {
         let label = "caller";
         // Docker gives addresses that are asked for only in such a subnet.
         let prefix = format!("10.213.{subnet}");
         let subnet = format!("{prefix}.0/24");
         let network = Network::with(label, &["--subnet", &subnet]);
         // Everywhere, because the address is there only with a container.
-        let port = echo().to_string();
+        let port = port.to_string();
         let gateway = format!("{prefix}.1");
         let container = Run::new(label)
             .image(WORK)
             .flags(&["--network", network.name()])
             .flags(flags)
-            .command(&["python3", "-c", ECHOED, &gateway, &port])
+            .command(&["python3", "-c", program, &gateway, &port])
             .start();
         let caller = Self { container, network };
         caller.hears(0);
@@ -353,6 +359,66 @@ fn a_connection_to_the_outside_is_kept_where_the_address_is_there() {
         caller.container.freeze(round);
         caller.container.thaw(round);
         caller.hears(heard + 10);
+    }
+}
+
+/// A client in a container with many connections: it says how many bytes have
+/// come at least over each, or that one has ended.
+const LISTENED: &str = "
+import os, selectors, socket, sys, time
+def say(what):
+    with open('/out/draft', 'w') as f: f.write(what)
+    os.rename('/out/draft', '/out/said')
+s = selectors.DefaultSelector()
+heard = {}
+for _ in range(64):
+    c = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+    heard[c] = 0
+    s.register(c, selectors.EVENT_READ)
+try:
+    while True:
+        for key, _ in s.select():
+            came = key.fileobj.recv(4096)
+            if not came: raise OSError('end')
+            heard[key.fileobj] += len(came)
+        say('echo %d' % min(heard.values()))
+except OSError as e:
+    say('lost: %s' % e)
+while True: time.sleep(1)";
+
+/// A server of the machine's that speaks without being asked: each connection
+/// at another pace.
+fn speaker() -> u16 {
+    let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for (i, stream) in (0..).zip(listener.incoming().map_while(Result::ok)) {
+            thread::spawn(move || {
+                let pace = Duration::from_millis(50 + 13 * i);
+                let mut stream = stream;
+                while stream.write_all(b"x").is_ok() {
+                    thread::sleep(pace);
+                }
+            });
+        }
+    });
+    port
+}
+
+/// What a peer repeats because nobody acknowledges it would reach a network
+/// without a connection, which answers with a reset, if nothing kept it away
+/// until the connection is there.
+#[test]
+fn connections_are_kept_whose_peers_go_on_speaking() {
+    if no_restore_here() {
+        return;
+    }
+    let caller = Caller::running(LISTENED, speaker(), 6, &[]);
+    for round in ["one", "two", "three"] {
+        let heard = caller.hears(0);
+        caller.container.freeze(round);
+        caller.container.thaw(round);
+        caller.hears(heard + 3);
     }
 }
 

@@ -76,7 +76,8 @@ const PROGRESS_FD: &str = "progress-fd";
 /// names none.
 const NETNS: &str = "netns";
 
-/// Makes a network namespace and holds it until stdin ends; see [`crate::netns`].
+/// Makes a network namespace and holds it until stdin ends, see [`crate::netns`];
+/// what may follow is the checkpoint that is going to be restored there.
 const HOLD_NETNS: &str = "--cedana-hold-netns";
 
 /// What `inspect` shows if it is not a checkpoint.
@@ -87,8 +88,8 @@ const RESTORES: &str = "--restores";
 pub(crate) enum Invocation {
     /// Say our own version.
     OwnVersion,
-    /// Make a network namespace and hold it.
-    HoldNetns,
+    /// Make a network namespace and hold it, for this checkpoint.
+    HoldNetns(Option<PathBuf>),
     /// Serve the memory of a container that is being restored.
     ServePages,
     /// Show what earlier restores took.
@@ -373,12 +374,14 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
         if only == OWN_VERSION {
             return Ok(Invocation::OwnVersion);
         }
-        if only == HOLD_NETNS {
-            return Ok(Invocation::HoldNetns);
-        }
         if only == crate::lazy::FLAG {
             return Ok(Invocation::ServePages);
         }
+    }
+    if let Some((first, rest)) = args.split_first()
+        && first == HOLD_NETNS
+    {
+        return Ok(Invocation::HoldNetns(rest.first().map(PathBuf::from)));
     }
     let globals = globals(args);
     let (before, rest) = args.split_at(globals.before_verb);

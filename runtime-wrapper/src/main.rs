@@ -28,6 +28,7 @@ mod inspect;
 mod kept_log;
 mod lazy;
 mod netns;
+mod network_lock;
 mod packed;
 mod process;
 mod progress;
@@ -60,7 +61,10 @@ fn main() -> ExitCode {
             println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Ok(Invocation::HoldNetns) => netns::hold().map_err(Into::into),
+        Ok(Invocation::HoldNetns(images)) => {
+            netns::hold(|netns| images.map(|images| restore::lock_network(&images, netns)))
+                .map_err(Into::into)
+        }
         Ok(Invocation::ServePages) => return lazy::serve(),
         Ok(Invocation::Restores { json }) => lazy::show(json),
         Ok(Invocation::PassThrough) => runtime::exec(&args)

@@ -36,21 +36,23 @@ pub(crate) enum Error {
     Tell(io::Error),
 }
 
-/// Moves this process into a fresh network namespace with loopback on, says so
-/// by a line on stdout, and stays until stdin ends: it does when whoever started
-/// us wants it or dies.
+/// Moves this process into a fresh network namespace with loopback on, prepares
+/// that, says so by a line on stdout, and stays until stdin ends: it does when
+/// whoever started us wants it or dies. What was prepared is dropped then.
 ///
 /// # Errors
 /// The namespace can't be made, or nobody is there to be told.
-pub(crate) fn hold() -> Result<ExitCode, Error> {
+pub(crate) fn hold<T>(prepare: impl FnOnce(&Path) -> T) -> Result<ExitCode, Error> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Unshare(errno.into()))?;
     loopback_up().map_err(Error::Loopback)?;
+    let prepared = prepare(Path::new("/proc/self/ns/net"));
     let mut out = io::stdout().lock();
     out.write_all(b"ready\n")
         .and_then(|()| out.flush())
         .map_err(Error::Tell)?;
     // Nobody sends anything; an error is an end, too.
     let _ = io::stdin().lock().read(&mut [0]);
+    drop(prepared);
     Ok(ExitCode::SUCCESS)
 }
 

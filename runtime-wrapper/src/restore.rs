@@ -9,7 +9,6 @@
 //!
 //! The checkpoint itself is only read: a restore can be tried again.
 
-mod hush;
 pub(crate) mod tcp;
 
 use std::ffi::{OsStr, OsString};
@@ -33,13 +32,13 @@ use crate::criu::{self, ConfigFile, Log};
 use crate::error::{Error, LogNote};
 use crate::lazy::{self, Session};
 use crate::netns::{self, Netns};
+use crate::network_lock::NetworkLock;
 use crate::report::Reporter;
 use crate::runtime::{Runtime, unmount_left_root};
 use crate::settle;
 use crate::shown::Shown;
 use crate::state::Container;
 use crate::sys;
-use hush::Hush;
 use tcp::{Connections, Target};
 
 /// Brings a checkpoint back.
@@ -91,14 +90,14 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let open = tcp::connections(&images).map_err(refused)?;
     let target = target(&bundle, network, netns);
     let mut connections = tcp::decide(config.restore.tcp, &open, &target).map_err(refused)?;
-    let hush = match (connections, netns) {
-        (Connections::Keep | Connections::Try, Some(netns)) => Hush::begin(netns, &open)
-            .map_err(|error| {
-                reporter.quiet_warning(&format!(
-                    "connections through translated addresses may be lost: {error}"
-                ));
-            })
-            .ok(),
+    let network_lock = match (connections, network) {
+        (Connections::Keep | Connections::Try, Network::External) => {
+            NetworkLock::begin(netns.unwrap_or(bundle.netns_path()), &open)
+                .map_err(|error| {
+                    reporter.quiet_warning(&format!("connections may be lost: {error}"));
+                })
+                .ok()
+        }
         _ => None,
     };
     let lent = bundle.lend(netns).map_err(in_bundle)?;
@@ -159,7 +158,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         }
         connections = Connections::Close;
     };
-    drop(hush);
+    drop(network_lock);
     drop(lent);
     let damage = shown.end();
 
@@ -205,6 +204,14 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         }
     }
     Ok(exit_code(outcome.status))
+}
+
+/// Locks the connections of a checkpoint in the network namespace that it is
+/// going to be restored into, which has no addresses yet. None where that can't
+/// be done: the restore tries it again and says why.
+pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
+    let open = tcp::connections(images).ok()?;
+    NetworkLock::begin(netns, &open).ok()
 }
 
 /// Refuses what needs the page files as CRIU wrote them: a page daemon of the

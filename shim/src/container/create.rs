@@ -5,7 +5,7 @@
 //! the two, so the root is mounted either way.)
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
@@ -128,8 +128,8 @@ impl Container {
         if let Some(rootfs) = &self.rootfs {
             rootfs::mount(request.rootfs, rootfs.clone()).await?;
         }
-        if self.restore_from.is_some() {
-            if let Err(e) = self.prepare_restore(spec).await {
+        if let Some(checkpoint) = &self.restore_from {
+            if let Err(e) = self.prepare_restore(spec, checkpoint).await {
                 self.unmount().await;
                 return Err(e);
             }
@@ -159,10 +159,10 @@ impl Container {
         }
     }
 
-    async fn prepare_restore(self: &Arc<Self>, spec: &Spec) -> Result<()> {
+    async fn prepare_restore(self: &Arc<Self>, spec: &Spec, checkpoint: &Path) -> Result<()> {
         spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id)?;
         if spec.wants_network_namespace() {
-            self.hold_network_namespace().await?;
+            self.hold_network_namespace(checkpoint).await?;
         }
         *lock(&self.held_fifos) = hold_fifos(&self.init.stdio);
         Ok(())

@@ -5,7 +5,8 @@
 //! task, through /proc/PID/ns/net of the PID that Create answered, and starts it
 //! then. A task that is created from a checkpoint has no process yet, so there
 //! is a stand-in: `cedana-runc --cedana-hold-netns`, which makes the namespace,
-//! brings loopback up and waits for its stdin to end.
+//! brings loopback up, keeps the checkpoint's connections and their peers apart,
+//! and waits for its stdin to end.
 //!
 //! ```text
 //! Create ─▶ holder ─▶ answer its PID ─▶ (engine: interfaces, addresses, routes)
@@ -17,7 +18,7 @@
 //! kernel kills it. By the time it ends after a restore, the container itself
 //! holds the namespace.
 
-use std::{os::fd::OwnedFd, process::Command, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc};
 
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
@@ -40,7 +41,7 @@ pub(super) struct Holder {
 
 impl Holder {
     /// Starts one and waits until its namespace is there.
-    async fn start(reaper: &Reaper) -> Result<(Self, Exit)> {
+    async fn start(reaper: &Reaper, checkpoint: &Path) -> Result<(Self, Exit)> {
         let program = wrapper_path();
         let failed = |why: String| {
             Error::Runtime(format!(
@@ -49,7 +50,7 @@ impl Holder {
             ))
         };
         let mut command = Command::new(&program);
-        command.arg("--cedana-hold-netns");
+        command.arg("--cedana-hold-netns").arg(checkpoint);
         let stderr = keep_stderr(&mut command)?;
         let (theirs, stdin) = new_pipe()?;
         command.stdin(theirs);
@@ -87,8 +88,8 @@ impl Container {
     ///
     /// # Errors
     /// The namespace can't be made.
-    pub(super) async fn hold_network_namespace(self: &Arc<Self>) -> Result<()> {
-        let (holder, exit) = Holder::start(&self.host.reaper).await?;
+    pub(super) async fn hold_network_namespace(self: &Arc<Self>, checkpoint: &Path) -> Result<()> {
+        let (holder, exit) = Holder::start(&self.host.reaper, checkpoint).await?;
         self.init.set_pid(holder.pid);
         *lock(&self.holder) = Some(holder);
         let container = self.clone();
