@@ -196,6 +196,27 @@ fn memory_that_nobody_asks_for_comes_too() {
 }
 
 #[test]
+fn what_was_asked_for_comes_first_the_next_time() {
+    let lazy = Lazy::new("again-and-again", &FAMILY);
+    // By faults alone.
+    lazy.frozen.is_intact();
+    lazy.is_complete();
+    assert_eq!(lazy.record()["expected_bytes"], 0);
+    lazy.frozen.end();
+    lazy.restore();
+    lazy.gate.open();
+    lazy.is_complete();
+    // Nobody asks this time, or hardly: nearly all of it is expected.
+    let record = lazy.record();
+    let number = |key: &str| record[key].as_u64().unwrap_or_default();
+    assert!(
+        number("expected_bytes") > number("lazy_bytes") / 2,
+        "{record}"
+    );
+    lazy.frozen.goes_on();
+}
+
+#[test]
 fn programs_do_with_their_memory_what_they_like() {
     let games = ["--memory", "16", "--games", "--threads", "2"];
     let lazy = Lazy::new("games", &games);

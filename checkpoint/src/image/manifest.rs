@@ -291,6 +291,18 @@ pub fn is_pages(name: &str) -> bool {
         .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// A name for the checkpoint in `dir` that no other has: its manifest's digest.
+///
+/// # Errors
+/// There is no manifest, or it can't be read.
+pub fn fingerprint(dir: &Path) -> io::Result<String> {
+    let mut text = Vec::new();
+    File::open(dir.join(NAME))?
+        .take(MAX_BYTES)
+        .read_to_end(&mut text)?;
+    Ok(blake3::hash(&text).to_hex().to_string())
+}
+
 impl Manifest {
     /// The manifest of the checkpoint in `dir`; nothing if there is none, which
     /// means that a stock runtime took the checkpoint.

@@ -37,6 +37,7 @@ mod ledger;
 mod process;
 mod record;
 mod session;
+mod touched;
 
 use std::path::{Path, PathBuf};
 

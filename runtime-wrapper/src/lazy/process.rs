@@ -34,6 +34,7 @@ use super::door::Door;
 use super::guard::{self, Post};
 use super::ledger::{self, Ledger};
 use super::record::Record;
+use super::touched::Touched;
 use crate::sys;
 
 /// Serves a container's memory until it has all of it.
@@ -75,6 +76,7 @@ struct Serving {
     post: Post,
     guard: OwnedFd,
     source: Source,
+    touched: Option<Touched>,
     record: Record,
     /// The restore is over, or has failed: it says nothing any more.
     restore_ended: bool,
@@ -117,7 +119,7 @@ impl Serving {
         let ledger = post.ledger.clone();
         let about_to_run = Box::new(move || ledger.set_phase(ledger::Phase::Running));
         match open(settings, listener, about_to_run) {
-            Ok(mut source) => Ok(Self {
+            Ok((mut source, touched)) => Ok(Self {
                 gate: text(settings, "gate").and_then(|path| {
                     source.hold_prefetch();
                     let flags = nix::libc::O_NONBLOCK;
@@ -128,6 +130,7 @@ impl Serving {
                         .ok()
                 }),
                 source,
+                touched,
                 guard,
                 record: Record::new(settings, begun),
                 restore_ended: false,
@@ -300,10 +303,14 @@ impl Serving {
         std::process::exit(1);
     }
 
-    fn complete(self) -> ExitCode {
+    fn complete(mut self) -> ExitCode {
         let metrics = self.source.metrics();
         let line = self.record.write(&metrics, None);
         self.post.mourners.note(&line);
+        if let Some(touched) = self.touched.take() {
+            // Without it the next restore is as this one was.
+            let _ = touched.add(self.source.touches());
+        }
         self.over(ExitCode::SUCCESS)
     }
 
@@ -316,12 +323,12 @@ impl Serving {
     }
 }
 
-/// Opens the checkpoint.
+/// Opens the checkpoint, and what is known of its restores.
 fn open(
     settings: &Value,
     listener: UnixListener,
     about_to_run: Box<dyn FnMut()>,
-) -> Result<Source, String> {
+) -> Result<(Source, Option<Touched>), String> {
     let dir = Path::new(text(settings, "images").unwrap_or_default());
     let page = sysconf(SysconfVar::PAGE_SIZE)
         .ok()
@@ -333,6 +340,11 @@ fn open(
     let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
     let memory =
         Memory::open(dir, &manifest, page).map_err(|error: image::Error| error.to_string())?;
-    Source::new(memory, listener, page, threads as usize, about_to_run)
-        .map_err(|error| format!("cannot start a page source: {error}"))
+    let mut source = Source::new(memory, listener, page, threads as usize, about_to_run)
+        .map_err(|error| format!("cannot start a page source: {error}"))?;
+    let touched = Touched::of(dir);
+    if let Some(touched) = &touched {
+        source.expect(touched.earlier());
+    }
+    Ok((source, touched))
 }

@@ -73,6 +73,7 @@ impl Record {
             "fault_max_us": micros(metrics.max_fault),
             "faulted_bytes": metrics.faulted_bytes,
             "prefetched_bytes": metrics.prefetched_bytes,
+            "expected_bytes": metrics.expected_bytes,
         });
         // What can't be noted has happened all the same.
         let _ = append(Path::new(DIR), &record);

@@ -85,6 +85,9 @@ pub struct Metrics {
     pub faulted_bytes: u64,
     /// Given before a process asked.
     pub prefetched_bytes: u64,
+    /// As much of that as came first because earlier restores had been asked
+    /// for it ([`super::Touches`]).
+    pub expected_bytes: u64,
 }
 
 impl Times {
@@ -97,6 +100,7 @@ impl Times {
             max_fault: self.percentile(100),
             faulted_bytes: 0,
             prefetched_bytes: 0,
+            expected_bytes: 0,
         }
     }
 }

@@ -31,11 +31,13 @@ mod prefetch;
 mod protocol;
 mod source;
 mod space;
+mod touches;
 mod uffd;
 
 pub use metrics::Metrics;
 pub use protocol::ends_with_last_word;
 pub use source::{Phase, Source};
+pub use touches::{MAX_BYTES as MAX_TOUCHES_BYTES, Touches};
 pub use uffd::available;
 
 /// The name of the socket, in CRIU's working directory.

@@ -1,12 +1,13 @@
 //! Giving memory before it is asked for.
 //!
-//! Threads take one frame after another: first what follows the last faults,
-//! then the rest of each address space in turn, in the order of addresses. Each
-//! decodes its frame at the lowest priority and with no lock held. There are as
+//! Threads take one frame after another: first what an earlier restore had to be
+//! asked for ([`Touches`]), then what follows the last faults, then the rest of
+//! each address space in turn, in the order of addresses. Each decodes its frame at the lowest priority and with no lock held. There are as
 //! many as the settings allow, and all processors' worth once somebody waits for
 //! the end ([`Prefetch::hurry`]).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -17,6 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Failure;
 use super::pending::{Frame, Piece};
 use super::space::{Given, Space};
+use super::touches::{BLOCK, Touches};
 use crate::image::pages::{Decoder, Reader};
 use crate::sys;
 
@@ -33,12 +35,74 @@ pub(super) const ATTEMPTS: u32 = 500;
 #[derive(Default)]
 struct Queue {
     spaces: Vec<Arc<Space>>,
+    /// Processes and addresses.
+    expected: VecDeque<(i32, u64)>,
     hints: VecDeque<(Arc<Space>, u64)>,
     /// Whose turn it is.
     turn: usize,
     begun: bool,
     ended: bool,
     failure: Option<Failure>,
+}
+
+/// A frame to decode, and whom it is for.
+struct Task {
+    space: Arc<Space>,
+    frame: Frame,
+    pieces: Vec<Piece>,
+    /// An earlier restore had to be asked for it.
+    is_expected: bool,
+}
+
+impl Task {
+    fn claim(
+        space: &Arc<Space>,
+        within: Option<Range<u64>>,
+        size: impl Fn(u32) -> u64,
+    ) -> Option<Self> {
+        let (frame, pieces) = space.claim(within, size)?;
+        Some(Self {
+            space: space.clone(),
+            frame,
+            pieces,
+            is_expected: false,
+        })
+    }
+}
+
+impl Queue {
+    fn expected(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+        while let Some((pid, address)) = self.expected.pop_front() {
+            let block = address..address.saturating_add(BLOCK);
+            let mut spaces = self.spaces.iter();
+            let space = spaces.find(|space| space.pid() == Some(pid));
+            let task = space.and_then(|space| Task::claim(space, Some(block), &size));
+            if let Some(task) = task {
+                return Some(Task {
+                    is_expected: true,
+                    ..task
+                });
+            }
+        }
+        None
+    }
+
+    fn hinted(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+        while let Some((space, address)) = self.hints.pop_back() {
+            let task = Task::claim(&space, Some(address..u64::MAX), &size);
+            if task.is_some() {
+                return task;
+            }
+        }
+        None
+    }
+
+    fn in_turn(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+        (0..self.spaces.len()).find_map(|_| {
+            self.turn = (self.turn + 1) % self.spaces.len();
+            Task::claim(&self.spaces[self.turn], None, &size)
+        })
+    }
 }
 
 /// What the threads share with the source.
@@ -50,6 +114,8 @@ pub(super) struct Shared {
     /// Tells the source that a space is done, or of a failure.
     pub(super) news: EventFd,
     pub(super) given: AtomicU64,
+    /// As much of that as an earlier restore had to be asked for.
+    pub(super) expected: AtomicU64,
     hurried: AtomicBool,
 }
 
@@ -75,7 +141,7 @@ impl Shared {
     }
 
     /// The next frame to decode; waits for one. Nothing at the end.
-    fn next(&self) -> Option<(Arc<Space>, Frame, Vec<Piece>)> {
+    fn next(&self) -> Option<Task> {
         let size = |file| self.frame_size(file);
         let mut queue = self.queue();
         loop {
@@ -83,17 +149,10 @@ impl Shared {
                 return None;
             }
             if queue.begun {
-                while let Some((space, address)) = queue.hints.pop_back() {
-                    if let Some((frame, pieces)) = space.claim(Some(address), size) {
-                        return Some((space, frame, pieces));
-                    }
-                }
-                for _ in 0..queue.spaces.len() {
-                    queue.turn = (queue.turn + 1) % queue.spaces.len();
-                    let space = queue.spaces[queue.turn].clone();
-                    if let Some((frame, pieces)) = space.claim(None, size) {
-                        return Some((space, frame, pieces));
-                    }
+                let task = queue.expected(size);
+                let task = task.or_else(|| queue.hinted(size));
+                if let Some(task) = task.or_else(|| queue.in_turn(size)) {
+                    return Some(task);
                 }
             }
             queue = self
@@ -109,20 +168,20 @@ impl Shared {
         let usual = sys::priority();
         let mut decoder = Decoder::default();
         let mut bytes = Vec::new();
-        while let Some((space, frame, pieces)) = self.next() {
+        while let Some(task) = self.next() {
             // Whoever is held up with a lock in hand holds up who waits for a
             // page: only what needs none has time.
             if !self.hurried.load(Ordering::Relaxed) {
                 sys::lower_priority();
             }
-            let decoded = self.decode(frame, &mut decoder, &mut bytes);
+            let decoded = self.decode(task.frame, &mut decoder, &mut bytes);
             sys::raise_priority(thread, usual);
-            let result = decoded.and_then(|()| self.give(&space, frame, &pieces, &bytes));
-            space.release(frame);
+            let result = decoded.and_then(|()| self.give(&task, &bytes));
+            task.space.release(task.frame);
             if let Err(failure) = result {
                 return self.fail(failure);
             }
-            if space.is_done() {
+            if task.space.is_done() {
                 self.tell();
             }
             // Who found all that was left claimed looks again.
@@ -147,20 +206,17 @@ impl Shared {
         &bytes[start..start + (piece.end - piece.start) as usize]
     }
 
-    fn give(
-        &self,
-        space: &Space,
-        frame: Frame,
-        pieces: &[Piece],
-        bytes: &[u8],
-    ) -> Result<(), Failure> {
+    fn give(&self, task: &Task, bytes: &[u8]) -> Result<(), Failure> {
         let mut attempts = 0;
-        for &piece in pieces {
-            let bytes = self.bytes_of(frame, piece, bytes);
+        for &piece in &task.pieces {
+            let bytes = self.bytes_of(task.frame, piece, bytes);
             loop {
-                match space.give(frame.file, piece, bytes, true)? {
+                match task.space.give(task.frame.file, piece, bytes, true)? {
                     Given::Bytes(count) => {
                         self.given.fetch_add(count, Ordering::Relaxed);
+                        if task.is_expected {
+                            self.expected.fetch_add(count, Ordering::Relaxed);
+                        }
                         break;
                     }
                     Given::Gone => return Ok(()),
@@ -196,6 +252,7 @@ impl Prefetch {
                 work: Condvar::new(),
                 news: EventFd::from_value_and_flags(0, flags)?,
                 given: AtomicU64::new(0),
+                expected: AtomicU64::new(0),
                 hurried: AtomicBool::new(false),
             }),
             threads: Vec::new(),
@@ -211,6 +268,11 @@ impl Prefetch {
             self.threads.push(thread);
         }
         Ok(())
+    }
+
+    /// Says what will be asked for first.
+    pub(super) fn expect(&self, touches: &Touches) {
+        self.shared.queue().expected = touches.in_order().collect();
     }
 
     /// Lets them begin.

@@ -4,6 +4,8 @@
 //! never waits. When to call it is told by its descriptor (an epoll) and by
 //! [`Source::timeout`].
 
+mod answer;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,23 +20,20 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
 
-use super::pending::{Frame, Pending, Piece};
-use super::prefetch::{ATTEMPTS, NO_ROOM, Prefetch};
+use super::pending::{Frame, Pending};
+use super::prefetch::Prefetch;
 use super::protocol::{self, Said};
-use super::space::{Given, Space};
-use super::{Failure, Metrics, metrics};
+use super::space::Space;
+use super::{Failure, Metrics, Touches, metrics};
 use crate::image::lazy::{Memory, Run};
 use crate::image::pages::Decoder;
+use answer::Waiting;
 
 /// What the epoll tells of; spaces count from here.
 const LISTENER: u64 = 0;
 const CRIU: u64 = 1;
 const NEWS: u64 = 2;
 const FIRST_SPACE: u64 = 3;
-
-/// How much is given at once to who waits: as much as the kernel reads ahead of
-/// a fault on a file.
-const FIRST: u64 = 64 << 10;
 
 /// How many descriptors are looked at in one step.
 const EVENTS: usize = 64;
@@ -50,15 +49,6 @@ pub enum Phase {
     Complete,
 }
 
-/// A page that somebody waits for.
-struct Waiting {
-    space: Arc<Space>,
-    address: u64,
-    since: Instant,
-    /// How often there was no room for it.
-    refused: u32,
-}
-
 /// See the module's documentation.
 pub struct Source {
     epoll: Epoll,
@@ -71,6 +61,9 @@ pub struct Source {
     /// When the first of them may be tried again.
     retry: Option<Duration>,
     phase: Phase,
+    /// When the processes were set going.
+    running_since: Option<Instant>,
+    touches: Touches,
     about_to_run: Box<dyn FnMut()>,
     prefetch: Prefetch,
     held: bool,
@@ -115,6 +108,8 @@ impl Source {
             waiting: VecDeque::new(),
             retry: None,
             phase: Phase::Restoring,
+            running_since: None,
+            touches: Touches::default(),
             about_to_run,
             prefetch,
             held: false,
@@ -158,6 +153,17 @@ impl Source {
         self.spaces.values().map(|space| space.missing()).sum()
     }
 
+    /// Says what will be asked for first: it comes first.
+    pub fn expect(&mut self, touches: &Touches) {
+        self.prefetch.expect(touches);
+    }
+
+    /// What was asked for first, so far.
+    #[must_use]
+    pub fn touches(&self) -> &Touches {
+        &self.touches
+    }
+
     /// Gives only what is asked for, until [`Self::begin_prefetch`].
     pub fn hold_prefetch(&mut self) {
         self.held = true;
@@ -184,6 +190,7 @@ impl Source {
             lazy_bytes: self.lazy_bytes,
             faulted_bytes: self.faulted_bytes,
             prefetched_bytes: self.prefetch.shared.given.load(Ordering::Relaxed),
+            expected_bytes: self.prefetch.shared.expected.load(Ordering::Relaxed),
             ..self.times.summary()
         }
     }
@@ -255,11 +262,12 @@ impl Source {
             Said::Task { pid, uffd } => {
                 let runs = self.processes.remove(&pid);
                 let runs = runs.ok_or(Failure::UnknownProcess { pid })?;
-                let space = Space::new(uffd, Pending::new(&runs), self.page);
+                let space = Space::new(Some(pid), uffd, Pending::new(&runs), self.page);
                 self.add(space.map_err(Failure::system("userfaultfd"))?)?;
             }
             Said::Finished => {
                 self.phase = Phase::Running;
+                self.running_since = Some(Instant::now());
                 if !self.held {
                     self.prefetch.begin();
                 }
@@ -305,85 +313,6 @@ impl Source {
             self.add(child)?;
         }
         Ok(())
-    }
-
-    /// Gives what is waited for.
-    fn answer(&mut self) -> Result<(), Failure> {
-        self.retry = None;
-        for mut fault in std::mem::take(&mut self.waiting) {
-            match self.serve(&fault)? {
-                Given::Bytes(count) => {
-                    self.faulted_bytes += count;
-                    continue;
-                }
-                Given::Gone => continue,
-                // The event has come in by the next step.
-                Given::Busy => self.retry = Some(Duration::from_millis(1)),
-                Given::NoRoom => {
-                    fault.refused += 1;
-                    if fault.refused > ATTEMPTS {
-                        return Err(Failure::NoRoom);
-                    }
-                    self.retry.get_or_insert(NO_ROOM);
-                }
-            }
-            self.waiting.push_back(fault);
-        }
-        Ok(())
-    }
-
-    fn serve(&mut self, fault: &Waiting) -> Result<Given, Failure> {
-        let (space, address) = (&fault.space, fault.address);
-        let shared = self.prefetch.shared.clone();
-        let Some((frame, pieces)) = space.wanted(address, |file| shared.frame_size(file)) else {
-            let given = space.give_zeros(address)?;
-            if given == Given::Bytes(0) {
-                self.times.add(fault.since.elapsed());
-            }
-            return Ok(given);
-        };
-        if self.decoded != Some(frame) {
-            self.decoded = None;
-            shared.decode(frame, &mut self.decoder, &mut self.bytes)?;
-            self.decoded = Some(frame);
-        }
-        let settled = self.phase != Phase::Restoring;
-        let mut given = 0;
-        let mut give = |piece: Piece| -> Result<Given, Failure> {
-            let bytes = shared.bytes_of(frame, piece, &self.bytes);
-            let result = space.give(frame.file, piece, bytes, settled)?;
-            if let Given::Bytes(count) = result {
-                given += count;
-            }
-            Ok(result)
-        };
-        let Some(&own) = pieces.first() else {
-            return Ok(Given::Busy);
-        };
-        // What is waited for comes first.
-        let first = Piece {
-            start: address,
-            end: own.end.min(address + FIRST),
-            offset: own.offset + (address - own.start),
-        };
-        match give(first)? {
-            Given::Bytes(_) => {}
-            other => return Ok(other),
-        }
-        // Another thread may have given it while this one decoded, or the
-        // process has taken the mapping away.
-        space.wake(address);
-        self.times.add(fault.since.elapsed());
-        // What is beside it may not be registered before that.
-        if settled {
-            for piece in pieces {
-                if !matches!(give(piece)?, Given::Bytes(_)) {
-                    break;
-                }
-            }
-            self.prefetch.hint(space.clone(), own.end);
-        }
-        Ok(Given::Bytes(given))
     }
 
     /// Lets go of address spaces that lack nothing.

@@ -43,6 +43,8 @@ struct State {
 
 /// See the module's documentation.
 pub(super) struct Space {
+    /// The process's number in the checkpoint; a forked child's has none.
+    pid: Option<i32>,
     uffd: Uffd,
     gate: RwLock<()>,
     state: Mutex<State>,
@@ -59,8 +61,14 @@ pub(super) struct Seen {
 }
 
 impl Space {
-    pub(super) fn new(fd: OwnedFd, pending: Pending, page: u64) -> io::Result<Self> {
+    pub(super) fn new(
+        pid: Option<i32>,
+        fd: OwnedFd,
+        pending: Pending,
+        page: u64,
+    ) -> io::Result<Self> {
         Ok(Self {
+            pid,
             uffd: Uffd::new(fd)?,
             gate: RwLock::new(()),
             state: Mutex::new(State {
@@ -71,6 +79,10 @@ impl Space {
             }),
             page,
         })
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,7 +115,7 @@ impl Space {
                 Event::Remove { start, end } => state.pending.remove(start..end),
                 Event::Remap { from, to, length } => state.pending.remap(from, to, length),
                 Event::Fork(fd) => {
-                    let child = Self::new(fd, state.pending.forked(), self.page)?;
+                    let child = Self::new(None, fd, state.pending.forked(), self.page)?;
                     seen.children.push(child);
                 }
             }
@@ -120,22 +132,23 @@ impl Space {
         self.state().pending.around(address, frame_size)
     }
 
-    /// The same for what is to be decoded ahead: at or after an address, or else
+    /// The same for what is to be decoded ahead: the first of a range, or else
     /// where that goes on. Nobody else gets it until [`Self::release`].
     pub(super) fn claim(
         &self,
-        from: Option<u64>,
+        within: Option<Range<u64>>,
         frame_size: impl Fn(u32) -> u64,
     ) -> Option<(Frame, Vec<Piece>)> {
         let mut state = self.state();
         if state.gone {
             return None;
         }
-        let mut at = from.unwrap_or(state.cursor);
-        // A hint is for one place; the walk begins anew at the end.
-        let mut again = from.is_none() && at > 0;
+        let mut at = within.as_ref().map_or(state.cursor, |range| range.start);
+        let end = within.as_ref().map_or(u64::MAX, |range| range.end);
+        // A range is for one place; the walk begins anew at the end.
+        let mut again = within.is_none() && at > 0;
         loop {
-            let Some(address) = state.pending.next(at) else {
+            let Some(address) = state.pending.next(at).filter(|at| *at < end) else {
                 if !again {
                     return None;
                 }
@@ -147,12 +160,12 @@ impl Space {
             let end = pieces.first()?.end;
             if !state.claimed.contains(&frame) {
                 state.claimed.push(frame);
-                if from.is_none() {
+                if within.is_none() {
                     state.cursor = end;
                 }
                 return Some((frame, pieces));
             }
-            if from.is_some() {
+            if within.is_some() {
                 return None;
             }
             at = end;

@@ -1,0 +1,180 @@
+//! What processes touched first after a restore, and when.
+//!
+//! A program that is restored from one checkpoint again does much the same each
+//! time. What a restore had to be asked for, the next one can have ready: in the
+//! order of the times at which it was missed. What came before it was asked for
+//! leaves no trace; so the touches of all restores so far are kept together,
+//! each with its earliest time.
+//!
+//! They only ever change the order in which memory comes: wrong ones cost time
+//! and nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The grain of addresses: the stretch that is given at once to who waits, a
+/// part of a frame.
+pub(super) const BLOCK: u64 = 64 << 10;
+
+/// How many are kept. Most frames are larger than a block: enough for the first
+/// gigabytes that a program touches.
+const MOST: usize = 32 << 10;
+
+/// The longest text that is read: MOST of the largest numbers.
+pub const MAX_BYTES: u64 = 2 << 20;
+
+/// The format of the text.
+const FORMAT: u32 = 1;
+
+/// Touches by process, as numbered in the checkpoint, and block; milliseconds
+/// after the processes were set going.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touches(BTreeMap<(i32, u64), u32>);
+
+#[derive(Serialize, Deserialize)]
+struct Text {
+    format: u32,
+    /// Process, address of the block, milliseconds.
+    touches: Vec<(i32, u64, u32)>,
+}
+
+impl Touches {
+    /// Those that were written down. None if that was another version's, or is
+    /// no such text.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        match serde_json::from_slice::<Text>(text) {
+            Ok(Text {
+                format: FORMAT,
+                touches,
+            }) if touches.len() <= MOST => {
+                let mut all = Self::default();
+                for (pid, address, after) in touches {
+                    all.insert(pid, address, after);
+                }
+                all
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// The text that [`Self::parse`] reads, in order.
+    #[must_use]
+    pub fn render(&self) -> Vec<u8> {
+        let text = Text {
+            format: FORMAT,
+            touches: self.sorted(),
+        };
+        serde_json::to_vec(&text).unwrap_or_default()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds those of another restore, and drops the last ones if they are too
+    /// many.
+    pub fn merge(&mut self, other: &Self) {
+        for (&(pid, address), &after) in &other.0 {
+            self.insert(pid, address, after);
+        }
+        if self.0.len() > MOST {
+            let first = self.sorted().into_iter().take(MOST);
+            self.0 = first.map(|(pid, at, after)| ((pid, at), after)).collect();
+        }
+    }
+
+    pub(super) fn add(&mut self, pid: i32, address: u64, after: Duration) {
+        let after = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+        if self.0.len() < MOST {
+            self.insert(pid, address, after);
+        }
+    }
+
+    fn insert(&mut self, pid: i32, address: u64, after: u32) {
+        let block = address & !(BLOCK - 1);
+        self.0
+            .entry((pid, block))
+            .and_modify(|earliest| *earliest = after.min(*earliest))
+            .or_insert(after);
+    }
+
+    /// Process and block, the earliest first.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (i32, u64)> {
+        self.sorted().into_iter().map(|(pid, at, _)| (pid, at))
+    }
+
+    fn sorted(&self) -> Vec<(i32, u64, u32)> {
+        let all = self.0.iter();
+        let mut all: Vec<_> = all
+            .map(|(&(pid, address), &after)| (pid, address, after))
+            .collect();
+        all.sort_by_key(|&(pid, address, after)| (after, pid, address));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn touches(all: &[(i32, u64, u64)]) -> Touches {
+        let mut touches = Touches::default();
+        for &(pid, block, millis) in all {
+            touches.add(pid, block * BLOCK + 4096, Duration::from_millis(millis));
+        }
+        touches
+    }
+
+    #[test]
+    fn the_earliest_come_first_whichever_restore_saw_them() {
+        let mut all = touches(&[(1, 9, 30), (1, 3, 10), (2, 3, 20)]);
+        all.merge(&touches(&[(1, 9, 5), (1, 3, 40), (7, 0, 15)]));
+        let order: Vec<_> = all.in_order().collect();
+        let expected = [(1, 9), (1, 3), (7, 0), (2, 3)];
+        assert_eq!(order, expected.map(|(pid, block)| (pid, block * BLOCK)));
+    }
+
+    #[test]
+    fn the_last_are_dropped_when_they_are_too_many() {
+        let many: Vec<_> = (0..MOST as u64).map(|n| (1, n, n + 1)).collect();
+        let mut all = touches(&many);
+        all.merge(&touches(&[(2, 0, 0)]));
+        let order: Vec<_> = all.in_order().collect();
+        assert_eq!(order.len(), MOST);
+        assert_eq!(order[0], (2, 0));
+        assert_eq!(order[MOST - 1].1, (MOST as u64 - 2) * BLOCK);
+        assert!(all.render().len() as u64 <= MAX_BYTES);
+        assert_eq!(Touches::parse(&all.render()), all);
+    }
+
+    #[test]
+    fn what_is_no_such_text_is_none() {
+        for text in ["", "{}", "[]", r#"{"format":2,"touches":[[1,0,0]]}"#] {
+            assert!(Touches::parse(text.as_bytes()).is_empty(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_can_be_read(
+            all in prop::collection::vec((any::<i32>(), 0..1u64 << 47, any::<u32>()), 0..50),
+        ) {
+            let mut touches = Touches::default();
+            for (pid, address, after) in all {
+                touches.insert(pid, address, after);
+            }
+            prop_assert_eq!(Touches::parse(&touches.render()), touches);
+        }
+
+        #[test]
+        fn anything_can_be_read(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Touches::parse(&text);
+        }
+    }
+}
