@@ -264,23 +264,29 @@ except OSError as e:
     say('lost: %s' % e)
 while True: time.sleep(1)";
 
-/// A server of the machine's that echoes, for as long as the test runs.
-fn echo() -> u16 {
+/// A server of the machine's, for as long as the test runs: what it does with
+/// each connection, by its number.
+fn server(talk: fn(u64, TcpStream)) -> u16 {
     let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let mut byte = [0];
-                while stream
-                    .read_exact(&mut byte)
-                    .and_then(|()| stream.write_all(&byte))
-                    .is_ok()
-                {}
-            });
+        for (number, stream) in (0..).zip(listener.incoming().map_while(Result::ok)) {
+            thread::spawn(move || talk(number, stream));
         }
     });
     port
+}
+
+/// One that echoes.
+fn echo() -> u16 {
+    server(|_, mut stream| {
+        let mut byte = [0];
+        while stream
+            .read_exact(&mut byte)
+            .and_then(|()| stream.write_all(&byte))
+            .is_ok()
+        {}
+    })
 }
 
 /// A container with a connection to the machine, and what it needs.
@@ -386,23 +392,15 @@ except OSError as e:
     say('lost: %s' % e)
 while True: time.sleep(1)";
 
-/// A server of the machine's that speaks without being asked: each connection
-/// at another pace.
+/// One that speaks without being asked: over each connection at another pace, so
+/// that what is repeated comes at all times.
 fn speaker() -> u16 {
-    let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    thread::spawn(move || {
-        for (i, stream) in (0..).zip(listener.incoming().map_while(Result::ok)) {
-            thread::spawn(move || {
-                let pace = Duration::from_millis(50 + 13 * i);
-                let mut stream = stream;
-                while stream.write_all(b"x").is_ok() {
-                    thread::sleep(pace);
-                }
-            });
+    server(|number, mut stream| {
+        let pace = Duration::from_millis(50 + 13 * number);
+        while stream.write_all(b"x").is_ok() {
+            thread::sleep(pace);
         }
-    });
-    port
+    })
 }
 
 /// What a peer repeats because nobody acknowledges it would reach a network

@@ -378,10 +378,12 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
             return Ok(Invocation::ServePages);
         }
     }
-    if let Some((first, rest)) = args.split_first()
-        && first == HOLD_NETNS
-    {
-        return Ok(Invocation::HoldNetns(rest.first().map(PathBuf::from)));
+    match args {
+        [hold] if hold == HOLD_NETNS => return Ok(Invocation::HoldNetns(None)),
+        [hold, images] if hold == HOLD_NETNS => {
+            return Ok(Invocation::HoldNetns(Some(images.into())));
+        }
+        _ => {}
     }
     let globals = globals(args);
     let (before, rest) = args.split_at(globals.before_verb);

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::LogNote;
+use crate::prune::prune;
 
 /// The most that is kept of one log: its end, where the failure is. With the
 /// default of a hundred logs the directory stays below 400 MiB at the worst.
@@ -23,7 +24,7 @@ pub(crate) fn keep(dir: &Path, keep: usize, id: &str, verb: &str, log: &Path) ->
     match copy(dir, id, verb, log) {
         Ok(path) => {
             // Too many logs are no reason to hide this failure's cause.
-            let _ = prune(dir, keep);
+            let _ = prune(dir, keep, is_ours);
             LogNote::Kept(path)
         }
         Err(error) => LogNote::NotKept {
@@ -67,28 +68,6 @@ fn copy(dir: &Path, id: &str, verb: &str, log: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
-}
-
-/// Removes the oldest of our logs. Other files in the directory are not ours.
-fn prune(dir: &Path, keep: usize) -> io::Result<()> {
-    let mut logs = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = is_ours(&name);
-        if ours && entry.file_type()?.is_file() {
-            logs.push((entry.metadata()?.modified()?, entry.path()));
-        }
-    }
-    logs.sort();
-    let surplus = logs.len().saturating_sub(keep);
-    for (_, path) in logs.into_iter().take(surplus) {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Whether a name ends as ours do: `-VERB-20260102T030405.678Z`, maybe `-2`, and

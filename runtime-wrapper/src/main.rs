@@ -32,6 +32,7 @@ mod network_lock;
 mod packed;
 mod process;
 mod progress;
+mod prune;
 mod report;
 mod restore;
 mod runtime;

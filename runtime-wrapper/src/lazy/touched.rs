@@ -9,11 +9,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use cedana_checkpoint::criu::lazy::{MAX_TOUCHES_BYTES, Touches};
 use cedana_checkpoint::image::manifest;
 use tempfile::NamedTempFile;
+
+use crate::prune::prune;
 
 const DIR: &str = "/var/lib/cedana/touched";
 
@@ -68,25 +69,10 @@ impl Touched {
         file.persist(&self.path)?;
         match known {
             true => Ok(()),
-            false => prune(dir, KEPT),
+            // All of it is ours: the draft of a killed writer, too.
+            false => prune(dir, KEPT, |_| true),
         }
     }
-}
-
-/// Removes all but the newest.
-fn prune(dir: &Path, keep: usize) -> io::Result<()> {
-    let mut files: Vec<_> = fs::read_dir(dir)?
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let changed = entry.metadata().ok()?.modified().ok()?;
-            Some((changed, entry.path()))
-        })
-        .collect();
-    files.sort_by_key(|(changed, _): &(SystemTime, _)| std::cmp::Reverse(*changed));
-    for (_, path) in files.iter().skip(keep) {
-        fs::remove_file(path)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -116,18 +102,5 @@ mod tests {
         // Another checkpoint's are its own.
         fs::write(images.path().join(manifest::NAME), "two").expect("a manifest");
         assert!(of().earlier().is_empty());
-    }
-
-    #[test]
-    fn the_oldest_go() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        for number in 0..5u64 {
-            let file = File::create(dir.path().join(number.to_string())).expect("a file");
-            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number);
-            file.set_modified(at).expect("a time");
-        }
-        prune(dir.path(), 2).expect("pruned");
-        let left = |name: &str| dir.path().join(name).exists();
-        assert!(left("3") && left("4") && !left("0") && !left("2"));
     }
 }

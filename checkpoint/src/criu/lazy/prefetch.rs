@@ -2,9 +2,10 @@
 //!
 //! Threads take one frame after another: first what an earlier restore had to be
 //! asked for ([`Touches`]), then what follows the last faults, then the rest of
-//! each address space in turn, in the order of addresses. Each decodes its frame at the lowest priority and with no lock held. There are as
-//! many as the settings allow, and all processors' worth once somebody waits for
-//! the end ([`Prefetch::hurry`]).
+//! each address space in turn, in the order of addresses. Each decodes its frame
+//! at the lowest priority and with no lock held. There are as many as the
+//! settings allow, and all processors' worth once somebody waits for the end
+//! ([`Prefetch::hurry`]).
 
 use std::collections::VecDeque;
 use std::ops::Range;

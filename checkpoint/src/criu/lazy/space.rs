@@ -144,11 +144,11 @@ impl Space {
             return None;
         }
         let mut at = within.as_ref().map_or(state.cursor, |range| range.start);
-        let end = within.as_ref().map_or(u64::MAX, |range| range.end);
+        let limit = within.as_ref().map_or(u64::MAX, |range| range.end);
         // A range is for one place; the walk begins anew at the end.
         let mut again = within.is_none() && at > 0;
         loop {
-            let Some(address) = state.pending.next(at).filter(|at| *at < end) else {
+            let Some(address) = state.pending.next(at).filter(|at| *at < limit) else {
                 if !again {
                     return None;
                 }

@@ -61,10 +61,6 @@ impl Source {
             self.decoded = Some(frame);
         }
         let settled = self.phase != Phase::Restoring;
-        if let (Some(pid), Some(since)) = (space.pid(), self.running_since) {
-            self.touches
-                .add(pid, address, fault.since.duration_since(since));
-        }
         let mut given = 0;
         let mut give = |piece: Piece| -> Result<Given, Failure> {
             let bytes = shared.bytes_of(frame, piece, &self.bytes);
@@ -99,6 +95,11 @@ impl Source {
                 }
             }
             self.prefetch.hint(space.clone(), own.end);
+        }
+        // Nobody waits for this.
+        if let (Some(pid), Some(since)) = (space.pid(), self.running_since) {
+            self.touches
+                .add(pid, address, fault.since.duration_since(since));
         }
         Ok(Given::Bytes(given))
     }
