@@ -28,6 +28,7 @@ pub const WORK: &str = "work";
 /// Whether a restored container runs on after its next checkpoint by type.
 const LEAVE_RUNNING: &str = "io.cedana.checkpoint.leave_running=true";
 
+const CONTAINERD_TOML: &str = "/etc/containerd/config.toml";
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// The runtime under test, as daemon.json names it.
@@ -477,6 +478,15 @@ impl Dockerd {
         self.start("dockerd");
     }
 
+    /// Restarts containerd with these settings in place of none.
+    #[track_caller]
+    pub fn with_containerds(&self, settings: &str) {
+        fs::create_dir_all("/etc/containerd").expect("mkdir");
+        fs::write(CONTAINERD_TOML, settings).unwrap_or_else(|e| panic!("{CONTAINERD_TOML}: {e}"));
+        self.end("stop", "containerd");
+        self.start("containerd");
+    }
+
     /// Ends `engine` with SIGTERM (`stop`) or SIGKILL (`kill`).
     #[track_caller]
     pub fn end(&self, how: &str, engine: &str) {
@@ -501,6 +511,9 @@ impl Drop for Dockerd {
         if changed {
             self.write(&self.settings);
             command("engine", &["stop", "dockerd"]);
+        }
+        if fs::remove_file(CONTAINERD_TOML).is_ok() {
+            command("engine", &["stop", "containerd"]);
         }
         // A story that failed may have left an engine down.
         for (engine, socket) in [

@@ -379,6 +379,29 @@ fn the_machines_settings_say_whether_containers_run_on() {
     container.report().continues(&before);
 }
 
+/// Docker drops what containerd keeps of a checkpoint, and containerd collects it
+/// later: the next checkpoint must not come in between.
+#[test]
+fn checkpoints_may_follow_one_another_at_once() {
+    let engines = Dockerd::alone();
+    if no_restore_here() {
+        return;
+    }
+    // Collections are 5 ms / pause_threshold apart.
+    engines.with_containerds(
+        "version = 2\n[plugins.'io.containerd.gc.v1.scheduler']\npause_threshold = 0.002\n",
+    );
+    let container = Run::new("series").workload(&HELD).start();
+    let before = container.report();
+    let settings = Settings::write("[checkpoint]\nleave_running = true\n");
+    container.checkpoint_running("one").ok();
+    container.checkpoint_running("two").ok();
+    drop(settings);
+    container.freeze("three");
+    container.thaw("three");
+    container.report().continues(&before);
+}
+
 #[test]
 fn a_restore_can_be_interrupted_and_repeated_many_times() {
     let _alone = Dockerd::alone();

@@ -15,6 +15,7 @@
 mod storing;
 
 use std::collections::HashMap;
+use std::io;
 use std::process::ExitCode;
 use std::thread;
 
@@ -26,6 +27,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::cgroup::{Cgroup, Version};
 use crate::child::{self, Keep, Next, Question, Signals};
 use crate::cli::Request;
+use crate::collected;
 use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
 use crate::error::Error;
@@ -72,6 +74,18 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         id: request.id.clone(),
         source,
     })?;
+
+    if let Err(error) = collected::wait(request, &container, &signals) {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Err(Error::Interrupted {
+                id: request.id.clone(),
+            });
+        }
+        reporter.warning(&format!(
+            "containerd may refuse to store the checkpoint of container {}: what it keeps of the one before can't be watched: {error}",
+            request.id
+        ));
+    }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
     if let Some(cgroup) = &cgroup {

@@ -37,6 +37,14 @@ pub(crate) fn cannot_restore(request: &Request) -> Option<u32> {
     version(&String::from_utf8_lossy(&output.stdout)).filter(|version| *version >= FIRST)
 }
 
+/// Whether Docker asks: containerd's shim, and ours, keep a runtime's state by
+/// containerd's namespace, which is Docker's unless `containerd-namespace` in
+/// daemon.json names another.
+pub(crate) fn asks(request: &Request) -> bool {
+    let root = request.globals.root.as_deref();
+    root.is_some_and(|root| root.ends_with("moby") || is_dockers(root))
+}
+
 /// Docker has runtimes given by path keep their state in
 /// `<exec-root>/runtime-<name>/<namespace>` (`daemon/runtime_unix.go`).
 fn is_dockers(root: &Path) -> bool {

@@ -94,6 +94,8 @@ pub(crate) enum Error {
         id: String,
         source: crate::lazy::Incomplete,
     },
+    #[error("cannot checkpoint container {id}: interrupted before it began")]
+    Interrupted { id: String },
     #[error("cannot read the records of restores: {0}")]
     Restores(io::Error),
     #[error("--progress-fd {fd} is not open for us to write to: {source}")]

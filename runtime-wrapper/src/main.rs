@@ -20,6 +20,7 @@ mod cgroup;
 mod checkpoint;
 mod child;
 mod cli;
+mod collected;
 mod criu;
 mod docker;
 mod error;
