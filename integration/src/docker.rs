@@ -263,6 +263,15 @@ impl Container {
         eventually("the container has ended", || self.is("exited"));
     }
 
+    /// Forgets that the workload was ready, so that [`Self::ready`] waits for the one
+    /// that is to be started in its place. (A signal that comes before a container's
+    /// init has a handler for it is lost.)
+    #[track_caller]
+    pub fn not_ready(&self) {
+        let path = self.out().join("workload.ready");
+        fs::remove_file(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    }
+
     /// Waits for a workload of this name to have set itself up.
     #[track_caller]
     pub fn ready(&self, name: &str) {

@@ -56,7 +56,9 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
         let deleted = ctr(&["task", "delete", container.id()]);
         assert!(deleted.stderr.contains("exit code 22"), "{deleted}");
     }
+    container.not_ready();
     ctr_ok(&["task", "start", "--detach", container.id()]);
+    container.ready("workload");
     container.report().intact();
 }
 
@@ -89,7 +91,9 @@ fn a_killed_shim_is_cleaned_up_after() {
         Some(status) => Err(format!("{status:?}")),
     });
     // The name is free again.
+    container.not_ready();
     ctr_ok(&["task", "start", "--detach", "--null-io", container.id()]);
+    container.ready("workload");
     container.report().intact();
     drop(container);
     drop(events);

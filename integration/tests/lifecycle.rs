@@ -54,7 +54,9 @@ fn a_container_runs_again_after_its_task_was_deleted() {
     let container = Run::new("again").workload(&[]).detach();
     let first = container.report();
     container.end_task();
+    container.not_ready();
     ctr_ok(&["task", "start", "--detach", container.id()]);
+    container.ready("workload");
     assert_ne!(container.report().nonce(), first.nonce());
 }
 
