@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use cedana_integration::docker::{Container, Network, Run, WORK, docker_ok, no_restore_here};
-use cedana_integration::eventually;
+use cedana_integration::{Output, command, eventually};
 
 /// Answers with the connection's number and how many requests came over it.
 ///
@@ -442,18 +442,43 @@ fn a_connection_is_closed_if_the_user_wants_that() {
     caller.loses_its_connection();
 }
 
+/// Nothing is sent to an address, as long as this lives: whoever else has it for
+/// a while would answer what a peer repeats with a reset.
+struct Silence(String);
+
+impl Silence {
+    #[track_caller]
+    fn towards(address: String) -> Self {
+        Self::rule("--insert", &address).ok();
+        Self(address)
+    }
+
+    fn rule(verb: &str, address: &str) -> Output {
+        let rule = [verb, "OUTPUT", "--destination", address, "--jump", "DROP"];
+        command("iptables", &[&["--wait"], &rule[..]].concat())
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        Self::rule("--delete", &self.0);
+    }
+}
+
 #[test]
 fn a_connection_that_must_be_kept_and_cannot_is_a_reason_not_to_restore() {
     if no_restore_here() {
         return;
     }
     let caller = Caller::start(4, &["--annotation", "io.cedana.restore.tcp=keep"]);
+    let silence = Silence::towards(caller.container.address());
     let thief = caller.freeze_and_lose_the_address();
     let reason = caller.container.restore("cp").refused();
     assert!(reason.contains("address"), "{reason}");
     // Nothing is lost: with the address back, so is the connection.
     let heard = caller.hears(0);
     drop(thief);
+    drop(silence);
     caller.container.thaw("cp");
     caller.hears(heard + 10);
 }
