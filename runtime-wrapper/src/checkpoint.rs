@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use cedana_checkpoint::criu::DumpOptions;
+use cedana_checkpoint::criu::follow::Expected;
 use cedana_checkpoint::image::inspect::dump_cost;
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
@@ -34,7 +35,7 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
 use crate::packed;
-use crate::process::{Stat, netns_inode};
+use crate::process::{Stat, memory, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
@@ -116,6 +117,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         &kind,
         // An end that can't be held up would come before the rest is stored.
         kind.whole && (gate.is_some() || !kind.ends),
+        cgroup.as_ref().map(expected),
         progress.observer(),
     )?;
     let paths = storing.paths(request);
@@ -237,6 +239,15 @@ impl Dump {
             lazy,
             ends: !pre_dump && !lazy && !request.has("leave-running"),
         }
+    }
+}
+
+/// What CRIU is going to write.
+fn expected(cgroup: &Cgroup) -> Expected {
+    let processes = cgroup.processes();
+    Expected {
+        bytes: processes.iter().filter_map(|pid| memory(*pid)).sum(),
+        processes: processes.len(),
     }
 }
 

@@ -44,6 +44,23 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// What of a process's memory has no file, in bytes, in memory or swapped out: about
+/// what a dump takes of it.
+pub(crate) fn memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    memory_in(&status)
+}
+
+fn memory_in(status: &str) -> Option<u64> {
+    let kib = |field: &str| -> Option<u64> {
+        let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+        value.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    // Zombies have none of them (proc_pid_status(5)).
+    let sum = ["RssAnon:", "RssShmem:", "VmSwap:"].map(kib);
+    Some(sum.into_iter().sum::<Option<u64>>()?.saturating_mul(1024))
+}
+
 /// Inode of a process' network namespace.
 pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -72,6 +89,14 @@ mod tests {
     }
 
     #[test]
+    fn memory_without_a_file() {
+        let status =
+            "Name:\tx\nRssAnon:\t     100 kB\nRssFile:\t7 kB\nRssShmem:\t 20 kB\nVmSwap:\t 3 kB\n";
+        assert_eq!(memory_in(status), Some(123 << 10));
+        assert_eq!(memory_in("Name:\tzombie\n"), None);
+    }
+
+    #[test]
     fn ourselves() {
         let stat = Stat::read(std::process::id().cast_signed()).expect("alive");
         assert_eq!(
@@ -84,6 +109,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC{0,60}") {
             let _ = Stat::parse(&text);
+            let _ = memory_in(&text);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use cedana_checkpoint::criu::Version;
-use cedana_checkpoint::criu::follow::{self, Followed, Follower};
+use cedana_checkpoint::criu::follow::{self, Expected, Followed, Follower};
 use cedana_checkpoint::image::inspect::DumpCost;
 use cedana_checkpoint::image::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
 use cedana_checkpoint::image::pages::Compression;
@@ -94,6 +94,7 @@ impl<'a> Storing<'a> {
         config: &Config,
         dump: &Dump,
         follow: bool,
+        expected: Option<Expected>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let dir = request.image_path();
@@ -112,6 +113,7 @@ impl<'a> Storing<'a> {
                     compression: compression(config),
                     memory: config.checkpoint.memory,
                     flush: durability == Durability::Disk,
+                    expected,
                 };
                 let follower = Follower::start(store.place(), options, Arc::clone(&observer));
                 Some(follower.map_err(|source| in_follower(request, source))?)

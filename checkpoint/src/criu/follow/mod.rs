@@ -13,7 +13,7 @@
 //!              ▲        └─ worker ─ read, compress ─┴──────────► pages-N.img.zst
 //!              └─────────── punch hole ◄── written ──┘                │
 //! watcher: which files there are, how long, which closed              ▼
-//!                                                     flusher: to disk, early
+//!                                               disk: past the page cache, early
 //! ```
 //!
 //! **The watcher** ([`watch`]) waits for the directory's events and, while a
@@ -22,7 +22,7 @@
 //! the piece whose turn it is writes it, and those that are ready after it; no
 //! worker waits for another, unless so many pieces are ready that the memory
 //! setting leaves no room for one more.
-//! **The flusher** ([`flush`]) keeps the disk busy with what is written.
+//! **The disk's thread** ([`disk`]) keeps the disk busy with what is written.
 //!
 //! While CRIU runs the workers have the lowest priority: one core is busy with
 //! CRIU and the application's own part in the dump, and the application waits
@@ -39,7 +39,8 @@
 //! CRIU dies, the follower is dropped, and with it stops; what it wrote is
 //! removed with the directory.
 
-mod flush;
+mod disk;
+mod memory;
 mod watch;
 mod work;
 
@@ -53,7 +54,9 @@ use crate::image::pages::{Compression, FRAME};
 use crate::progress::Observer;
 use crate::sys;
 
-use flush::Flusher;
+use disk::Disk;
+pub use memory::Expected;
+use memory::Memory;
 use watch::Watcher;
 use work::Shared;
 
@@ -67,6 +70,8 @@ pub struct Options {
     pub memory: u64,
     /// Whether the disk is given what is stored at once: it will be synced.
     pub flush: bool,
+    /// What CRIU is going to write, if that is known.
+    pub expected: Option<Expected>,
 }
 
 /// Why page images could not be stored.
@@ -130,8 +135,10 @@ pub struct Followed {
 pub struct Follower {
     shared: Arc<Shared>,
     watcher: Watcher,
+    /// CRIU's files, where they are in memory.
+    memory: Option<Arc<Memory>>,
     workers: Vec<JoinHandle<()>>,
-    flusher: Option<Flusher>,
+    disk: Option<Disk>,
 }
 
 /// Workers' pieces are at most this long: long enough that taking one and
@@ -149,27 +156,45 @@ impl Follower {
     /// # Errors
     /// The directory can't be watched, or no thread be started.
     pub fn start(dir: &Path, options: Options, observer: Arc<Observer>) -> Result<Self, Error> {
+        let memory = match options.compression {
+            // They stay where CRIU writes them.
+            Compression::None => None,
+            Compression::Zstd { .. } => options
+                .expected
+                .and_then(|expected| Memory::for_images(dir, expected))
+                .map(Arc::new),
+        };
+        Self::with(dir, options, memory, observer)
+    }
+
+    fn with(
+        dir: &Path,
+        options: Options,
+        memory: Option<Arc<Memory>>,
+        observer: Arc<Observer>,
+    ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (flusher, queue) = match options.flush {
-            true => {
-                let (flusher, queue) = Flusher::start().map_err(Error::Start)?;
-                (Some(flusher), Some(queue))
-            }
-            false => (None, None),
+        // With little memory all of it is for the workers.
+        let direct = options.flush && options.memory >= 4 * disk::MEMORY;
+        let buffers = options.memory - if direct { disk::MEMORY } else { 0 };
+        let disk = match options.flush {
+            true => Some(Disk::start(direct).map_err(Error::Start)?),
+            false => None,
         };
         let shared = Arc::new(Shared::new(
             dir,
             options.compression,
-            Share::of(options.memory, cores),
-            queue,
+            Share::of(buffers, cores),
+            disk.as_ref().map(Disk::queue),
             observer,
         ));
-        let watcher = Watcher::start(dir, &shared)?;
+        let watcher = Watcher::start(dir, memory.clone(), &shared)?;
         let mut follower = Self {
             shared,
             watcher,
+            memory,
             workers: Vec::new(),
-            flusher,
+            disk,
         };
         follower.employ(true)?;
         Ok(follower)
@@ -187,12 +212,11 @@ impl Follower {
         }
         self.shared.tell();
         self.join();
-        // Without its queue the flusher ends once it has done what is in it.
-        self.shared.close_queue();
-        if let Some(flusher) = self.flusher.take() {
-            flusher.join();
-        }
-        self.shared.take()
+        // What the disk met is why others failed.
+        self.disk.take().map_or(Ok(()), Disk::join)?;
+        let followed = self.shared.take();
+        self.memory = None;
+        followed
     }
 
     fn employ(&mut self, low: bool) -> Result<(), Error> {
@@ -221,9 +245,9 @@ impl Drop for Follower {
         self.shared.stop();
         self.watcher.end();
         self.join();
-        self.shared.close_queue();
-        if let Some(flusher) = self.flusher.take() {
-            flusher.join();
+        if let Some(disk) = self.disk.take() {
+            // Whatever it met: nobody wants it any more.
+            let _ = disk.join();
         }
     }
 }

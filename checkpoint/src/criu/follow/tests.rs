@@ -15,12 +15,20 @@ const ZSTD: Options = Options {
     compression: Compression::Zstd { level: 1 },
     memory: 16 << 20,
     flush: true,
+    expected: None,
 };
 
 const NONE: Options = Options {
     compression: Compression::None,
     memory: 16 << 20,
     flush: true,
+    expected: None,
+};
+
+/// With memory for going past the page cache.
+const DIRECT: Options = Options {
+    memory: 128 << 20,
+    ..ZSTD
 };
 
 fn start(dir: &Path, options: Options) -> Follower {
@@ -107,6 +115,56 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
     assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
     let reader = Reader::open(&path, entry.hash()).expect("as the entry says");
     drop(reader);
+}
+
+#[test]
+fn past_the_page_cache_files_are_the_same() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let follower = start(dir.path(), DIRECT);
+    // Of several blocks, of one, of none.
+    let sizes = [(1, 10_000), (2, 3), (3, 0)];
+    for (id, pages) in sizes {
+        let path = dir.path().join(format!("pages-{id}.img"));
+        fs::write(path, memory(id, pages)).expect("write");
+    }
+    let followed = follower.finish().expect("finish");
+    for (id, pages) in sizes {
+        let name = format!("pages-{id}.img");
+        assert_eq!(stored(dir.path(), &name), memory(id, pages));
+        let entry = format!("{name}.zst");
+        let entry = followed.files.iter().find(|file| file.name == entry);
+        let entry = entry.expect("stored");
+        let path = dir.path().join(&entry.name);
+        assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
+        Reader::open(&path, entry.hash()).expect("as the entry says");
+    }
+}
+
+#[test]
+fn files_in_memory_are_stored_and_leave_no_links() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let files = Memory::make(dir.path(), 4).expect("files");
+    let observer = Arc::new(|_| {});
+    let files = Some(Arc::new(files));
+    let follower = Follower::with(dir.path(), DIRECT, files, observer).expect("start");
+    // More than there are links for; and one is never used.
+    let raw: Vec<_> = [(1, 3000), (2, 0), (4, 1), (5, 300)]
+        .map(|(id, pages)| (id, memory(id, pages)))
+        .into();
+    for (id, raw) in &raw {
+        let path = dir.path().join(format!("pages-{id}.img"));
+        fs::write(&path, raw).expect("write");
+        assert_eq!(path.is_symlink(), *id < 5);
+    }
+    // The first was closed, which is known without being told of the end.
+    until("stored", || dir.path().join("pages-4.img.zst").exists());
+    let followed = follower.finish().expect("finish");
+    assert_eq!(followed.files.len(), raw.len());
+    for (id, raw) in &raw {
+        assert_eq!(&stored(dir.path(), &format!("pages-{id}.img")), raw);
+    }
+    let left = fs::read_dir(dir.path()).expect("read");
+    assert_eq!(left.count(), raw.len());
 }
 
 #[test]
@@ -222,13 +280,21 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
             size,
         )
         .expect("tmpfs");
+        let path = dir.path().join("pages-1.img");
         let follower = start(dir.path(), ZSTD);
-        let mut file = File::create(dir.path().join("pages-1.img")).expect("create");
-        file.write_all(&memory(1, 300)).expect("write");
         // CRIU leaves too little room for what we store.
         fs::write(dir.path().join("ghost"), vec![1; 700 << 10]).expect("write");
-        drop(file);
+        fs::write(&path, memory(1, 300)).expect("write");
         let error = follower.finish().expect_err("full");
+        assert!(error.is_full(), "{error}");
+        for left in ["pages-1.img", "pages-1.img.zst"] {
+            fs::remove_file(dir.path().join(left)).expect("remove");
+        }
+        // The disk's thread finds it out.
+        let files = Some(Arc::new(Memory::make(dir.path(), 1).expect("files")));
+        let follower = Follower::with(dir.path(), DIRECT, files, Arc::new(|_| {}));
+        fs::write(&path, memory(1, 9000)).expect("write");
+        let error = follower.expect("start").finish().expect_err("full");
         assert!(error.is_full(), "{error}");
         nix::mount::umount(dir.path()).expect("umount");
     })
@@ -242,7 +308,8 @@ proptest! {
     #[test]
     fn any_way_of_writing(
         writes in prop::collection::vec((0usize..3, 1usize..300, any::<bool>()), 1..16),
-        memory_setting in 0u64..(16 << 20),
+        memory_setting in prop_oneof![0u64..(16 << 20), Just(DIRECT.memory)],
+        in_memory in any::<bool>(),
         compress in any::<bool>(),
     ) {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -250,8 +317,13 @@ proptest! {
             compression: if compress { ZSTD.compression } else { Compression::None },
             memory: memory_setting,
             flush: compress,
+            expected: None,
         };
-        let follower = start(dir.path(), options);
+        // Of three, two, if they are to be stored.
+        let in_memory = (compress && in_memory)
+            .then(|| Arc::new(Memory::make(dir.path(), 2).expect("files")));
+        let follower = Follower::with(dir.path(), options, in_memory, Arc::new(|_| {}))
+            .expect("start");
         let mut files: [Option<File>; 3] = [None, None, None];
         let mut closed = [false; 3];
         let mut raw = [const { Vec::new() }; 3];

@@ -5,8 +5,11 @@
 //! from a pipe (splice), which reported nothing before. So a growing file's
 //! length is looked at every few milliseconds, on every kernel alike: this wakes
 //! one thread, and only while CRIU writes.
+//!
+//! A file in memory is there from the beginning, and its own watch tells when CRIU
+//! takes it up: to the rest of us it is there from then on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +19,12 @@ use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use crate::image::manifest::is_pages;
 
 use super::Error;
+use super::memory::Memory;
 use super::work::Shared;
 
 /// How often a growing file is looked at, in milliseconds. CRIU writes some ten
@@ -35,7 +39,11 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn start(dir: &Path, shared: &Arc<Shared>) -> Result<Self, Error> {
+    pub(super) fn start(
+        dir: &Path,
+        memory: Option<Arc<Memory>>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::File {
             what: "watch",
             path: dir.to_owned(),
@@ -49,10 +57,18 @@ impl Watcher {
                 AddWatchFlags::IN_CREATE | AddWatchFlags::IN_CLOSE_WRITE,
             )
             .map_err(|errno| failed(errno.into()))?;
+        let in_memory = match &memory {
+            Some(memory) => memory
+                .watch(&inotify)
+                .map_err(|errno| failed(errno.into()))?,
+            None => HashMap::new(),
+        };
         let (ended, end) = io::pipe().map_err(Error::Start)?;
         let mut watch = Watch {
             dir: dir.to_owned(),
             inotify,
+            memory,
+            in_memory,
             shared: Arc::clone(shared),
             growing: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -90,6 +106,9 @@ impl Watcher {
 struct Watch {
     dir: PathBuf,
     inotify: Inotify,
+    memory: Option<Arc<Memory>>,
+    /// Which of the files in memory a watch is of.
+    in_memory: HashMap<WatchDescriptor, String>,
     shared: Arc<Shared>,
     growing: BTreeSet<String>,
     known: BTreeSet<String>,
@@ -137,28 +156,45 @@ impl Watch {
                     // What was closed unheard is found at the end.
                     self.list()?;
                 }
-                let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else {
+                let Some(name) = self.name(&event) else {
                     continue;
                 };
-                if !is_pages(name) {
+                if !is_pages(&name) {
                     continue;
                 }
-                self.add(name);
-                if event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE) && self.growing.remove(name) {
-                    self.finished(name)?;
+                self.add(&name);
+                if event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE) && self.growing.remove(&name)
+                {
+                    self.finished(&name)?;
                 }
             }
+        }
+    }
+
+    /// The file that an event is about.
+    fn name(&self, event: &InotifyEvent) -> Option<String> {
+        match self.in_memory.get(&event.wd) {
+            Some(name) => Some(name.clone()),
+            None => event.name.as_ref()?.to_str().map(str::to_owned),
         }
     }
 
     fn list(&mut self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
-            if let Some(name) = name.to_str().filter(|name| is_pages(name)) {
+            if let Some(name) = name.to_str().filter(|name| is_pages(name))
+                && !self.is_untouched(name)
+            {
                 self.add(name);
             }
         }
         Ok(())
+    }
+
+    /// Whether a file is there only because we made it.
+    fn is_untouched(&self, name: &str) -> bool {
+        let memory = self.memory.as_ref().filter(|memory| memory.has(name));
+        memory.is_some_and(|memory| memory.is_empty(name))
     }
 
     fn add(&mut self, name: &str) {

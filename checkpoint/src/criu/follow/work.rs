@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,8 @@ use crate::image::pages::{Compression, Digest, Encoder, FRAME, Summary, TableBui
 use crate::progress::{Observer, Phase, Progress};
 use crate::sys;
 
-use super::flush::Queue;
+use super::disk::{Queue, Stream, create};
 use super::{Error, Followed, Share, stored_name};
-
-/// The disk is given something to do each time that this many bytes have been
-/// stored: often enough that it never idles, seldom enough that its requests are
-/// long.
-const FLUSH: u64 = 8 << 20;
 
 /// What workers, watcher and the follower itself have in common.
 pub(super) struct Shared {
@@ -33,6 +28,8 @@ pub(super) struct Shared {
     /// There may be a piece to take, or none any more.
     changed: Condvar,
     observer: Arc<Observer>,
+    /// To the disk, if that is where it has to go.
+    queue: Option<Queue>,
     raw: AtomicU64,
     done: AtomicU64,
     stored: AtomicU64,
@@ -60,7 +57,6 @@ struct State {
     replaced: bool,
     stopped: bool,
     failed: Option<Error>,
-    queue: Option<Queue>,
 }
 
 /// A page image with something left to take.
@@ -92,26 +88,10 @@ struct Out {
 
 enum Sink {
     Frames {
-        writer: Writer<Shareable>,
-        file: Arc<File>,
+        writer: Writer<Stream>,
         path: PathBuf,
-        /// Bytes since the disk was last given something to do.
-        unflushed: u64,
     },
     Digests(TableBuilder),
-}
-
-/// A file that is written by one and flushed by another.
-struct Shareable(Arc<File>);
-
-impl Write for Shareable {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 struct Stored {
@@ -162,10 +142,10 @@ impl Shared {
                 replaced: false,
                 stopped: false,
                 failed: None,
-                queue,
             }),
             changed: Condvar::new(),
             observer,
+            queue,
             raw: AtomicU64::new(0),
             done: AtomicU64::new(0),
             stored: AtomicU64::new(0),
@@ -257,18 +237,6 @@ impl Shared {
         self.stop();
     }
 
-    pub(super) fn close_queue(&self) {
-        self.state().queue = None;
-    }
-
-    /// Lets what is new in a file be written to disk.
-    fn flush(&self, file: Arc<File>) {
-        if let Some(queue) = &self.state().queue {
-            // It is a hint, so it may be that nobody takes it any more.
-            let _ = queue.send(file);
-        }
-    }
-
     /// What was stored, once all workers have ended; and away with CRIU's files.
     pub(super) fn take(&self) -> Result<Followed, Error> {
         let mut state = self.state();
@@ -339,7 +307,7 @@ impl Shared {
         let file = match &waiting.file {
             Some(file) => Arc::clone(file),
             None => {
-                let file = Arc::new(PageFile::open(&self.dir, &waiting.name, self.compression)?);
+                let file = Arc::new(PageFile::open(self, &waiting.name)?);
                 waiting.file = Some(Arc::clone(&file));
                 file
             }
@@ -497,16 +465,6 @@ impl Shared {
                     .map_err(at("digest", &file.path))?,
             }
         }
-        if let Sink::Frames {
-            file, unflushed, ..
-        } = sink
-        {
-            *unflushed += piece.stored.len() as u64;
-            if *unflushed >= FLUSH {
-                *unflushed = 0;
-                self.flush(Arc::clone(file));
-            }
-        }
         Ok(())
     }
 
@@ -542,11 +500,9 @@ fn punch(shared: &Shared, file: &PageFile, offset: u64, length: u64) -> Result<(
 fn finish(shared: &Shared, file: &PageFile, sink: Sink) -> Result<(), Error> {
     let (name, kind) = stored_name(&file.name, shared.compression);
     let (summary, entries) = match sink {
-        Sink::Frames {
-            writer, file, path, ..
-        } => {
-            let (_, summary) = writer.finish().map_err(at("write", &path))?;
-            shared.flush(file);
+        Sink::Frames { writer, path } => {
+            let (stream, summary) = writer.finish().map_err(at("write", &path))?;
+            stream.end().map_err(at("write", &path))?;
             let entry = Entry::pages(&name, kind, &summary);
             (summary, vec![entry])
         }
@@ -554,10 +510,12 @@ fn finish(shared: &Shared, file: &PageFile, sink: Sink) -> Result<(), Error> {
             let (trailer, summary) = table.finish();
             let table_name = format!("{name}.table");
             let path = shared.dir.join(&table_name);
-            let table = create(&path)?;
+            let table = create(&path).map_err(at("make", &path))?;
             (&table).write_all(&trailer).map_err(at("write", &path))?;
-            let raw = File::open(&file.path).map_err(at("open", &file.path))?;
-            shared.flush(Arc::new(raw));
+            if let Some(queue) = &shared.queue {
+                let raw = File::open(&file.path).map_err(at("open", &file.path))?;
+                queue.begin(Arc::new(raw));
+            }
             let size = trailer.len() as u64;
             let entries = vec![
                 Entry::pages(&name, kind, &summary),
@@ -577,24 +535,25 @@ fn finish(shared: &Shared, file: &PageFile, sink: Sink) -> Result<(), Error> {
 }
 
 impl PageFile {
-    fn open(dir: &Path, name: &str, compression: Compression) -> Result<Self, Error> {
+    fn open(shared: &Shared, name: &str) -> Result<Self, Error> {
+        let Shared {
+            dir, compression, ..
+        } = shared;
         let path = dir.join(name);
-        let writable = compression != Compression::None;
         let raw = OpenOptions::new()
             .read(true)
-            .write(writable)
+            .write(*compression != Compression::None)
             .open(&path)
             .map_err(at("open", &path))?;
         let sink = match compression {
             Compression::None => Sink::Digests(TableBuilder::new(FRAME)),
             Compression::Zstd { .. } => {
-                let path = dir.join(stored_name(name, compression).0);
-                let file = Arc::new(create(&path)?);
+                let path = dir.join(stored_name(name, *compression).0);
+                let stream =
+                    Stream::create(&path, shared.queue.clone()).map_err(at("make", &path))?;
                 Sink::Frames {
-                    writer: Writer::new(Shareable(Arc::clone(&file)), FRAME),
-                    file,
+                    writer: Writer::new(stream, FRAME),
                     path,
-                    unflushed: 0,
                 }
             }
         };
@@ -613,15 +572,6 @@ impl PageFile {
     fn out(&self) -> MutexGuard<'_, Out> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn create(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(at("make", path))
 }
 
 fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {

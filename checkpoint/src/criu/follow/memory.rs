@@ -1,0 +1,249 @@
+//! Page images in memory, for as long as they are followed.
+//!
+//! In the page cache of a disk's file system what CRIU writes is dirty, and CRIU
+//! writes faster than it can be stored. Beyond a tenth of the free memory
+//! (`vm.dirty_background_ratio`) the kernel begins to write it to disk, for
+//! nothing; a little later it makes CRIU wait for that (`balance_dirty_pages`),
+//! and with it the application. A file without a disk is left alone. Making its
+//! pages takes a little longer, so it is used only where the kernel would
+//! interfere.
+//!
+//! Its memory can't be given back before it is stored, so there has to be plenty:
+//! twice what CRIU is going to write, in the machine and within our own cgroup's
+//! limits, and only one checkpoint at a time counts on it.
+//!
+//! CRIU makes its images in a directory (`openat` with `O_CREAT` and `O_TRUNC`,
+//! criu/image.c). Where they are to be in memory there are links already, under
+//! the names that CRIU gives them by turns, to files that only we have open:
+//! nothing is left of them when we are gone. If there are more images than links,
+//! those are on disk.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// What CRIU is going to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Bytes of all page images, as far as they are known.
+    pub bytes: u64,
+    /// How many processes there are.
+    pub processes: usize,
+}
+
+/// Shared memory has images of its own.
+const SHARED: usize = 8;
+
+/// Each takes a descriptor, of which a process has a thousand.
+const MOST: usize = 256;
+
+/// The files, and their links.
+pub(super) struct Memory {
+    dir: PathBuf,
+    files: HashMap<String, OwnedFd>,
+    _alone: Option<Flock<File>>,
+}
+
+impl Memory {
+    /// Makes files for what is expected, if that is worth it and there is room.
+    pub(super) fn for_images(dir: &Path, expected: Expected) -> Option<Self> {
+        let machine = Machine::now()?;
+        if !machine.suits(expected.bytes) {
+            return None;
+        }
+        // Whoever has this file locked is another one of us, and its end unlocks it.
+        let program = File::open("/proc/self/exe").ok()?;
+        let alone = Flock::lock(program, FlockArg::LockExclusiveNonblock).ok()?;
+        // What can't be made is not needed.
+        let mut memory = Self::make(dir, (expected.processes + SHARED).min(MOST)).ok()?;
+        memory._alone = Some(alone);
+        Some(memory)
+    }
+
+    /// Makes files for so many images.
+    pub(super) fn make(dir: &Path, files: usize) -> io::Result<Self> {
+        // Dropped with what there is of it, if that is not all.
+        let mut memory = Self {
+            dir: dir.to_owned(),
+            files: HashMap::new(),
+            _alone: None,
+        };
+        for number in 1..=files {
+            let name = format!("pages-{number}.img");
+            let file = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
+            let path = format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd());
+            symlink(path, dir.join(&name))?;
+            memory.files.insert(name, file);
+        }
+        Ok(memory)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
+    /// Whether nothing has been written to it.
+    pub(super) fn is_empty(&self, name: &str) -> bool {
+        fs::metadata(self.dir.join(name)).is_ok_and(|file| file.len() == 0)
+    }
+
+    /// Watches each of them being opened and closed.
+    pub(super) fn watch(&self, inotify: &Inotify) -> nix::Result<HashMap<WatchDescriptor, String>> {
+        let events = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE;
+        self.files
+            .keys()
+            .map(|name| {
+                let watch = inotify.add_watch(&self.dir.join(name), events)?;
+                Ok((watch, name.clone()))
+            })
+            .collect()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        for name in self.files.keys() {
+            // Those that were stored are gone.
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+    }
+}
+
+/// What decides it, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    /// What can be had without swapping, and within our cgroups' limits.
+    available: u64,
+    /// So much may be dirty before the kernel begins to write.
+    undisturbed: u64,
+}
+
+impl Machine {
+    fn now() -> Option<Self> {
+        let vm = |name: &str| -> Option<u64> {
+            let text = fs::read_to_string(Path::new("/proc/sys/vm").join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let available = available(&text)?;
+        let undisturbed = match vm("dirty_background_bytes") {
+            // One of the two is set; the other reads as zero.
+            None | Some(0) => available / 100 * vm("dirty_background_ratio")?,
+            Some(bytes) => bytes,
+        };
+        let room = our_cgroups().filter_map(|dir| room(&dir)).min();
+        Some(Self {
+            available: available.min(room.unwrap_or(u64::MAX)),
+            undisturbed,
+        })
+    }
+
+    fn suits(self, bytes: u64) -> bool {
+        bytes > self.undisturbed && bytes <= self.available / 2
+    }
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The directories of the cgroups that account for our memory, which is CRIU's,
+/// too: from ours up to the root.
+fn our_cgroups() -> impl Iterator<Item = PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let dir = text.lines().find_map(memory_cgroup);
+    dir.into_iter().flat_map(|dir| {
+        let ancestors: Vec<_> = dir.ancestors().map(Path::to_owned).collect();
+        ancestors
+            .into_iter()
+            .take_while(|dir| dir != Path::new("/sys/fs"))
+    })
+}
+
+/// The cgroup that a line of /proc/PID/cgroup names, if it accounts for memory
+/// (cgroups(7)).
+fn memory_cgroup(line: &str) -> Option<PathBuf> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (fields.next()?, fields.next()?);
+    let root = match controllers {
+        "" => "/sys/fs/cgroup",
+        _ if controllers.split(',').any(|name| name == "memory") => "/sys/fs/cgroup/memory",
+        _ => return None,
+    };
+    Some(Path::new(root).join(path.trim_start_matches('/')))
+}
+
+/// What a cgroup's limit leaves, if it has one.
+fn room(dir: &Path) -> Option<u64> {
+    let number = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(dir.join(name)).ok()?;
+        // "max" is no number.
+        text.trim().parse().ok()
+    };
+    let (limit, used) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")),
+        None => (
+            number("memory.limit_in_bytes")?,
+            number("memory.usage_in_bytes"),
+        ),
+    };
+    Some(limit.saturating_sub(used?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_the_kernel_would_interfere_and_there_is_plenty() {
+        let machine = Machine {
+            available: 1000,
+            undisturbed: 100,
+        };
+        assert!(!machine.suits(100));
+        assert!(machine.suits(101));
+        assert!(machine.suits(500));
+        assert!(!machine.suits(501));
+    }
+
+    #[test]
+    fn what_the_kernel_says() {
+        let meminfo = "MemTotal: 24105 kB\nMemFree: 1 kB\nMemAvailable:   23000 kB\n";
+        assert_eq!(available(meminfo), Some(23000 * 1024));
+        assert_eq!(available("MemTotal: 1 kB"), None);
+        assert_eq!(
+            memory_cgroup("0::/system.slice/x").as_deref(),
+            Some(Path::new("/sys/fs/cgroup/system.slice/x"))
+        );
+        assert_eq!(
+            memory_cgroup("4:cpu,memory:/a:b").as_deref(),
+            Some(Path::new("/sys/fs/cgroup/memory/a:b"))
+        );
+        assert_eq!(memory_cgroup("3:cpu:/a"), None);
+        assert_eq!(memory_cgroup(""), None);
+    }
+
+    #[test]
+    fn a_cgroups_limit() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        assert_eq!(room(dir.path()), None);
+        for (name, text) in [("memory.max", "max\n"), ("memory.current", "30\n")] {
+            fs::write(dir.path().join(name), text).expect("write");
+        }
+        assert_eq!(room(dir.path()), None);
+        fs::write(dir.path().join("memory.max"), "100\n").expect("write");
+        assert_eq!(room(dir.path()), Some(70));
+    }
+}
