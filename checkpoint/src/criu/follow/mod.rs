@@ -175,9 +175,11 @@ impl Follower {
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         // With little memory all of it is for the workers.
-        let direct = options.flush && options.memory >= 4 * disk::MEMORY;
+        // So much that the kernel would begin to write it anyway.
+        let flush = options.flush || memory.is_some();
+        let direct = flush && options.memory >= 4 * disk::MEMORY;
         let buffers = options.memory - if direct { disk::MEMORY } else { 0 };
-        let disk = match options.flush {
+        let disk = match flush {
             true => Some(Disk::start(direct).map_err(Error::Start)?),
             false => None,
         };
