@@ -184,6 +184,24 @@ impl Frozen {
         fs::write(config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// Has CRIU run a shell script at each step of a restore, which it finds in
+    /// `$CRTOOLS_SCRIPT_ACTION`.
+    #[track_caller]
+    pub fn script(&self, script: &str) {
+        let file = |name: &str, text: &str| {
+            let path = self.bundle.file(name);
+            fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            path.display().to_string()
+        };
+        let path = file("step", &format!("#!/bin/sh\n{script}\n"));
+        command("chmod", &["+x", &path]).ok();
+        let options = file("criu.conf", &format!("action-script {path}\n"));
+        let config = self.bundle.file("config.json");
+        let mut spec = json(&read(&config));
+        spec["annotations"]["org.criu.config"] = options.into();
+        fs::write(config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// `PROGRAM restore`, detached; its words.
     #[track_caller]
     pub fn restore(&self, program: &str, images: &Folder) -> Output {

@@ -144,6 +144,21 @@ impl Lazy {
         last.cloned().unwrap_or_else(|| panic!("no record: {all}"))
     }
 
+    /// Its cgroup, where that can forbid the kernel to kill for memory (cgroup v1).
+    fn oom_killer(&self) -> Option<PathBuf> {
+        let cgroups = read(&PathBuf::from(format!(
+            "/proc/{}/cgroup",
+            self.frozen.pid()
+        )));
+        let path = cgroups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            let memory = controllers.split(',').any(|name| name == "memory");
+            memory.then_some(path)
+        })?;
+        let dir = Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/'));
+        dir.join("memory.oom_control").exists().then_some(dir)
+    }
+
     fn runc(&self, verb: &[&str]) {
         let mut all = vec!["--root", ROOT];
         all.extend(verb);
@@ -311,6 +326,40 @@ fn without_its_page_source_it_is_killed_and_told_why() {
 }
 
 #[test]
+fn a_limit_that_leaves_no_room_is_a_reason_to_be_killed() {
+    let lazy = Lazy::new("tight", &FAMILY);
+    let Some(cgroup) = lazy.oom_killer() else {
+        println!("skipped: cgroup v2 has no way to forbid the kernel to kill for memory first");
+        return;
+    };
+    let limit = |bytes: &str| {
+        for (file, text) in [
+            ("memory.oom_control", "1"),
+            ("memory.limit_in_bytes", bytes),
+        ] {
+            fs::write(cgroup.join(file), text).unwrap_or_else(|e| panic!("{file}: {e}"));
+        }
+    };
+    limit("40M");
+    lazy.gate.open();
+    // Where it gets more room in time it goes on.
+    eventually("there is no room", || {
+        match read(&cgroup.join("memory.failcnt")).trim() {
+            "0" => Err("there is".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    limit("1G");
+    lazy.is_complete();
+    lazy.frozen.goes_on();
+
+    lazy.restore();
+    limit("40M");
+    lazy.gate.open();
+    lazy.was_killed(&["memory limit leaves no room"]);
+}
+
+#[test]
 fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
     let lazy = Lazy {
         frozen: Frozen::of("unborn", &[], &FAMILY),
@@ -336,6 +385,39 @@ fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
     lazy.gate.open();
     lazy.is_complete();
     lazy.frozen.goes_on();
+}
+
+#[test]
+fn a_page_source_that_dies_while_criu_restores_fails_the_restore() {
+    for step in ["setup-namespaces", "post-restore"] {
+        let lazy = Lazy {
+            frozen: Frozen::of("midway", &[], &FAMILY),
+            gate: Gate::closed(),
+        };
+        lazy.frozen.script(&format!(
+            "[ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] || exit 0
+             for process in /proc/[0-9]*; do
+               [ \"$(cat $process/comm)\" = cedana-pages ] || continue
+               grep -q {gate} $process/environ && kill -KILL ${{process#/proc/}}
+             done
+             touch {seen}
+             exit 0",
+            gate = lazy.gate.0.display(),
+            seen = lazy.frozen.bundle.file("seen").display(),
+        ));
+        let output = lazy
+            .frozen
+            .restore(&lazy.gate.program(), &lazy.frozen.images);
+        assert!(lazy.frozen.bundle.file("seen").exists(), "{step} not seen");
+        let why = output.refused();
+        assert!(why.contains("page source was killed"), "{step}: {why}");
+        lazy.nothing_runs();
+        lazy.frozen.script("");
+        lazy.restore();
+        lazy.gate.open();
+        lazy.is_complete();
+        lazy.frozen.goes_on();
+    }
 }
 
 #[test]

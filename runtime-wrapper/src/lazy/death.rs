@@ -91,9 +91,10 @@ pub(super) fn ended(init: BorrowedFd<'_>) -> bool {
     ends_within(init, Duration::ZERO)
 }
 
-fn ends_within(init: BorrowedFd<'_>, patience: Duration) -> bool {
+/// Whether a process ends in time, by a descriptor on it.
+pub(super) fn ends_within(process: BorrowedFd<'_>, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    let mut ready = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    let mut ready = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut ready, timeout), Ok(1..))
 }
 

@@ -8,21 +8,28 @@
 //!
 //! While CRIU is at work, hanging up is enough: CRIU sets nothing going before
 //! it has said its last word, and fails when it can't. Whether that word had
-//! come already, unread, is looked for.
+//! come already, unread, is looked for. But a CRIU that fails when it has all
+//! processes in its hands never ends (4.2, `restore_root_task`, `out_kill`): it
+//! kills init and waits for it, which waits for its children, which CRIU traces
+//! and would have to wait for. So it is given some time, and killed.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use cedana_checkpoint::criu::lazy::ends_with_last_word;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
 use serde_json::json;
 
 use super::control::{Control, text};
-use super::death::{Doomed, Mourners, ended, watch};
+use super::death::{Doomed, Mourners, ended, ends_within, watch};
 use super::ledger::{Ledger, Phase};
 use crate::sys;
+
+/// How long a CRIU that fails may take to clean up. It takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What both sides have when they part.
 pub(super) struct Post {
@@ -115,11 +122,20 @@ impl Post {
             let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             return true;
         };
+        let process = getsockopt(&criu, PeerCredentials)
+            .ok()
+            .and_then(|peer| sys::pidfd_open(peer.pid()).ok());
         // From now on CRIU can't say anything more; what it has said is here.
         let _ = shutdown(criu.as_raw_fd(), Shutdown::Both);
         let mut left = Vec::new();
         let _ = UnixStream::from(criu).read_to_end(&mut left);
-        !ends_with_last_word(&left)
+        if ends_with_last_word(&left) {
+            return false;
+        }
+        if let Some(process) = process.filter(|criu| !ends_within(criu.as_fd(), PATIENCE)) {
+            let _ = sys::pidfd_kill(process.as_fd());
+        }
+        true
     }
 }
 
