@@ -38,6 +38,8 @@ MEASURES = {
     "alone_frozen_seconds": ("  frozen", 1, "s"),
     "tmpfs_seconds": ("runc checkpoint into memory", 1, "s"),
     "tmpfs_frozen_seconds": ("  frozen", 1, "s"),
+    "alone_restore_seconds": ("runc|cedana-runc restore, until it runs", 1, "s"),
+    "alone_complete_seconds": ("  until its memory is complete", 1, "s"),
     "restore_seconds": ("ctr c restore --live", 1, "s"),
     "restore_tick_seconds": ("  until the application runs", 1, "s"),
     "restore_complete_seconds": ("  until its memory is complete", 1, "s"),

@@ -29,6 +29,7 @@ BUSYBOX = "docker.io/library/busybox:latest"
 WORK = "docker.io/library/work:latest"
 SHARED = "/srv/bench"
 RUNC_ROOT = "/run/containerd/runc/default"
+BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/default"
 
 
 def run(*command, check=True):

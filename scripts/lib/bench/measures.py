@@ -15,6 +15,8 @@ from engine import IN_PLACE, OURS, STOCK, App, ctr, remove, run, start, take_tur
 
 IMAGES = "/var/lib/bench"
 TMPFS = "/run/bench"
+# Where runtimes that are called without containerd keep their state.
+ALONE = "/run/bench-alone"
 
 
 def private_bytes(pid):
@@ -123,6 +125,39 @@ def checkpoint_alone(samples, who, app):
     samples.add("alone_frozen_seconds", who, frozen)
 
 
+def restores_alone(samples, who, app):
+    """A restore from a directory, without containerd: seconds until the
+    application runs, and until its memory is there. The engine's task ends with
+    the checkpoint; its root stays mounted until it is removed."""
+    program = "runc" if who == STOCK else "cedana-runc"
+    directory, work, bundle = (fresh(f"{IMAGES}/{app.name}{suffix}") for suffix in ("", ".work", ".bundle"))
+    run(program, "--root", engine.RUNC_ROOT, "checkpoint", "--file-locks", "--image-path", directory,
+        "--work-path", work, app.name)
+    engines = f"{engine.BUNDLES}/{app.name}"
+    with open(f"{engines}/config.json") as f:
+        config = json.load(f)
+    config["root"]["path"] = f"{engines}/rootfs"
+    os.makedirs(bundle)
+    with open(f"{bundle}/config.json", "w") as f:
+        json.dump(config, f)
+    for mode in [who] if who == STOCK else [who, engine.EAGER]:
+        engine.restore_mode(mode)
+        before = len(app.gaps())
+        recorded = len(lazy_restores(app.name)) if mode == OURS else 0
+        begin = time.monotonic()
+        command = [program, "--root", ALONE, "restore", "--detach", "--file-locks", "--bundle", bundle,
+                   "--image-path", directory, "--work-path", work, app.name]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        wait_until(lambda: len(app.gaps()) > before, f"{app.name} ticks", every=0.002)
+        samples.add("alone_restore_seconds", mode, time.monotonic() - begin)
+        if mode == OURS:
+            wait_until(lambda: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
+        samples.add("alone_complete_seconds", mode, time.monotonic() - begin)
+        run("runc", "--root", ALONE, "delete", "--force", app.name)
+    for left in (directory, work, bundle):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def checkpoint_to_path(samples, who, app):
     directory = fresh(f"{IMAGES}/{app.name}")
     before = set(ctr("image", "ls", "-q").split())
@@ -138,6 +173,7 @@ def checkpoint_to_path(samples, who, app):
 def checkpoint_and_restore(samples, who, app):
     image = f"docker.io/bench/{app.name}:latest"
     measure(samples, "image", who, app, "container", "checkpoint", "--task", "--rw", app.name, image)
+    restores_alone(samples, who, app)
     remove(app.name)
     for mode in [who] if who == STOCK else [who, engine.EAGER]:
         engine.restore_mode(mode)
