@@ -105,6 +105,8 @@ pub struct Checkpoint {
     pub level: i32,
     /// What the buffers of a checkpoint may take, in bytes.
     pub memory: u64,
+    /// Whether what CRIU writes may wait in memory that nobody else needs.
+    pub spare_memory: bool,
 }
 
 /// How a container's memory is stored.
@@ -219,6 +221,7 @@ impl Default for Checkpoint {
             // higher ones take half again as much for five in a hundred.
             level: 1,
             memory: 128 << 20,
+            spare_memory: true,
         }
     }
 }

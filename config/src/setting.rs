@@ -41,7 +41,7 @@ const NODE: bool = false;
 /// A container may choose it by annotation.
 const CONTAINER: bool = true;
 
-static SETTINGS: [Setting; 19] = [
+static SETTINGS: [Setting; 20] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
@@ -56,6 +56,7 @@ static SETTINGS: [Setting; 19] = [
     setting!("checkpoint.compression", CONTAINER, value::compression => checkpoint.compression),
     setting!("checkpoint.level", CONTAINER, value::level => checkpoint.level),
     setting!("checkpoint.memory", NODE, value::memory => checkpoint.memory),
+    setting!("checkpoint.spare_memory", NODE, value::boolean => checkpoint.spare_memory),
     setting!("restore.mode", CONTAINER, value::mode => restore.mode),
     setting!("restore.prefetch_cores", NODE, value::cores => restore.prefetch_cores),
     setting!("restore.tcp", CONTAINER, value::tcp => restore.tcp),

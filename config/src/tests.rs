@@ -110,6 +110,7 @@ fn container_cannot_choose_the_nodes_settings() {
         "io.cedana.log_dir",
         "io.cedana.log_keep",
         "io.cedana.checkpoint.memory",
+        "io.cedana.checkpoint.spare_memory",
         "io.cedana.restore.memory",
     ] {
         let result = Config::default().with_annotations([(name, "/bin/sh")]);

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
 
-use cedana_integration::frozen::{Folder, Frozen, MANIFEST, flip, json, read, size};
-use cedana_integration::{Run, command};
+use cedana_integration::frozen::{Folder, Frozen, MANIFEST, ROOT, flip, json, read, size};
+use cedana_integration::{Gate, Output, Run, command};
 use serde_json::Value;
 
 #[test]
@@ -83,6 +85,73 @@ fn compression_can_be_turned_off() {
     frozen.restore("cedana-runc", &frozen.images).ok();
     frozen.goes_on();
     frozen.restore("runc", &frozen.images).ok();
+    frozen.goes_on();
+}
+
+/// A quarter of the memory that is available: so much that the kernel would not
+/// leave it alone in the page cache, and no more than may be counted on.
+fn much() -> String {
+    let text = read(Path::new("/proc/meminfo"));
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<u64>().ok())
+        .unwrap_or_else(|| panic!("{text}"));
+    (available * 1024 / 4).to_string()
+}
+
+/// A checkpoint of a container that runs without an engine, by a program that is
+/// told that there will be much of it.
+fn large_dump(frozen: &Frozen, runtime: &Path, images: &Folder) -> Output {
+    let line = format!(
+        "CEDANA_TEST_EXPECTED={} CEDANA_RUNTIME={} exec cedana-runc --root {ROOT} checkpoint \
+         --leave-running --image-path {} --work-path {} {}",
+        much(),
+        runtime.display(),
+        images.text(),
+        frozen.bundle.text(),
+        frozen.id
+    );
+    command("sh", &["-c", &line])
+}
+
+#[test]
+fn what_is_large_waits_in_memory_and_leaves_nothing_behind() {
+    let frozen = Frozen::new("large", &[]);
+    frozen.restore("cedana-runc", &frozen.images).ok();
+    let images = Folder::new("images");
+    let new = images.file(".cedana-new");
+    // The first one is killed before CRIU runs.
+    for killed in [true, false] {
+        let gate = Gate::before("checkpoint");
+        let output = thread::scope(|scope| {
+            let dump = scope.spawn(|| large_dump(&frozen, &gate.program(), &images));
+            gate.arrived();
+            let first = fs::read_link(new.join("pages-1.img"));
+            let first = first.unwrap_or_else(|error| panic!("it is not in memory: {error}"));
+            if killed {
+                // Whose descriptor it is.
+                let pid = first.components().nth(2).expect("/proc/PID/fd/N");
+                let pid = pid.as_os_str().to_string_lossy();
+                command("kill", &["-KILL", &pid]).ok();
+            } else {
+                gate.open();
+            }
+            dump.join().unwrap_or_else(|_| panic!("the checkpoint"))
+        });
+        assert_eq!(output.code == 0, !killed, "{output}");
+    }
+    let names = images.names();
+    assert!(names.contains(&"pages-3.img.zst".to_owned()), "{names:?}");
+    for name in &names {
+        let meta = fs::symlink_metadata(images.file(name)).expect("it was listed");
+        assert!(meta.is_file(), "{name} is no regular file");
+        let raw = name.starts_with("pages-") && name.ends_with(".img");
+        assert!(!raw, "{name} is left");
+    }
+    frozen.is_intact();
+    frozen.end();
+    frozen.restore("cedana-runc", &images).ok();
     frozen.goes_on();
 }
 

@@ -15,6 +15,7 @@
 mod storing;
 
 use std::collections::HashMap;
+use std::env;
 use std::io;
 use std::process::ExitCode;
 use std::thread;
@@ -117,7 +118,10 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         &kind,
         // An end that can't be held up would come before the rest is stored.
         kind.whole && (gate.is_some() || !kind.ends),
-        cgroup.as_ref().map(expected),
+        cgroup
+            .as_ref()
+            .filter(|_| config.checkpoint.spare_memory)
+            .map(expected),
         progress.observer(),
     )?;
     let paths = storing.paths(request);
@@ -242,11 +246,16 @@ impl Dump {
     }
 }
 
+/// So many bytes are expected. For tests, whose containers are small.
+const EXPECTED: &str = "CEDANA_TEST_EXPECTED";
+
 /// What CRIU is going to write.
 fn expected(cgroup: &Cgroup) -> Expected {
     let processes = cgroup.processes();
+    let told = env::var(EXPECTED).ok().and_then(|text| text.parse().ok());
+    let sum = || processes.iter().filter_map(|pid| memory(*pid)).sum();
     Expected {
-        bytes: processes.iter().filter_map(|pid| memory(*pid)).sum(),
+        bytes: told.unwrap_or_else(sum),
         processes: processes.len(),
     }
 }

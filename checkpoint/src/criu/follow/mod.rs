@@ -6,7 +6,8 @@
 //! cache. We read behind CRIU, and punch a hole where we have read, so that the
 //! kernel rarely gets to write those blocks to disk at all. If we can't keep up,
 //! the file grows as it would without us, and the kernel's own write-back is
-//! what bounds memory.
+//! what bounds memory. Where it would begin with that, the file is one without a
+//! disk if there is plenty of memory ([`memory`]).
 //!
 //! ```text
 //! CRIU ──► pages-N.img ─┬─ worker ─ read, compress ─┐  in order
