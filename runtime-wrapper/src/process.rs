@@ -57,8 +57,12 @@ fn memory_in(status: &str) -> Option<u64> {
         value.trim().strip_suffix("kB")?.trim().parse().ok()
     };
     // Zombies have none of them (proc_pid_status(5)).
-    let sum = ["RssAnon:", "RssShmem:", "VmSwap:"].map(kib);
-    Some(sum.into_iter().sum::<Option<u64>>()?.saturating_mul(1024))
+    let sum: Option<u64> = ["RssAnon:", "RssShmem:", "VmSwap:"]
+        .into_iter()
+        .map(kib)
+        .sum();
+    let huge = kib("HugetlbPages:").unwrap_or_default();
+    Some(sum?.saturating_add(huge).saturating_mul(1024))
 }
 
 /// Inode of a process' network namespace.
@@ -93,6 +97,8 @@ mod tests {
         let status =
             "Name:\tx\nRssAnon:\t     100 kB\nRssFile:\t7 kB\nRssShmem:\t 20 kB\nVmSwap:\t 3 kB\n";
         assert_eq!(memory_in(status), Some(123 << 10));
+        let huge = format!("{status}HugetlbPages:\t    2048 kB\n");
+        assert_eq!(memory_in(&huge), Some((123 + 2048) << 10));
         assert_eq!(memory_in("Name:\tzombie\n"), None);
     }
 

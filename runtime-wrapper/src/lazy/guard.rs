@@ -11,25 +11,23 @@
 //! come already, unread, is looked for. But a CRIU that fails when it has all
 //! processes in its hands never ends (4.2, `restore_root_task`, `out_kill`): it
 //! kills init and waits for it, which waits for its children, which CRIU traces
-//! and would have to wait for. So it is given some time, and killed.
+//! and would have to wait for. Nor does it learn that it fails while it waits for a
+//! process that waits for memory. So it is given some time, and ended.
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
 
 use cedana_checkpoint::criu::lazy::ends_with_last_word;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
+use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::json;
 
 use super::control::{Control, text};
-use super::death::{Doomed, Mourners, ended, ends_within, watch};
+use super::criu::Criu;
+use super::death::{Doomed, Mourners, ended, watch};
 use super::ledger::{Ledger, Phase};
 use crate::sys;
-
-/// How long a CRIU that fails may take to clean up. It takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What both sides have when they part.
 pub(super) struct Post {
@@ -122,9 +120,7 @@ impl Post {
             let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             return true;
         };
-        let process = getsockopt(&criu, PeerCredentials)
-            .ok()
-            .and_then(|peer| sys::pidfd_open(peer.pid()).ok());
+        let process = Criu::at(&criu);
         // From now on CRIU can't say anything more; what it has said is here.
         let _ = shutdown(criu.as_raw_fd(), Shutdown::Both);
         let mut left = Vec::new();
@@ -132,8 +128,8 @@ impl Post {
         if ends_with_last_word(&left) {
             return false;
         }
-        if let Some(process) = process.filter(|criu| !ends_within(criu.as_fd(), PATIENCE)) {
-            let _ = sys::pidfd_kill(process.as_fd());
+        if let Some(process) = process {
+            process.see_off();
         }
         true
     }

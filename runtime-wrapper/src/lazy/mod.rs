@@ -29,6 +29,7 @@
 //! would be one of a container with holes: it waits ([`finish`]).
 
 mod control;
+mod criu;
 mod death;
 mod door;
 mod finish;

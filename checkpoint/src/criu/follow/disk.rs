@@ -19,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -39,8 +40,14 @@ const ALIGNED: usize = 4096;
 /// Blocks that may wait for the disk. Whoever has another waits with it.
 const WAITING: usize = 3;
 
-/// What the buffers take at most, with one page file under way, in bytes.
-pub(super) const MEMORY: u64 = ((WAITING + 2) * BLOCK) as u64;
+/// How many files may be written past the page cache at one time, each of which
+/// has a block that is being filled: that of the process that CRIU is at, and
+/// another that isn't stored yet.
+const STREAMS: usize = 2;
+
+/// What the buffers take at most, in bytes: blocks that wait, one that is written,
+/// and those that are being filled.
+pub(super) const MEMORY: u64 = ((WAITING + 1 + STREAMS) * BLOCK) as u64;
 
 /// The kernel is told to begin with a file each time that this many bytes of it
 /// are new: often enough that the disk never idles, seldom enough that its
@@ -57,7 +64,8 @@ pub(super) struct Disk {
 #[derive(Clone)]
 pub(super) struct Queue {
     jobs: SyncSender<Job>,
-    direct: bool,
+    /// How many more files may go past the page cache.
+    places: Arc<AtomicUsize>,
     /// Buffers that are to be used again.
     spare: Arc<Mutex<Vec<Buffer>>>,
 }
@@ -83,7 +91,7 @@ impl Disk {
         let (jobs, todo) = sync_channel(WAITING);
         let queue = Queue {
             jobs,
-            direct,
+            places: Arc::new(AtomicUsize::new(if direct { STREAMS } else { 0 })),
             spare: Arc::default(),
         };
         let spare = Arc::clone(&queue.spare);
@@ -159,6 +167,15 @@ impl Queue {
         let _ = self.jobs.try_send(Job::Begin(file));
     }
 
+    /// A place among the files that go past the page cache, if this one can and
+    /// there is one left.
+    fn place(&self, file: &File) -> Option<Place> {
+        let fewer = |places: usize| places.checked_sub(1);
+        self.places.fetch_update(Relaxed, Relaxed, fewer).ok()?;
+        let place = Place(Arc::clone(&self.places));
+        goes_past_cache(file).then_some(place)
+    }
+
     fn buffer(&self) -> Buffer {
         match lock(&self.spare).pop() {
             Some(buffer) => Buffer {
@@ -187,17 +204,29 @@ enum Way {
         buffer: Buffer,
         /// Where the buffer goes.
         offset: u64,
+        _place: Place,
     },
+}
+
+/// A file's place among those that go past the page cache.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
 }
 
 impl Stream {
     /// Makes the file; with a queue it goes to disk as fast as it can.
     pub(super) fn create(path: &Path, queue: Option<Queue>) -> io::Result<Self> {
         let file = create(path)?;
-        let way = match &queue {
-            Some(queue) if queue.direct && goes_past_cache(&file) => Way::Direct {
+        let place = queue.as_ref().and_then(|queue| queue.place(&file));
+        let way = match (&queue, place) {
+            (Some(queue), Some(place)) => Way::Direct {
                 buffer: queue.buffer(),
                 offset: 0,
+                _place: place,
             },
             _ => Way::Cached { unbegun: 0 },
         };
@@ -216,7 +245,7 @@ impl Stream {
         };
         match self.way {
             Way::Cached { .. } => queue.begin(self.file),
-            Way::Direct { buffer, offset } => {
+            Way::Direct { buffer, offset, .. } => {
                 let end = Some(offset + buffer.length as u64);
                 send(&queue, &self.file, &self.path, buffer, offset, end)?;
             }
@@ -254,7 +283,7 @@ fn send(
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match (&mut self.way, &self.queue) {
-            (Way::Direct { buffer, offset }, Some(queue)) => {
+            (Way::Direct { buffer, offset, .. }, Some(queue)) => {
                 let taken = buffer.take(bytes);
                 if buffer.length == BLOCK {
                     let full = std::mem::replace(buffer, queue.buffer());

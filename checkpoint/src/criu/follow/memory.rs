@@ -14,21 +14,28 @@
 //!
 //! CRIU makes its images in a directory (`openat` with `O_CREAT` and `O_TRUNC`,
 //! criu/image.c). Where they are to be in memory there are links already, under
-//! the names that CRIU gives them by turns, to files that only we have open:
-//! nothing is left of them when we are gone. If there are more images than links,
-//! those are on disk.
+//! the names that CRIU gives them by turns, to descriptors of ours: nothing but
+//! broken links is left of them when we and CRIU are gone. If there are more images
+//! than links, those are on disk.
+//!
+//! A link names our process, and CRIU, as root, writes to where it leads. Should we
+//! be killed, nobody else may get our PID as long as CRIU runs. The kernel gives
+//! none away that is the ID of a session with a living process, so we begin one,
+//! which CRIU is in. Who has a terminal, or is the first of a process group, can't,
+//! and does without.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{getpid, getsid, setsid};
 
 /// What CRIU is going to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +66,9 @@ impl Memory {
         if !machine.suits(expected.bytes) {
             return None;
         }
+        if !keeps_its_pid() {
+            return None;
+        }
         // Whoever has this file locked is another one of us, and its end unlocks it.
         let program = File::open("/proc/self/exe").ok()?;
         let alone = Flock::lock(program, FlockArg::LockExclusiveNonblock).ok()?;
@@ -80,8 +90,17 @@ impl Memory {
             let name = format!("pages-{number}.img");
             let file = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
             let path = format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd());
-            symlink(path, dir.join(&name))?;
+            let link = dir.join(&name);
+            symlink(path, &link)?;
+            let (there, here) = (
+                fs::metadata(&link),
+                File::from(file.try_clone()?).metadata()?,
+            );
             memory.files.insert(name, file);
+            // Not where /proc is another PID namespace's.
+            if there?.ino() != here.ino() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
         }
         Ok(memory)
     }
@@ -115,6 +134,12 @@ impl Drop for Memory {
             let _ = fs::remove_file(self.dir.join(name));
         }
     }
+}
+
+/// Whether our PID stays ours for as long as a process that we start is there.
+fn keeps_its_pid() -> bool {
+    let leads = getsid(None).is_ok_and(|session| session == getpid());
+    leads || (File::open("/dev/tty").is_err() && setsid().is_ok())
 }
 
 /// What decides it, in bytes.

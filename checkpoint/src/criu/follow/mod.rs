@@ -69,7 +69,8 @@ pub struct Options {
     /// What the workers' buffers may take, in bytes. At least one worker with a
     /// buffer for one frame there will be.
     pub memory: u64,
-    /// Whether the disk is given what is stored at once: it will be synced.
+    /// Whether the disk is given what is stored at once, because it will be synced.
+    /// What waits in memory, being so much, goes there in any case.
     pub flush: bool,
     /// What CRIU is going to write, if that is known.
     pub expected: Option<Expected>,
@@ -171,13 +172,13 @@ impl Follower {
     fn with(
         dir: &Path,
         options: Options,
-        memory: Option<Arc<Memory>>,
+        mut memory: Option<Arc<Memory>>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        // With little memory all of it is for the workers.
         // So much that the kernel would begin to write it anyway.
         let flush = options.flush || memory.is_some();
+        // With little memory all of it is for the workers.
         let direct = flush && options.memory >= 4 * disk::MEMORY;
         let buffers = options.memory - if direct { disk::MEMORY } else { 0 };
         let disk = match flush {
@@ -191,7 +192,12 @@ impl Follower {
             disk.as_ref().map(Disk::queue),
             observer,
         ));
-        let watcher = Watcher::start(dir, memory.clone(), &shared)?;
+        let mut watcher = Watcher::start(dir, memory.clone(), &shared);
+        if watcher.is_err() && memory.take().is_some() {
+            // There may be no more watches for so many files.
+            watcher = Watcher::start(dir, None, &shared);
+        }
+        let watcher = watcher?;
         let mut follower = Self {
             shared,
             watcher,

@@ -69,6 +69,7 @@ impl Watcher {
             inotify,
             memory,
             in_memory,
+            unsure: false,
             shared: Arc::clone(shared),
             growing: BTreeSet::new(),
             known: BTreeSet::new(),
@@ -109,6 +110,8 @@ struct Watch {
     memory: Option<Arc<Memory>>,
     /// Which of the files in memory a watch is of.
     in_memory: HashMap<WatchDescriptor, String>,
+    /// Events were lost.
+    unsure: bool,
     shared: Arc<Shared>,
     growing: BTreeSet<String>,
     known: BTreeSet<String>,
@@ -153,7 +156,9 @@ impl Watch {
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    // What was closed unheard is found at the end.
+                    // What was closed unheard is found at the end, and what was
+                    // taken up and has nothing in it can't be told from the rest.
+                    self.unsure = true;
                     self.list()?;
                 }
                 let Some(name) = self.name(&event) else {
@@ -194,7 +199,7 @@ impl Watch {
     /// Whether a file is there only because we made it.
     fn is_untouched(&self, name: &str) -> bool {
         let memory = self.memory.as_ref().filter(|memory| memory.has(name));
-        memory.is_some_and(|memory| memory.is_empty(name))
+        memory.is_some_and(|memory| !self.unsure && memory.is_empty(name))
     }
 
     fn add(&mut self, name: &str) {
