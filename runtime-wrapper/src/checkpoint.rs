@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
 use crate::packed;
-use crate::process::{Stat, memory, netns_inode};
+use crate::process::{Stat, descends, memory, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
@@ -90,8 +90,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
-    if let Some(cgroup) = &cgroup {
-        look_at_processes(request, &container, cgroup, reporter)?;
+    let processes = cgroup.as_ref().map(Cgroup::processes);
+    if let (Some(cgroup), Some(processes)) = (&cgroup, &processes) {
+        look_at_processes(request, &container, cgroup.version(), processes, reporter)?;
     }
     let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
 
@@ -118,10 +119,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         &kind,
         // An end that can't be held up would come before the rest is stored.
         kind.whole && (gate.is_some() || !kind.ends),
-        cgroup
-            .as_ref()
+        processes
             .filter(|_| config.checkpoint.spare_memory)
-            .map(expected),
+            .map(|processes| expected(&processes)),
         progress.observer(),
     )?;
     let paths = storing.paths(request);
@@ -250,8 +250,7 @@ impl Dump {
 const EXPECTED: &str = "CEDANA_TEST_EXPECTED";
 
 /// What CRIU is going to write.
-fn expected(cgroup: &Cgroup) -> Expected {
-    let processes = cgroup.processes();
+fn expected(processes: &[i32]) -> Expected {
     let told = env::var(EXPECTED).ok().and_then(|text| text.parse().ok());
     let sum = || processes.iter().filter_map(|pid| memory(*pid)).sum();
     Expected {
@@ -306,13 +305,13 @@ fn runc_version(text: &str) -> Option<(u32, u32)> {
 fn look_at_processes(
     request: &Request,
     container: &Container,
-    cgroup: &Cgroup,
+    version: Version,
+    processes: &[i32],
     reporter: &Reporter,
 ) -> Result<(), Error> {
-    let stats: HashMap<i32, Stat> = cgroup
-        .processes()
-        .into_iter()
-        .filter_map(|pid| Some((pid, Stat::read(pid)?)))
+    let stats: HashMap<i32, Stat> = processes
+        .iter()
+        .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
         .collect();
     let mut foreign = Vec::new();
     for (&pid, stat) in &stats {
@@ -322,7 +321,7 @@ fn look_at_processes(
         }
         // With the v2 freezer CRIU interrupts a stopped process; with v1's it
         // waits for one that never comes.
-        let stopped = match (cgroup.version(), stat.state) {
+        let stopped = match (version, stat.state) {
             (Version::V1, 'T') => Some(("stopped", "continue it (SIGCONT) first")),
             (Version::V1, 't') => Some(("traced", "detach its debugger first")),
             _ => None,
@@ -351,22 +350,6 @@ fn look_at_processes(
         ));
     }
     Ok(())
-}
-
-/// Whether a process is init or one of its descendants. Every step goes to a
-/// parent within the cgroup, and a loop is ended by the number of steps.
-fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
-    let mut pid = pid;
-    for _ in 0..=stats.len() {
-        if pid == init {
-            return true;
-        }
-        match stats.get(&pid) {
-            Some(stat) => pid = stat.parent,
-            None => return false,
-        }
-    }
-    false
 }
 
 #[cfg(test)]

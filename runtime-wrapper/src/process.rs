@@ -1,5 +1,6 @@
 //! What /proc says about a process.
 
+use std::collections::HashMap;
 use std::fs;
 
 /// The parts of /proc/PID/stat that are asked for here (proc(5)).
@@ -33,6 +34,22 @@ impl Stat {
                 .flatten(),
         })
     }
+}
+
+/// Whether a process is init or one of its descendants. Every step goes to a
+/// parent among those that are known, and a loop is ended by the number of steps.
+pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
+    let mut pid = pid;
+    for _ in 0..=stats.len() {
+        if pid == init {
+            return true;
+        }
+        match stats.get(&pid) {
+            Some(stat) => pid = stat.parent,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// When a process was started, in clock ticks since boot: with its PID, a name

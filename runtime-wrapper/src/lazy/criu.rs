@@ -9,11 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::death::ends_within;
-use crate::process::Stat;
+use crate::process::{Stat, descends};
 use crate::sys;
 
 /// How long a CRIU that fails may take to clean up. It takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Criu {
     pid: i32,
@@ -31,10 +31,10 @@ impl Criu {
         (!gone).then_some(Self { pid, process })
     }
 
-    /// Waits until it has ended, and ends it with all that it has made if it
-    /// doesn't.
-    pub(super) fn see_off(self) {
-        if ends_within(self.process.as_fd(), PATIENCE) {
+    /// Waits until it has ended, and ends it with all that it has made if that
+    /// takes too long.
+    pub(super) fn see_off(self, patience: Duration) {
+        if ends_within(self.process.as_fd(), patience) {
             return;
         }
         let made = descendants(self.pid);
@@ -47,29 +47,21 @@ impl Criu {
 /// All processes that descend from one.
 fn descendants(pid: i32) -> Vec<OwnedFd> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let parents: HashMap<i32, i32> = entries
+    let stats: HashMap<i32, Stat> = entries
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            Some((pid, Stat::read(pid)?.parent))
+            Some((pid, Stat::read(pid)?))
         })
         .collect();
-    let mut found = vec![pid];
-    let mut at = 0;
-    while let Some(&parent) = found.get(at) {
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| **of == parent)
-                .map(|(pid, _)| *pid),
-        );
-        at += 1;
-    }
-    let still_there = |pid: &i32| {
-        let process = sys::pidfd_open(*pid).ok()?;
-        let parent = Stat::read(*pid)?.parent;
-        (parents.get(pid) == Some(&parent)).then_some(process)
-    };
-    found[1..].iter().filter_map(still_there).collect()
+    stats
+        .iter()
+        .filter(|(other, _)| **other != pid && descends(**other, pid, &stats))
+        .filter_map(|(&other, stat)| {
+            let process = sys::pidfd_open(other).ok()?;
+            // Still the same.
+            (Stat::read(other)?.parent == stat.parent).then_some(process)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -108,7 +100,7 @@ mod tests {
             pid,
             process: sys::pidfd_open(pid).expect("pidfd"),
         }
-        .see_off();
+        .see_off(Duration::from_millis(10));
         assert!(ends_within(made[0].as_fd(), Duration::from_secs(60)));
         child.wait().expect("wait");
     }

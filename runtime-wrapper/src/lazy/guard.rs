@@ -24,7 +24,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::json;
 
 use super::control::{Control, text};
-use super::criu::Criu;
+use super::criu::{Criu, PATIENCE};
 use super::death::{Doomed, Mourners, ended, watch};
 use super::ledger::{Ledger, Phase};
 use crate::sys;
@@ -129,7 +129,7 @@ impl Post {
             return false;
         }
         if let Some(process) = process {
-            process.see_off();
+            process.see_off(PATIENCE);
         }
         true
     }

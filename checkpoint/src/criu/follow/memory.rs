@@ -27,7 +27,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -55,7 +55,7 @@ const MOST: usize = 256;
 /// The files, and their links.
 pub(super) struct Memory {
     dir: PathBuf,
-    files: HashMap<String, OwnedFd>,
+    files: HashMap<String, File>,
     _alone: Option<Flock<File>>,
 }
 
@@ -88,30 +88,25 @@ impl Memory {
         };
         for number in 1..=files {
             let name = format!("pages-{number}.img");
-            let file = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
+            let file = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
             let path = format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd());
             let link = dir.join(&name);
             symlink(path, &link)?;
-            let (there, here) = (
-                fs::metadata(&link),
-                File::from(file.try_clone()?).metadata()?,
-            );
+            let there = fs::metadata(&link);
+            let here = file.metadata();
             memory.files.insert(name, file);
             // Not where /proc is another PID namespace's.
-            if there?.ino() != here.ino() {
+            if there?.ino() != here?.ino() {
                 return Err(io::ErrorKind::NotFound.into());
             }
         }
         Ok(memory)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.files.contains_key(name)
-    }
-
-    /// Whether nothing has been written to it.
-    pub(super) fn is_empty(&self, name: &str) -> bool {
-        fs::metadata(self.dir.join(name)).is_ok_and(|file| file.len() == 0)
+    /// Whether a file is one of them, and nothing has been written to it.
+    pub(super) fn has_empty(&self, name: &str) -> bool {
+        let meta = self.files.get(name).and_then(|file| file.metadata().ok());
+        meta.is_some_and(|meta| meta.len() == 0)
     }
 
     /// Watches each of them being opened and closed.

@@ -198,8 +198,8 @@ impl Watch {
 
     /// Whether a file is there only because we made it.
     fn is_untouched(&self, name: &str) -> bool {
-        let memory = self.memory.as_ref().filter(|memory| memory.has(name));
-        memory.is_some_and(|memory| !self.unsure && memory.is_empty(name))
+        let memory = self.memory.as_ref().filter(|_| !self.unsure);
+        memory.is_some_and(|memory| memory.has_empty(name))
     }
 
     fn add(&mut self, name: &str) {
