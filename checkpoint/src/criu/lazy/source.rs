@@ -45,6 +45,9 @@ pub enum Phase {
     Restoring,
     /// The processes run, and memory is missing.
     Running,
+    /// The restored processes have all of their memory. Children that they forked
+    /// meanwhile lack some.
+    Restored,
     /// Nothing is missing any more.
     Complete,
 }
@@ -334,6 +337,8 @@ impl Source {
         self.waiting.retain(|fault| !fault.space.is_done());
         if self.spaces.is_empty() {
             self.phase = Phase::Complete;
+        } else if self.spaces.values().all(|space| space.is_forked()) {
+            self.phase = Phase::Restored;
         }
     }
 }

@@ -85,6 +85,16 @@ impl Space {
         self.pid
     }
 
+    /// Whether this is a child that was forked since the restore.
+    pub(super) fn is_forked(&self) -> bool {
+        self.pid.is_none()
+    }
+
+    /// The size of a page.
+    pub(super) fn page(&self) -> u64 {
+        self.page
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
