@@ -135,6 +135,18 @@ impl Bundle {
         })
     }
 
+    /// The memory limit of the container's cgroup in bytes, if it has one (OCI
+    /// runtime-spec, config-linux.md, "Memory"; a negative limit is none).
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let limit = self.spec.pointer("/linux/resources/memory/limit")?;
+        limit.as_u64().filter(|limit| *limit > 0)
+    }
+
+    /// The container's `oom_score_adj`, if config.json sets one.
+    pub(crate) fn oom_score_adj(&self) -> Option<i64> {
+        self.spec.pointer("/process/oomScoreAdj")?.as_i64()
+    }
+
     /// Whether the container gets a network namespace at all.
     pub(crate) fn has_netns(&self) -> bool {
         netns_entry(&self.spec).is_some()

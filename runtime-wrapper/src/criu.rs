@@ -105,6 +105,16 @@ impl Log {
             .then(|| log::diagnose(&self.path).ok()?.cause)?
     }
 
+    /// Whether CRIU found a reason of its own, other than that its connection to
+    /// the page source has ended (criu/uffd.c).
+    pub(crate) fn has_own_reason(&self) -> bool {
+        let found = self.is_new().then(|| log::diagnose(&self.path).ok());
+        found.flatten().is_some_and(|found| {
+            let error = found.error.as_deref();
+            found.cause.is_some() || error.is_some_and(|error| !error.starts_with("uffd: "))
+        })
+    }
+
     /// Whether the run wrote it.
     pub(crate) fn is_new(&self) -> bool {
         let now = Self::state(&self.path);

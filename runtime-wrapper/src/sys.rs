@@ -9,6 +9,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Makes a child start with no signal blocked and die with this process.
 ///
@@ -40,6 +42,19 @@ pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {
         fcntl(theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     Ok(ours)
+}
+
+/// The size of a page, in bytes.
+pub(crate) fn page_size() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096)
+}
+
+/// The machine's free memory in bytes, without what the kernel could free: a
+/// mapping of that size passes every version's overcommit heuristic.
+pub(crate) fn free_memory() -> io::Result<u64> {
+    Ok(sysinfo()?.ram_unused())
 }
 
 /// A file descriptor that polls readable once the process has ended.

@@ -24,6 +24,7 @@ pub mod manifest;
 mod netns;
 pub mod pages;
 mod proto;
+mod reserved;
 mod sockets;
 pub mod store;
 pub mod unpack;
@@ -31,6 +32,7 @@ mod verify;
 
 pub use machine::Unfit;
 pub use netns::{Network, network};
+pub use reserved::reserve;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use unpack::unpack;
 pub use verify::{Error, verify};

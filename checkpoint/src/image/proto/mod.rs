@@ -279,6 +279,31 @@ messages! {
     }
 }
 
+impl Vma {
+    // The bits of mmap(2) on x86-64 and arm64, and CRIU's own (include/image.h).
+    const PRIVATE: u32 = 0x02;
+    const ANONYMOUS: u32 = 0x20;
+    pub(super) const LOCKED: u32 = 0x2000;
+    pub(super) const NORESERVE: u32 = 0x4000;
+    pub(super) const HUGETLB: u32 = 0x4_0000;
+
+    /// Whether this is no mapping but a guard region inside another one
+    /// (`VMA_AREA_GUARD`, since CRIU 4.2).
+    pub(super) fn is_guard(&self) -> bool {
+        self.status & (1 << 16) != 0
+    }
+
+    pub(super) fn is_private_anonymous(&self) -> bool {
+        const BOTH: u32 = Vma::PRIVATE | Vma::ANONYMOUS;
+        self.flags & BOTH == BOTH
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        const WRITE: u32 = 2;
+        self.prot & WRITE != 0
+    }
+}
+
 impl PagemapRun {
     /// How many pages: the older field has 32 bits and is zero where it would
     /// not do (CRIU 4.0).
