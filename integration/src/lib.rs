@@ -31,6 +31,7 @@ mod events;
 pub mod frozen;
 mod gate;
 mod host;
+pub mod lazy;
 mod pty;
 mod task;
 mod wait;

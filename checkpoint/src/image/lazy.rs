@@ -445,7 +445,14 @@ mod tests {
             let mut mm = message(&[(5, 0), (12, *exe)]);
             for (start, end, status) in *vmas {
                 let (start, end) = (start * PAGE, end * PAGE);
-                let vma = [(1, start), (2, end), (4, 0), (5, 3), (6, 0x22), (7, *status)];
+                let vma = [
+                    (1, start),
+                    (2, end),
+                    (4, 0),
+                    (5, 3),
+                    (6, 0x22),
+                    (7, *status),
+                ];
                 let vma = message(&vma);
                 mm.extend([14 << 3 | 2, vma.len() as u8]);
                 mm.extend(vma);
@@ -486,7 +493,10 @@ mod tests {
         let error = Layout::read(dir.path(), PAGE).expect_err("unknown");
         assert!(matches!(error, NotLazy::Unknown { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("pagemap-1.img") && !text.contains("damaged"), "{text}");
+        assert!(
+            text.contains("pagemap-1.img") && !text.contains("damaged"),
+            "{text}"
+        );
     }
 
     #[test]

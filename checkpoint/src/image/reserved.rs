@@ -115,7 +115,14 @@ mod tests {
 
     fn vma(start: u64, end: u64, prot: u64, flags: u64, status: u64) -> Vec<u8> {
         let mut out = Vec::new();
-        let fields = [(1, start), (2, end), (4, 0), (5, prot), (6, flags), (7, status)];
+        let fields = [
+            (1, start),
+            (2, end),
+            (4, 0),
+            (5, prot),
+            (6, flags),
+            (7, status),
+        ];
         for (number, value) in fields {
             put_varint(&mut out, number << 3);
             put_varint(&mut out, value);

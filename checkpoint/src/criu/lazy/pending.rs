@@ -263,16 +263,19 @@ impl Pending {
         self.from(address).next().map(|(start, _)| start)
     }
 
+    /// The first address after all that is missing.
+    pub(super) fn end(&self) -> Option<u64> {
+        let (_, spans) = self.regions.last_key_value()?;
+        spans.last_key_value().map(|(_, span)| span.end)
+    }
+
     /// What of a piece is still missing, and still to get the piece's content.
     pub(super) fn of(&self, piece: Piece, file: u32) -> Vec<Range<u64>> {
         let mut found = Vec::new();
         let first = self
             .span_at(piece.start)
             .map_or(piece.start, |(start, _)| start);
-        for (start, span) in self
-            .from(first)
-            .take_while(|(start, _)| *start < piece.end)
-        {
+        for (start, span) in self.from(first).take_while(|(start, _)| *start < piece.end) {
             let range = start.max(piece.start)..span.end.min(piece.end);
             let same = span.file == file
                 && !range.is_empty()
@@ -485,6 +488,8 @@ mod tests {
                 }
                 prop_assert_eq!(flat(&pending), model.clone());
                 prop_assert_eq!(pending.bytes(), model.len() as u64);
+                let last = model.last_key_value();
+                prop_assert_eq!(pending.end(), last.map(|(page, _)| page + 1));
                 for page in 0..PAGES {
                     prop_assert_eq!(pending.contains(page), model.contains_key(&page));
                     let next = model.range(page..).next().map(|(page, _)| *page);

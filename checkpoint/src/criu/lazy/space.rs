@@ -281,6 +281,23 @@ impl Space {
         }
     }
 
+    /// Looks whether the address space still exists. The kernel tells of no exit;
+    /// it refuses only what is given to an address space that is gone.
+    pub(super) fn look(&self) {
+        // No mapping reaches from the first address that can be mapped
+        // (vm.mmap_min_addr) to the last one that is missing: a space that exists
+        // refuses this, too, with another error (mm/userfaultfd.c, `mfill_atomic`).
+        const FIRST: u64 = 64 << 10;
+        let mut state = self.state();
+        let Some(end) = state.pending.end().filter(|end| *end > FIRST) else {
+            return;
+        };
+        // The second before Linux 4.13.
+        if let Err(Errno::ESRCH | Errno::ENOSPC) = self.uffd.zero(FIRST, end - FIRST) {
+            state.gone = true;
+        }
+    }
+
     /// Lets whoever waits at an address look again.
     pub(super) fn wake(&self, address: u64) {
         self.uffd.wake(address, self.page);

@@ -15,6 +15,7 @@
 mod family;
 mod files;
 mod games;
+mod layouts;
 mod memory;
 mod sockets;
 mod sys;
@@ -63,6 +64,9 @@ fn main() {
     let mut child = false;
     let mut checks: Vec<Check> = Vec::new();
     let games: Rc<RefCell<Option<games::Games>>> = Rc::default();
+    let mut data: Option<Rc<Pattern>> = None;
+    let late: Rc<RefCell<Option<layouts::Workers>>> = Rc::default();
+    let mut forks_late = false;
     let nonce = nonce();
     let ticks = tick();
 
@@ -77,7 +81,8 @@ fn main() {
             "--term-code" => term_code = number(&value()) as i32,
             "--child" => child = true,
             "--memory" => {
-                let pattern = Pattern::fill(nonce, number(&value()) << 20);
+                let pattern = Rc::new(Pattern::fill(nonce, number(&value()) << 20));
+                data = Some(Rc::clone(&pattern));
                 checks.push(Box::new(move |r| r.check("memory", pattern.verify())));
             }
             "--shared-memory" => {
@@ -139,6 +144,30 @@ fn main() {
                     r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
                 }));
             }
+            "--guarded" => {
+                let guarded = expect(layouts::Guarded::set_up(nonce));
+                checks.push(Box::new(move |r| r.check("guarded", guarded.verify())));
+            }
+            "--reserved" => {
+                let reserved = expect(layouts::Reserved::set_up(nonce, number(&value())));
+                checks.push(Box::new(move |r| r.check("reserved", reserved.verify())));
+            }
+            "--workers" => {
+                let workers = layouts::Workers::fork(data.as_deref(), number(&value()));
+                let workers = expect(workers);
+                checks.push(Box::new(move |r| r.check("workers", workers.verify())));
+            }
+            "--late-workers" => {
+                forks_late = true;
+                let late = Rc::clone(&late);
+                checks.push(Box::new(move |r| {
+                    let late = late.borrow();
+                    r.check(
+                        "late-workers",
+                        late.as_ref().map_or(Ok(()), layouts::Workers::verify),
+                    );
+                }));
+            }
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
@@ -164,6 +193,12 @@ fn main() {
             sys::SIGUSR2 => {
                 if let Some(games) = &mut *games.borrow_mut() {
                     games.play();
+                }
+                if forks_late {
+                    let workers = layouts::Workers::fork(data.as_deref(), 2);
+                    *late.borrow_mut() = Some(expect(workers));
+                    publish(&format!("/out/{name}.forked"), "forked\n");
+                    continue;
                 }
                 publish(&format!("/out/{name}.report"), &report(&mut checks).0);
             }
