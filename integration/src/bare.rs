@@ -224,7 +224,7 @@ fn shim_command(id: &str) -> Command {
 fn specification(id: &str, home: &Path, flags: &[&str]) -> Value {
     let mut spec: Value = serde_json::from_str(&ctr_ok(&["oci", "spec"]))
         .unwrap_or_else(|error| panic!("`ctr oci spec`: {error}"));
-    let arguments: Vec<_> = std::iter::once(&workload::PATH).chain(flags).collect();
+    let arguments = workload::command_line(flags);
     spec["process"]["args"] = json!(arguments);
     spec["process"]["terminal"] = json!(false);
     spec["root"]["readonly"] = json!(false);

@@ -85,6 +85,10 @@ fn main() {
                 data = Some(Rc::clone(&pattern));
                 checks.push(Box::new(move |r| r.check("memory", pattern.verify())));
             }
+            "--ballast" => {
+                let pattern = Pattern::fill(!nonce, number(&value()) << 20);
+                checks.push(Box::new(move |r| r.check("ballast", pattern.verify())));
+            }
             "--shared-memory" => {
                 let segment = expect(memory::Shared::fill(nonce, number(&value()) << 20));
                 checks.push(Box::new(move |r| {
