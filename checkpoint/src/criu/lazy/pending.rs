@@ -5,9 +5,9 @@
 //! of it, and knows nothing else.
 //!
 //! ```text
-//! regions: address / 32 MiB ──► Arc ──► spans: start ──► end, place
-//!                                ▲
-//!          a forked child's ─────┘      copied when one of both changes it
+//! regions: address / 4 MiB ──► Arc ──► spans: start ──► end, place
+//!                               ▲
+//!          a forked child's ────┘      copied when one of both changes it
 //! ```
 //!
 //! A fork duplicates the map, and a server that forks for each request does so
@@ -27,10 +27,9 @@ use crate::image::lazy::Run;
 const MAX_PIECES: usize = 256;
 
 /// The size of a region, in units of the addresses. A region of single pages with
-/// gaps between them has 4096 spans of some 60 bytes, so that a change after a
-/// fork copies 250 KiB at most; a child of a process of 1 TiB costs 32,768
-/// pointers.
-const REGION: u64 = 32 << 20;
+/// gaps between them has 512 spans of some 60 bytes, so that a change after a fork
+/// copies 30 KiB at most; a child of a process of 1 GiB costs 256 pointers.
+const REGION: u64 = 4 << 20;
 
 /// Where the content of a span is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
