@@ -36,7 +36,7 @@ fn a_restored_container_is_a_container_like_any_other() {
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("Docker's PID is alive");
     assert!(line.starts_with("/workload"), "{line}");
     let top = docker_ok(&["top", container.name()]);
-    assert!(top.contains("/workload --memory"), "{top}");
+    assert!(top.contains("/workload --ballast"), "{top}");
 
     let template = "{{.MemUsage}} {{.PIDs}}";
     let stats = docker_ok(&[
