@@ -5,7 +5,7 @@ use std::fs;
 use cedana_integration::frozen::{Folder, Frozen, ROOT, flip, json, read};
 use cedana_integration::lazy::{GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
-use cedana_integration::{BareShim, command, eventually};
+use cedana_integration::{BareShim, Run, command, eventually};
 
 const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"];
 
@@ -289,6 +289,49 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     lazy.gate.open();
     lazy.is_complete();
     lazy.frozen.goes_on();
+}
+
+#[test]
+fn the_terminal_is_that_of_the_attempt_that_succeeded() {
+    let folder = Folder::new("steps");
+    let (step, seen) = (folder.file("step"), folder.file("seen"));
+    let write = |path: &std::path::Path, text: String| {
+        fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    };
+    // CRIU fails once, when the runtime has sent the terminal.
+    write(
+        &step,
+        format!(
+            "#!/bin/sh
+             [ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0
+             [ -e {seen} ] && exit 0
+             touch {seen}
+             exit 1",
+            seen = seen.display()
+        ),
+    );
+    command("chmod", &["+x", &step.display().to_string()]).ok();
+    let options = folder.file("criu.conf");
+    write(&options, format!("action-script {}\n", step.display()));
+    let (container, mut terminal) = Run::new("lazy-terminal")
+        .flags(&[
+            "--annotation",
+            &format!("org.criu.config={}", options.display()),
+        ])
+        .workload(&["--lines"])
+        .on_terminal();
+    container.ready("workload");
+    terminal.type_line("before");
+    terminal.expect("line 1: before");
+    let before = container.report();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container.kill("SIGKILL");
+    terminal.exit_code();
+    let (restored, mut terminal) = container.restore_on_terminal(&image);
+    assert!(seen.exists(), "the first attempt did not fail");
+    restored.report().continues(&before);
+    terminal.type_line("after");
+    terminal.expect("line 2: after");
 }
 
 #[test]

@@ -102,6 +102,8 @@ pub(crate) enum Error {
     ProgressFd { fd: i32, source: io::Error },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error("cannot pass the container's terminal on to the caller: {0}")]
+    Console(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
     #[error("cannot prepare CRIU's configuration: {0}")]

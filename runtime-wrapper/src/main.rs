@@ -21,6 +21,7 @@ mod checkpoint;
 mod child;
 mod cli;
 mod collected;
+mod console;
 mod criu;
 mod docker;
 mod error;

@@ -29,6 +29,7 @@ use tempfile::TempDir;
 use crate::bundle::Bundle;
 use crate::child::{self, Keep, Next, Outcome, Question, Signals};
 use crate::cli::Request;
+use crate::console::Console;
 use crate::criu::{self, ConfigFile, Log};
 use crate::error::{Error, LogNote};
 use crate::lazy::{self, Session};
@@ -141,6 +142,15 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
                 }
             }
         }
+        let caller = request
+            .value("console-socket")
+            .filter(|path| !path.is_empty());
+        let console = match (&session, caller) {
+            (Some(_), Some(_)) => {
+                Some(Console::listen(&work.path(request)).map_err(Error::Console)?)
+            }
+            _ => None,
+        };
         let command = command(
             request,
             &runtime,
@@ -148,6 +158,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             shown.path().as_deref(),
             connections,
             session.is_some(),
+            console.as_ref().map(Console::path).as_deref(),
         )?;
         let asked = session
             .as_ref()
@@ -167,6 +178,13 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
                 source,
             })?;
         if outcome.status.success() || outcome.signalled || has_run(&log, session.as_mut()) {
+            if let (Some(console), Some(caller)) = (console, caller)
+                && outcome.status.success()
+                && let Err(error) = console.pass_on(Path::new(caller))
+            {
+                remove(request, &runtime);
+                return Err(Error::Console(error));
+            }
             break (outcome, log, session);
         }
         // The runtime has forgotten the container already, and the hooks that
@@ -391,6 +409,7 @@ fn command(
     shown: Option<&Path>,
     connections: Connections,
     lazy: bool,
+    console: Option<&Path>,
 ) -> Result<Prepared, Error> {
     // Locks and outside sockets that the checkpoint holds were allowed when it
     // was taken; a restore that refused them would only make it useless.
@@ -408,8 +427,11 @@ fn command(
     if lazy {
         flags.push("--lazy-pages");
     }
-    let images: Option<(&str, &OsStr)> = shown.map(|path| ("image-path", path.as_os_str()));
-    let mut args = request.with_values(&flags, images.as_slice());
+    let values: Vec<(&str, &OsStr)> = [("image-path", shown), ("console-socket", console)]
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path?.as_os_str())))
+        .collect();
+    let mut args = request.with_values(&flags, &values);
     // crun never becomes a subreaper and knows no flag against it, which every
     // caller gives that detaches (containerd's shim, Docker).
     if request.has("no-subreaper") && runtime.is_crun() {
