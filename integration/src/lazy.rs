@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::frozen::{Frozen, ROOT, json, read};
+use crate::frozen::{Folder, Frozen, ROOT, json, read};
 use crate::{command, eventually, unique};
 
 /// How a page source is told of its gate.
@@ -179,6 +179,48 @@ impl Lazy {
         all.extend(verb);
         all.push(&self.frozen.id);
         command("runc", &all).ok();
+    }
+}
+
+/// A step of CRIU's restore that fails the first time.
+pub struct FailsOnce(Folder);
+
+impl FailsOnce {
+    /// At this step, as CRIU's action scripts know it.
+    #[track_caller]
+    pub fn at(step: &str) -> Self {
+        let folder = Folder::new("steps");
+        let write = |name: &str, text: String| {
+            let path = folder.file(name);
+            fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            path.display().to_string()
+        };
+        let script = write(
+            "step",
+            format!(
+                "#!/bin/sh
+                 [ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] || exit 0
+                 [ -e {seen} ] && exit 0
+                 touch {seen}
+                 exit 1",
+                seen = folder.file("seen").display()
+            ),
+        );
+        command("chmod", &["+x", &script]).ok();
+        write("criu.conf", format!("action-script {script}\n"));
+        Self(folder)
+    }
+
+    /// The annotation by which a container's CRIU knows of it.
+    #[track_caller]
+    pub fn annotation(&self) -> String {
+        format!("org.criu.config={}", self.0.file("criu.conf").display())
+    }
+
+    /// It has failed.
+    #[track_caller]
+    pub fn has_failed(&self) {
+        assert!(self.0.file("seen").exists(), "the step was not reached");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use cedana_integration::frozen::{Folder, Frozen, ROOT, flip, json, read};
-use cedana_integration::lazy::{GATE, Lazy, PrefetchGate, process};
+use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, command, eventually};
 
@@ -293,31 +293,10 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
 
 #[test]
 fn the_terminal_is_that_of_the_attempt_that_succeeded() {
-    let folder = Folder::new("steps");
-    let (step, seen) = (folder.file("step"), folder.file("seen"));
-    let write = |path: &std::path::Path, text: String| {
-        fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    };
-    // CRIU fails once, when the runtime has sent the terminal.
-    write(
-        &step,
-        format!(
-            "#!/bin/sh
-             [ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0
-             [ -e {seen} ] && exit 0
-             touch {seen}
-             exit 1",
-            seen = seen.display()
-        ),
-    );
-    command("chmod", &["+x", &step.display().to_string()]).ok();
-    let options = folder.file("criu.conf");
-    write(&options, format!("action-script {}\n", step.display()));
+    // CRIU fails when the runtime has sent the terminal.
+    let step = FailsOnce::at("post-restore");
     let (container, mut terminal) = Run::new("lazy-terminal")
-        .flags(&[
-            "--annotation",
-            &format!("org.criu.config={}", options.display()),
-        ])
+        .flags(&["--annotation", &step.annotation()])
         .workload(&["--lines"])
         .on_terminal();
     container.ready("workload");
@@ -328,7 +307,7 @@ fn the_terminal_is_that_of_the_attempt_that_succeeded() {
     container.kill("SIGKILL");
     terminal.exit_code();
     let (restored, mut terminal) = container.restore_on_terminal(&image);
-    assert!(seen.exists(), "the first attempt did not fail");
+    step.has_failed();
     restored.report().continues(&before);
     terminal.type_line("after");
     terminal.expect("line 2: after");
