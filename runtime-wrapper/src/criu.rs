@@ -136,12 +136,14 @@ impl Log {
         } else {
             (None, LogNote::None)
         };
-        let why = found
-            .or_else(|| last_error(&outcome.stderr))
-            .or_else(|| {
+        let runtime = || {
+            last_error(&outcome.stderr).or_else(|| {
                 let text = fs::read(request.globals.log.as_ref()?).ok()?;
                 last_error(&String::from_utf8_lossy(&text))
             })
+        };
+        let why = found
+            .or_else(|| runtime().map(with_remedy))
             .unwrap_or_else(|| format!("the wrapped runtime failed ({})", outcome.status));
         Error::Failed {
             verb: request.verb,
@@ -150,6 +152,20 @@ impl Log {
             why: why.into(),
             log: kept,
         }
+    }
+}
+
+/// What CRIU answers to options that it does not take, before it has a log
+/// (EBADRQC; criu/include/cr-errno.h).
+const BAD_OPTIONS: &str = "errno 56";
+
+/// The runtime's words, with the remedy where CRIU left no log.
+fn with_remedy(error: String) -> String {
+    match error.starts_with("criu failed") && error.contains(BAD_OPTIONS) {
+        true => format!(
+            "CRIU does not take its options ({error}); correct the options in /etc/criu/runc.conf, in the file that the annotation org.criu.config names, and in /etc/criu/default.conf"
+        ),
+        false => error,
     }
 }
 
@@ -202,6 +218,14 @@ mod tests {
             Some("first")
         );
         assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn options_that_criu_does_not_take_have_a_remedy() {
+        let said = with_remedy("criu failed: type RESTORE errno 56".to_owned());
+        assert!(said.contains("org.criu.config"), "{said}");
+        let other = "criu failed: type NOTIFY errno 0";
+        assert_eq!(with_remedy(other.to_owned()), other);
     }
 
     #[test]
