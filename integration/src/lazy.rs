@@ -36,15 +36,18 @@ impl PrefetchGate {
     /// Lets them go on.
     #[track_caller]
     pub fn open(&self) {
-        eventually("somebody stands before the gate", || {
-            let mut options = fs::File::options();
-            let gate = options
-                .write(true)
-                .custom_flags(nix::libc::O_NONBLOCK)
-                .open(&self.0);
-            gate.and_then(|mut gate| gate.write_all(b"go"))
-                .map_err(|error| error.to_string())
+        eventually("the source stands before the gate", || {
+            self.let_through().map_err(|error| error.to_string())
         });
+    }
+
+    fn let_through(&self) -> std::io::Result<()> {
+        let mut options = fs::File::options();
+        let gate = options
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&self.0);
+        gate.and_then(|mut gate| gate.write_all(b"go"))
     }
 }
 
@@ -98,6 +101,20 @@ impl Lazy {
     pub fn is_complete(&self) {
         eventually("memory is complete", || match self.lacks_memory() {
             true => Err("it is not".to_owned()),
+            false => Ok(()),
+        });
+        self.nothing_runs();
+    }
+
+    /// The same for a source that may have given everything before its gate opens.
+    #[track_caller]
+    pub fn completes(&self) {
+        eventually("memory is complete", || match self.lacks_memory() {
+            true => {
+                // Without a reader the source has ended meanwhile.
+                let _ = self.gate.let_through();
+                Err("it is not".to_owned())
+            }
             false => Ok(()),
         });
         self.nothing_runs();

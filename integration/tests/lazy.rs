@@ -61,8 +61,7 @@ fn programs_do_with_their_memory_what_they_like() {
     lazy.frozen
         .says_after("-USR2")
         .continues(&lazy.frozen.before);
-    lazy.gate.open();
-    lazy.is_complete();
+    lazy.completes();
     lazy.frozen.goes_on();
     // And in the midst of it.
     for _ in 0..3 {

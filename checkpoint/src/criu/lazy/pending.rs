@@ -262,12 +262,6 @@ impl Pending {
         self.from(address).next().map(|(start, _)| start)
     }
 
-    /// The first address after all that is missing.
-    pub(super) fn end(&self) -> Option<u64> {
-        let (_, spans) = self.regions.last_key_value()?;
-        spans.last_key_value().map(|(_, span)| span.end)
-    }
-
     /// What of a piece is still missing, and still to get the piece's content.
     pub(super) fn of(&self, piece: Piece, file: u32) -> Vec<Range<u64>> {
         let mut found = Vec::new();
@@ -487,8 +481,6 @@ mod tests {
                 }
                 prop_assert_eq!(flat(&pending), model.clone());
                 prop_assert_eq!(pending.bytes(), model.len() as u64);
-                let last = model.last_key_value();
-                prop_assert_eq!(pending.end(), last.map(|(page, _)| page + 1));
                 for page in 0..PAGES {
                     prop_assert_eq!(pending.contains(page), model.contains_key(&page));
                     let next = model.range(page..).next().map(|(page, _)| *page);

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::Failure;
 use super::pending::{Frame, Pending, Piece};
-use super::uffd::{Event, Uffd};
+use super::uffd::{Event, Uffd, is_gone};
 
 /// How much is given in one go. An event waits for no more than that: about 50
 /// microseconds' worth of copying.
@@ -281,20 +281,10 @@ impl Space {
         }
     }
 
-    /// Looks whether the address space still exists. The kernel tells of no exit;
-    /// it refuses only what is given to an address space that is gone.
+    /// Looks whether the address space still exists.
     pub(super) fn look(&self) {
-        // No mapping reaches from the first address that can be mapped
-        // (vm.mmap_min_addr) to the last one that is missing: a space that exists
-        // refuses this, too, with another error (mm/userfaultfd.c, `mfill_atomic`).
-        const FIRST: u64 = 64 << 10;
-        let mut state = self.state();
-        let Some(end) = state.pending.end().filter(|end| *end > FIRST) else {
-            return;
-        };
-        // The second before Linux 4.13.
-        if let Err(Errno::ESRCH | Errno::ENOSPC) = self.uffd.zero(FIRST, end - FIRST) {
-            state.gone = true;
+        if is_gone(self.uffd.as_fd()) {
+            self.state().gone = true;
         }
     }
 
