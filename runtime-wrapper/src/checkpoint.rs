@@ -35,6 +35,7 @@ use crate::docker;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
+use crate::nested_mounts;
 use crate::packed;
 use crate::process::{Stat, descends, memory, netns_inode};
 use crate::progress::Progress;
@@ -103,6 +104,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     };
     let options = DumpOptions {
         external_netns: own_netns(&container),
+        external_mounts: container
+            .config
+            .as_deref()
+            .map(|config| nested_mounts::to_leave_out(config, container.init))
+            .unwrap_or_default(),
         ghost_limit: config.checkpoint.ghost_limit,
         link_remap: config.checkpoint.link_remap,
         timeout: config.checkpoint.timeout,

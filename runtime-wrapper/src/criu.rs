@@ -210,6 +210,7 @@ mod tests {
     fn configuration_is_readable_through_proc() {
         let options = DumpOptions {
             external_netns: None,
+            external_mounts: Vec::new(),
             ghost_limit: 1,
             link_remap: false,
             timeout: Duration::from_secs(2),
