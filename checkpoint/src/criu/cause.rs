@@ -132,15 +132,15 @@ pub enum Socket {
 /// What a process watches by inotify or fanotify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watched {
-    /// All that CRIU's log tells.
+    /// All that CRIU's errors tell.
     Unknown,
-    /// A file, as the kernel's /proc/PID/fdinfo names it.
-    Inode {
-        /// The process that watches.
-        pid: u32,
+    /// A file, as far as it was found.
+    File {
+        /// The process that watches: its PID and name.
+        process: String,
         /// The file's inode.
         inode: u64,
-        /// Where it is in the container, if that could be found.
+        /// Where it is in the container, if that was found.
         path: Option<String>,
     },
 }
@@ -168,31 +168,30 @@ impl fmt::Display for Descriptor {
 
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const REASON: &str = "by inotify or fanotify, and CRIU can't find it again, because the container's overlay file system does not decode file handles";
-        const REMEDY: &str = "end the watch, mount the overlay with index=on,nfs_export=on, or set";
+        const REASON: &str = "by inotify or fanotify, and CRIU can't find it again, because the container's overlay file system does not decode file handles; end the watch, mount the overlay with index=on,nfs_export=on, or set";
+        const SETTINGS: &str = "irmap-scan-path and force-irmap in /etc/criu/runc.conf";
         match self {
-            Self::Unknown => write!(
-                f,
-                "a process watches a file {REASON}; {REMEDY} irmap-scan-path and force-irmap in /etc/criu/runc.conf"
-            ),
-            Self::Inode {
-                pid,
+            Self::Unknown => write!(f, "a process watches a file {REASON} {SETTINGS}"),
+            Self::File {
+                process,
                 inode,
                 path: None,
             } => write!(
                 f,
-                "process {pid} watches a file (inode {inode}, whose path was not found) {REASON}; {REMEDY} irmap-scan-path and force-irmap in /etc/criu/runc.conf"
+                "process {process} watches a file (inode {inode}; its path was not found) {REASON} {SETTINGS}"
             ),
-            Self::Inode {
-                pid,
+            Self::File {
+                process,
                 path: Some(path),
                 ..
             } => {
-                let dir = path.rsplit_once('/').map_or("/", |(dir, _)| dir);
-                let dir = if dir.is_empty() { "/" } else { dir };
+                let dir = match path.rsplit_once('/') {
+                    Some((dir, _)) if !dir.is_empty() => dir,
+                    _ => "/",
+                };
                 write!(
                     f,
-                    "process {pid} watches {path} {REASON}; {REMEDY} \"irmap-scan-path {dir}\" and \"force-irmap\" in /etc/criu/runc.conf"
+                    "process {process} watches {path} {REASON} \"irmap-scan-path {dir}\" and \"force-irmap\" in /etc/criu/runc.conf"
                 )
             }
         }
@@ -232,7 +231,7 @@ impl fmt::Display for Cause {
             Self::DeadLeader => f.write_str("a process's main thread has ended while other threads of it run, which CRIU does not support; let the main thread wait for the others (pthread_join) in the application, or end the process"),
             Self::Ended => f.write_str("a process of the container ended while CRIU was working on it; see the container's state and output, and try again if it runs"),
             Self::Killed => f.write_str("a process was killed while CRIU was restoring it (signal 9); if the kernel's log names the memory limit, raise it, and try again"),
-            Self::NoDescriptor => f.write_str("a process has no free file descriptor, and CRIU needs some in it; raise its limit of open files (RLIMIT_NOFILE), or close some"),
+            Self::NoDescriptor => f.write_str("a process has too few free file descriptors, and CRIU needs some in it; raise its limit of open files (RLIMIT_NOFILE), or close some"),
             Self::NoDescriptorLeft => f.write_str("CRIU has no free file descriptor; raise the limit of open files of the engine (LimitNOFILE in its systemd unit), or fs.file-max"),
             Self::PidsLimit => f.write_str("the limit of processes and threads is reached, and a restore needs a few more than the container has; raise the container's limit of PIDs (Docker: --pids-limit) or RLIMIT_NPROC"),
             Self::WatchLimit(name) => write!(f, "the limit {name} is reached; raise it by sysctl"),

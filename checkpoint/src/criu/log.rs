@@ -126,6 +126,11 @@ pub struct Diagnosis {
     pub error: Option<String>,
     /// The CRIU that wrote the log.
     pub version: Option<Version>,
+    /// The process that a dump stopped at, by its PID on the host.
+    pub process: Option<u32>,
+    /// The watched file that CRIU could not find, by its device and inode as the
+    /// kernel writes them in /proc/PID/fdinfo.
+    pub watched: Option<(u64, u64)>,
 }
 
 impl Diagnosis {
@@ -167,23 +172,52 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
 pub fn diagnose_text(log: &str) -> Diagnosis {
     let mut reason = None;
     let mut report = None;
-    for error in log.lines().filter_map(LoggedError::parse) {
+    let mut watched = None;
+    let mut process = None;
+    for line in log.lines() {
+        let Some(error) = LoggedError::parse(line) else {
+            watched = watched_in(line).or(watched);
+            continue;
+        };
         if error.is_of(&PROBES) || error.is_of(&CLEANUP) {
             continue;
         }
         if error.is_of(&REPORTS) {
             report = report.or(Some(error));
+            process = process.or_else(|| number_after(error.message, "(pid: "));
+            continue;
+        }
+        if reason.is_some() {
             continue;
         }
         reason = Some(error);
-        break;
     }
     let decides = reason.or(report);
     Diagnosis {
         cause: decides.as_ref().and_then(|error| Cause::of(error.message)),
         error: decides.map(|error| error.message.chars().take(QUOTE).collect()),
         version: Version::parse(log),
+        process,
+        watched,
     }
+}
+
+/// The file in "Handle 0x50:0x18c00c cannot be opened" (criu/fsnotify.c).
+fn watched_in(line: &str) -> Option<(u64, u64)> {
+    let (_, handle) = line.split_once("Handle 0x")?;
+    let (handle, _) = handle.split_once(" cannot be opened")?;
+    let (device, inode) = handle.split_once(":0x")?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some((number(device)?, number(inode)?))
+}
+
+/// The number that follows a text.
+fn number_after(message: &str, text: &str) -> Option<u32> {
+    let (_, rest) = message.split_once(text)?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
 }
 
 /// A line of CRIU's error level.

@@ -239,6 +239,15 @@ fn a_known_cause_after_an_unknown_error_is_not_the_reason() {
 }
 
 #[test]
+fn the_process_and_the_file_that_it_watches() {
+    let found = diagnose_text(include_str!("data/inotify-python.log"));
+    assert_eq!(found.cause, Some(Cause::Inotify(Watched::Unknown)));
+    assert_eq!(found.process, Some(3156));
+    assert_eq!(found.watched, Some((0x50, 0x18c00c)));
+    assert_eq!(diagnose_text(HEAD).process, None);
+}
+
+#[test]
 fn a_report_decides_only_without_a_reason() {
     let found = diagnose_text(&[HEAD, REPORT, KNOWN, END].concat());
     assert_eq!(found.cause, Some(Cause::Rlimit));

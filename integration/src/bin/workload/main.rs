@@ -16,6 +16,7 @@ mod family;
 mod files;
 mod games;
 mod memory;
+mod refused;
 mod sockets;
 mod sys;
 
@@ -139,6 +140,11 @@ fn main() {
                     r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
                 }));
             }
+            "--with" => {
+                let mut holder = expect(refused::Holder::start(&value()));
+                checks.push(Box::new(move |r| r.check("with", holder.verify())));
+            }
+            "--hold" => refused::hold(&value()),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
