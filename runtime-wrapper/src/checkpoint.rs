@@ -12,6 +12,7 @@
 //! that until we are done ([`crate::gate`]); if not, the container runs on as
 //! soon as CRIU is done, and we finish behind its back.
 
+mod complete;
 mod storing;
 
 use std::collections::HashMap;
@@ -35,12 +36,14 @@ use crate::docker;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
+use crate::nested_mounts;
 use crate::packed;
-use crate::process::{Stat, descends, memory, netns_inode};
+use crate::process::{Stat, descends, free_descriptors, memory, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
+use complete::{Init, complete};
 use storing::{Criu, Facts, Storing};
 
 /// Takes a checkpoint.
@@ -94,6 +97,8 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     if let (Some(cgroup), Some(processes)) = (&cgroup, &processes) {
         look_at_processes(request, &container, cgroup.version(), processes, reporter)?;
     }
+    let init = Init::now(container.init);
+    let all = processes.clone().unwrap_or_default();
     let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
 
     let kind = Dump::of(request);
@@ -103,6 +108,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     };
     let options = DumpOptions {
         external_netns: own_netns(&container),
+        external_mounts: container
+            .config
+            .as_deref()
+            .map(|config| nested_mounts::to_leave_out(config, container.init))
+            .unwrap_or_default(),
         ghost_limit: config.checkpoint.ghost_limit,
         link_remap: config.checkpoint.link_remap,
         timeout: config.checkpoint.timeout,
@@ -203,7 +213,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
 
     let failure = match stored {
         Some(Err(error)) => error,
-        _ => log.failure(request, &config, &outcome),
+        _ => log.failure_with(request, &config, &outcome, |found| {
+            complete(found, init, &all);
+        }),
     };
     if let Some(cgroup) = cgroup.filter(|cgroup| !was_frozen && cgroup.is_frozen())
         && let Err(error) = cgroup.thaw()
@@ -335,6 +347,18 @@ fn look_at_processes(
                 remedy,
             });
         }
+    }
+    // With one left, CRIU 4.2's code in the process can't open the second that it
+    // needs and the process ends with it.
+    let full = |pid: &&i32| free_descriptors(**pid, 2).is_some_and(|free| free < 2);
+    if let Some(pid) = processes.iter().find(full)
+        && let Some(stat) = stats.get(pid)
+    {
+        return Err(Error::NoDescriptor {
+            id: request.id.clone(),
+            pid: *pid,
+            name: stat.name.clone(),
+        });
     }
     if !foreign.is_empty() && stats.contains_key(&container.init) {
         foreign.sort_unstable();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cedana_checkpoint::criu::config::FILE_VARIABLE;
-use cedana_checkpoint::criu::{Cause, Version, log, version};
+use cedana_checkpoint::criu::{Cause, Diagnosis, Version, log, version};
 use cedana_config::Config;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -121,8 +121,19 @@ impl Log {
         now.is_some() && now != self.before
     }
 
-    /// What the failure was, with the log kept for whoever wants more.
+    /// What the failure was, with the log kept for the details.
     pub(crate) fn failure(&self, request: &Request, config: &Config, outcome: &Outcome) -> Error {
+        self.failure_with(request, config, outcome, |_| ())
+    }
+
+    /// The same, where the caller knows more than the log says.
+    pub(crate) fn failure_with(
+        &self,
+        request: &Request,
+        config: &Config,
+        outcome: &Outcome,
+        complete: impl FnOnce(&mut Diagnosis),
+    ) -> Error {
         let (found, kept) = if self.is_new() {
             let kept = kept_log::keep(
                 &config.log_dir,
@@ -131,8 +142,9 @@ impl Log {
                 request.verb,
                 &self.path,
             );
-            let found = log::diagnose(&self.path).ok();
-            (found.and_then(|found| found.sentence()), kept)
+            let mut found = log::diagnose(&self.path).unwrap_or_default();
+            complete(&mut found);
+            (found.sentence(), kept)
         } else {
             (None, LogNote::None)
         };
@@ -244,6 +256,7 @@ mod tests {
     fn configuration_is_readable_through_proc() {
         let options = DumpOptions {
             external_netns: None,
+            external_mounts: Vec::new(),
             ghost_limit: 1,
             link_remap: false,
             timeout: Duration::from_secs(2),

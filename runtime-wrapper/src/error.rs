@@ -59,6 +59,10 @@ pub(crate) enum Error {
         how: &'static str,
         remedy: &'static str,
     },
+    #[error(
+        "cannot checkpoint container {id}: process {pid} ({name}) can open at most one more file, and CRIU, which needs to open some in it, would end it; raise its limit of open files (RLIMIT_NOFILE), or close some"
+    )]
+    NoDescriptor { id: String, pid: i32, name: String },
     #[error("cannot {verb} container {id} {} {}: {why}{log}", if *verb == "restore" { "from" } else { "to" }, images.display())]
     Failed {
         verb: &'static str,

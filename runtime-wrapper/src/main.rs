@@ -29,6 +29,7 @@ mod gate;
 mod inspect;
 mod kept_log;
 mod lazy;
+mod nested_mounts;
 mod netns;
 mod network_lock;
 mod packed;

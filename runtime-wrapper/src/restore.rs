@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Instant;
 
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
+use cedana_checkpoint::image::inspect::external_mounts;
 use cedana_checkpoint::image::manifest::Manifest;
 use cedana_checkpoint::image::{self, Network, manifest};
 use cedana_config::{Config, Mode, Tcp};
@@ -87,6 +88,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         );
     }
     bundle.check_mounts().map_err(in_bundle)?;
+    let mounts = bundle
+        .mounts_below(external_mounts(&images))
+        .map_err(in_bundle)?;
 
     let network = image::network(&images);
     let netns = netns_to_lend(request, &bundle, network, reporter)?;
@@ -151,15 +155,21 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             }
             _ => None,
         };
-        let command = command(
+        let mut command = command(
             request,
             &runtime,
             &work,
             shown.path().as_deref(),
-            connections,
+            RestoreOptions {
+                tcp_close: connections == Connections::Close,
+                external_mounts: mounts.clone(),
+            },
             session.is_some(),
             console.as_ref().map(Console::path).as_deref(),
         )?;
+        if bundle.endangers_mounts() {
+            sys::set_mounts_apart(&mut command.command);
+        }
         let asked = session
             .as_ref()
             .and_then(|session| session.descriptor().ok());
@@ -407,20 +417,20 @@ fn command(
     runtime: &Runtime,
     work: &WorkDir,
     shown: Option<&Path>,
-    connections: Connections,
+    wanted: RestoreOptions,
     lazy: bool,
     console: Option<&Path>,
 ) -> Result<Prepared, Error> {
     // Locks and outside sockets that the checkpoint holds were allowed when it
     // was taken; a restore that refused them would only make it useless.
     let mut flags = vec!["--file-locks", "--ext-unix-sk"];
-    let mut options = None;
-    if connections == Connections::Close {
-        let closing = RestoreOptions { tcp_close: true };
-        options = Some(ConfigFile::new(|inherited| closing.render(inherited))?);
-    } else {
+    if !wanted.tcp_close {
         flags.push("--tcp-established");
     }
+    let options = match wanted == RestoreOptions::default() {
+        true => None,
+        false => Some(ConfigFile::new(|inherited| wanted.render(inherited))?),
+    };
     if let WorkDir::Ours(_, flag) = work {
         flags.push(flag);
     }

@@ -1,5 +1,6 @@
 //! The few calls that neither the standard library nor `nix` offers safely.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -7,6 +8,8 @@ use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::sysinfo::sysinfo;
@@ -26,6 +29,22 @@ pub(crate) fn tie_to_parent(command: &mut Command) {
         command.pre_exec(|| {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
             SigSet::empty().thread_set_mask()?;
+            Ok(())
+        });
+    }
+}
+
+/// Gives a child a mount namespace of its own: it sees what is mounted and
+/// unmounted here, and what it mounts and unmounts itself stays there.
+pub(crate) fn set_mounts_apart(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes only system calls (unshare,
+    // mount) with arguments that exist already, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            const NONE: Option<&CStr> = None;
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+            mount(NONE, c"/", NONE, flags, NONE)?;
             Ok(())
         });
     }
@@ -114,7 +133,7 @@ pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
 
 /// Shows this process under another name of the same length: in `comm`, and in
 /// its command line, whose first word the name replaces.
-pub(crate) fn rename(name: &std::ffi::CStr) {
+pub(crate) fn rename(name: &CStr) {
     let _ = prctl::set_name(name);
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Field 48 is the address of the first argument (proc(5)); what follows the

@@ -17,6 +17,7 @@ mod files;
 mod games;
 mod layouts;
 mod memory;
+mod refused;
 mod sockets;
 mod sys;
 
@@ -172,6 +173,11 @@ fn main() {
                     );
                 }));
             }
+            "--with" => {
+                let mut holder = expect(refused::Holder::start(&value()));
+                checks.push(Box::new(move |r| r.check("with", holder.verify())));
+            }
+            "--hold" => refused::hold(&value()),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
