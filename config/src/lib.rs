@@ -32,6 +32,7 @@
 mod error;
 mod file;
 mod nearest;
+mod programs;
 mod setting;
 mod value;
 
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 pub use error::Error;
 use error::Place;
+pub use programs::{DEFAULT_SEARCH_PATH, missing_search_path};
 
 /// Where the settings file is looked for when `CEDANA_CONFIG` names no other.
 pub const DEFAULT_PATH: &str = "/etc/cedana/config.toml";

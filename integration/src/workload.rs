@@ -32,7 +32,8 @@ pub fn installed() -> &'static Path {
 pub struct Report(BTreeMap<String, String>);
 
 impl Report {
-    pub(crate) fn parse(text: &str) -> Self {
+    /// Reads what a workload wrote.
+    pub fn parse(text: &str) -> Self {
         let pair = |line: &str| {
             let (key, value) = line.split_once('=')?;
             Some((key.to_owned(), value.to_owned()))

@@ -53,6 +53,7 @@ use cli::Invocation;
 use report::Reporter;
 
 fn main() -> ExitCode {
+    sys::provide_path();
     if let Some(end) = gate::asked_by_criu() {
         return end;
     }
