@@ -54,6 +54,11 @@ pub const PATH_VARIABLE: &str = "CEDANA_CONFIG";
 /// `runtime` in the file.
 pub const RUNTIME_VARIABLE: &str = "CEDANA_RUNTIME";
 
+/// Environment variable by which the shim tells `cedana-runc checkpoint` that the
+/// client which asks for the checkpoint has paused the container for it and has
+/// read nothing of the container yet, so that it may run between two attempts.
+pub const MAY_RUN_VARIABLE: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
+
 const ENV_PREFIX: &str = "CEDANA_";
 const ANNOTATION_PREFIX: &str = "io.cedana.";
 

@@ -65,6 +65,25 @@ impl Cgroup {
         }
     }
 
+    /// Whether every process stands still by now, which the kernel tells some time
+    /// after it was asked for.
+    pub(crate) fn has_frozen(&self) -> bool {
+        let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        match self.version {
+            Version::V1 => text("freezer.state").trim() == "FROZEN",
+            Version::V2 => text("cgroup.events").lines().any(|line| line == "frozen 1"),
+        }
+    }
+
+    /// Asks the kernel to freeze every process. On v1 a second request reaches
+    /// processes that were being made during the first.
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        match self.version {
+            Version::V1 => fs::write(self.dir.join("freezer.state"), "FROZEN"),
+            Version::V2 => fs::write(self.dir.join("cgroup.freeze"), "1"),
+        }
+    }
+
     pub(crate) fn thaw(&self) -> io::Result<()> {
         match self.version {
             Version::V1 => fs::write(self.dir.join("freezer.state"), "THAWED"),

@@ -30,6 +30,7 @@ mod kept_log;
 mod lazy;
 mod netns;
 mod network_lock;
+mod obstacle;
 mod packed;
 mod process;
 mod progress;

@@ -16,6 +16,7 @@ mod family;
 mod files;
 mod games;
 mod memory;
+mod passing;
 mod sockets;
 mod sys;
 
@@ -139,6 +140,10 @@ fn main() {
                     r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
                 }));
             }
+            "--backlog" => expect(passing::backlog(value())),
+            "--netlink" => expect(passing::netlink(value())),
+            "--traced" => expect(passing::traced(value())),
+            "--vfork" => expect(passing::vfork(value())),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),
