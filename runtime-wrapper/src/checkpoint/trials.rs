@@ -10,12 +10,11 @@
 //! process that is made while the cgroup is being frozen are gone a moment later,
 //! if the container runs. So between two attempts it runs, each time a little
 //! longer, and while there is more than one attempt left CRIU gets only a second
-//! for freezing. A container that needs longer than that (thousands of threads, an
-//! overloaded node) has one attempt with the whole of `checkpoint.timeout` at the
-//! end.
+//! for freezing. A container that needs longer than that (on an overloaded node) has
+//! one attempt with the whole of `checkpoint.timeout` at the end.
 //!
-//! **A paused container.** Nothing passes in it, and whoever paused it may count on
-//! its files: `ctr container checkpoint` has copied the writable layer before it
+//! **A paused container.** Nothing passes in it, and the client or the owner that
+//! paused it may count on its files: `ctr container checkpoint` has copied the writable layer before it
 //! asks for the memory, and an owner may be copying a volume. So it stays as it is
 //! and there is one attempt, unless the shim says that the client paused it for
 //! nothing but this checkpoint and has read nothing of it yet
@@ -39,6 +38,10 @@ use crate::state::Container;
 /// How long CRIU may take to freeze the container while it has another attempt.
 /// CRIU counts in whole seconds.
 const SHORT: Duration = Duration::from_secs(1);
+
+/// With more threads than these CRIU may well need longer than that, at some
+/// hundred microseconds for each on a loaded node, and gets all of its time at once.
+const MANY_THREADS: usize = 1000;
 
 /// How long the container runs after the first failure; twice as long after each
 /// further one, up to [`LONGEST`]. A server accepts its connections within it.
@@ -72,7 +75,8 @@ pub(super) struct Trials<'a> {
     setting: Duration,
     first_failure: Option<Instant>,
     failures: u32,
-    /// The next attempt is the last, with all the time that the setting gives.
+    /// CRIU gets all the time that the setting gives: the next attempt is the last
+    /// one for a slow freeze.
     last: bool,
 }
 
@@ -97,7 +101,9 @@ impl<'a> Trials<'a> {
             setting,
             first_failure: None,
             failures: 0,
-            last: pause == Pause::Owners || setting <= SHORT,
+            last: pause == Pause::Owners
+                || setting <= SHORT
+                || cgroup.is_some_and(|cgroup| cgroup.threads() > MANY_THREADS),
         }
     }
 
