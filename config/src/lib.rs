@@ -32,6 +32,7 @@
 mod error;
 mod file;
 mod nearest;
+mod programs;
 mod setting;
 mod value;
 
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 pub use error::Error;
 use error::Place;
+pub use programs::{DEFAULT_SEARCH_PATH, missing_search_path};
 
 /// Where the settings file is looked for when `CEDANA_CONFIG` names no other.
 pub const DEFAULT_PATH: &str = "/etc/cedana/config.toml";
@@ -51,6 +53,11 @@ pub const PATH_VARIABLE: &str = "CEDANA_CONFIG";
 /// Environment variable that names the wrapped runtime, the same setting as
 /// `runtime` in the file.
 pub const RUNTIME_VARIABLE: &str = "CEDANA_RUNTIME";
+
+/// Environment variable by which the shim tells `cedana-runc checkpoint` that the
+/// client which asks for the checkpoint has paused the container for it and has
+/// read nothing of the container yet, so that it may run between two attempts.
+pub const MAY_RUN_VARIABLE: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
 
 const ENV_PREFIX: &str = "CEDANA_";
 const ANNOTATION_PREFIX: &str = "io.cedana.";

@@ -41,7 +41,8 @@ pub(crate) fn command_line<'a>(flags: &[&'a str]) -> Vec<&'a str> {
 pub struct Report(BTreeMap<String, String>);
 
 impl Report {
-    pub(crate) fn parse(text: &str) -> Self {
+    /// Reads what a workload wrote.
+    pub fn parse(text: &str) -> Self {
         let pair = |line: &str| {
             let (key, value) = line.split_once('=')?;
             Some((key.to_owned(), value.to_owned()))

@@ -355,6 +355,42 @@ fn what_criu_cannot_dump_is_refused_with_a_reason_and_runs_on() {
 }
 
 #[test]
+fn a_connection_that_is_accepted_soon_does_not_fail_a_checkpoint() {
+    if by_path() {
+        println!("skipped: by path nothing tells cedana-runc that the pause is Docker's own");
+        return;
+    }
+    let run = Run::new("accepted").leaves_running();
+    let fifo = run.out().join("go");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)
+        .unwrap_or_else(|error| panic!("{}: {error}", fifo.display()));
+    let container = run
+        .workload(&["--memory", "4", "--backlog", "/out/go"])
+        .start();
+    let before = container.report();
+    let log = Path::new("/run/containerd/io.containerd.runtime.v2.task/moby")
+        .join(container.inspect("{{.Id}}"))
+        .join("log.json");
+    thread::scope(|scope| {
+        let taken = scope.spawn(|| container.checkpoint("cp"));
+        eventually("it is tried again", || {
+            let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            text.contains("trying again").then_some(()).ok_or(text)
+        });
+        // The workload accepts it when the fifo is opened.
+        command(
+            "timeout",
+            &["10", "sh", "-c", &format!(": >{}", fifo.display())],
+        )
+        .ok();
+        let taken = taken.join().unwrap_or_else(|_| panic!("the checkpoint"));
+        taken.ok();
+    });
+    container.running();
+    container.report().continues(&before);
+}
+
+#[test]
 fn by_path_on_docker_28_nothing_is_lost() {
     if !(by_path() && cannot_restore()) {
         println!(

@@ -42,10 +42,23 @@ impl Cgroup {
 
     /// All processes in it and below. A cgroup that vanishes meanwhile has none.
     pub(crate) fn processes(&self) -> Vec<i32> {
+        self.listed("cgroup.procs")
+    }
+
+    /// How many threads are in it and below.
+    pub(crate) fn threads(&self) -> usize {
+        let file = match self.version {
+            Version::V1 => "tasks",
+            Version::V2 => "cgroup.threads",
+        };
+        self.listed(file).len()
+    }
+
+    fn listed(&self, file: &str) -> Vec<i32> {
         let mut pids = Vec::new();
         let mut dirs = vec![self.dir.clone()];
         while let Some(dir) = dirs.pop() {
-            let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
             pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
             let below = fs::read_dir(&dir).into_iter().flatten().flatten();
             dirs.extend(
@@ -62,6 +75,25 @@ impl Cgroup {
         match self.version {
             Version::V1 => matches!(text("freezer.state").trim(), "FROZEN" | "FREEZING"),
             Version::V2 => text("cgroup.freeze").trim() == "1",
+        }
+    }
+
+    /// Whether every process stands still by now, which the kernel tells some time
+    /// after it was asked for.
+    pub(crate) fn has_frozen(&self) -> bool {
+        let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        match self.version {
+            Version::V1 => text("freezer.state").trim() == "FROZEN",
+            Version::V2 => text("cgroup.events").lines().any(|line| line == "frozen 1"),
+        }
+    }
+
+    /// Asks the kernel to freeze every process. On v1 a second request reaches
+    /// processes that were being made during the first.
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        match self.version {
+            Version::V1 => fs::write(self.dir.join("freezer.state"), "FROZEN"),
+            Version::V2 => fs::write(self.dir.join("cgroup.freeze"), "1"),
         }
     }
 
@@ -99,6 +131,20 @@ mod tests {
                 thawed
             );
             assert_eq!(cgroup.processes(), [1, 2, 3]);
+            let threads = match version {
+                Version::V1 => "tasks",
+                Version::V2 => "cgroup.threads",
+            };
+            fs::write(dir.path().join(threads), "1\n2\n4\n").expect("write");
+            assert_eq!(cgroup.threads(), 3);
+            cgroup.freeze().expect("freeze");
+            assert!(cgroup.is_frozen());
+            if version == Version::V2 {
+                assert!(!cgroup.has_frozen());
+                fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 1\n")
+                    .expect("write");
+            }
+            assert!(cgroup.has_frozen());
         }
     }
 }

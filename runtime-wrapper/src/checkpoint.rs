@@ -1,10 +1,11 @@
 //! `checkpoint`: the wrapped runtime's, prepared and judged.
 //!
 //! ```text
-//! settings, container's state ─► look (CRIU? stopped or foreign processes?)
+//! settings, container's state ─► look (CRIU? processes that can't be stopped?)
 //!     ─► CRIU configuration + flags ─► runtime checkpoint, and beside it the follower
 //!     ─► what is left is stored, synced and put into its place ([`storing`])
-//!     ─► on failure: log kept and explained, partial images removed, container thawed
+//!     ─► on failure: partial images removed, container thawed; then another attempt
+//!        ([`trials`]), or the log is kept and explained
 //! ```
 //!
 //! Whatever happens, the container goes on running unless its checkpoint is
@@ -14,12 +15,14 @@
 
 mod complete;
 mod storing;
+mod trials;
 
 use std::collections::HashMap;
 use std::env;
 use std::io;
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_checkpoint::criu::follow::Expected;
@@ -27,7 +30,7 @@ use cedana_checkpoint::image::inspect::dump_cost;
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
-use crate::cgroup::{Cgroup, Version};
+use crate::cgroup::Cgroup;
 use crate::child::{self, Keep, Next, Question, Signals};
 use crate::cli::Request;
 use crate::collected;
@@ -37,6 +40,7 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
 use crate::nested_mounts;
+use crate::obstacle::{self, Found, Wait};
 use crate::packed;
 use crate::process::{Stat, descends, free_descriptors, memory, netns_inode};
 use crate::progress::Progress;
@@ -45,6 +49,7 @@ use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
 use complete::{Init, complete};
 use storing::{Criu, Facts, Storing};
+use trials::Trials;
 
 /// Takes a checkpoint.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
@@ -93,145 +98,238 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
-    let processes = cgroup.as_ref().map(Cgroup::processes);
-    if let (Some(cgroup), Some(processes)) = (&cgroup, &processes) {
-        look_at_processes(request, &container, cgroup.version(), processes, reporter)?;
+    if let Some(cgroup) = &cgroup {
+        let processes = cgroup.processes();
+        refuse_full_tables(request, &processes)?;
+        warn_of_foreign(request, &container, &processes, reporter);
     }
-    let init = Init::now(container.init);
-    let all = processes.clone().unwrap_or_default();
-    let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
-
-    let kind = Dump::of(request);
-    let gate = match kind.ends {
-        true => Gate::new(criu).map_err(Error::CriuConfig)?,
-        false => None,
-    };
-    let options = DumpOptions {
-        external_netns: own_netns(&container),
-        external_mounts: container
-            .config
-            .as_deref()
-            .map(|config| nested_mounts::to_leave_out(config, container.init))
-            .unwrap_or_default(),
-        ghost_limit: config.checkpoint.ghost_limit,
-        link_remap: config.checkpoint.link_remap,
-        timeout: config.checkpoint.timeout,
-        action_script: gate.as_ref().map(|_| Gate::script()),
-    };
-    let options = ConfigFile::new(|inherited| options.render(inherited))?;
     // A checkpoint holds every secret of the application: its files are for root
     // alone, and so is the directory, which runc would make without the right to
     // enter it.
     umask(Mode::from_bits_truncate(0o077));
-    let storing = Storing::begin(
-        request,
-        &config,
-        &kind,
-        // An end that can't be held up would come before the rest is stored.
-        kind.whole && (gate.is_some() || !kind.ends),
-        processes
-            .filter(|_| config.checkpoint.spare_memory)
-            .map(|processes| expected(&processes)),
-        progress.observer(),
-    )?;
-    let paths = storing.paths(request);
-    let mut log = Log::before(paths.work.join("dump.log"));
-    let stats = Log::before(paths.work.join("stats-dump"));
     let facts = Facts {
         criu,
         runtime: &runtime_version,
         container: &container,
         config: &config,
     };
-
-    let args = request.with_values(
-        &flags(&config, &container, &runtime_version),
-        &paths.flags(),
-    );
-    let mut command = runtime.command(&args);
-    let (name, value) = options.variable();
-    command.env(name, value);
-    if let Some(gate) = &gate {
-        let (name, value) = gate.variable();
-        command.env(name, value);
-    }
-    let mut storing = Some(storing);
-    let mut stored = None;
-    let mut answer = |asked: bool| {
-        if let Some(storing) = storing.take_if(|_| asked) {
-            let result = storing.finish(&facts, Criu::Waits, reporter);
-            // On disk or nowhere, and the log with it.
-            log.moved(request.image_path());
-            if let Some(gate) = &gate {
-                gate.answer(result.is_ok());
-            }
-            stored = Some(result);
-        } else if let Some(gate) = &gate {
-            gate.answer(false);
-        }
-        Next::Done
+    let dump = Attempt {
+        request,
+        reporter,
+        signals: &signals,
+        progress: &progress,
+        runtime: &runtime,
+        facts,
+        cgroup: cgroup.as_ref(),
     };
-    let question = gate.as_ref().map(|gate| Question {
-        asked: gate.question(),
-        answer: &mut answer,
-    });
-    let outcome = child::run_and_answer(&signals, command, Keep::StderrAndOrphans, question)
-        .map_err(|source| Error::Spawn {
-            program: runtime.program.clone(),
-            source,
-        })?;
-    // CRIU's word counts: a runtime that was killed after it, or that fails over
-    // something else, must not cost the checkpoint of a container that may have
-    // ended for it.
-    let dumped = outcome.status.success() || log.says("Dumping finished successfully");
-    if dumped && !matches!(stored, Some(Err(_))) {
-        if let Some(storing) = storing.take() {
-            let cost = stats
-                .is_new()
-                .then(|| dump_cost(&paths.work).ok())
-                .flatten();
-            storing.finish(&facts, Criu::Ended(cost.flatten()), reporter)?;
+    let timeout = config.checkpoint.timeout;
+    let mut trials = Trials::new(&signals, &container, cgroup.as_ref(), timeout);
+    loop {
+        dump.wait_for_obstacles(&trials)?;
+        if let Some(code) = dump.run(&mut trials)? {
+            progress.done();
+            return Ok(code);
         }
-        progress.done();
-        eprint!("{}", outcome.stderr);
-        if !outcome.status.success() {
+        if !trials.let_run(reporter) {
+            return Err(Error::Interrupted {
+                id: request.id.clone(),
+            });
+        }
+    }
+}
+
+/// What every attempt at a checkpoint needs.
+struct Attempt<'a> {
+    request: &'a Request,
+    reporter: &'a Reporter,
+    signals: &'a Signals,
+    progress: &'a Progress,
+    runtime: &'a Runtime,
+    facts: Facts<'a>,
+    cgroup: Option<&'a Cgroup>,
+}
+
+impl Attempt<'_> {
+    /// Returns when CRIU can stop every process.
+    fn wait_for_obstacles(&self, trials: &Trials<'_>) -> Result<(), Error> {
+        let Self {
+            request, reporter, ..
+        } = self;
+        let Some(cgroup) = self.cgroup else {
+            return Ok(());
+        };
+        let init = self.facts.container.init;
+        let look = || obstacle(init, cgroup);
+        let Some(first) = look() else { return Ok(()) };
+        if !trials.may_run() {
+            return Err(Error::Obstacle {
+                id: request.id.clone(),
+                found: first,
+                waited: Duration::ZERO,
+            });
+        }
+        let waits = |found: &Found| {
+            reporter.note(&format!("container {}: waiting: {found}", request.id));
+        };
+        let end = trials.while_it_runs(reporter, || obstacle::wait(self.signals, look, waits));
+        match end {
+            Wait::Clear => Ok(()),
+            Wait::Stays(found, waited) => Err(Error::Obstacle {
+                id: request.id.clone(),
+                found,
+                waited,
+            }),
+            Wait::Interrupted => Err(Error::Interrupted {
+                id: request.id.clone(),
+            }),
+        }
+    }
+
+    /// Takes the checkpoint. Nothing if that failed in a way that another attempt
+    /// may not.
+    fn run(&self, trials: &mut Trials<'_>) -> Result<Option<ExitCode>, Error> {
+        let Self {
+            request,
+            reporter,
+            runtime,
+            facts,
+            ..
+        } = self;
+        let (container, config) = (facts.container, facts.config);
+        let init = Init::now(container.init);
+        let processes = self.cgroup.map(Cgroup::processes).unwrap_or_default();
+        let kind = Dump::of(request);
+        let gate = match kind.ends {
+            true => Gate::new(facts.criu).map_err(Error::CriuConfig)?,
+            false => None,
+        };
+        let options = DumpOptions {
+            external_netns: own_netns(container),
+            external_mounts: container
+                .config
+                .as_deref()
+                .map(|config| nested_mounts::to_leave_out(config, container.init))
+                .unwrap_or_default(),
+            ghost_limit: config.checkpoint.ghost_limit,
+            link_remap: config.checkpoint.link_remap,
+            timeout: trials.freeze_timeout(),
+            action_script: gate.as_ref().map(|_| Gate::script()),
+        };
+        let options = ConfigFile::new(|inherited| options.render(inherited))?;
+        let storing = Storing::begin(
+            request,
+            config,
+            &kind,
+            // An end that can't be held up would come before the rest is stored.
+            kind.whole && (gate.is_some() || !kind.ends),
+            self.cgroup
+                .filter(|_| config.checkpoint.spare_memory)
+                .map(|_| expected(&processes)),
+            self.progress.observer(),
+        )?;
+        let paths = storing.paths(request);
+        let mut log = Log::before(paths.work.join("dump.log"));
+        let stats = Log::before(paths.work.join("stats-dump"));
+        let args = request.with_values(&flags(config, container, facts.runtime), &paths.flags());
+        let mut command = runtime.command(&args);
+        let (name, value) = options.variable();
+        command.env(name, value);
+        if let Some(gate) = &gate {
+            let (name, value) = gate.variable();
+            command.env(name, value);
+        }
+        let mut storing = Some(storing);
+        let mut stored = None;
+        let mut answer = |asked: bool| {
+            if let Some(storing) = storing.take_if(|_| asked) {
+                let result = storing.finish(facts, Criu::Waits, reporter);
+                // On disk or nowhere, and the log with it.
+                log.moved(request.image_path());
+                if let Some(gate) = &gate {
+                    gate.answer(result.is_ok());
+                }
+                stored = Some(result);
+            } else if let Some(gate) = &gate {
+                gate.answer(false);
+            }
+            Next::Done
+        };
+        let question = gate.as_ref().map(|gate| Question {
+            asked: gate.question(),
+            answer: &mut answer,
+        });
+        let outcome =
+            child::run_and_answer(self.signals, command, Keep::StderrAndOrphans, question)
+                .map_err(|source| Error::Spawn {
+                    program: runtime.program.clone(),
+                    source,
+                })?;
+        // CRIU's word counts: a runtime that was killed after it, or that fails over
+        // something else, must not cost the checkpoint of a container that may have
+        // ended for it.
+        let dumped = outcome.status.success() || log.says("Dumping finished successfully");
+        if dumped && !matches!(stored, Some(Err(_))) {
+            if let Some(storing) = storing.take() {
+                let cost = stats
+                    .is_new()
+                    .then(|| dump_cost(&paths.work).ok())
+                    .flatten();
+                storing.finish(facts, Criu::Ended(cost.flatten()), reporter)?;
+            }
+            eprint!("{}", outcome.stderr);
+            if !outcome.status.success() {
+                reporter.warning(&format!(
+                    "the checkpoint of container {} in {} is complete although the runtime failed ({})",
+                    request.id,
+                    request.image_path().display(),
+                    outcome.status
+                ));
+            }
+            if let Err(error) = packed::set_apart_from_copies(&request.image_path()) {
+                reporter.warning(&format!(
+                    "Docker may refuse to restore the checkpoint in {}: {error}",
+                    request.image_path().display()
+                ));
+            }
+            return Ok(Some(ExitCode::SUCCESS));
+        }
+
+        let cause = log.cause();
+        let failure = match stored {
+            Some(Err(error)) => Some(error),
+            _ if kind.repeatable && trials.again(cause.as_ref(), &outcome) => {
+                if let Some(cause) = cause {
+                    reporter.note(&format!("container {}: trying again: {cause}", request.id));
+                }
+                None
+            }
+            _ => {
+                let mut failure = log.failure_with(request, config, &outcome, |found| {
+                    complete(found, init, &processes);
+                });
+                if let Error::Failed { why, .. } = &mut failure {
+                    *why = format!("{why}{}", trials.account()).into();
+                }
+                Some(failure)
+            }
+        };
+        let frozen = self.cgroup.filter(|_| !trials.was_frozen());
+        if let Some(cgroup) = frozen.filter(|cgroup| cgroup.is_frozen())
+            && let Err(error) = cgroup.thaw()
+        {
             reporter.warning(&format!(
-                "the checkpoint of container {} in {} is complete although the runtime failed ({})",
-                request.id,
-                request.image_path().display(),
-                outcome.status
+                "container {} is still frozen and cannot be thawed: {error}",
+                request.id
             ));
         }
-        if let Err(error) = packed::set_apart_from_copies(&request.image_path()) {
+        if let Some(Err(error)) = storing.map(Storing::abandon) {
             reporter.warning(&format!(
-                "Docker may refuse to restore the checkpoint in {}: {error}",
+                "cannot remove the incomplete checkpoint in {}: {error}",
                 request.image_path().display()
             ));
         }
-        return Ok(ExitCode::SUCCESS);
+        failure.map_or(Ok(None), Err)
     }
-
-    let failure = match stored {
-        Some(Err(error)) => error,
-        _ => log.failure_with(request, &config, &outcome, |found| {
-            complete(found, init, &all);
-        }),
-    };
-    if let Some(cgroup) = cgroup.filter(|cgroup| !was_frozen && cgroup.is_frozen())
-        && let Err(error) = cgroup.thaw()
-    {
-        reporter.warning(&format!(
-            "container {} is still frozen and cannot be thawed: {error}",
-            request.id
-        ));
-    }
-    if let Some(Err(error)) = storing.map(Storing::abandon) {
-        reporter.warning(&format!(
-            "cannot remove the incomplete checkpoint in {}: {error}",
-            request.image_path().display()
-        ));
-    }
-    Err(failure)
 }
 
 /// What kind of dump is asked for.
@@ -244,6 +342,8 @@ pub(super) struct Dump {
     pub(super) lazy: bool,
     /// The container ends with it.
     pub(super) ends: bool,
+    /// It can be begun again: nothing of it is in the hands of another program.
+    pub(super) repeatable: bool,
 }
 
 impl Dump {
@@ -254,6 +354,7 @@ impl Dump {
             whole: !lazy && !pre_dump && request.value("page-server").is_none(),
             lazy,
             ends: !pre_dump && !lazy && !request.has("leave-running"),
+            repeatable: !lazy && request.value("page-server").is_none(),
         }
     }
 }
@@ -313,67 +414,67 @@ fn runc_version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Refuses what would make CRIU hang, and warns of what it leaves out.
-fn look_at_processes(
-    request: &Request,
-    container: &Container,
-    version: Version,
-    processes: &[i32],
-    reporter: &Reporter,
-) -> Result<(), Error> {
-    let stats: HashMap<i32, Stat> = processes
+fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
+    processes
         .iter()
         .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
-        .collect();
-    let mut foreign = Vec::new();
-    for (&pid, stat) in &stats {
-        if !descends(pid, container.init, &stats) {
-            foreign.push((pid, stat.name.as_str()));
-            continue;
-        }
-        // With the v2 freezer CRIU interrupts a stopped process; with v1's it
-        // waits for one that never comes.
-        let stopped = match (version, stat.state) {
-            (Version::V1, 'T') => Some(("stopped", "continue it (SIGCONT) first")),
-            (Version::V1, 't') => Some(("traced", "detach its debugger first")),
-            _ => None,
-        };
-        if let Some((how, remedy)) = stopped {
-            return Err(Error::Stopped {
-                id: request.id.clone(),
-                pid,
-                name: stat.name.clone(),
-                how,
-                remedy,
-            });
-        }
-    }
-    // With one left, CRIU 4.2's code in the process can't open the second that it
-    // needs and the process ends with it.
+        .collect()
+}
+
+/// A process that CRIU could not stop, if there is one.
+fn obstacle(init: i32, cgroup: &Cgroup) -> Option<Found> {
+    let stats = stats_of(&cgroup.processes());
+    stats.iter().find_map(|(&pid, stat)| {
+        let ours = descends(pid, init, &stats);
+        obstacle::of(pid, stat, cgroup.version(), ours)
+    })
+}
+
+/// Refuses a process that has not the two free descriptors that CRIU's code in it
+/// opens: with one left, CRIU 4.2 can't open the second, and the process ends.
+fn refuse_full_tables(request: &Request, processes: &[i32]) -> Result<(), Error> {
     let full = |pid: &&i32| free_descriptors(**pid, 2).is_some_and(|free| free < 2);
-    if let Some(pid) = processes.iter().find(full)
-        && let Some(stat) = stats.get(pid)
+    match processes
+        .iter()
+        .find(full)
+        .and_then(|&pid| Some((pid, Stat::read(pid)?)))
     {
-        return Err(Error::NoDescriptor {
+        Some((pid, stat)) => Err(Error::NoDescriptor {
             id: request.id.clone(),
-            pid: *pid,
-            name: stat.name.clone(),
-        });
+            pid,
+            name: stat.name,
+        }),
+        None => Ok(()),
     }
-    if !foreign.is_empty() && stats.contains_key(&container.init) {
-        foreign.sort_unstable();
-        let list: Vec<String> = foreign
-            .iter()
-            .map(|(pid, name)| format!("{pid} ({name})"))
-            .collect();
-        reporter.warning(&format!(
-            "container {}: {} not started by its init (exec sessions) and not part of the checkpoint: {}",
-            request.id,
-            if list.len() == 1 { "a process was" } else { "processes were" },
-            list.join(", ")
-        ));
+}
+
+/// Warns of processes that CRIU leaves out.
+fn warn_of_foreign(
+    request: &Request,
+    container: &Container,
+    processes: &[i32],
+    reporter: &Reporter,
+) {
+    let stats = stats_of(processes);
+    let mut foreign: Vec<_> = stats
+        .iter()
+        .filter(|&(&pid, _)| !descends(pid, container.init, &stats))
+        .map(|(&pid, stat)| (pid, stat.name.as_str()))
+        .collect();
+    if foreign.is_empty() || !stats.contains_key(&container.init) {
+        return;
     }
-    Ok(())
+    foreign.sort_unstable();
+    let list: Vec<String> = foreign
+        .iter()
+        .map(|(pid, name)| format!("{pid} ({name})"))
+        .collect();
+    reporter.warning(&format!(
+        "container {}: {} not started by its init (exec sessions) and not part of the checkpoint: {}",
+        request.id,
+        if list.len() == 1 { "a process was" } else { "processes were" },
+        list.join(", ")
+    ));
 }
 
 #[cfg(test)]

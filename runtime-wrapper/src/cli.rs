@@ -441,8 +441,8 @@ struct VerbArguments {
     theirs: Vec<OsString>,
 }
 
-/// Nothing if help is asked for or the ID is missing, which the wrapped runtime
-/// answers with its own usage.
+/// Nothing if help is asked for, or if the ID or the value of one of the wrapped
+/// runtime's flags is missing: that runtime answers with its own usage.
 fn verb_arguments(verb: &'static str, args: &[OsString]) -> Result<Option<VerbArguments>, Error> {
     let mut flags = Vec::new();
     let mut progress_fd = None;
@@ -473,11 +473,18 @@ fn verb_arguments(verb: &'static str, args: &[OsString]) -> Result<Option<VerbAr
         );
         if ours || VERB_VALUES.contains(&name.as_str()) {
             let in_next = value.is_none();
-            let value = value.or_else(|| rest.next().cloned());
-            let value = value.ok_or_else(|| Error::MissingValue {
-                verb,
-                flag: shown(),
-            })?;
+            let value = match value.or_else(|| rest.next().cloned()) {
+                Some(value) => value,
+                None if ours => {
+                    return Err(Error::MissingValue {
+                        verb,
+                        flag: shown(),
+                    });
+                }
+                // Podman tells by the runtime's own words whether it has the
+                // flag (`restore --lsm-mount-context`, pkg/checkpoint/crutils).
+                None => return Ok(None),
+            };
             if ours {
                 theirs.pop();
                 if name == PROGRESS_FD {

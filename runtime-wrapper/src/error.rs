@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cedana_checkpoint::criu::follow;
 use cedana_checkpoint::image::store;
@@ -50,14 +51,13 @@ pub(crate) enum Error {
     #[error("cannot hold a network namespace: {0}")]
     HoldNetns(#[from] netns::Error),
     #[error(
-        "cannot checkpoint container {id}: process {pid} ({name}) is {how}, and CRIU would wait for it for ever; {remedy}"
+        "cannot checkpoint container {id}: {found}{}", shown_wait(*.waited)
     )]
-    Stopped {
+    Obstacle {
         id: String,
-        pid: i32,
-        name: String,
-        how: &'static str,
-        remedy: &'static str,
+        found: crate::obstacle::Found,
+        /// How long it was waited for.
+        waited: Duration,
     },
     #[error(
         "cannot checkpoint container {id}: process {pid} ({name}) can open at most one more file, and CRIU, which needs to open some in it, would end it; raise its limit of open files (RLIMIT_NOFILE), or close some"
@@ -114,6 +114,13 @@ pub(crate) enum Error {
     CriuConfig(io::Error),
     #[error("cannot run {}: {source}", program.display())]
     Spawn { program: PathBuf, source: io::Error },
+}
+
+fn shown_wait(time: Duration) -> String {
+    match time {
+        Duration::ZERO => String::new(),
+        time => format!(" (waited {:.1} s for it to pass)", time.as_secs_f64()),
+    }
 }
 
 /// Where CRIU's log is, as the end of a sentence.

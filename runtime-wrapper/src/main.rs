@@ -32,6 +32,7 @@ mod lazy;
 mod nested_mounts;
 mod netns;
 mod network_lock;
+mod obstacle;
 mod packed;
 mod process;
 mod progress;
@@ -55,6 +56,7 @@ use cli::Invocation;
 use report::Reporter;
 
 fn main() -> ExitCode {
+    sys::provide_path();
     if let Some(end) = gate::asked_by_criu() {
         return end;
     }

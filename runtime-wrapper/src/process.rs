@@ -20,7 +20,7 @@ impl Stat {
 
     /// The name stands in parentheses and may hold any character, so what
     /// follows is found from its last parenthesis.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (head, rest) = text.rsplit_once(')')?;
         let (_, name) = head.split_once('(')?;
         let mut fields = rest.split_ascii_whitespace();

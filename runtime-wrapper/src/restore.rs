@@ -44,6 +44,10 @@ use crate::state::Container;
 use crate::sys;
 use tcp::{Connections, Target};
 
+/// A flag of crun's that Podman passes to every runtime (`restore --tcp-close`).
+/// For runc, which has none, CRIU's option goes into its configuration.
+const TCP_CLOSE: &str = "tcp-close";
+
 /// Brings a checkpoint back.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
     let begun = Instant::now();
@@ -110,7 +114,10 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         open => open.map_err(refused)?,
     };
     let target = target(&bundle, network, netns);
-    let mut connections = tcp::decide(config.restore.tcp, &open, &target).map_err(refused)?;
+    let mut connections = match request.has(TCP_CLOSE) {
+        true => Connections::Close,
+        false => tcp::decide(config.restore.tcp, &open, &target).map_err(refused)?,
+    };
     let network_lock = match (connections, network) {
         (Connections::Keep | Connections::Try, Network::External) => {
             NetworkLock::begin(netns.unwrap_or(bundle.netns_path()), &open)
@@ -446,6 +453,9 @@ fn command(
     // caller gives that detaches (containerd's shim, Docker).
     if request.has("no-subreaper") && runtime.is_crun() {
         args.retain(|arg| arg != "--no-subreaper" && arg != "-no-subreaper");
+    }
+    if request.has(TCP_CLOSE) && !runtime.is_crun() {
+        args.retain(|arg| arg != "--tcp-close" && arg != "-tcp-close");
     }
     let mut command = runtime.command(&args);
     if let Some(options) = &options {

@@ -15,6 +15,16 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 
+/// Sets `PATH` where the caller set none, for this process and for the programs
+/// that it starts. To be called first in `main`.
+pub(crate) fn provide_path() {
+    let path = std::env::var_os("PATH");
+    if let Some(missing) = cedana_config::missing_search_path(path.as_deref()) {
+        // SAFETY: there is one thread, so none reads the environment meanwhile.
+        unsafe { std::env::set_var("PATH", missing) };
+    }
+}
+
 /// Makes a child start with no signal blocked and die with this process.
 ///
 /// Both are inherited through exec, and both must be right in the wrapped

@@ -180,6 +180,33 @@ fn a_mistake_in_other_settings_does_not_keep_a_container_from_being_killed() {
 }
 
 #[test]
+fn without_a_path_the_runtime_is_given_one() {
+    let stage = Stage::new(&format!(
+        "tr '\\0' '\\n' </proc/$$/environ | grep ^PATH= >\"$STAGE/path\"\n{DUMP}"
+    ));
+    for path in [None, Some("")] {
+        for verb in ["kill", "delete", "pause", "resume", "checkpoint"] {
+            let mut command = stage.command(&["--root", "root", verb, "c"]);
+            command.env("CEDANA_RUNTIME", stage.path("bin/runc"));
+            match path {
+                Some(path) => command.env("PATH", path),
+                None => command.env_remove("PATH"),
+            };
+            // Whether this machine has a CRIU makes no difference to it.
+            let output = command.output().expect("run");
+            let said = stderr(&output);
+            let told = fs::read_to_string(stage.path("path"));
+            let _ = fs::remove_file(stage.path("path"));
+            assert_eq!(
+                told.unwrap_or_else(|error| panic!("{verb}: {error}: {said}")),
+                format!("PATH={}\n", cedana_config::DEFAULT_SEARCH_PATH),
+                "{verb}"
+            );
+        }
+    }
+}
+
+#[test]
 fn versions() {
     let stage = Stage::new("echo runc version 9.9.9");
     let output = stage.run(&["--version"]);
@@ -222,7 +249,7 @@ fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
     );
     assert_eq!(
         fs::read_to_string(stage.path("criu.conf")).expect("conf"),
-        "ghost-limit 7340032\nlink-remap\ntimeout 60\ntcp-close\n"
+        "ghost-limit 7340032\nlink-remap\ntimeout 1\ntcp-close\n"
     );
 }
 
@@ -502,6 +529,34 @@ fn restore_works_outside_the_checkpoint() {
         "--root root restore --file-locks --ext-unix-sk --tcp-established --work-path="
     ));
     assert_eq!(fs::read_dir(stage.path("images")).expect("dir").count(), 1);
+}
+
+#[test]
+fn restore_closes_connections_with_a_runc_that_has_no_flag_for_it() {
+    let stage = Stage::new(
+        r#"printf '%s ' "$@" >"$STAGE/args"
+        cat "$CRIU_CONFIG_FILE" >"$STAGE/options"
+        echo "{\"init_process_pid\":$PPID,\"config\":{\"namespaces\":[]}}" >root/c/state.json"#,
+    );
+    stage.bundle();
+    stage.images();
+    let output = stage.run(&[
+        "--root",
+        "root",
+        "restore",
+        "--tcp-close",
+        "-d",
+        "-b",
+        "bundle",
+        "--image-path",
+        "images",
+        "c",
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let args = fs::read_to_string(stage.path("args")).expect("args");
+    assert!(!args.contains("--tcp-"), "{args}");
+    let options = fs::read_to_string(stage.path("options")).expect("options");
+    assert!(options.contains("tcp-close"), "{options}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ use error::{Context, Error};
 
 fn main() -> ExitCode {
     sys::tune_allocator();
+    sys::provide_path();
     match call() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -164,6 +164,16 @@ pub(crate) fn schedule_on_own_cores() -> io::Result<()> {
     }
 }
 
+/// Sets `PATH` where containerd was started without one, for this process and for
+/// the programs that it starts. To be called before the event loop starts.
+pub(crate) fn provide_path() {
+    let path = std::env::var_os("PATH");
+    if let Some(missing) = cedana_config::missing_search_path(path.as_deref()) {
+        // SAFETY: there is one thread, so none reads the environment meanwhile.
+        unsafe { std::env::set_var("PATH", missing) };
+    }
+}
+
 /// Keeps the allocator from spending memory on speed that a shim never needs:
 /// one arena instead of one per thread, and freed memory given back from 64 KiB
 /// on.

@@ -15,6 +15,8 @@ pub enum Cause {
     TcpEstablished,
     /// A connection that is not yet accepted, or a unix socket's.
     InFlight,
+    /// A netlink socket with data that its process has not read.
+    NetlinkUnread,
     /// A socket of a protocol or family that CRIU does not know.
     UnsupportedSocket(Socket),
     /// A unix socket whose other end is outside the container.
@@ -203,6 +205,7 @@ impl fmt::Display for Cause {
         match self {
             Self::TcpEstablished => f.write_str("the container has an established TCP connection, and keeping connections is turned off; set tcp_established = true or close the connection"),
             Self::InFlight => f.write_str("a connection was being opened at that moment, or a socket had connections nobody had accepted; try again shortly"),
+            Self::NetlinkUnread => f.write_str("a netlink socket had data that its process had not read, which CRIU can't carry; try again shortly"),
             Self::UnsupportedSocket(Socket::Protocol(262)) => f.write_str("the container has an MPTCP socket (protocol 262), which CRIU does not support; turn MPTCP off in the application (Go: GODEBUG=multipathtcp=0)"),
             Self::UnsupportedSocket(Socket::Protocol(number)) => write!(f, "the container has a socket of protocol {number}, which CRIU does not support; close it before the checkpoint"),
             Self::UnsupportedSocket(Socket::Family(number)) => write!(f, "the container has a socket of address family {number}, which CRIU does not support; close it before the checkpoint"),
@@ -261,6 +264,16 @@ impl fmt::Display for Cause {
 }
 
 impl Cause {
+    /// Whether a container that goes on running may be without this cause a moment
+    /// later, so that another attempt is worth its freeze.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        matches!(
+            self,
+            Self::InFlight | Self::NetlinkUnread | Self::FreezeTimeout
+        )
+    }
+
     /// The meaning of one error message, if it is a known one.
     #[must_use]
     pub fn of(message: &str) -> Option<Self> {
@@ -346,6 +359,10 @@ fn sockets(m: &str) -> Option<Cause> {
     }
     if m.contains("n-flight") {
         return Some(Cause::InFlight);
+    }
+    // criu/sk-netlink.c, the only file with these words.
+    if m.contains("The socket has data to read") {
+        return Some(Cause::NetlinkUnread);
     }
     if m.contains("Can't get 1:16 opt") {
         return Some(Cause::TooOld);

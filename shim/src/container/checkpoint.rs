@@ -133,6 +133,9 @@ impl Container {
             // As `run_and_resume` passes it.
             command.args(["--progress-fd", "3"]);
         }
+        if self.may_run_between_attempts(options) {
+            command.env(cedana_config::MAY_RUN_VARIABLE, "1");
+        }
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
         let flags = [

@@ -15,11 +15,13 @@
 //!
 //! A child module per verb holds what that verb does.
 
+mod attempts;
 mod checkpoint;
 mod create;
 mod delete;
 mod exec;
 mod exit;
+mod freeze;
 mod holder;
 mod kill;
 mod pause;

@@ -28,9 +28,7 @@ impl Container {
         let _gate = self.gate.write().await;
         self.state().admit(Request::Pause)?;
         *lock(&self.state) = State::Pausing;
-        let mut command = self.runtime.command("pause");
-        command.arg(&self.id);
-        let paused = self.run(command, "OCI runtime pause failed").await;
+        let paused = self.freeze().await;
         self.set_state(if paused.is_ok() {
             State::Paused
         } else {

@@ -17,6 +17,7 @@ mod files;
 mod games;
 mod layouts;
 mod memory;
+mod passing;
 mod refused;
 mod sockets;
 mod sys;
@@ -178,6 +179,10 @@ fn main() {
                 checks.push(Box::new(move |r| r.check("with", holder.verify())));
             }
             "--hold" => refused::hold(&value()),
+            "--backlog" => expect(passing::backlog(value())),
+            "--netlink" => expect(passing::netlink(value())),
+            "--traced" => expect(passing::traced(value())),
+            "--vfork" => expect(passing::vfork(value())),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
             other => usage(&format!("unknown flag {other}")),

@@ -1,0 +1,381 @@
+//! Podman's user: Debian's Podman and conmon, with `cedana-runc` as the runtime.
+//!
+//! Podman packs checkpoints itself: it lets the runtime write a directory, adds
+//! files of its own to it, and reads them back before a restore. It calls some of
+//! the runtime's verbs with an environment of one variable, `XDG_RUNTIME_DIR`.
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use cedana_integration::frozen::{Folder, json, read};
+use cedana_integration::{BUSYBOX, Output, Report, command, ctr_ok, eventually, unique, workload};
+
+/// The runtime under test, as a user names it.
+const RUNTIME: &str = "cedana-runc";
+
+/// Where Podman's containers are: its overlays need a file system that is not an
+/// overlay itself.
+const STORAGE: &str = r#"[storage]
+driver = "overlay"
+graphroot = "/var/lib/docker/podman"
+runroot = "/run/podman-storage"
+"#;
+
+/// What docs/podman.md tells its readers to write.
+const SETTINGS: &str = r#"[engine]
+runtime_supports_json = ["cedana-runc", {append = true}]
+[engine.runtimes]
+cedana-runc = ["/usr/local/bin/cedana-runc"]
+"#;
+
+#[track_caller]
+fn podman(arguments: &[&str]) -> Output {
+    static PREPARED: OnceLock<()> = OnceLock::new();
+    PREPARED.get_or_init(|| {
+        cedana_integration::testbed();
+        write("/etc/containers/storage.conf", STORAGE);
+        write("/etc/containers/containers.conf.d/cedana.conf", SETTINGS);
+        let archive = Folder::new("archive");
+        let file = archive.file("busybox.tar").display().to_string();
+        ctr_ok(&["images", "export", &file, BUSYBOX]);
+        command("podman", &["load", "--input", &file]).ok();
+    });
+    command("podman", arguments)
+}
+
+#[track_caller]
+fn write(path: &str, text: &str) {
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(path, text))
+        .unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+#[track_caller]
+fn podman_ok(arguments: &[&str]) -> String {
+    podman(arguments).ok().stdout.trim().to_owned()
+}
+
+/// A container that runs the workload, removed when its story ends.
+struct Container {
+    name: String,
+    out: Folder,
+}
+
+impl Container {
+    /// Starts it; the workload has set itself up on return.
+    #[track_caller]
+    fn run(label: &str, flags: &[&str], workload: &[&str]) -> Self {
+        let container = Self {
+            name: unique(label),
+            out: Folder::new(label),
+        };
+        let program = format!("{}:{}:ro", workload::installed().display(), workload::PATH);
+        let out = format!("{}:/out", container.out.text());
+        let mut all = vec!["--runtime", RUNTIME, "run", "--detach", "--network", "none"];
+        all.extend(["--name", &container.name, "--volume", &program]);
+        all.extend(["--volume", &out]);
+        all.extend(flags);
+        all.extend([BUSYBOX, workload::PATH]);
+        all.extend(workload);
+        podman(&all).ok();
+        eventually("the workload is ready", || {
+            fs::read(container.out.file("workload.ready"))
+                .map_err(|error| format!("{error}; {}", container.state()))
+        });
+        container
+    }
+
+    #[track_caller]
+    fn inspect(&self, template: &str) -> String {
+        podman_ok(&["inspect", "--format", template, &self.name])
+    }
+
+    #[track_caller]
+    fn state(&self) -> String {
+        self.inspect("{{json .State}}")
+    }
+
+    #[track_caller]
+    fn is(&self, status: &str) {
+        let found = self.inspect("{{.State.Status}}");
+        assert_eq!(found, status, "{}", self.state());
+    }
+
+    /// Asks the workload to verify itself, through `podman kill`.
+    #[track_caller]
+    fn report(&self) -> Report {
+        self.report_of(&self.name)
+    }
+
+    /// The same of a container that was restored under another name.
+    #[track_caller]
+    fn report_of(&self, name: &str) -> Report {
+        let path = self.out.file("workload.report");
+        let _ = fs::remove_file(&path);
+        podman(&["kill", "--signal", "USR1", name]).ok();
+        Report::parse(&eventually("the workload reports", || {
+            fs::read_to_string(&path).map_err(|error| format!("{error}; {}", self.state()))
+        }))
+    }
+
+    #[track_caller]
+    fn checkpoint(&self, flags: &[&str]) -> Output {
+        podman(&[&["container", "checkpoint"], flags, &[&self.name]].concat())
+    }
+
+    #[track_caller]
+    fn remove(&self) {
+        podman(&["rm", "--force", "--time", "0", &self.name]).ok();
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        command("podman", &["rm", "--force", "--time", "0", &self.name]);
+    }
+}
+
+#[test]
+fn a_container_is_run_entered_paused_stopped_and_removed() {
+    let container = Container::run("life", &[], &["--memory", "4", "--term-code", "7"]);
+    container.is("running");
+    let before = container.report();
+    let entered = podman(&["exec", &container.name, "/bin/echo", "hello"]).ok();
+    assert_eq!(entered.stdout, "hello\n");
+
+    podman(&["pause", &container.name]).ok();
+    container.is("paused");
+    podman(&["unpause", &container.name]).ok();
+    container.report().continues(&before);
+
+    // By its own handler of SIGTERM, not by the SIGKILL that Podman sends later.
+    podman(&["stop", "--time", "60", &container.name]).ok();
+    container.is("exited");
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "7");
+
+    podman(&["start", &container.name]).ok();
+    podman(&["kill", &container.name]).ok();
+    assert_eq!(podman_ok(&["wait", &container.name]), "137");
+    container.remove();
+    let left = podman(&["container", "exists", &container.name]);
+    assert_eq!(left.code, 1, "{left}");
+}
+
+#[test]
+fn a_checkpoint_in_place_is_restored_with_figures() {
+    let container = Container::run("place", &[], &["--memory", "16", "--children", "1"]);
+    let before = container.report();
+    let taken = container.checkpoint(&["--print-stats"]).ok();
+    let figures = json(&taken.stdout);
+    let written = &figures["container_statistics"][0]["criu_statistics"]["pages_written"];
+    assert!(written.as_u64().is_some_and(|pages| pages > 0), "{taken}");
+    container.is("exited");
+    assert_eq!(container.inspect("{{.State.Checkpointed}}"), "true");
+
+    let restored = podman(&["container", "restore", "--print-stats", &container.name]).ok();
+    let figures = json(&restored.stdout);
+    let took = &figures["container_statistics"][0]["criu_statistics"]["restore_time"];
+    assert!(took.as_u64().is_some_and(|took| took > 0), "{restored}");
+    container.report().continues(&before);
+
+    // Podman has removed the directory that the memory came from; a second round
+    // needs all of it.
+    container.checkpoint(&["--keep"]).ok();
+    let log = container.inspect("{{.State.CheckpointLog}}");
+    assert!(read(log.as_ref()).contains("Dumping finished successfully"));
+    podman(&["container", "restore", "--keep", &container.name]).ok();
+    container.report().continues(&before);
+    let log = container.inspect("{{.State.RestoreLog}}");
+    assert!(read(log.as_ref()).contains("Restore finished successfully"));
+}
+
+#[test]
+fn an_exported_checkpoint_is_imported_after_the_container_is_removed() {
+    let exports = Folder::new("exports");
+    for compression in ["zstd", "gzip", "none"] {
+        let volume = unique("volume");
+        let container = Container::run(
+            "export",
+            &["--volume", &format!("{volume}:/data")],
+            &["--memory", "16", "--file", "/held"],
+        );
+        let before = container.report();
+        for (path, text) in [("/data/kept", "in the volume"), ("/new", "in the layer")] {
+            let script = format!("echo {text} >{path}");
+            podman(&["exec", &container.name, "/bin/sh", "-c", &script]).ok();
+        }
+        let file = exports.file(compression).display().to_string();
+        container
+            .checkpoint(&["--export", &file, "--compress", compression])
+            .ok();
+        container.remove();
+        podman(&["volume", "rm", &volume]).ok();
+
+        let shown = command("checkpointctl", &["show", &file]).ok();
+        assert!(shown.stdout.contains(RUNTIME), "{shown}");
+
+        podman(&["container", "restore", "--import", &file]).ok();
+        container.report().continues(&before);
+        let kept = podman_ok(&["exec", &container.name, "/bin/cat", "/data/kept", "/new"]);
+        assert_eq!(kept, "in the volume\nin the layer", "{compression}");
+        container.remove();
+        podman(&["volume", "rm", &volume]).ok();
+    }
+}
+
+#[test]
+fn a_container_that_runs_on_has_copies_under_other_names() {
+    let container = Container::run("copies", &[], &["--memory", "16"]);
+    let before = container.report();
+    let exports = Folder::new("exports");
+    let file = exports.file("checkpoint").display().to_string();
+    container
+        .checkpoint(&["--leave-running", "--export", &file])
+        .ok();
+    container.is("running");
+    container.report().continues(&before);
+    container.remove();
+    for copy in [unique("copy"), unique("copy")] {
+        let copy = Container {
+            name: copy,
+            out: Folder::new("unused"),
+        };
+        let restore = ["container", "restore", "--import", &file, "--name"];
+        podman(&[&restore[..], &[&copy.name]].concat()).ok();
+        copy.is("running");
+        container.report_of(&copy.name).continues(&before);
+    }
+}
+
+/// What a caller that clears the environment gets: `runc` and CRIU are looked for
+/// where a shell would.
+#[test]
+fn every_verb_works_in_an_empty_environment() {
+    let bundle = Folder::new("bare");
+    let id = unique("bare");
+    let _deleted = Deleted(&id);
+    for directory in ["proc", "dev", "sys", "tmp", "out"] {
+        fs::create_dir_all(bundle.file("rootfs").join(directory)).expect("a folder");
+    }
+    fs::copy(workload::installed(), bundle.file("rootfs/workload")).expect("a copy");
+    let script = |line: &str| command("sh", &["-c", &format!("cd {} && {line}", bundle.text())]);
+    let bare = format!("env --ignore-environment /usr/local/bin/{RUNTIME}");
+    script(&format!("{bare} spec")).ok();
+    let mut spec = json(&read(&bundle.file("config.json")));
+    spec["process"]["args"] = [workload::PATH, "--memory", "4"].into();
+    spec["process"]["terminal"] = false.into();
+    spec["root"]["readonly"] = false.into();
+    fs::write(bundle.file("config.json"), spec.to_string()).expect("a specification");
+
+    // The container keeps its streams, which therefore are no pipes of ours.
+    let start = |verb: &str| {
+        let line = format!(
+            "{{ : | {bare} {verb} --detach {id} 2>&1 | cat >said; }} </dev/null >/dev/null 2>&1 &"
+        );
+        script(&format!("rm -f said; {line}")).ok();
+    };
+    let verb = |words: &str| script(&format!("{bare} {words}"));
+    let status = |wanted: &str| {
+        eventually(&format!("it is {wanted}"), || {
+            let state = verb(&format!("state {id}"));
+            let said = fs::read_to_string(bundle.file("said"));
+            match state.code == 0 && json(&state.stdout)["status"] == wanted {
+                true => Ok(()),
+                false => Err(format!("{state}; {said:?}")),
+            }
+        });
+    };
+    let report = || {
+        let path = bundle.file("rootfs/out/workload.report");
+        let _ = fs::remove_file(&path);
+        verb(&format!("kill {id} USR1")).ok();
+        Report::parse(&eventually("the workload reports", || {
+            fs::read_to_string(&path).map_err(|error| error.to_string())
+        }))
+    };
+
+    start("run");
+    status("running");
+    eventually("the workload is ready", || {
+        fs::metadata(bundle.file("rootfs/out/workload.ready")).map_err(|error| error.to_string())
+    });
+    let before = report();
+    assert!(verb("list --quiet").ok().stdout.contains(&id));
+    verb(&format!("ps {id}")).ok();
+    verb(&format!("exec {id} /workload --name")).refused();
+    verb(&format!("pause {id}")).ok();
+    status("paused");
+    verb(&format!("resume {id}")).ok();
+    verb(&format!("checkpoint --leave-running {id}")).ok();
+    report().continues(&before);
+    verb(&format!("checkpoint {id}")).ok();
+    start("restore");
+    status("running");
+    report().continues(&before);
+    verb(&format!("kill {id} KILL")).ok();
+    status("stopped");
+    verb(&format!("delete {id}")).ok();
+    verb(&format!("state {id}")).refused();
+}
+
+/// A container of no engine, deleted when its story ends.
+struct Deleted<'a>(&'a str);
+
+impl Drop for Deleted<'_> {
+    fn drop(&mut self) {
+        command("runc", &["delete", "--force", self.0]);
+    }
+}
+
+#[test]
+fn what_cannot_be_checkpointed_is_explained_and_runs_on() {
+    let container = Container::run(
+        "refused",
+        &["--annotation", "io.cedana.checkpoint.tcp_established=false"],
+        &["--tcp"],
+    );
+    let before = container.report();
+    let why = container.checkpoint(&[]).refused();
+    assert!(why.contains("tcp_established"), "{why}");
+    container.is("running");
+    container.report().continues(&before);
+}
+
+#[test]
+fn connections_are_closed_where_the_user_says_so() {
+    let container = Container::run("close", &[], &["--memory", "4", "--tcp"]);
+    let before = container.report();
+    container.checkpoint(&["--tcp-established"]).ok();
+    // runc has no such flag, so with runc alone Podman can't.
+    podman(&["container", "restore", "--tcp-close", &container.name]).ok();
+    let after = container.report();
+    assert_eq!(after.nonce(), before.nonce());
+    assert_eq!(after.get("memory"), "ok");
+    assert_ne!(after.get("tcp"), "ok");
+}
+
+#[test]
+fn a_pre_checkpoint_is_the_parent_of_the_checkpoint() {
+    let tracked = command("criu", &["check", "--feature", "mem_dirty_track"]);
+    if tracked.code != 0 {
+        println!("skipped: this kernel does not track which pages are written to (soft-dirty)");
+        return;
+    }
+    let container = Container::run("pre", &[], &["--memory", "16"]);
+    let before = container.report();
+    let exports = Folder::new("exports");
+    let [first, second] = ["first", "second"].map(|name| exports.file(name).display().to_string());
+    container
+        .checkpoint(&["--pre-checkpoint", "--export", &first])
+        .ok();
+    container.is("running");
+    container
+        .checkpoint(&["--with-previous", "--export", &second])
+        .ok();
+    container.remove();
+    let restore = ["container", "restore", "--import-previous"];
+    podman(&[&restore[..], &[&first, "--import", &second]].concat()).ok();
+    container.report().continues(&before);
+}

@@ -1,0 +1,25 @@
+//! Whether a paused task may run between two attempts at its checkpoint.
+//!
+//! `cedana-runc` tries again what passes by itself, such as a connection that the
+//! application is about to accept; which it can't while it is paused. containerd's
+//! `task.Checkpoint` (`ctr task checkpoint`, Docker, nerdctl, CRI) pauses a task
+//! for its checkpoint and reads nothing of it before, so nothing is lost if it runs
+//! for a moment and is frozen again. Two pauses must not be touched:
+//!
+//! - an owner's, who may be copying a volume: a State request has followed it
+//!   ([`Container::pause_is_known`]);
+//! - that around `container.Checkpoint`, which copies the writable layer before it
+//!   asks for the task (`client/container.go`). It is told by its file locks, which
+//!   it alone always asks for.
+
+use super::Container;
+use crate::{options::CheckpointOptions, state::State};
+
+impl Container {
+    /// Whether this task, which is being checkpointed, may run between attempts.
+    pub(super) fn may_run_between_attempts(&self, options: &CheckpointOptions) -> bool {
+        self.state() == State::Checkpointing { paused: true }
+            && !self.pause_is_known()
+            && !options.file_locks
+    }
+}

@@ -1,0 +1,83 @@
+//! Freezing, tried again where it fails in passing.
+//!
+//! With cgroup v1 the kernel freezes the processes that it finds, and one that is
+//! being made meanwhile escapes: runc tries a thousand times within milliseconds
+//! and then says "unable to freeze" (stress-ng; a JVM with ZGC; a process within
+//! vfork, until its child calls exec). runc thaws the cgroup before it says so. A
+//! moment later the next attempt succeeds, so the client hears of the failure only
+//! if it lasts.
+
+use std::time::{Duration, Instant};
+
+use super::Container;
+use crate::error::{Error, Result};
+
+/// How long after the first failure another attempt is made.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the processes run between two attempts. There is no event to wait for.
+const MOMENT: Duration = Duration::from_millis(25);
+
+/// What runtimes say of a freeze that did not come about in time: runc and crun on
+/// cgroup v1, runc on v2.
+const IN_PASSING: [&str; 2] = ["unable to freeze", "waiting for the cgroup to freeze"];
+
+impl Container {
+    /// Has the runtime freeze all processes.
+    ///
+    /// # Errors
+    /// The runtime's refusal, or that of its last attempt; the container then runs.
+    pub(super) async fn freeze(&self) -> Result<()> {
+        let mut first_failure = None;
+        let mut attempts = 0;
+        loop {
+            let mut command = self.runtime.command("pause");
+            command.arg(&self.id);
+            attempts += 1;
+            let error = match self.run(command, "OCI runtime pause failed").await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let since = *first_failure.get_or_insert_with(Instant::now);
+            let passes = passes_by_itself(&error);
+            if passes && since.elapsed() < PATIENCE {
+                tokio::time::sleep(MOMENT).await;
+                continue;
+            }
+            return Err(match error {
+                Error::Runtime(why) if passes => Error::Runtime(format!(
+                    "{why} (tried {attempts} times within {:.1} s)",
+                    since.elapsed().as_secs_f64()
+                )),
+                error => error,
+            });
+        }
+    }
+}
+
+fn passes_by_itself(error: &Error) -> bool {
+    let Error::Runtime(why) = error else {
+        return false;
+    };
+    IN_PASSING.iter().any(|words| why.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_freeze_that_came_too_late_passes() {
+        for why in [
+            "OCI runtime pause failed: unable to freeze",
+            "OCI runtime pause failed: timeout of 10s reached waiting for the cgroup to freeze",
+        ] {
+            assert!(passes_by_itself(&Error::Runtime(why.into())));
+        }
+        let gone = Error::Runtime("OCI runtime pause failed: container not running".into());
+        assert!(!passes_by_itself(&gone));
+        assert!(!passes_by_itself(&Error::InvalidArgument(
+            "unable to freeze".into()
+        )));
+    }
+}
