@@ -32,6 +32,7 @@ use crate::cli::Request;
 use crate::collected;
 use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
+use crate::doubtful;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
@@ -94,6 +95,8 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     if let (Some(cgroup), Some(processes)) = (&cgroup, &processes) {
         look_at_processes(request, &container, cgroup.version(), processes, reporter)?;
     }
+    let listed = processes.as_deref().unwrap_or_default();
+    doubtful::before_dump(request, &container, &config, listed, reporter)?;
     let was_frozen = cgroup.as_ref().is_some_and(Cgroup::is_frozen);
 
     let kind = Dump::of(request);
@@ -148,7 +151,15 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let mut storing = Some(storing);
     let mut stored = None;
     let mut answer = |asked: bool| {
-        if let Some(storing) = storing.take_if(|_| asked) {
+        if asked
+            && let Err(doubt) = doubtful::after_dump(request, &config, paths.images(), reporter)
+        {
+            // The container goes on, and its images are removed below.
+            if let Some(gate) = &gate {
+                gate.answer(false);
+            }
+            stored = Some(Err(doubt));
+        } else if let Some(storing) = storing.take_if(|_| asked) {
             let result = storing.finish(&facts, Criu::Waits, reporter);
             // On disk or nowhere, and the log with it.
             log.moved(request.image_path());
@@ -175,12 +186,16 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     // ended for it.
     let dumped = outcome.status.success() || log.says("Dumping finished successfully");
     if dumped && !matches!(stored, Some(Err(_))) {
+        let unseen = storing.is_some() && !request.has("pre-dump");
         if let Some(storing) = storing.take() {
             let cost = stats
                 .is_new()
                 .then(|| dump_cost(&paths.work).ok())
                 .flatten();
             storing.finish(&facts, Criu::Ended(cost.flatten()), reporter)?;
+        }
+        if unseen {
+            doubtful::warn_of(request, &request.image_path(), reporter);
         }
         progress.done();
         eprint!("{}", outcome.stderr);

@@ -23,6 +23,7 @@ mod cli;
 mod collected;
 mod criu;
 mod docker;
+mod doubtful;
 mod error;
 mod gate;
 mod inspect;

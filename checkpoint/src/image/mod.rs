@@ -27,10 +27,12 @@ mod proto;
 mod sockets;
 pub mod store;
 pub mod unpack;
+mod unrestorable;
 mod verify;
 
 pub use machine::Unfit;
 pub use netns::{Network, network};
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use unpack::unpack;
+pub use unrestorable::{Unrestorable, unrestorable};
 pub use verify::{Error, verify};

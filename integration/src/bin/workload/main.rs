@@ -16,6 +16,7 @@ mod family;
 mod files;
 mod games;
 mod memory;
+mod odd;
 mod sockets;
 mod sys;
 
@@ -139,9 +140,18 @@ fn main() {
                     r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
                 }));
             }
+            "--idle" => odd::idle(),
+            "--subreaper" => expect(odd::be_subreaper(&value())),
+            "--session" => expect(odd::be_session(&value())),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
-            other => usage(&format!("unknown flag {other}")),
+            other => match odd(other) {
+                Some(odd) => {
+                    let odd = expect(odd);
+                    checks.push(Box::new(move |r| r.check("odd", odd.verify())));
+                }
+                None => usage(&format!("unknown flag {other}")),
+            },
         }
     }
 
@@ -171,6 +181,25 @@ fn main() {
             _ => exit(term_code),
         }
     }
+}
+
+/// State that can't be restored, and its neighbour that can.
+fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
+    Some(match flag {
+        "--deleted-directory-first" => odd::deleted_directory(true),
+        "--deleted-directory-last" => odd::deleted_directory(false),
+        "--file-of-thread" => odd::file_of_thread(false),
+        "--file-of-first-thread" => odd::file_of_thread(true),
+        "--program-in-memory" => odd::lost_program(true),
+        "--program-deleted" => odd::lost_program(false),
+        "--tun" => odd::tun(true),
+        "--tun-without-device" => odd::tun(false),
+        "--daemon-of-subreaper" => odd::daemon(true),
+        "--daemon-of-init" => odd::daemon(false),
+        "--overlay" => odd::mounted(true),
+        "--tmpfs" => odd::mounted(false),
+        _ => return None,
+    })
 }
 
 /// A counter that moves for as long as the process does.
