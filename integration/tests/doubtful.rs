@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cedana_integration::frozen::MANIFEST;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Refused, eventually, unique};
 use serde_json::{Value, json};
@@ -43,8 +44,9 @@ fn privileged(label: &str, flags: &[&str]) -> BareShim {
     let shim = BareShim::start(label, flags);
     change_spec(&shim, |spec| {
         for set in ["bounding", "effective", "permitted"] {
-            spec["process"]["capabilities"][set] =
-                json!(["CAP_KILL", "CAP_MKNOD", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"]);
+            let held = &mut spec["process"]["capabilities"][set];
+            let held = held.as_array_mut().expect("a list of capabilities");
+            held.extend([json!("CAP_NET_ADMIN"), json!("CAP_SYS_ADMIN")]);
         }
         spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
     });
@@ -178,7 +180,7 @@ fn a_container_that_may_be_lost_is_checkpointed_all_the_same() {
         shim.run();
         let images = Images::new();
         and_end(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
-        assert!(images.0.join("manifest.json").exists(), "{flag}");
+        assert!(images.0.join(MANIFEST).exists(), "{flag}");
         eventually("the shim logs the warning", || {
             let logged = shim.logged();
             match logged.contains("can't be restored") {

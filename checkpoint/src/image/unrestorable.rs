@@ -107,7 +107,10 @@ fn of_threads(files: &HashMap<u32, RegFile>, mounts: &HashMap<u32, String>) -> V
         .filter(|file| {
             mounts
                 .get(&file.mnt_id.map_or(0, |zigzag| zigzag >> 1))
-                .and_then(|mountpoint| file.name.strip_prefix(mountpoint.as_str()))
+                .and_then(|mountpoint| {
+                    let name = file.name.trim_start_matches('/');
+                    name.strip_prefix(mountpoint.as_str())
+                })
                 .and_then(thread)
                 .is_some_and(|(pid, tid)| pid != tid)
         })
@@ -117,8 +120,7 @@ fn of_threads(files: &HashMap<u32, RegFile>, mounts: &HashMap<u32, String>) -> V
     found.into_iter().map(Unrestorable::Thread).collect()
 }
 
-/// The mounts of procfs by ID: their mountpoints, written as CRIU writes the
-/// paths of files: without the slash in front.
+/// The mounts of procfs by ID: their mountpoints without the slash in front.
 fn proc_mounts(dir: &Dir<'_>) -> Result<HashMap<u32, String>, Error> {
     let mut mounts = HashMap::new();
     for (name, _) in dir.files()? {
@@ -235,11 +237,11 @@ mod tests {
             ..file(name, FILE)
         };
         let files = [
-            (1, at("proc/1/task/6/stat", Some(20))),
-            (2, at("proc/1/task/1/stat", Some(20))),
+            (1, at("/proc/1/task/6/stat", Some(20))),
+            (2, at("/proc/1/task/1/stat", Some(20))),
             // A program's own files, named the same way, and of no known mount.
-            (3, at("proc/1/task/7/stat", Some(22))),
-            (4, at("proc/1/task/8/stat", None)),
+            (3, at("/proc/1/task/7/stat", Some(22))),
+            (4, at("/proc/1/task/8/stat", None)),
         ]
         .into();
         assert_eq!(
