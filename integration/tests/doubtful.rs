@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use cedana_integration::frozen::MANIFEST;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
-use cedana_integration::{BareShim, Refused, eventually, unique};
+use cedana_integration::workload::PATH;
+use cedana_integration::{BareShim, Refused, Run, eventually, unique};
 use serde_json::{Value, json};
 
 const SETTING: &str = "io.cedana.checkpoint.doubtful";
@@ -170,6 +171,42 @@ fn an_overlay_that_was_mounted_inside() {
     let odd = privileged("overlay", &["--overlay"]);
     is_refused(&odd, &["/tmp/place", "make it a volume"]);
     comes_back(&privileged("tmpfs", &["--tmpfs"]));
+}
+
+/// A restored container is in a time namespace that CRIU has made. An `exec` of
+/// runc before 1.2 doesn't enter it.
+#[test]
+fn a_daemon_that_exec_left_in_another_time_namespace() {
+    let first = Run::new("before").workload(&[]).detach();
+    let image = first.checkpoint(&["--rw"]);
+    first.end_task();
+    let container = first.restore(&image, &["--rw"]);
+    let before = container.report();
+    let leave = [PATH, "--leave-daemon"];
+    container.exec(&leave).ok();
+
+    let namespace = |pid: u32| {
+        let link = format!("/proc/{pid}/ns/time");
+        fs::read_link(&link).unwrap_or_else(|e| panic!("{link}: {e}"))
+    };
+    let pids = container.task().pids();
+    let pids = pids.unwrap_or_else(|refused| panic!("{refused}")).processes;
+    let init = container.pid();
+    let outside = pids.iter().any(|p| namespace(p.pid) != namespace(init));
+    let images = Images::new();
+    let exit = CheckpointOptions {
+        exit: true,
+        ..Default::default()
+    };
+    match container.task().checkpoint(&images.0, Some(exit)) {
+        Err(refused) if outside => {
+            assert!(refused.message.contains("time namespace"), "{refused}");
+            images.are_none();
+            container.report().continues(&before);
+        }
+        Ok(()) if !outside => container.stopped(),
+        other => panic!("outside: {outside}; {other:?}"),
+    }
 }
 
 #[test]

@@ -141,6 +141,7 @@ fn main() {
                 }));
             }
             "--idle" => odd::idle(),
+            "--leave-daemon" => expect(odd::leave_daemon()),
             "--subreaper" => expect(odd::be_subreaper(&value())),
             "--session" => expect(odd::be_session(&value())),
             "--lines" => answer_lines(),
