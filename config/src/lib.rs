@@ -93,6 +93,8 @@ pub struct Checkpoint {
     /// Resume a task that the checkpointing client paused when CRIU is done,
     /// where nothing of the standing container is needed any more.
     pub resume_early: bool,
+    /// What becomes of a checkpoint that could never be restored.
+    pub doubtful: Doubtful,
     /// Keep established TCP connections instead of refusing the checkpoint.
     pub tcp_established: bool,
     /// Carry file locks instead of refusing the checkpoint.
@@ -114,6 +116,18 @@ pub struct Checkpoint {
     pub memory: u64,
     /// Whether what CRIU writes may wait in memory that nobody else needs.
     pub spare_memory: bool,
+}
+
+/// What becomes of a checkpoint that could never be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Doubtful {
+    /// Refused if it would end the container, which then goes on running. A
+    /// checkpoint that leaves the container running costs nothing, so it is taken
+    /// with a warning.
+    #[default]
+    Refuse,
+    /// Taken with a warning, whether or not the container ends.
+    Warn,
 }
 
 /// How a container's memory is stored.
@@ -212,6 +226,7 @@ impl Default for Checkpoint {
         Self {
             leave_running: None,
             resume_early: true,
+            doubtful: Doubtful::Refuse,
             tcp_established: true,
             file_locks: true,
             ext_unix_sk: true,

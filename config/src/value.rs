@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Cores, Mode, Tcp};
+use crate::{Compression, Cores, Doubtful, Mode, Tcp};
 
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -34,6 +34,14 @@ pub(crate) fn tcp(text: &str) -> Parsed<Tcp> {
         "close" => Ok(Tcp::Close),
         "refuse" => Ok(Tcp::Refuse),
         _ => Err(format!("{text:?} is none of auto, keep, close and refuse")),
+    }
+}
+
+pub(crate) fn doubtful(text: &str) -> Parsed<Doubtful> {
+    match text {
+        "refuse" => Ok(Doubtful::Refuse),
+        "warn" => Ok(Doubtful::Warn),
+        _ => Err(format!("{text:?} is neither refuse nor warn")),
     }
 }
 

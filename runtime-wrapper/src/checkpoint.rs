@@ -36,6 +36,7 @@ use crate::cli::Request;
 use crate::collected;
 use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
+use crate::doubtful;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
@@ -98,11 +99,10 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
-    if let Some(cgroup) = &cgroup {
-        let processes = cgroup.processes();
-        refuse_full_tables(request, &processes)?;
-        warn_of_foreign(request, &container, &processes, reporter);
-    }
+    let processes = cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
+    refuse_full_tables(request, &processes)?;
+    warn_of_foreign(request, &container, &processes, reporter);
+    doubtful::before_dump(request, &container, &config, &processes, reporter)?;
     // A checkpoint holds every secret of the application: its files are for root
     // alone, and so is the directory, which runc would make without the right to
     // enter it.
@@ -241,7 +241,15 @@ impl Attempt<'_> {
         let mut storing = Some(storing);
         let mut stored = None;
         let mut answer = |asked: bool| {
-            if let Some(storing) = storing.take_if(|_| asked) {
+            if asked
+                && let Err(doubt) = doubtful::after_dump(request, config, paths.images(), reporter)
+            {
+                // The container goes on, and its images are removed below.
+                if let Some(gate) = &gate {
+                    gate.answer(false);
+                }
+                stored = Some(Err(doubt));
+            } else if let Some(storing) = storing.take_if(|_| asked) {
                 let result = storing.finish(facts, Criu::Waits, reporter);
                 // On disk or nowhere, and the log with it.
                 log.moved(request.image_path());
@@ -269,12 +277,16 @@ impl Attempt<'_> {
         // ended for it.
         let dumped = outcome.status.success() || log.says("Dumping finished successfully");
         if dumped && !matches!(stored, Some(Err(_))) {
+            let unseen = storing.is_some() && !request.has("pre-dump");
             if let Some(storing) = storing.take() {
                 let cost = stats
                     .is_new()
                     .then(|| dump_cost(&paths.work).ok())
                     .flatten();
                 storing.finish(facts, Criu::Ended(cost.flatten()), reporter)?;
+            }
+            if unseen {
+                doubtful::warn_of(request, &request.image_path(), reporter);
             }
             eprint!("{}", outcome.stderr);
             if !outcome.status.success() {

@@ -43,6 +43,13 @@ pub(crate) enum Error {
         "cannot checkpoint container {id} and end it: Docker {version} can't start it again from a checkpoint with a runtime given by \"path\"; give the runtime by \"runtimeType\": \"io.containerd.cedana.v2\" in daemon.json, or use --leave-running"
     )]
     NoWayBack { id: String, version: u32 },
+    #[error(
+        "cannot checkpoint container {id} and end it, because the checkpoint could never be restored: {doubt}; or let the container run on (--leave-running), or set checkpoint.doubtful to \"warn\""
+    )]
+    Doubtful {
+        id: String,
+        doubt: crate::doubtful::Doubt,
+    },
     #[error("cannot restore container {id}: {source}")]
     Connections {
         id: String,

@@ -24,6 +24,7 @@ mod collected;
 mod console;
 mod criu;
 mod docker;
+mod doubtful;
 mod error;
 mod gate;
 mod inspect;

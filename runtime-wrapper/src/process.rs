@@ -9,6 +9,9 @@ pub(crate) struct Stat {
     pub(crate) name: String,
     pub(crate) state: char,
     pub(crate) parent: i32,
+    /// The process that made its session, which may have ended since.
+    pub(crate) session: i32,
+    pub(crate) threads: u32,
     /// Its wait status, once it is a zombie.
     pub(crate) exit: Option<i32>,
 }
@@ -25,10 +28,16 @@ impl Stat {
         let (_, name) = head.split_once('(')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        // Fields 6 and 20.
+        let session = fields.nth(1)?.parse().ok()?;
+        let threads = fields.clone().nth(13).and_then(|text| text.parse().ok());
         Some(Self {
             name: name.to_owned(),
             state,
-            parent: fields.next()?.parse().ok()?,
+            parent,
+            session,
+            threads: threads.unwrap_or(1),
             exit: (state == 'Z')
                 .then(|| fields.last()?.parse().ok())
                 .flatten(),
@@ -139,7 +148,15 @@ mod tests {
             (stat.name.as_str(), stat.state, stat.parent),
             ("a) R 1 (x)", 'S', 7)
         );
+        assert_eq!((stat.session, stat.threads), (42, 1));
         assert_eq!(stat.exit, None);
+    }
+
+    #[test]
+    fn session_and_threads() {
+        let text = "9 (x) S 7 8 6 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 99 0";
+        let stat = Stat::parse(text).expect("valid");
+        assert_eq!((stat.parent, stat.session, stat.threads), (7, 6, 3));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod reserved;
 mod sockets;
 pub mod store;
 pub mod unpack;
+mod unrestorable;
 mod verify;
 
 pub use machine::Unfit;
@@ -35,4 +36,5 @@ pub use netns::{Network, network};
 pub use reserved::reserve;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use unpack::unpack;
+pub use unrestorable::{Unrestorable, unrestorable};
 pub use verify::{Error, verify};

@@ -74,6 +74,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// Where CRIU writes the images.
+    pub(super) fn images(&self) -> &Path {
+        &self.images
+    }
+
     /// The runtime's flags that say so.
     pub(super) fn flags(&self) -> Vec<(&'static str, &OsStr)> {
         let mut flags = vec![("image-path", self.images.as_os_str())];

@@ -131,6 +131,8 @@ messages! {
         2 flags: u32,
         3 pos: u64,
         6 name: String,
+        /// Zigzag: even for the IDs that a mount can have.
+        7 mnt_id: Option<u32>,
         8 size: Option<u64>,
         10 mode: Option<u32>,
     }
@@ -234,6 +236,7 @@ messages! {
     /// remap-fpath.img: open files that have no name any more.
     RemapFilePath {
         1 orig_id: u32,
+        2 remap_id: u32,
         3 remap_type: Option<u32>,
     }
 

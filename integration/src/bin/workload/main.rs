@@ -17,6 +17,7 @@ mod files;
 mod games;
 mod layouts;
 mod memory;
+mod odd;
 mod passing;
 mod refused;
 mod sockets;
@@ -183,9 +184,19 @@ fn main() {
             "--netlink" => expect(passing::netlink(value())),
             "--traced" => expect(passing::traced(value())),
             "--vfork" => expect(passing::vfork(value())),
+            "--idle" => odd::idle(),
+            "--leave-daemon" => expect(odd::leave_daemon()),
+            "--subreaper" => expect(odd::be_subreaper(&value())),
+            "--session" => expect(odd::be_session(&value())),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
-            other => usage(&format!("unknown flag {other}")),
+            other => match odd(other) {
+                Some(odd) => {
+                    let odd = expect(odd);
+                    checks.push(Box::new(move |r| r.check("odd", odd.verify())));
+                }
+                None => usage(&format!("unknown flag {other}")),
+            },
         }
     }
 
@@ -221,6 +232,25 @@ fn main() {
             _ => exit(term_code),
         }
     }
+}
+
+/// State that can't be restored, and its neighbour that can.
+fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
+    Some(match flag {
+        "--deleted-directory-first" => odd::deleted_directory(true),
+        "--deleted-directory-last" => odd::deleted_directory(false),
+        "--file-of-thread" => odd::file_of_thread(false),
+        "--file-of-first-thread" => odd::file_of_thread(true),
+        "--program-in-memory" => odd::lost_program(true),
+        "--program-deleted" => odd::lost_program(false),
+        "--tun" => odd::tun(true),
+        "--tun-without-device" => odd::tun(false),
+        "--daemon-of-subreaper" => odd::daemon(true),
+        "--daemon-of-init" => odd::daemon(false),
+        "--overlay" => odd::mounted(true),
+        "--tmpfs" => odd::mounted(false),
+        _ => return None,
+    })
 }
 
 /// A counter that moves for as long as the process does.
