@@ -83,9 +83,9 @@ pub struct Checkpoint {
     /// it by default and says nothing to a runtime that is given by type; it
     /// runs on everywhere else.
     pub leave_running: Option<bool>,
-    /// Resume a task that the checkpointing client paused when CRIU is done,
-    /// where nothing of the standing container is needed any more.
-    pub resume_early: bool,
+    /// Which tasks that their checkpointing client paused run again when CRIU is
+    /// done.
+    pub resume_early: ResumeEarly,
     /// Keep established TCP connections instead of refusing the checkpoint.
     pub tcp_established: bool,
     /// Carry file locks instead of refusing the checkpoint.
@@ -107,6 +107,21 @@ pub struct Checkpoint {
     pub memory: u64,
     /// Whether what CRIU writes may wait in memory that nobody else needs.
     pub spare_memory: bool,
+}
+
+/// Which tasks that their checkpointing client paused run again as soon as CRIU is
+/// done, before that client resumes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResumeEarly {
+    /// None.
+    Never,
+    /// Those of which it is certain that nothing reads the container's files
+    /// afterwards and that the checkpointing client made the pause.
+    #[default]
+    Certain,
+    /// Those of `container.Checkpoint` as well, which `ctr container checkpoint`
+    /// calls: no program that pauses a task for itself may call it then.
+    Container,
 }
 
 /// How a container's memory is stored.
@@ -204,7 +219,7 @@ impl Default for Checkpoint {
     fn default() -> Self {
         Self {
             leave_running: None,
-            resume_early: true,
+            resume_early: ResumeEarly::Certain,
             tcp_established: true,
             file_locks: true,
             ext_unix_sk: true,

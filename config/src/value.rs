@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Cores, Mode, Tcp};
+use crate::{Compression, Cores, Mode, ResumeEarly, Tcp};
 
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -24,6 +24,15 @@ pub(crate) fn boolean_or_auto(text: &str) -> Parsed<Option<bool>> {
         "true" => Ok(Some(true)),
         "false" => Ok(Some(false)),
         _ => Err(format!("{text:?} is none of auto, true and false")),
+    }
+}
+
+pub(crate) fn resume_early(text: &str) -> Parsed<ResumeEarly> {
+    match text {
+        "false" => Ok(ResumeEarly::Never),
+        "true" => Ok(ResumeEarly::Certain),
+        "container" => Ok(ResumeEarly::Container),
+        _ => Err(format!("{text:?} is none of true, false and container")),
     }
 }
 
