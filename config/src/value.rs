@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Cores, Doubtful, Mode, Tcp};
+use crate::{Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
 
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -24,6 +24,15 @@ pub(crate) fn boolean_or_auto(text: &str) -> Parsed<Option<bool>> {
         "true" => Ok(Some(true)),
         "false" => Ok(Some(false)),
         _ => Err(format!("{text:?} is none of auto, true and false")),
+    }
+}
+
+pub(crate) fn resume_early(text: &str) -> Parsed<ResumeEarly> {
+    match text {
+        "false" => Ok(ResumeEarly::Never),
+        "true" => Ok(ResumeEarly::Certain),
+        "container" => Ok(ResumeEarly::Container),
+        _ => Err(format!("{text:?} is none of true, false and container")),
     }
 }
 
@@ -74,6 +83,7 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
 /// How memory is stored.
 pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     match text {
+        "auto" => Ok(Compression::Auto),
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
         _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
@@ -214,6 +224,7 @@ mod tests {
     #[test]
     fn storing() {
         assert_eq!(compression("none"), Ok(Compression::None));
+        assert_eq!(compression("auto"), Ok(Compression::Auto));
         assert!(compression("lz4").is_err());
         assert_eq!(level("-7"), Ok(-7));
         assert_eq!(level("19"), Ok(19));

@@ -387,7 +387,7 @@ impl Image {
 
     /// The list of what is in it.
     #[track_caller]
-    fn index(&self) -> String {
+    pub fn index(&self) -> String {
         let images = ctr_ok(&["images", "ls"]);
         let line = images
             .lines()

@@ -69,6 +69,13 @@ pub fn named_as_stock() -> bool {
     runtime() == STOCK
 }
 
+/// Whether `ctr task checkpoint` passes its flags on to the runtime under test.
+///
+/// containerd 1.7's does so for containerd's own runtime only.
+pub fn ctr_sends_flags() -> bool {
+    named_as_stock() || testbed() != "trixie"
+}
+
 /// The name of containerd's own runtime.
 pub const STOCK: &str = "io.containerd.runc.v2";
 

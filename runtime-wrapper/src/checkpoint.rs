@@ -14,6 +14,7 @@
 //! soon as CRIU is done, and we finish behind its back.
 
 mod complete;
+mod compression;
 mod storing;
 mod trials;
 
@@ -222,6 +223,7 @@ impl Attempt<'_> {
             &kind,
             // An end that can't be held up would come before the rest is stored.
             kind.whole && (gate.is_some() || !kind.ends),
+            trials.was_frozen() && !kind.ends && env::var_os(RESUMES).is_none(),
             self.cgroup
                 .filter(|_| config.checkpoint.spare_memory)
                 .map(|_| expected(&processes)),
@@ -370,6 +372,9 @@ impl Dump {
         }
     }
 }
+
+/// Set by the shim of ours if it resumes the paused container when CRIU is done.
+const RESUMES: &str = "CEDANA_SHIM_RESUMES";
 
 /// So many bytes are expected. For tests, whose containers are small.
 const EXPECTED: &str = "CEDANA_TEST_EXPECTED";

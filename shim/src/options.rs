@@ -180,6 +180,12 @@ impl CreateOptions {
         toml::from_str(text).map_err(|e| Error::InvalidArgument(format!("{source}: {e}")))
     }
 
+    /// Whether the options came in the message that clients send to runtimes of
+    /// the name `io.containerd.runc.v2`.
+    pub(crate) fn are_runcs(options: Option<&Any>) -> bool {
+        options.is_some_and(|any| message_name(any) == RUNC_OPTIONS)
+    }
+
     /// Reads what [`CreateOptions::save`] wrote; the defaults if there is
     /// nothing, as for a container of an interrupted Create.
     pub(crate) fn load(bundle: &Path) -> Self {
@@ -203,21 +209,6 @@ impl CreateOptions {
 const FILE: &str = "options.json";
 
 impl CheckpointOptions {
-    /// Whether a client that sends these has no use for the standing container
-    /// once CRIU is done: if it names a place for the checkpoint, it makes no image
-    /// of the container's files; and containerd's `container.Checkpoint` (what `ctr
-    /// container checkpoint` calls), which is known by its fixed options
-    /// (`client/container.go`, 1.6 to 2.4), has copied them before it has the task
-    /// checkpointed. `task.Checkpoint` copies them afterwards, and sends none.
-    pub(crate) fn need_the_task_no_longer(&self) -> bool {
-        let of_a_container = Self {
-            exit: Some(false),
-            file_locks: true,
-            ..Self::default()
-        };
-        !self.image_path.is_empty() || *self == of_a_container
-    }
-
     /// Reads the options of a Checkpoint request.
     ///
     /// # Errors
@@ -393,6 +384,18 @@ mod tests {
     }
 
     #[test]
+    fn only_runcs_own_message_tells_the_runtimes_name() {
+        assert!(CreateOptions::are_runcs(Some(&any(RUNC_OPTIONS, vec![]))));
+        for name in [RUNTIME_OPTIONS, LINUX_CREATE, ""] {
+            assert!(
+                !CreateOptions::are_runcs(Some(&any(name, vec![]))),
+                "{name}"
+            );
+        }
+        assert!(!CreateOptions::are_runcs(None));
+    }
+
+    #[test]
     fn a_toml_body_is_read_and_its_unknown_keys_refused() {
         let body = texts(&[(3, "BinaryName = \"crun\"\nIoUid = 7\n")]);
         let read = CreateOptions::from_request(Some(&any(RUNTIME_OPTIONS, body))).unwrap();
@@ -449,34 +452,6 @@ mod tests {
             let any = any(names[name], value);
             let _ = CreateOptions::from_request(Some(&any));
             let _ = CheckpointOptions::from_request(Some(&any));
-        }
-    }
-
-    #[test]
-    fn whose_checkpoint_needs_the_task_no_longer() {
-        let of_a_container = CheckpointOptions {
-            exit: Some(false),
-            file_locks: true,
-            ..CheckpointOptions::default()
-        };
-        assert!(of_a_container.need_the_task_no_longer());
-        let to_a_path = CheckpointOptions {
-            image_path: "/x".into(),
-            ..CheckpointOptions::default()
-        };
-        assert!(to_a_path.need_the_task_no_longer());
-        for of_a_task in [
-            CheckpointOptions::default(),
-            CheckpointOptions {
-                exit: Some(false),
-                ..CheckpointOptions::default()
-            },
-            CheckpointOptions {
-                open_tcp: true,
-                ..of_a_container
-            },
-        ] {
-            assert!(!of_a_task.need_the_task_no_longer());
         }
     }
 }

@@ -19,6 +19,7 @@ mod attempts;
 mod checkpoint;
 mod create;
 mod delete;
+mod early_resume;
 mod exec;
 mod exit;
 mod freeze;
@@ -61,12 +62,15 @@ use crate::{
 };
 
 pub(crate) use delete::remove_remembered;
+pub(crate) use early_resume::is_stock_name;
 use holder::Holder;
 
 /// What all containers of a shim share.
 pub(crate) struct Host {
     /// containerd's namespace.
     pub(crate) namespace: String,
+    /// Whether containerd started the shim under the file name of its own.
+    pub(crate) named_as_stock: bool,
     /// The OCI runtime where the options name none.
     pub(crate) default_runtime: PathBuf,
     /// Reaps all children.
@@ -88,6 +92,8 @@ pub(crate) struct Container {
     /// The checkpoint that Start restores.
     restore_from: Option<PathBuf>,
     has_own_pid_namespace: bool,
+    /// Whether clients know its runtime as `io.containerd.runc.v2`.
+    named_as_stock: bool,
     /// Stands in for init between Create and Start of a restore.
     holder: Mutex<Option<Holder>>,
     /// The other ends of the client's fifos meanwhile.

@@ -54,6 +54,10 @@ impl Report {
     }
 }
 
+/// How many spaces the first line of a long journal ends in: the file grows while a
+/// program packs it.
+const LONG: usize = 64 << 20;
+
 /// Holds some state and verifies it on demand.
 type Check = Box<dyn FnMut(&mut Report)>;
 
@@ -128,7 +132,11 @@ fn main() {
                 checks.push(Box::new(move |r| r.check("file", file.verify())));
             }
             "--journal" => {
-                let journal = expect(files::Journal::begin(&value(), nonce));
+                let journal = expect(files::Journal::begin(&value(), nonce, 0));
+                checks.push(Box::new(move |r| r.check("journal", journal.verify())));
+            }
+            "--long-journal" => {
+                let journal = expect(files::Journal::begin(&value(), nonce, LONG));
                 checks.push(Box::new(move |r| r.check("journal", journal.verify())));
             }
             "--lock" => {
