@@ -149,10 +149,11 @@ impl Plain<'_> {
                 _ => "",
             };
             Error::Runtime(format!(
-                "mount {:?} on {} (type {:?}, flags {flags:?}, options {data:?}): {e}{hint}",
+                "mount {:?} on {} (type {:?}, flags {:#x}, options {data:?}): {e}{hint}",
                 source,
                 target.display(),
                 self.kind,
+                flags.bits(),
             ))
         })
     }
