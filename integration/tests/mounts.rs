@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use cedana_integration::protos::types::mount::Mount;
 use cedana_integration::{
-    BUSYBOX, BareShim, Containerd, Run, SecondContainerd, command, eventually, unique,
+    BUSYBOX, BareShim, Containerd, Run, SecondContainerd, command, descriptors_of, eventually,
+    unique,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -209,6 +210,12 @@ fn an_overlays_layers_are_id_mapped_and_the_disk_is_as_it_was() {
         assert_eq!(owner(root.join(file)), (100_000, 200_000), "{file}");
         assert_eq!(owner(on_disk.join(file)), (0, 0), "{file} on disk");
     }
+    // What made the mount is gone: the holder of the user namespace, a copy of the
+    // shim, and all descriptors of that namespace.
+    let shims = processes(Path::new(&format!("-id {} ", shim.id())));
+    assert_eq!(shims.len(), 1, "{shims:?}");
+    let open = descriptors_of(shim.pid());
+    assert!(!open.iter().any(|name| name == "user"), "{open:?}");
     // One mount: the layers' clones are not to be seen.
     assert_eq!(mounts_at(&root).len(), 1, "{:?}", mounts_at(&root));
 
@@ -293,6 +300,11 @@ fn a_file_is_mounted_through_a_loop_device_that_goes_with_the_mount() {
     let shim = run("loop", &["--memory", "2"], vec![root, tmp]);
     let before = shim.report();
     assert_eq!(loop_devices(&image).len(), 1);
+    let open = descriptors_of(shim.pid());
+    assert!(
+        !open.iter().any(|name| name.starts_with("/dev/loop")),
+        "{open:?}"
+    );
     let table = mounts_at(&shim.bundle());
     assert_eq!(table.len(), 2, "{table:?}");
     assert!(table[1].contains("nosuid"), "{table:?}");

@@ -81,13 +81,14 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     Ok(namespace.into())
 }
 
-/// Moves the calling thread into a copy of its mount namespace, from which
-/// nothing propagates.
+/// Moves the calling thread into a copy of its mount namespace. Mounts made in it
+/// don't propagate; what is unmounted on the machine meanwhile goes here, too,
+/// and is not kept busy.
 fn leave_mount_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context(|| "make a mount namespace")?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    nix::mount::mount(NOTHING, "/", NOTHING, private, NOTHING)
-        .context(|| "make a mount namespace private")
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    nix::mount::mount(NOTHING, "/", NOTHING, slave, NOTHING)
+        .context(|| "separate a mount namespace")
 }
 
 fn overlay(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd> {
