@@ -210,8 +210,8 @@ fn an_overlays_layers_are_id_mapped_and_the_disk_is_as_it_was() {
         assert_eq!(owner(root.join(file)), (100_000, 200_000), "{file}");
         assert_eq!(owner(on_disk.join(file)), (0, 0), "{file} on disk");
     }
-    // What made the mount is gone: the holder of the user namespace, a copy of the
-    // shim, and all descriptors of that namespace.
+    // The holder of the user namespace, a copy of the shim, has ended, and the
+    // shim has no descriptor of that namespace any more.
     let shims = processes(Path::new(&format!("-id {} ", shim.id())));
     assert_eq!(shims.len(), 1, "{shims:?}");
     let open = descriptors_of(shim.pid());

@@ -17,8 +17,8 @@ use super::sys::{self, LoopConfig, LoopInfo};
 use crate::error::{Context, Error, Result, at};
 
 /// Another process can take the free device first. One of the competitors
-/// always gets it, so each failure is a mount of another's.
-const ATTEMPTS: usize = 100;
+/// always gets it, so this many mounts can be made at the same time.
+const ATTEMPTS: usize = 1000;
 
 /// A loop device, attached while this or a mount of it lives.
 pub(super) struct LoopDevice {
@@ -55,7 +55,7 @@ impl LoopDevice {
             }
         }
         Err(Error::Runtime(format!(
-            "attach {} to a loop device: others took each free one first, {ATTEMPTS} times",
+            "attach {} to a loop device: other processes took {ATTEMPTS} free ones first",
             file.display()
         )))
     }

@@ -39,7 +39,7 @@ use crate::{
 
 pub(crate) use self::unmount::unmount;
 
-/// mount(2) reads a page of options and cuts the rest off without a word.
+/// mount(2) reads a page of options and silently leaves out the rest.
 const OPTIONS_LIMIT: usize = 4095;
 
 /// The type whose layers are options.
