@@ -52,6 +52,12 @@ impl Run {
         self
     }
 
+    /// Another runtime than the one under test, to compare with.
+    pub fn under(mut self, runtime: &str) -> Self {
+        self.runtime = runtime.into();
+        self
+    }
+
     /// More flags of `ctr run`.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&f| f.into()));

@@ -44,7 +44,7 @@ use crate::lazy;
 use crate::nested_mounts;
 use crate::obstacle::{self, Found, Wait};
 use crate::packed;
-use crate::process::{Stat, descends, free_descriptors, memory, netns_inode};
+use crate::process::{Stat, descends, free_descriptors, memory, namespace_inode, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
@@ -393,12 +393,21 @@ fn expected(processes: &[i32]) -> Expected {
 /// own. For one with a path the runtime says so itself, and the host's is in no
 /// dump.
 fn own_netns(container: &Container) -> Option<u64> {
-    if container.network != Network::Own {
+    if container.network != Network::Own || in_own_user_namespace(container) {
         return None;
     }
     let theirs = netns_inode(&container.init.to_string()).ok()?;
     let ours = netns_inode("self").ok()?;
     (theirs != ours).then_some(theirs)
+}
+
+/// Whether the container is in a user namespace of its own. A network namespace
+/// that the runtime made for it then belongs to that, and CRIU can only make it
+/// anew: from within the new user namespace no other one can be entered
+/// (setns(2), EPERM).
+fn in_own_user_namespace(container: &Container) -> bool {
+    let users = |pid: &str| namespace_inode(pid, "user").ok();
+    users(&container.init.to_string()) != users("self")
 }
 
 /// Options that the runtime always sends to CRIU and that a configuration file

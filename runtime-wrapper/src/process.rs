@@ -132,8 +132,13 @@ fn table_size(status: &str) -> Option<usize> {
 
 /// Inode of a process' network namespace.
 pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
+    namespace_inode(pid, "net")
+}
+
+/// Inode of one of a process' namespaces, by which the kernel identifies it.
+pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+    Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
 #[cfg(test)]

@@ -158,6 +158,9 @@ impl Container {
             (options.file_locks, "--file-locks"),
         ];
         command.args(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
+        if !options.parent_path.is_empty() {
+            command.arg("--parent-path").arg(&options.parent_path);
+        }
         for namespace in &options.empty_namespaces {
             command.arg("--empty-ns").arg(namespace);
         }

@@ -129,7 +129,7 @@ impl Container {
             ..TaskCreate::default()
         };
         if let Some(rootfs) = &self.rootfs {
-            rootfs::mount(request.rootfs, rootfs.clone()).await?;
+            rootfs::mount(request.rootfs, rootfs.clone(), self.host.reaper.clone()).await?;
         }
         if let Some(checkpoint) = &self.restore_from {
             if let Err(e) = self.prepare_restore(spec, checkpoint).await {

@@ -154,6 +154,10 @@ impl Container {
             ProcessRef::Exec(exec) => exec.id.clone(),
             ProcessRef::Init(_) => self.id.clone(),
         };
+        let ended = match &process {
+            ProcessRef::Exec(exec) => exec.ended(),
+            ProcessRef::Init(init) => init.ended(),
+        };
         let process: &Process = &process;
         let Stdio {
             stdin,
@@ -161,7 +165,6 @@ impl Container {
             stderr,
             terminal,
         } = process.stdio.clone();
-        let ended = process.ended();
         Ok(StateResponse {
             id,
             bundle: self.bundle.display().to_string(),
