@@ -398,10 +398,7 @@ fn a_container_in_a_user_namespace_shares_its_images_layers() {
         .flags(&["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"])
         .flags(&["--remap-labels"])
         .workload(&["--memory", "2"]);
-    let out = Path::new("/var/tmp/cedana-tests").join(run.id());
-    let open = fs::set_permissions(&out, fs::Permissions::from_mode(0o777));
-    open.unwrap_or_else(|e| panic!("{}: {e}", out.display()));
-    let container = run.detach();
+    let container = writing_as_mapped_root(run).detach();
     let before = container.report();
     let uid = fs::metadata(format!("/proc/{}", container.pid())).map(|m| m.uid());
     assert_eq!(uid.ok(), Some(100_000));
@@ -417,10 +414,38 @@ fn a_container_in_a_user_namespace_shares_its_images_layers() {
     container.report().continues(&before);
 }
 
+/// Lets the root of a user namespace write to what a container sees as `/out`.
+fn writing_as_mapped_root(run: Run) -> Run {
+    let out = Path::new("/var/tmp/cedana-tests").join(run.id());
+    let open = fs::set_permissions(&out, fs::Permissions::from_mode(0o777));
+    open.unwrap_or_else(|e| panic!("{}: {e}", out.display()));
+    run
+}
+
+#[test]
+fn a_container_in_a_user_namespace_is_restored() {
+    // Its files belong to the mapped users on disk: `ctr containers restore` does
+    // not ask the snapshotter to map them.
+    let run = Run::new("user-namespace-restored")
+        .flags(&["--uidmap", "0:300000:65536", "--gidmap", "0:300000:65536"])
+        .workload(&["--memory", "12", "--children", "1"]);
+    let container = writing_as_mapped_root(run).detach();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    let before = container.report();
+    container.end_task();
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().intact();
+    assert_eq!(restored.report().nonce(), before.nonce());
+    let uid = fs::metadata(format!("/proc/{}", restored.pid())).map(|m| m.uid());
+    assert_eq!(uid.ok(), Some(300_000));
+    let loopback = restored.exec(&["ping", "-c", "1", "127.0.0.1"]);
+    loopback.ok();
+}
+
 #[test]
 fn a_killed_shims_id_mapped_root_is_unmounted() {
     let run = Run::new("user-namespace-killed")
-        .flags(&["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"])
+        .flags(&["--uidmap", "0:200000:65536", "--gidmap", "0:200000:65536"])
         .flags(&["--remap-labels", "--null-io"])
         .command(&["tail", "-f", "/dev/null"]);
     let root = PathBuf::from(format!("/default/{}/rootfs", run.id()));

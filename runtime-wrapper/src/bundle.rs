@@ -23,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::config::ExternalMount;
+use cedana_checkpoint::criu::serve::Root;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
@@ -147,6 +148,17 @@ impl Bundle {
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         let limit = self.spec.pointer("/linux/resources/memory/limit")?;
         limit.as_u64().filter(|limit| *limit > 0)
+    }
+
+    /// The user of the machine that is root in the container (OCI runtime-spec,
+    /// config-linux.md, "User namespace mappings").
+    pub(crate) fn root(&self) -> Root {
+        let mapped = || {
+            let mappings = self.spec.pointer("/linux/uidMappings")?.as_array()?;
+            let first = mappings.iter().find(|m| m["containerID"] == 0)?;
+            u32::try_from(first["hostID"].as_u64()?).ok()
+        };
+        Root(mapped().unwrap_or_default())
     }
 
     /// The container's `oom_score_adj`, if config.json sets one.

@@ -20,6 +20,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use cedana_checkpoint::criu::serve::Root;
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
 use cedana_checkpoint::image::inspect::external_mounts;
 use cedana_checkpoint::image::manifest::Manifest;
@@ -75,14 +76,19 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     };
     let lazily = |manifest: &Manifest| {
         let limit = bundle.memory_limit();
-        lazy::wanted(&config, &runtime, manifest, &images, limit).unwrap_or_else(|why| {
+        let wanted = lazy::wanted(&config, &runtime, manifest, &images, limit);
+        let wanted = wanted.and_then(|wanted| match wanted && bundle.root() != Root(0) {
+            true => lazy::in_user_namespace(),
+            false => Ok(wanted),
+        });
+        wanted.unwrap_or_else(|why| {
             eager(&why);
             false
         })
     };
     let show = |lazily: &dyn Fn(&Manifest) -> bool| {
         let tell = |message: &str| reporter.quiet_warning(&message);
-        Shown::new(&images, config.restore.memory, lazily, tell)
+        Shown::new(&images, config.restore.memory, bundle.root(), lazily, tell)
             .map_err(|source| Error::Shown { id: id(), source })
     };
     let mut shown = show(&lazily)?;
@@ -96,7 +102,12 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         .mounts_below(external_mounts(&images))
         .map_err(in_bundle)?;
 
-    let network = image::network(&images);
+    let network = match image::network(&images) {
+        // A namespace whose contents runc had CRIU leave out (`empty-ns`) is in no
+        // image, as the host's is not. CRIU makes it anew, too.
+        Network::Host if bundle.wants_netns() => Network::Own,
+        network => network,
+    };
     let netns = netns_to_lend(request, &bundle, network, reporter)?;
     let netns = netns.as_ref().map(Lend::path);
     let refused = |source| Error::Connections { id: id(), source };

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cedana_checkpoint::criu::serve::{Server, Unavailable};
+use cedana_checkpoint::criu::serve::{Root, Server, Unavailable};
 use cedana_checkpoint::image::contents::{self, Directory};
 use cedana_checkpoint::image::manifest::{Machine, Manifest};
 use cedana_checkpoint::image::pages::Damage;
@@ -69,10 +69,11 @@ enum How {
 impl Shown {
     /// Checks a checkpoint and shows it, with up to `memory` bytes for what is
     /// decoded ahead. `lazy` says whether most of it will not be read; `tell` is
-    /// told if this takes space on disk.
+    /// told if this takes space on disk. The files are readable for `root`.
     pub(crate) fn new(
         dir: &Path,
         memory: u64,
+        root: Root,
         lazy: impl FnOnce(&Manifest) -> bool,
         tell: impl Fn(&str),
     ) -> Result<Self, Error> {
@@ -92,7 +93,7 @@ impl Shown {
         let served = directory()?;
         let lazy = lazy(&manifest);
         let memory = if lazy { LAZY } else { memory };
-        match Server::start(served, memory) {
+        match Server::start(served, memory, root) {
             Ok(server) if lazy => Ok(Self(How::ServedInPart(server))),
             Ok(server) => Ok(Self(How::Served(server))),
             Err(unavailable) => Self::unpacked(dir, &directory()?, unavailable, tell),

@@ -138,6 +138,26 @@ fn wrong_bundles() {
 }
 
 #[test]
+fn the_mappings_name_the_containers_root() {
+    let dir = bundle();
+    let root = |text: &str| {
+        fs::write(dir.path().join(CONFIG), text).expect("write");
+        Bundle::open(dir.path()).expect("open").root().0
+    };
+    let mapped = r#"{"linux":{"uidMappings":[
+        {"containerID":1,"hostID":7,"size":1},{"containerID":0,"hostID":100000,"size":65536}]}}"#;
+    assert_eq!(root(mapped), 100_000);
+    for none in [
+        "{}",
+        r#"{"linux":{"uidMappings":[]}}"#,
+        r#"{"linux":{"uidMappings":["x"]}}"#,
+        r#"{"linux":{"uidMappings":[{"containerID":0,"hostID":-1}]}}"#,
+    ] {
+        assert_eq!(root(none), 0, "{none}");
+    }
+}
+
+#[test]
 fn what_others_wrote_meanwhile_stands() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");

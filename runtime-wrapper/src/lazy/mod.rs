@@ -40,6 +40,7 @@ mod record;
 mod session;
 mod touched;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::lazy;
@@ -99,6 +100,19 @@ pub(crate) fn wanted(
             units::bytes(bytes)
         )),
         false => Ok(true),
+    }
+}
+
+/// Whether a container in a user namespace of its own can be restored lazily: it
+/// has no capability on the machine, where userfaultfd wants one (kernel doc:
+/// admin-guide/mm/userfaultfd.rst, "unprivileged_userfaultfd").
+pub(crate) fn in_user_namespace() -> Result<bool, String> {
+    let allowed = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    match allowed.is_ok_and(|text| text.trim() == "1") {
+        true => Ok(true),
+        false => Err(
+            "it is in a user namespace, and the sysctl vm.unprivileged_userfaultfd is 0".to_owned(),
+        ),
     }
 }
 

@@ -51,6 +51,11 @@ pub use mount::Unavailable;
 /// side by side, but every one of them reads one file at a time.
 const MAX_THREADS: usize = 16;
 
+/// The user ID that the machine has for a container's root: in a user namespace
+/// another one than 0. CRIU opens images as that user, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Root(pub u32);
+
 /// A directory being shown. Nothing of it is left once this is dropped.
 pub struct Server {
     mount: Option<OwnedFd>,
@@ -62,15 +67,19 @@ pub struct Server {
 
 impl Server {
     /// Shows a directory, with up to `memory` bytes of page files decoded ahead.
+    /// What the machine's root may read, the container's `root` may, too.
     ///
     /// # Errors
     /// The machine has no FUSE, or none for us; or no thread can be started.
-    pub fn start(directory: Directory, memory: u64) -> Result<Self, Unavailable> {
+    pub fn start(directory: Directory, memory: u64, root: Root) -> Result<Self, Unavailable> {
         let thread = |source| Unavailable {
             what: "cannot start to serve the checkpoint's files",
             source,
         };
-        let mut tree = Tree::default();
+        let mut tree = Tree {
+            root,
+            ..Tree::default()
+        };
         tree.add(directory, None);
         let (device, mount) = mount::detached()?;
         let (end, stop) = io::pipe().map_err(thread)?;
@@ -142,6 +151,7 @@ impl Drop for Server {
 /// A directory and everything in it, by node numbers that count from the root's.
 #[derive(Default)]
 struct Tree {
+    root: Root,
     nodes: Vec<Shown>,
     pages: Vec<Reader>,
 }
@@ -213,10 +223,18 @@ impl Tree {
         node
     }
 
-    /// Adds a node: who may read it is who may read the file that it stands for.
+    /// Adds a node: it has the readers of the file that it stands for.
+    ///
+    /// A process in a new user namespace is the machine's root still, without its
+    /// privileges, until CRIU has set its users: it reads as a member of root's
+    /// group, and as the container's root afterwards.
     fn push(&mut self, file: Option<Metadata>, size: u64, content: Content) -> u64 {
         let node = self.nodes.len() as u64 + protocol::ROOT;
         let (mode, uid, gid) = file.map_or((0, 0, 0), |meta| (meta.mode(), meta.uid(), meta.gid()));
+        let (mode, uid) = match (uid, self.root) {
+            (0, Root(root)) if root != 0 => (mode | (mode & 0o400) >> 3, root),
+            _ => (mode, uid),
+        };
         self.nodes.push(Shown {
             attributes: Attributes {
                 node,

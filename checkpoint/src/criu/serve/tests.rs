@@ -43,7 +43,11 @@ fn directory(dir: &Path, by_page: bool) -> Directory {
 }
 
 fn served(dir: &Path, memory: u64, by_page: bool) -> Option<Server> {
-    match Server::start(directory(dir, by_page), memory) {
+    served_to(dir, memory, by_page, Root::default())
+}
+
+fn served_to(dir: &Path, memory: u64, by_page: bool, root: Root) -> Option<Server> {
+    match Server::start(directory(dir, by_page), memory, root) {
         Ok(server) => Some(server),
         Err(error) => {
             eprintln!("skipped: {error}");
@@ -145,4 +149,24 @@ fn stops_while_somebody_holds_a_file() {
     drop(server);
     let read = file.read_at(&mut [0; 4096], 0).expect_err("nobody serves");
     assert_eq!(read.raw_os_error(), Some(libc::ENOTCONN));
+}
+
+#[test]
+fn the_containers_root_reads_what_root_may() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    pages(dir.path(), &memory());
+    let Some(server) = served_to(dir.path(), 1 << 20, false, Root(100_000)) else {
+        return;
+    };
+    for (stored, shown) in [
+        ("core-1.img", "core-1.img"),
+        ("pages-1.img.zst", "pages-1.img"),
+    ] {
+        let own = fs::metadata(dir.path().join(stored)).expect("it is ours");
+        let seen = fs::metadata(server.path().join(shown)).expect("it is shown");
+        if own.uid() == 0 {
+            assert_eq!((seen.uid(), seen.gid()), (100_000, own.gid()), "{shown}");
+            assert_eq!(seen.mode() & 0o440, 0o440, "{shown}");
+        }
+    }
 }
