@@ -350,7 +350,9 @@ fn look_at_processes(
     }
     // With one left, CRIU 4.2's code in the process can't open the second that it
     // needs and the process ends with it.
-    let full = |pid: &&i32| free_descriptors(**pid, 2).is_some_and(|free| free < 2);
+    let is_foreign = |pid: i32| foreign.iter().any(|(other, _)| *other == pid);
+    let full =
+        |pid: &&i32| !is_foreign(**pid) && free_descriptors(**pid, 2).is_some_and(|free| free < 2);
     if let Some(pid) = processes.iter().find(full)
         && let Some(stat) = stats.get(pid)
     {

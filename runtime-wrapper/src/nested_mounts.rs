@@ -36,7 +36,7 @@ use serde_json::Value;
 use crate::spec;
 
 /// The keys under which a dump leaves such mounts out. None where the
-/// configuration or the mounts can't be read: CRIU then does as it did.
+/// configuration or the mounts can't be read: CRIU then dumps all of them.
 pub(crate) fn to_leave_out(config: &Path, init: i32) -> Vec<String> {
     let read = || -> Option<Vec<String>> {
         let spec: Value = serde_json::from_slice(&fs::read(config).ok()?).ok()?;
@@ -153,7 +153,7 @@ impl Destinations {
                 source,
             })
         });
-        // What runtimes mount besides, and name to CRIU themselves.
+        // Runtimes mount these, too, and name them to CRIU.
         let masked = list("/linux/maskedPaths").into_iter().flatten();
         let devices = list("/linux/devices").into_iter().flatten();
         let others = masked
@@ -199,9 +199,8 @@ fn is_plain(place: &Path) -> bool {
     plain && place.is_absolute() && place.to_str().is_some_and(fits)
 }
 
-/// A path of the container, with the links in it followed inside its root. Where
-/// that can't be done, as for what a runtime has still to make, it is as it
-/// stands in the configuration.
+/// A path of the container, with the links in it followed inside its root. A path
+/// that does not exist yet, because the runtime makes it, is taken as it stands.
 fn within(root: &Path, path: &str) -> PathBuf {
     let followed = || -> io::Result<PathBuf> {
         let root = File::open(root)?;
