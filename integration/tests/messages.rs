@@ -282,6 +282,8 @@ impl Tree {
             fs::create_dir(tree.0.file(name)).unwrap_or_else(|error| panic!("{error}"));
         }
         fs::write(tree.0.file("top/file"), "").unwrap_or_else(|error| panic!("{error}"));
+        // One on the other, as an automounted file system is on its autofs.
+        mount(&["-t", "tmpfs", "tmpfs", &place("top/memory")]);
         mount(&["-t", "tmpfs", "tmpfs", &place("top/memory")]);
         mount(&["--bind", &place("other"), &place("top/directory")]);
         mount(&["--bind", &place("other/file"), &place("top/file")]);
@@ -305,7 +307,13 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        for name in ["top/memory", "top/directory", "top/file", "top"] {
+        for name in [
+            "top/memory",
+            "top/memory",
+            "top/directory",
+            "top/file",
+            "top",
+        ] {
             let place = self.0.file(name).display().to_string();
             command("umount", &["--lazy", "--quiet", &place]);
         }

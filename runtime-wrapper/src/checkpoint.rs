@@ -101,7 +101,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
     let processes = cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
-    refuse_full_tables(request, &processes)?;
+    refuse_full_tables(request, container.init, &processes)?;
     warn_of_foreign(request, &container, &processes, reporter);
     doubtful::before_dump(request, &container, &config, &processes, reporter)?;
     // A checkpoint holds every secret of the application: its files are for root
@@ -458,17 +458,16 @@ fn obstacle(init: i32, cgroup: &Cgroup) -> Option<Found> {
 
 /// Refuses a process that has not the two free descriptors that CRIU's code in it
 /// opens: with one left, CRIU 4.2 can't open the second, and the process ends.
-fn refuse_full_tables(request: &Request, processes: &[i32]) -> Result<(), Error> {
-    let full = |pid: &&i32| free_descriptors(**pid, 2).is_some_and(|free| free < 2);
-    match processes
-        .iter()
-        .find(full)
-        .and_then(|&pid| Some((pid, Stat::read(pid)?)))
-    {
-        Some((pid, stat)) => Err(Error::NoDescriptor {
+fn refuse_full_tables(request: &Request, init: i32, processes: &[i32]) -> Result<(), Error> {
+    let stats = stats_of(processes);
+    let full = stats.iter().find(|&(&pid, _)| {
+        descends(pid, init, &stats) && free_descriptors(pid, 2).is_some_and(|free| free < 2)
+    });
+    match full {
+        Some((&pid, stat)) => Err(Error::NoDescriptor {
             id: request.id.clone(),
             pid,
-            name: stat.name,
+            name: stat.name.clone(),
         }),
         None => Ok(()),
     }

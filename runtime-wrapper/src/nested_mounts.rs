@@ -23,6 +23,7 @@
 //! What the host no longer has mounted, what the container mounted by itself, and
 //! paths that CRIU's configuration can't hold are left to CRIU.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -36,7 +37,7 @@ use serde_json::Value;
 use crate::spec;
 
 /// The keys under which a dump leaves such mounts out. None where the
-/// configuration or the mounts can't be read: CRIU then does as it did.
+/// configuration or the mounts can't be read: CRIU then dumps all of them.
 pub(crate) fn to_leave_out(config: &Path, init: i32) -> Vec<String> {
     let read = || -> Option<Vec<String>> {
         let spec: Value = serde_json::from_slice(&fs::read(config).ok()?).ok()?;
@@ -55,27 +56,33 @@ pub(crate) fn to_leave_out(config: &Path, init: i32) -> Vec<String> {
     read().unwrap_or_default()
 }
 
-/// The container's mounts that came with a recursive bind mount and that the
-/// host still has.
+/// The container's mounts that came with a recursive bind mount and that the host
+/// still has. CRIU takes a key for every mount at that place, so all of them must
+/// be the host's: one that the container made on top stays its own.
 fn shared(destinations: &Destinations, theirs: &[Mount], ours: &[Mount]) -> Vec<String> {
-    let is_shared = |mount: &&Mount| {
-        let Some(place) = destinations.source_of(&mount.place) else {
+    let stack = |mounts: &[Mount], place: &Path| -> Vec<(String, String)> {
+        mounts
+            .iter()
+            .filter(|mount| mount.place == place)
+            .map(|mount| (mount.device.clone(), mount.root.clone()))
+            .collect()
+    };
+    let is_shared = |place: &Path| {
+        let Some(source) = destinations.source_of(place) else {
             return false;
         };
-        if !place.to_str().is_some_and(fits) {
-            return false;
-        }
-        // Of several on one place the last covers the others.
-        let ours = ours.iter().rev().find(|ours| ours.place == place);
-        ours.is_some_and(|ours| (&ours.device, &ours.root) == (&mount.device, &mount.root))
+        let (theirs, ours) = (stack(theirs, place), stack(ours, &source));
+        // After a restore the uppermost is there as often as there were several.
+        source.to_str().is_some_and(fits)
+            && theirs.last() == ours.last()
+            && theirs.iter().all(|mount| ours.contains(mount))
     };
-    let mut keys: Vec<String> = theirs
-        .iter()
-        .filter(is_shared)
-        .filter_map(|mount| mount.place.to_str().map(str::to_owned))
-        .collect();
-    keys.dedup();
-    keys
+    let places: BTreeSet<&Path> = theirs.iter().map(|mount| mount.place.as_path()).collect();
+    places
+        .into_iter()
+        .filter(|place| is_shared(place))
+        .filter_map(|place| place.to_str().map(str::to_owned))
+        .collect()
 }
 
 /// What CRIU is to mount for the keys of a checkpoint's images.
@@ -153,7 +160,7 @@ impl Destinations {
                 source,
             })
         });
-        // What runtimes mount besides, and name to CRIU themselves.
+        // Runtimes mount these, too, and name them to CRIU.
         let masked = list("/linux/maskedPaths").into_iter().flatten();
         let devices = list("/linux/devices").into_iter().flatten();
         let others = masked
@@ -199,9 +206,8 @@ fn is_plain(place: &Path) -> bool {
     plain && place.is_absolute() && place.to_str().is_some_and(fits)
 }
 
-/// A path of the container, with the links in it followed inside its root. Where
-/// that can't be done, as for what a runtime has still to make, it is as it
-/// stands in the configuration.
+/// A path of the container, with the links in it followed inside its root. A path
+/// that does not exist yet, because the runtime makes it, is taken as it stands.
 fn within(root: &Path, path: &str) -> PathBuf {
     let followed = || -> io::Result<PathBuf> {
         let root = File::open(root)?;
@@ -287,6 +293,13 @@ mod tests {
         170 169 0:99 / /top/sub rw - tmpfs t rw\n\
         171 169 254:1 /var/tmp/other/f /top/a/file rw - ext4 /dev/vda rw\n\
         172 169 0:77 / /top/own rw - tmpfs t rw\n\
+        179 169 0:81 / /top/twice rw - autofs t rw\n\
+        180 179 0:82 / /top/twice rw - tmpfs t rw\n\
+        183 169 0:86 / /top/restored rw - tmpfs t rw\n\
+        184 183 0:86 / /top/restored rw - tmpfs t rw\n\
+        185 169 0:88 / /top/changed rw - tmpfs t rw\n\
+        181 169 0:83 / /top/covered rw - tmpfs t rw\n\
+        182 181 0:84 / /top/covered rw - tmpfs t rw\n\
         178 169 0:79 / /top/a\\040blank rw - tmpfs t rw\n\
         173 169 0:78 / /top/gone rw - tmpfs t rw\n\
         174 134 254:1 /usr /top/usr ro - ext4 /dev/vda rw\n\
@@ -320,8 +333,13 @@ mod tests {
             )
         };
         let ours = [
-            // Covered by the one after it.
-            line("0:1", "/", "/sub"),
+            line("0:81", "/", "/twice"),
+            line("0:82", "/", "/twice"),
+            line("0:83", "/", "/covered"),
+            line("0:85", "/", "/restored"),
+            line("0:86", "/", "/restored"),
+            line("0:88", "/", "/changed"),
+            line("0:89", "/", "/changed"),
             line("0:99", "/", "/sub"),
             line("254:1", "/var/tmp/other/f", "/a/file"),
             line("0:79", "/", "/a\\040blank"),
@@ -331,7 +349,7 @@ mod tests {
         .concat();
         assert_eq!(
             shared(&destinations, &mounts(CONTAINER), &mounts(&ours)),
-            ["/top/sub", "/top/a/file"]
+            ["/top/a/file", "/top/restored", "/top/sub", "/top/twice"]
         );
     }
 

@@ -217,7 +217,7 @@ impl fmt::Display for Cause {
             Self::GhostTooLarge { path, size } => write!(f, "the deleted file {path} is still open and has {size} bytes, more than the limit; raise ghost_limit"),
             Self::LinkRemap(path) => write!(f, "the file {path} was deleted while open and has another name; set link_remap = true"),
             Self::Inotify(watched) => watched.fmt(f),
-            Self::MountBelow(path) => write!(f, "the container has a mount at {path} that CRIU can't make again (it came with a recursive bind mount and is no longer mounted on the host, or it was bind-mounted inside the container); unmount it, or give the container a bind mount without the mounts below it (Docker: bind-recursive=disabled)"),
+            Self::MountBelow(path) => write!(f, "the container has a mount at {path} that CRIU can't make again (it came with a recursive bind mount and is no longer mounted on the host, or it was mounted inside the container); unmount it, or give the container a bind mount without the mounts below it (Docker: bind-recursive=disabled)"),
             Self::OutsideFile(file) => write!(f, "a process has {file} on {}, a file that is outside of the container's mounts; start the container with a pipe, a terminal or /dev/null there (as ctr, Docker and Podman do), or let it open the file through a bind mount", file.path),
             Self::MessageQueue(name) => {
                 f.write_str("the container has a POSIX message queue")?;
@@ -429,7 +429,8 @@ fn files(m: &str) -> Option<Cause> {
     if m.contains("packetized mode for pipes") {
         return Some(Cause::PacketPipe);
     }
-    if m.contains("/secretmem") {
+    // The kernel's name for all of it, mapped and as an open file.
+    if m.contains("(/secretmem (deleted))") || m.ends_with(" path=/secretmem (deleted)") {
         return Some(Cause::SecretMemory);
     }
     if m.contains("mqueue isn't empty") {
@@ -517,8 +518,7 @@ fn restore(m: &str) -> Option<Cause> {
         };
         return Some(Cause::MissingMount(place.to_owned()));
     }
-    if let Some((mount, _)) = m.split_once(" doesn't have a proper root mount") {
-        let (_, place) = mount.split_once(":./").or(mount.rsplit_once(':'))?;
+    if let Some(place) = unmakable(m) {
         return Some(Cause::MountBelow(absolute(place)));
     }
     let mount = m.starts_with("mnt: ") || m.starts_with("mnt-v2: ");
@@ -539,6 +539,23 @@ fn restore(m: &str) -> Option<Cause> {
         return Some(Cause::DamagedImage("pstree.img".to_owned()));
     }
     None
+}
+
+/// The place of a mount that CRIU can't make: of a bind mount without its source,
+/// of one whose master is outside, and of an unknown file system.
+fn unmakable(m: &str) -> Option<&str> {
+    if let Some((mount, _)) = m.split_once(" doesn't have a proper root mount") {
+        let (_, place) = mount.split_once(":./").or(mount.rsplit_once(':'))?;
+        return Some(place);
+    }
+    if let Some((mount, _)) = m.split_once(" (master_id: ")
+        && m.contains("has unreachable sharing")
+    {
+        let (_, place) = after(mount, "Mount ")?.split_once(' ')?;
+        return Some(place);
+    }
+    let (place, rest) = after(m, "FS mnt ")?.split_once(" dev 0x")?;
+    rest.contains(" unsupported id ").then_some(place)
 }
 
 fn system(m: &str) -> Option<Cause> {

@@ -4,7 +4,7 @@
 //! any file's, and a missing descriptor by whatever needed one. The container runs
 //! on after a failed dump, so its processes can be asked.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use cedana_checkpoint::criu::{Cause, Diagnosis};
 use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
-use crate::process::{Stat, free_descriptors, started};
+use crate::process::{Stat, descends, free_descriptors, started};
 
-/// The file system of POSIX message queues (linux/magic.h is without it;
-/// ipc/mqueue.c, `MQUEUE_MAGIC`).
+/// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
+/// `MQUEUE_MAGIC`).
 const MQUEUE: FsType = FsType(0x1980_0202);
 
 /// How many names are looked at for a watched file. An image of an operating
-/// system has some ten thousand; so many take about a second.
+/// system has some ten thousand, and reading this many takes about a second.
 const NAMES: usize = 400_000;
 
-/// So many free descriptors let CRIU 4.2 dump a process.
+/// The number of free descriptors with which CRIU 4.2 dumps a process.
 const ENOUGH: usize = 4;
 
 /// A container's init process, to be recognized.
@@ -69,7 +69,7 @@ pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
             }
         }
         None if init.has_ended() => found.cause = Some(Cause::Ended),
-        None if lacks_descriptors(processes) => found.cause = Some(Cause::NoDescriptor),
+        None if lacks_descriptors(init, processes) => found.cause = Some(Cause::NoDescriptor),
         _ => {}
     }
 }
@@ -86,10 +86,16 @@ fn is_message_queue(pid: i32, file: &Descriptor) -> bool {
     statfs(path.as_str()).is_ok_and(|system| system.filesystem_type() == MQUEUE)
 }
 
-fn lacks_descriptors(processes: &[i32]) -> bool {
+/// Whether a process of the dump, one that init started, has too few.
+fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
+    let stats: HashMap<i32, Stat> = processes
+        .iter()
+        .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
+        .collect();
     processes
         .iter()
-        .any(|&pid| free_descriptors(pid, ENOUGH).is_some_and(|free| free < ENOUGH))
+        .filter(|pid| descends(**pid, init.pid, &stats))
+        .any(|pid| free_descriptors(*pid, ENOUGH).is_some_and(|free| free < ENOUGH))
 }
 
 /// Where a file is in a container, by the numbers that the kernel has for it.
@@ -112,7 +118,7 @@ fn search(root: &Path, device: u64, inode: u64, mut names: usize) -> Option<Path
     }
     let mut ahead = VecDeque::from([root.to_owned()]);
     while let Some(dir) = ahead.pop_front() {
-        // Of a directory that can't be read nothing is known.
+        // An unreadable directory is left out.
         let Ok(entries) = fs::read_dir(dir.join(".")) else {
             continue;
         };

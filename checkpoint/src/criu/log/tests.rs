@@ -80,6 +80,8 @@ fn outside(number: u32, path: &str) -> Cause {
 fn real_dumps_of_a_container_that_ended_meanwhile() {
     assert_eq!(real!("ended-while-dumping"), Some(Cause::Ended));
     assert_eq!(real!("ended-before-seizing"), Some(Cause::Ended));
+    assert_eq!(real!("killed-ack"), Some(Cause::Ended));
+    assert_eq!(real!("killed-signal"), Some(Cause::Ended));
     // CRIU's own code ended it, which found one free descriptor and needs two:
     // the process is missing when CRIU wants to put its memory back.
     assert_eq!(real!("one-descriptor"), Some(Cause::Ended));
@@ -191,6 +193,17 @@ fn known_texts() {
     assert_eq!(
         cause("Escaped/closed fd descriptor 5 on pid 42"),
         Some(Cause::EpollTarget)
+    );
+    for text in [
+        "mnt: Mount 448 ./top/sub (master_id: 8 shared_id: 0) has unreachable sharing. Try --enable-external-masters.",
+        "mnt: FS mnt ./top/sub dev 0x50 root / unsupported id 448",
+    ] {
+        let below = Cause::MountBelow("/top/sub".to_owned());
+        assert_eq!(cause(text), Some(below), "{text}");
+    }
+    assert_eq!(
+        cause("Can't lookup mount=15 for fd=4 path=/secretmem (deleted)"),
+        Some(Cause::SecretMemory)
     );
     assert_eq!(
         cause("Zombie thread not supported"),

@@ -241,7 +241,7 @@ fn inotify() -> io::Result<()> {
     Ok(())
 }
 
-/// All descriptors that the limit allows, but for so many.
+/// All descriptors that the limit allows, except for the last few.
 fn few_descriptors(free: &str) -> io::Result<()> {
     let free: usize = free.parse().map_err(io::Error::other)?;
     let limit = Limit { soft: 64, hard: 64 };
