@@ -1,5 +1,5 @@
 # Every target is one command; `make help` lists them.
-.PHONY: help build unit test test-soak test-vm fuzz bench lint demo install uninstall clean
+.PHONY: help build unit test test-apps test-soak test-vm fuzz bench lint demo install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -12,6 +12,9 @@ unit: ## tests that need no engine
 
 test: unit ## unit tests, then the integration tests on both suites of the testbed
 	scripts/test
+
+test-apps: ## databases, a browser and other real programs, ten checkpoints and restores each
+	scripts/test --apps
 
 test-soak: ## 200 rounds of run, exec, checkpoint, restore, delete: nothing may be left
 	CEDANA_CYCLES=200 scripts/test --test leftovers

@@ -58,6 +58,16 @@ impl Run {
         self
     }
 
+    /// Another container of the same image, which sees the same `/out`.
+    pub fn beside(&self, label: &str) -> Self {
+        let mut run = Self::new(label);
+        let flags = self.flags.iter().take(run.flags.len());
+        run.flags = flags.cloned().collect();
+        run.image.clone_from(&self.image);
+        run.out = Arc::clone(&self.out);
+        run
+    }
+
     /// More flags of `ctr run`.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&f| f.into()));
@@ -307,11 +317,21 @@ impl Container {
     /// `ctr containers checkpoint --task` and `flags` into an image.
     #[track_caller]
     pub fn checkpoint(&self, flags: &[&str]) -> Image {
+        self.try_checkpoint(flags)
+            .unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// [`Container::checkpoint`] that may be refused.
+    #[track_caller]
+    pub fn try_checkpoint(&self, flags: &[&str]) -> Result<Image, Output> {
         let image = Image(format!("cedana.test/{}:latest", unique("checkpoint")));
         let mut all = vec!["containers", "checkpoint", "--task"];
         all.extend(flags);
         all.extend([self.id.as_str(), &image.0]);
-        let answer = ctr(&all).ok();
+        let answer = ctr(&all);
+        if answer.code != 0 {
+            return Err(answer);
+        }
         // The client resumes the task last and only prints when that fails.
         assert!(!answer.stdout.contains("error"), "{answer}");
         // Its engine takes "already exists" for success and then leaves the
@@ -322,7 +342,7 @@ impl Container {
             "no task in it: {}",
             image.index()
         );
-        image
+        Ok(image)
     }
 
     /// `ctr containers restore --live` and `flags` under a new name.

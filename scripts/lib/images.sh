@@ -1,10 +1,17 @@
 # shellcheck shell=bash
-# The two images that tests run: busybox, and work (redis, nginx, PostgreSQL,
-# python3, procps, curl). Nothing is pulled: each is one layer made from Debian
+# The images that tests run: busybox, and work (redis, nginx, PostgreSQL,
+# python3, procps, curl); and, for `make test-apps` alone, apps with the programs
+# of integration/apps. Nothing is pulled: each is one layer made from Debian
 # packages, in the docker-archive form that both `ctr image import` and
 # `docker load` read.
 
 WORK_PACKAGES=postgresql,python3-minimal,redis-server,nginx-light,procps,curl,iproute2
+# Of sid, because glibc 2.42 and later give threads' stacks guard regions
+# (madvise) in place of inaccessible pages, which restores have to get right.
+APPS_PACKAGES=mariadb-server,mariadb-client,chromium,nodejs,default-jre-headless,gunicorn,rabbitmq-server,haproxy,sqlite3,openssh-server,openssh-client,make,gcc,libc6-dev,redis-server,nginx-light,postgresql,python3,python3-pymysql,python3-psycopg2,python3-pika,python3-websocket,procps,iproute2
+# What compiles the servers of our own, and is removed afterwards.
+APPS_COMPILERS=golang-go,default-jdk-headless
+APPS_SERVERS=$(readlink -f "${BASH_SOURCE[0]%/*}/../../integration/apps/servers")
 
 busybox_layer() { # TAR
   local tree=$1.d
@@ -31,6 +38,30 @@ work_layer() { # TAR
     trixie "$1" "$DEBIAN_MIRROR"
 }
 
+apps_layer() { # TAR
+  # Sid's Release file may be past its date on a mirror. Java's packages fail to
+  # install without a folder for their manual's links.
+  # shellcheck disable=SC2016 # $1 in the hooks is for mmdebstrap's shell
+  mmdebstrap --verbose --variant=minbase --include="$APPS_PACKAGES,$APPS_COMPILERS" --format=tar \
+    --aptopt='Acquire::Check-Valid-Until "false"' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --essential-hook='mkdir -p "$1/usr/share/man/man1"' \
+    --customize-hook="copy-in $APPS_SERVERS /usr/src" \
+    --customize-hook='chroot "$1" env HOME=/tmp sh -euc "
+      cd /usr/src/servers
+      go build -o /usr/local/bin/go-server server.go
+      javac -d /usr/local/share/java-server Server.java
+      gcc -shared -fPIC -o /usr/local/lib/not-root.so not-root.c
+      rm -rf /tmp/* /tmp/.[!.]*"' \
+    --customize-hook="DEBIAN_FRONTEND=noninteractive chroot \"\$1\" apt-get purge -qy --autoremove ${APPS_COMPILERS//,/ }" \
+    --customize-hook='chroot "$1" sh -euc "apt-get clean; rm -rf /var/lib/apt/lists/* /var/lib/mariadb/* /var/lib/postgresql/*"' \
+    sid "$1" "$DEBIAN_MIRROR" >"$1.log" 2>&1 || {
+    tail -n 20 "$1.log" >&2
+    return 1
+  }
+}
+
 image_archive() { # NAME LAYER_FUNCTION OUT
   local name=$1 layer_function=$2 out=$3 dir=$3.d diff config
   mkdir "$dir"
@@ -48,7 +79,11 @@ image_archive() { # NAME LAYER_FUNCTION OUT
 }
 
 image_path() { # NAME: where the image's archive is in the cache
-  echo "$TESTBED_HOME/images/$1-$(recipe image_archive "$1_layer" WORK_PACKAGES).tar"
+  local digest
+  digest=$(recipe image_archive "$1_layer" WORK_PACKAGES)
+  [[ $1 != apps ]] ||
+    digest=$( (recipe image_archive apps_layer APPS_PACKAGES APPS_COMPILERS && cat "$APPS_SERVERS"/*) | sha256sum | cut -c1-12)
+  echo "$TESTBED_HOME/images/$1-$digest.tar"
 }
 
 build_images() {
@@ -56,4 +91,8 @@ build_images() {
   for name in busybox work; do
     cached "$(image_path "$name")" image_archive "$name" "${name}_layer"
   done
+}
+
+build_apps_image() {
+  cached "$(image_path apps)" image_archive apps apps_layer
 }

@@ -106,6 +106,8 @@ start_instance() {
   fi
   # The lock is the keeper's alone from here.
   eval "exec $LOCK_FD>&- $log<&-"
+  [[ -z $apps ]] || (enter "$dir" ctr image import - <"$(image_path apps)" >/dev/null) ||
+    die "containerd could not import the image apps"
 }
 
 # keep DIR LEASHED: the keeper. Says "ready" on stdout when PID 1 does.

@@ -67,6 +67,7 @@ impl DumpOptions {
         if self.link_remap {
             text.push_str("link-remap\n");
         }
+        text.push_str(WATCHED);
         text.push_str(&format!("timeout {}\n", self.timeout.as_secs()));
         if let Some(script) = &self.action_script {
             text.push_str(&format!("action-script {}\n", script.display()));
@@ -75,6 +76,12 @@ impl DumpOptions {
         text
     }
 }
+
+/// Where CRIU looks, besides its own list (`/etc`, `/var/log`, ...), for a file or
+/// directory that is watched by inotify and that overlay file systems can't find by
+/// its handle. Chromium watches the time zone's directory. A path that isn't there
+/// costs nothing, and the list is only read when there is such a watch.
+const WATCHED: &str = "irmap-scan-path /usr/share/zoneinfo\n";
 
 /// A mount that a checkpoint leaves out and a restore is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +161,7 @@ mod tests {
     fn everything_set() {
         assert_eq!(
             options().render(None),
-            "external net[4026532512]:extRootNetNS\nghost-limit 536870912\nlink-remap\ntimeout 60\n"
+            "external net[4026532512]:extRootNetNS\nghost-limit 536870912\nlink-remap\nirmap-scan-path /usr/share/zoneinfo\ntimeout 60\n"
         );
     }
 
@@ -169,7 +176,7 @@ mod tests {
         .render(None);
         assert_eq!(
             text,
-            "ghost-limit 536870912\ntimeout 60\naction-script /proc/1/exe\n"
+            "ghost-limit 536870912\nirmap-scan-path /usr/share/zoneinfo\ntimeout 60\naction-script /proc/1/exe\n"
         );
     }
 

@@ -1,0 +1,51 @@
+"""sshd, and a client in a shell whose variables are the state."""
+
+import os
+import subprocess
+import sys
+
+import app
+
+KEY = "/out/key"
+
+
+def start():
+    os.makedirs("/run/sshd", exist_ok=True)
+    os.makedirs("/root/.ssh", mode=0o700, exist_ok=True)
+    os.makedirs(app.DATA)
+    subprocess.run(["ssh-keygen", "-A"], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", KEY], check=True)
+    with open(KEY + ".pub") as key:
+        app.file("/root/.ssh/authorized_keys", key.read())
+    app.become("/usr/sbin/sshd", "-D", "-e")
+
+
+class Client:
+    def __init__(self, address):
+        app.connect(address, 22).close()
+        # After each line ssh would send packets of no meaning for a while, to hide
+        # how fast the user types; a checkpoint doesn't know those that follow it.
+        options = ["ObscureKeystrokeTiming=no"]
+        options += ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        command = ["ssh", "-tt", "-i", KEY] + [word for option in options for word in ("-o", option)]
+        self.ssh = subprocess.Popen(command + [address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ask("stty -echo; PS1=; list=")
+
+    def ask(self, line):
+        # Typed text is echoed at first: the mark is written so that its echo differs.
+        self.ssh.stdin.write(line + '; echo "the ""end"\n')
+        self.ssh.stdin.flush()
+        answer = []
+        while (said := self.ssh.stdout.readline()).strip() != "the end":
+            assert said, f"closed after {answer}; ssh ended with {self.ssh.wait()}"
+            answer.append(said.strip())
+        return answer
+
+    def write(self, number):
+        self.ask(f'list="$list {app.value(number)}"; echo {app.value(number)} >>{app.JOURNAL}')
+
+    def state(self):
+        return " ".join(self.ask('echo shell $$ $(tty) $SSH_CONNECTION values $(echo $list | sha256sum)'))
+
+
+app.main(start, Client, app.journal_is_whole)
