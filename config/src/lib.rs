@@ -127,6 +127,8 @@ pub enum ResumeEarly {
 /// How a container's memory is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// With zstd, unless a paused container would stand still for longer.
+    Auto,
     /// As it is.
     None,
     /// In frames of zstd, which `zstd -d` turns back.
@@ -230,7 +232,7 @@ impl Default for Checkpoint {
             // CRIU's own is 10 s, which a loaded node passes with a few
             // thousand threads.
             timeout: Duration::from_secs(60),
-            compression: Compression::Zstd,
+            compression: Compression::Auto,
             // Lower ones take a tenth less of the processor and store text a
             // sixth and more larger, which costs the disk and every copy;
             // higher ones take half again as much for five in a hundred.

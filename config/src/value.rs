@@ -75,6 +75,7 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
 /// How memory is stored.
 pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     match text {
+        "auto" => Ok(Compression::Auto),
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
         _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
@@ -215,6 +216,7 @@ mod tests {
     #[test]
     fn storing() {
         assert_eq!(compression("none"), Ok(Compression::None));
+        assert_eq!(compression("auto"), Ok(Compression::Auto));
         assert!(compression("lz4").is_err());
         assert_eq!(level("-7"), Ok(-7));
         assert_eq!(level("19"), Ok(19));

@@ -12,6 +12,7 @@
 //! that until we are done ([`crate::gate`]); if not, the container runs on as
 //! soon as CRIU is done, and we finish behind its back.
 
+mod compression;
 mod storing;
 
 use std::collections::HashMap;
@@ -119,6 +120,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         &kind,
         // An end that can't be held up would come before the rest is stored.
         kind.whole && (gate.is_some() || !kind.ends),
+        was_frozen && request.has("leave-running") && env::var_os(RESUMES).is_none(),
         processes
             .filter(|_| config.checkpoint.spare_memory)
             .map(|processes| expected(&processes)),
@@ -245,6 +247,9 @@ impl Dump {
         }
     }
 }
+
+/// Set by the shim of ours if it resumes the paused container when CRIU is done.
+const RESUMES: &str = "CEDANA_SHIM_RESUMES";
 
 /// So many bytes are expected. For tests, whose containers are small.
 const EXPECTED: &str = "CEDANA_TEST_EXPECTED";

@@ -28,6 +28,10 @@ use crate::{
 /// How errors begin.
 const FAILED: &str = "checkpoint failed";
 
+/// Tells the wrapper that the container doesn't stand still until the checkpoint is
+/// stored.
+const RESUMES: &str = "CEDANA_SHIM_RESUMES";
+
 /// containerd's namespace that is Docker's, unless `containerd-namespace` in
 /// daemon.json names another.
 const DOCKER: &str = "moby";
@@ -139,6 +143,7 @@ impl Container {
         if resume_early {
             // As `run_and_resume` passes it.
             command.args(["--progress-fd", "3"]);
+            command.env(RESUMES, "1");
         }
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
