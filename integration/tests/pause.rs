@@ -6,9 +6,10 @@
 //! and a restore finds a file that doesn't fit the memory.
 
 use std::path::Path;
+use std::thread;
 
 use cedana_integration::api::Status;
-use cedana_integration::frozen::{Folder, Frozen, json};
+use cedana_integration::frozen::{Folder, Frozen, MANIFEST, json};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
     Container, Events, Image, NAMESPACE, Run, command, ctr, ctr_ok, ctr_sends_flags,
@@ -273,6 +274,52 @@ fn a_checkpoint_of_a_container_stands_still_to_the_end_unless_a_setting_says_oth
     let before = container.report();
     goes_on_early(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
+}
+
+/// How the memory in a checkpoint image is stored.
+#[track_caller]
+fn compression(image: &Image) -> String {
+    let index = json(&image.index());
+    let manifests = index["manifests"].as_array().into_iter().flatten();
+    let mut of_criu = manifests.filter(|manifest| {
+        let kind = manifest["mediaType"].as_str();
+        kind.is_some_and(|kind| kind.ends_with("criu.tar"))
+    });
+    let digest = of_criu
+        .next()
+        .and_then(|manifest| manifest["digest"].as_str());
+    let digest = digest.unwrap_or_else(|| panic!("no checkpoint in {index}"));
+    let line = format!("ctr -n {NAMESPACE} content get {digest} | tar -xO {MANIFEST}");
+    let manifest = command("bash", &["-o", "pipefail", "-c", &line]).ok();
+    let compression = &json(&manifest.stdout)["options"]["compression"];
+    compression.as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_task_that_stands_still_does_not_wait_for_compression_without_idle_cores() {
+    let container = growing("waits");
+    let before = container.report();
+    let image = container.checkpoint(&["--rw"]);
+    // With four cores some may be idle.
+    if thread::available_parallelism().is_ok_and(|cores| cores.get() < 4) {
+        assert_eq!(compression(&image), "none");
+    }
+    container.end_task();
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().continues(&before);
+
+    let told = ["--annotation", "io.cedana.checkpoint.compression=zstd"];
+    for flags in [told, EARLY_FOR_CONTAINERS] {
+        let container = Run::new("compressed").flags(&flags);
+        let container = container.workload(&GROWING).detach();
+        let mut seen = Vec::new();
+        // A state request of another client makes a task stand still to the end.
+        let compressed = (0..20).any(|_| {
+            seen.push(compression(&container.checkpoint(&["--rw"])));
+            seen.last().is_some_and(|how| how == "zstd")
+        });
+        assert!(compressed, "{flags:?}: {seen:?}");
+    }
 }
 
 #[test]

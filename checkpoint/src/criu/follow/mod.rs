@@ -33,7 +33,8 @@
 //! CRIU writes a page file from beginning to end, closes it, and doesn't open it
 //! again. This is not taken on trust: before the file is removed, its length
 //! must be what was stored. With [`Compression::None`] nothing is written or
-//! punched, the frames' digests are all there is to do.
+//! punched, the frames' digests are all there is to do, and the workers keep their
+//! priority.
 //!
 //! If we die, CRIU's file has holes and is worth nothing; so it must not stand
 //! where anybody would take it for a checkpoint ([`crate::image::store`]). If

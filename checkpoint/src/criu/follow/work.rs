@@ -212,10 +212,11 @@ impl Shared {
         raised
     }
 
-    /// A worker begins: at low priority, if CRIU is still running.
+    /// A worker begins: at low priority, if CRIU is still running. Digests alone
+    /// take so little that they would only be left for the time after CRIU.
     fn begin(&self) {
         let mut state = self.state();
-        if !state.hurried {
+        if !state.hurried && self.compression != Compression::None {
             state.low.push(sys::thread_id());
             sys::lower_priority();
         }
