@@ -90,9 +90,11 @@ pub struct Checkpoint {
     /// it by default and says nothing to a runtime that is given by type; it
     /// runs on everywhere else.
     pub leave_running: Option<bool>,
-    /// Resume a task that the checkpointing client paused when CRIU is done,
-    /// where nothing of the standing container is needed any more.
-    pub resume_early: bool,
+    /// Which tasks that their checkpointing client paused run again when CRIU is
+    /// done.
+    pub resume_early: ResumeEarly,
+    /// What becomes of a checkpoint that could never be restored.
+    pub doubtful: Doubtful,
     /// Keep established TCP connections instead of refusing the checkpoint.
     pub tcp_established: bool,
     /// Carry file locks instead of refusing the checkpoint.
@@ -116,9 +118,38 @@ pub struct Checkpoint {
     pub spare_memory: bool,
 }
 
+/// What becomes of a checkpoint that could never be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Doubtful {
+    /// Refused if it would end the container, which then goes on running. A
+    /// checkpoint that leaves the container running costs nothing, so it is taken
+    /// with a warning.
+    #[default]
+    Refuse,
+    /// Taken with a warning, whether or not the container ends.
+    Warn,
+}
+
+/// Which tasks that their checkpointing client paused run again as soon as CRIU is
+/// done, before that client resumes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResumeEarly {
+    /// None.
+    Never,
+    /// Those of which it is certain that nothing reads the container's files
+    /// afterwards and that the checkpointing client made the pause.
+    #[default]
+    Certain,
+    /// Those of `container.Checkpoint` as well, which `ctr container checkpoint`
+    /// calls: no program that pauses a task for itself may call it then.
+    Container,
+}
+
 /// How a container's memory is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// With zstd, unless a paused container would stand still for longer.
+    Auto,
     /// As it is.
     None,
     /// In frames of zstd, which `zstd -d` turns back.
@@ -211,7 +242,8 @@ impl Default for Checkpoint {
     fn default() -> Self {
         Self {
             leave_running: None,
-            resume_early: true,
+            resume_early: ResumeEarly::Certain,
+            doubtful: Doubtful::Refuse,
             tcp_established: true,
             file_locks: true,
             ext_unix_sk: true,
@@ -222,7 +254,7 @@ impl Default for Checkpoint {
             // CRIU's own is 10 s, which a loaded node passes with a few
             // thousand threads.
             timeout: Duration::from_secs(60),
-            compression: Compression::Zstd,
+            compression: Compression::Auto,
             // Lower ones take a tenth less of the processor and store text a
             // sixth and more larger, which costs the disk and every copy;
             // higher ones take half again as much for five in a hundred.

@@ -41,12 +41,13 @@ const NODE: bool = false;
 /// A container may choose it by annotation.
 const CONTAINER: bool = true;
 
-static SETTINGS: [Setting; 20] = [
+static SETTINGS: [Setting; 21] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
     setting!("checkpoint.leave_running", CONTAINER, value::boolean_or_auto => checkpoint.leave_running),
-    setting!("checkpoint.resume_early", CONTAINER, value::boolean => checkpoint.resume_early),
+    setting!("checkpoint.resume_early", CONTAINER, value::resume_early => checkpoint.resume_early),
+    setting!("checkpoint.doubtful", CONTAINER, value::doubtful => checkpoint.doubtful),
     setting!("checkpoint.tcp_established", CONTAINER, value::boolean => checkpoint.tcp_established),
     setting!("checkpoint.file_locks", CONTAINER, value::boolean => checkpoint.file_locks),
     setting!("checkpoint.ext_unix_sk", CONTAINER, value::boolean => checkpoint.ext_unix_sk),

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Cores, Mode, Tcp};
+use crate::{Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
 
 /// The result of reading one value; the error says what would be right.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -27,6 +27,15 @@ pub(crate) fn boolean_or_auto(text: &str) -> Parsed<Option<bool>> {
     }
 }
 
+pub(crate) fn resume_early(text: &str) -> Parsed<ResumeEarly> {
+    match text {
+        "false" => Ok(ResumeEarly::Never),
+        "true" => Ok(ResumeEarly::Certain),
+        "container" => Ok(ResumeEarly::Container),
+        _ => Err(format!("{text:?} is none of true, false and container")),
+    }
+}
+
 pub(crate) fn tcp(text: &str) -> Parsed<Tcp> {
     match text {
         "auto" => Ok(Tcp::Auto),
@@ -34,6 +43,14 @@ pub(crate) fn tcp(text: &str) -> Parsed<Tcp> {
         "close" => Ok(Tcp::Close),
         "refuse" => Ok(Tcp::Refuse),
         _ => Err(format!("{text:?} is none of auto, keep, close and refuse")),
+    }
+}
+
+pub(crate) fn doubtful(text: &str) -> Parsed<Doubtful> {
+    match text {
+        "refuse" => Ok(Doubtful::Refuse),
+        "warn" => Ok(Doubtful::Warn),
+        _ => Err(format!("{text:?} is neither refuse nor warn")),
     }
 }
 
@@ -66,6 +83,7 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
 /// How memory is stored.
 pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     match text {
+        "auto" => Ok(Compression::Auto),
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
         _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
@@ -206,6 +224,7 @@ mod tests {
     #[test]
     fn storing() {
         assert_eq!(compression("none"), Ok(Compression::None));
+        assert_eq!(compression("auto"), Ok(Compression::Auto));
         assert!(compression("lz4").is_err());
         assert_eq!(level("-7"), Ok(-7));
         assert_eq!(level("19"), Ok(19));

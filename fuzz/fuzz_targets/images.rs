@@ -42,6 +42,10 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     // Sockets and the network are among what it looks for.
     let _ = image::inspect::inspect(DIR.path());
     let _ = image::verify(DIR.path());
+    let _ = image::lazy::Layout::read(DIR.path(), 4096);
+    let node = image::contents::Node::File { path: path.clone() };
+    let mut directory = image::contents::Directory::from([(name.to_owned(), node)]);
+    image::reserve(&mut directory, 0);
     match original {
         Some(original) => drop(fs::copy(original, path).expect("the image as it was")),
         None => fs::remove_file(path).expect("no image"),

@@ -116,10 +116,13 @@ impl BareShim {
     /// Creates and starts the task; the workload has set itself up on return.
     #[track_caller]
     pub fn run(&self) {
-        let started = self
-            .task
-            .create(&self.request())
-            .and_then(|_| self.task.start(""));
+        self.run_as(&self.request());
+    }
+
+    /// [`BareShim::run`] with a request of the story's own.
+    #[track_caller]
+    pub fn run_as(&self, request: &CreateTaskRequest) {
+        let started = self.task.create(request).and_then(|_| self.task.start(""));
         started.unwrap_or_else(|refused| panic!("{}: {refused}", self.id));
         let ready = self.home.join("out/workload.ready");
         eventually("the workload is ready", || {
@@ -224,7 +227,7 @@ fn shim_command(id: &str) -> Command {
 fn specification(id: &str, home: &Path, flags: &[&str]) -> Value {
     let mut spec: Value = serde_json::from_str(&ctr_ok(&["oci", "spec"]))
         .unwrap_or_else(|error| panic!("`ctr oci spec`: {error}"));
-    let arguments: Vec<_> = std::iter::once(&workload::PATH).chain(flags).collect();
+    let arguments = workload::command_line(flags);
     spec["process"]["args"] = json!(arguments);
     spec["process"]["terminal"] = json!(false);
     spec["root"]["readonly"] = json!(false);

@@ -52,6 +52,12 @@ impl Run {
         self
     }
 
+    /// Another runtime than the one under test, to compare with.
+    pub fn under(mut self, runtime: &str) -> Self {
+        self.runtime = runtime.into();
+        self
+    }
+
     /// More flags of `ctr run`.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&f| f.into()));
@@ -66,9 +72,9 @@ impl Run {
 
     /// Runs the workload, holding what `flags` name.
     pub fn workload(mut self, flags: &[&str]) -> Self {
-        self.command = std::iter::once(&workload::PATH)
-            .chain(flags)
-            .map(|&a| a.into())
+        self.command = workload::command_line(flags)
+            .into_iter()
+            .map(str::to_owned)
             .collect();
         self
     }
@@ -387,7 +393,7 @@ impl Image {
 
     /// The list of what is in it.
     #[track_caller]
-    fn index(&self) -> String {
+    pub fn index(&self) -> String {
         let images = ctr_ok(&["images", "ls"]);
         let line = images
             .lines()

@@ -163,9 +163,9 @@ impl Run {
 
     /// Runs the workload, holding what `flags` name.
     pub fn workload(mut self, flags: &[&str]) -> Self {
-        self.command = std::iter::once(&workload::PATH)
-            .chain(flags)
-            .map(|&a| a.into())
+        self.command = workload::command_line(flags)
+            .into_iter()
+            .map(str::to_owned)
             .collect();
         self
     }

@@ -1,8 +1,15 @@
-//! The instance's containerd, stopped and started again beneath its containers.
+//! The instance's containerd, stopped and started again beneath its containers;
+//! and a second one with a configuration of its own.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{BUSYBOX, Output, command, ctr_ok, eventually, unique};
 
 /// The only user of the instance for as long as it is held.
 ///
@@ -40,5 +47,85 @@ impl Containerd {
         command("engine", &[how, "containerd"]).ok();
         meanwhile();
         command("engine", &["start", "containerd"]).ok();
+    }
+}
+
+/// Another containerd beside the instance's, with busybox in it, and nothing
+/// unpacked.
+pub struct SecondContainerd {
+    home: PathBuf,
+    containerd: Child,
+}
+
+impl SecondContainerd {
+    /// Starts it with `settings` of plugins, in TOML, made for its home.
+    #[track_caller]
+    pub fn start(settings: impl FnOnce(&Path) -> String) -> Self {
+        // On the disk itself, where an overlay can have its upper layer.
+        let home = Path::new("/var/lib/containerd").join(unique("second"));
+        fs::create_dir_all(&home).unwrap_or_else(|e| panic!("{}: {e}", home.display()));
+        let place = home.display();
+        let config = format!(
+            "version = 2\nroot = \"{place}/root\"\nstate = \"{place}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = \"{place}/socket\"\n\
+             [ttrpc]\naddress = \"{place}/socket.ttrpc\"\n{}",
+            settings(&home)
+        );
+        let file = home.join("config.toml");
+        fs::write(&file, config).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let log = fs::File::create(home.join("log")).unwrap_or_else(|e| panic!("its log: {e}"));
+        let containerd = Command::new("containerd")
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("containerd: {e}"));
+        let second = Self { home, containerd };
+        eventually("the second containerd answers", || {
+            match second.ctr(&["version"]) {
+                answer if answer.code == 0 => Ok(()),
+                answer => Err(format!("{answer}\n{}", second.log())),
+            }
+        });
+        let image = second.home.join("busybox.tar").display().to_string();
+        ctr_ok(&["images", "export", &image, BUSYBOX]);
+        second
+            .ctr(&["images", "import", "--no-unpack", &image])
+            .ok();
+        second
+    }
+
+    /// Runs `ctr` with it, in the tests' namespace.
+    #[track_caller]
+    pub fn ctr(&self, arguments: &[&str]) -> Output {
+        let socket = self.home.join("socket").display().to_string();
+        let all = [&["--address", &socket], arguments].concat();
+        command("ctr", &all)
+    }
+
+    /// Where everything of it is.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for SecondContainerd {
+    fn drop(&mut self) {
+        let _ = kill(
+            Pid::from_raw(self.containerd.id().cast_signed()),
+            Signal::SIGTERM,
+        );
+        let _ = self.containerd.wait();
+        if std::thread::panicking() {
+            eprintln!("the second containerd's log:\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.home);
     }
 }

@@ -150,10 +150,17 @@ impl Frozen {
             .checkpoint(&images.0, Some(CheckpointOptions::default()));
         answer.unwrap_or_else(|refused| panic!("{refused}"));
         container.report().continues(&before);
+        container.kill("SIGKILL");
+        Self::ended(container, before, images)
+    }
+
+    /// A container that ended, or is about to, after its checkpoint in `images`;
+    /// the engine still has its task.
+    #[track_caller]
+    pub fn ended(container: Container, before: Report, images: Folder) -> Self {
+        container.stopped();
         let id = unique("alone");
         let bundle = Folder::new("bundle");
-        container.kill("SIGKILL");
-        container.stopped();
         command("ip", &["netns", "add", &id]).ok();
         let frozen = Self {
             container,

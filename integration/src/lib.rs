@@ -31,6 +31,7 @@ mod events;
 pub mod frozen;
 mod gate;
 mod host;
+pub mod lazy;
 mod pty;
 mod task;
 mod wait;
@@ -39,7 +40,7 @@ pub mod workload;
 pub use bare::BareShim;
 pub use container::{Container, Image, Run};
 pub use ctr::{BUSYBOX, NAMESPACE, Output, WORK, command, ctr, ctr_fails, ctr_ok};
-pub use engine::Containerd;
+pub use engine::{Containerd, SecondContainerd};
 pub use events::{Event, Events};
 pub use gate::Gate;
 pub use host::{Leftovers, cgroup_of, descriptors_of, private_memory};
@@ -66,6 +67,13 @@ pub fn runtime() -> String {
 /// They look at the name only: some options are sent to no other runtime.
 pub fn named_as_stock() -> bool {
     runtime() == STOCK
+}
+
+/// Whether `ctr task checkpoint` passes its flags on to the runtime under test.
+///
+/// containerd 1.7's does so for containerd's own runtime only.
+pub fn ctr_sends_flags() -> bool {
+    named_as_stock() || testbed() != "trixie"
 }
 
 /// The name of containerd's own runtime.

@@ -27,6 +27,15 @@ pub fn installed() -> &'static Path {
     })
 }
 
+/// What every workload holds at least, in MiB: less than 8 are restored eagerly, and
+/// what a story tells has to be true of a lazy restore.
+const BALLAST: &str = "12";
+
+/// The command line of a workload that holds what `flags` name.
+pub(crate) fn command_line<'a>(flags: &[&'a str]) -> Vec<&'a str> {
+    [&[PATH, "--ballast", BALLAST], flags].concat()
+}
+
 /// What a workload found when it verified itself.
 #[derive(Debug, Clone)]
 pub struct Report(BTreeMap<String, String>);

@@ -4,19 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-use cedana_integration::api::Status;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
-    BareShim, Container, Events, Image, Run, ctr, ctr_ok, eventually, named_as_stock, testbed,
-    unique, workload,
+    BareShim, Container, Image, Run, ctr, ctr_ok, ctr_sends_flags, eventually, unique, workload,
 };
-
-/// Whether `ctr task checkpoint` passes its flags on to the runtime under test.
-///
-/// containerd 1.7's does so for containerd's own runtime only.
-fn ctr_sends_flags() -> bool {
-    named_as_stock() || testbed() != "trixie"
-}
 
 /// A directory for a checkpoint, removed with the story.
 struct Images(PathBuf);
@@ -158,98 +149,6 @@ fn a_paused_container_is_checkpointed_and_stays_paused() {
     ctr_ok(&["task", "pause", container.id()]);
     let name = ctr_ok(&["task", "checkpoint", container.id()]);
     let _image = Image::named(name);
-    container
-        .is("PAUSED")
-        .unwrap_or_else(|status| panic!("it was paused: {status}"));
-    ctr_ok(&["task", "resume", container.id()]);
-    container.report().continues(&before);
-}
-
-/// Checkpoints `container` to a directory the way containerd's client does it.
-#[track_caller]
-fn checkpoint_to_path(container: &Container, images: &Images) {
-    let image_path = images.0.display().to_string();
-    if ctr_sends_flags() {
-        let flags = ["task", "checkpoint", "--image-path", &image_path];
-        let made = ctr_ok(&[&flags[..], &[container.id()]].concat());
-        // An image besides, for a runtime of another name than containerd's own.
-        if !made.trim().is_empty() {
-            drop(Image::named(made.trim()));
-        }
-    } else {
-        let options = CheckpointOptions {
-            image_path,
-            ..Default::default()
-        };
-        let task = container.task();
-        let paused = task.state("").map(|state| state.status());
-        let answer = || {
-            if paused? != Status::PAUSED {
-                task.pause()?;
-                task.checkpoint(&images.0, Some(options))?;
-                return task.resume();
-            }
-            task.checkpoint(&images.0, Some(options))
-        };
-        answer().unwrap_or_else(|refused| panic!("{refused}"));
-    }
-    images.assert_complete();
-}
-
-/// Has a running task checkpointed, and looks that it goes on before that is
-/// done. Whoever asks for its state meanwhile, as a story beside this one does
-/// that lists all tasks, may have seen the pause, and then it lasts: so this can
-/// take more than one attempt.
-#[track_caller]
-fn goes_on_early(container: &Container, checkpoint: impl Fn()) {
-    let mut seen = Vec::new();
-    for _ in 0..20 {
-        let events = Events::watch();
-        checkpoint();
-        events.expect(container.id(), "/tasks/checkpointed");
-        let topics = events.topics_of(container.id());
-        let at = |topic: &str| topics.iter().position(|seen| seen == topic);
-        let [paused, resumed, done] = ["paused", "resumed", "checkpointed"].map(at);
-        if paused.is_some() && paused < resumed && resumed < done {
-            return;
-        }
-        seen.push(topics);
-    }
-    panic!("it stood still until the end, each time: {seen:?}");
-}
-
-#[test]
-fn a_checkpoint_to_a_path_lets_the_task_go_on_while_it_is_stored() {
-    let container = Run::new("early").workload(&MUCH).detach();
-    let before = container.report();
-    goes_on_early(&container, || {
-        checkpoint_to_path(&container, &Images::new())
-    });
-    container
-        .is("RUNNING")
-        .unwrap_or_else(|status| panic!("it was running: {status}"));
-    container.report().continues(&before);
-    // That pause and that resume are over: the next ones count again.
-    ctr_ok(&["task", "pause", container.id()]);
-    ctr_ok(&["task", "resume", container.id()]);
-    ctr(&["task", "resume", container.id()]).refused();
-    container.report().continues(&before);
-}
-
-#[test]
-fn a_checkpoint_of_a_container_lets_the_task_go_on_while_it_is_packed() {
-    let container = Run::new("packed").workload(&MUCH).detach();
-    let before = container.report();
-    goes_on_early(&container, || drop(container.checkpoint(&["--rw"])));
-    container.report().continues(&before);
-}
-
-#[test]
-fn a_pause_of_the_users_outlasts_a_checkpoint_to_a_path() {
-    let container = Run::new("kept").workload(&MUCH).detach();
-    let before = container.report();
-    ctr_ok(&["task", "pause", container.id()]);
-    checkpoint_to_path(&container, &Images::new());
     container
         .is("PAUSED")
         .unwrap_or_else(|status| panic!("it was paused: {status}"));

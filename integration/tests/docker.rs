@@ -7,6 +7,7 @@ use std::thread;
 use cedana_integration::docker::{
     BUSYBOX, Container, Run, by_path, cannot_restore, docker, docker_ok, no_restore_here, version,
 };
+use cedana_integration::lazy::FailsOnce;
 use cedana_integration::{cgroup_of, command, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,6 +26,23 @@ fn restored(run: Run) -> Container {
 }
 
 #[test]
+fn a_restore_that_fails_lazily_is_tried_again_on_the_same_network() {
+    if no_restore_here() {
+        return;
+    }
+    let step = FailsOnce::at("post-restore");
+    let flags = ["--annotation", &step.annotation()];
+    let container = restored(Run::new("twice").flags(&flags).workload(&HELD));
+    step.has_failed();
+    let address = container.address();
+    let interfaces = container.exec(&["ip", "addr"]).ok();
+    assert!(interfaces.stdout.contains(&address), "{interfaces}");
+    container
+        .exec(&["ping", "-c", "1", "-W", "5", &container.gateway()])
+        .ok();
+}
+
+#[test]
 fn a_restored_container_is_a_container_like_any_other() {
     if no_restore_here() {
         return;
@@ -36,7 +54,7 @@ fn a_restored_container_is_a_container_like_any_other() {
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("Docker's PID is alive");
     assert!(line.starts_with("/workload"), "{line}");
     let top = docker_ok(&["top", container.name()]);
-    assert!(top.contains("/workload --memory"), "{top}");
+    assert!(top.contains("/workload --ballast"), "{top}");
 
     let template = "{{.MemUsage}} {{.PIDs}}";
     let stats = docker_ok(&[

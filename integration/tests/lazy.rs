@@ -1,188 +1,11 @@
 //! A container that runs before it has its memory.
-//!
-//! Prefetching waits before a gate, so that a story can look at a container that
-//! lacks memory, and do with it what it likes, for as long as it likes.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 
 use cedana_integration::frozen::{Folder, Frozen, ROOT, flip, json, read};
+use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
-use cedana_integration::{BareShim, command, eventually, unique};
-use serde_json::Value;
-
-/// How a page source is told of its gate.
-const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
-
-/// The fifo before which page sources that are started meanwhile wait.
-struct Gate(PathBuf);
-
-impl Gate {
-    fn closed() -> Self {
-        let path = Path::new("/var/tmp/cedana-tests").join(unique("prefetch"));
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
-    }
-
-    /// A program that restores before this gate.
-    fn program(&self) -> String {
-        format!("{GATE}={} cedana-runc", self.0.display())
-    }
-
-    /// Lets them go on.
-    #[track_caller]
-    fn open(&self) {
-        eventually("somebody stands before the gate", || {
-            let mut options = fs::File::options();
-            let gate = options
-                .write(true)
-                .custom_flags(nix::libc::O_NONBLOCK)
-                .open(&self.0);
-            gate.and_then(|mut gate| gate.write_all(b"go"))
-                .map_err(|error| error.to_string())
-        });
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// A restored container, its page source, and what is known of both.
-struct Lazy {
-    frozen: Frozen,
-    gate: Gate,
-}
-
-impl Lazy {
-    /// A container that runs, and has none of its memory but what it has asked
-    /// for.
-    #[track_caller]
-    fn new(label: &str, workload: &[&str]) -> Self {
-        let lazy = Self {
-            frozen: Frozen::of(label, &[], workload),
-            gate: Gate::closed(),
-        };
-        lazy.restore();
-        lazy
-    }
-
-    #[track_caller]
-    fn restore(&self) {
-        self.frozen
-            .restore(&self.gate.program(), &self.frozen.images)
-            .ok();
-        assert!(self.lacks_memory(), "nothing is missing");
-    }
-
-    fn lacks_memory(&self) -> bool {
-        let prefix = format!("{}-", self.frozen.pid());
-        let known = fs::read_dir("/run/cedana/lazy").into_iter().flatten();
-        known
-            .filter_map(|entry| Some(entry.ok()?.file_name()))
-            .any(|name| name.to_string_lossy().starts_with(&prefix))
-    }
-
-    /// Waits until the page source has gone, with its guard.
-    #[track_caller]
-    fn is_complete(&self) {
-        eventually("memory is complete", || match self.lacks_memory() {
-            true => Err("it is not".to_owned()),
-            false => Ok(()),
-        });
-        self.nothing_runs();
-    }
-
-    #[track_caller]
-    fn nothing_runs(&self) {
-        eventually("page source and guard have ended", || {
-            let left = [self.process("cedana-pages"), self.process("cedana-guard")];
-            match left.iter().all(Option::is_none) {
-                true => Ok(()),
-                false => Err(format!("{left:?}")),
-            }
-        });
-    }
-
-    /// The PID of one of both; other stories have their own.
-    fn process(&self, name: &str) -> Option<String> {
-        process(name, &self.gate.0.display().to_string())
-    }
-
-    #[track_caller]
-    fn kill(&self, name: &str) {
-        let pid = self.process(name).unwrap_or_else(|| panic!("no {name}"));
-        command("kill", &["-KILL", &pid]).ok();
-    }
-
-    /// The container was killed, the log says why, and it can come back.
-    #[track_caller]
-    fn was_killed(&self, words: &[&str]) {
-        self.frozen.has_ended();
-        self.nothing_runs();
-        let log = read(&self.frozen.bundle.file("log.json"));
-        let why = read(&self.frozen.bundle.file("cedana-killed"));
-        for word in words {
-            assert!(log.contains(word), "{word:?} is not in {log}");
-            assert!(why.contains(word), "{word:?} is not in {why}");
-        }
-        self.frozen.end();
-    }
-
-    /// The record of its last restore.
-    #[track_caller]
-    fn record(&self) -> Value {
-        let said = command("cedana-runc", &["inspect", "--restores", "--json"]).ok();
-        let all = json(&said.stdout);
-        let mut ours = all.as_array().into_iter().flatten();
-        let last = ours.rfind(|record| record["id"] == self.frozen.id.as_str());
-        last.cloned().unwrap_or_else(|| panic!("no record: {all}"))
-    }
-
-    /// Its cgroup, where that can forbid the kernel to kill for memory (cgroup v1).
-    fn oom_killer(&self) -> Option<PathBuf> {
-        let cgroups = read(&PathBuf::from(format!(
-            "/proc/{}/cgroup",
-            self.frozen.pid()
-        )));
-        let path = cgroups.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            let memory = controllers.split(',').any(|name| name == "memory");
-            memory.then_some(path)
-        })?;
-        let dir = Path::new("/sys/fs/cgroup/memory").join(path.trim_start_matches('/'));
-        dir.join("memory.oom_control").exists().then_some(dir)
-    }
-
-    fn runc(&self, verb: &[&str]) {
-        let mut all = vec!["--root", ROOT];
-        all.extend(verb);
-        all.push(&self.frozen.id);
-        command("runc", &all).ok();
-    }
-}
-
-/// The PID of a living process by its name and its gate.
-fn process(name: &str, gate: &str) -> Option<String> {
-    fs::read_dir("/proc").ok()?.find_map(|entry| {
-        let path = entry.ok()?.path();
-        let comm = fs::read_to_string(path.join("comm")).ok()?;
-        let environment = fs::read(path.join("environ")).ok()?;
-        let ours = String::from_utf8_lossy(&environment).contains(gate);
-        let zombie = fs::read_to_string(path.join("stat")).is_ok_and(|s| s.contains(") Z "));
-        (comm.trim() == name && ours && !zombie).then(|| {
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into()
-        })
-    })
-}
+use cedana_integration::{BareShim, Run, command, eventually};
 
 const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"];
 
@@ -238,8 +61,7 @@ fn programs_do_with_their_memory_what_they_like() {
     lazy.frozen
         .says_after("-USR2")
         .continues(&lazy.frozen.before);
-    lazy.gate.open();
-    lazy.is_complete();
+    lazy.completes();
     lazy.frozen.goes_on();
     // And in the midst of it.
     for _ in 0..3 {
@@ -359,11 +181,27 @@ fn a_limit_that_leaves_no_room_is_a_reason_to_be_killed() {
     lazy.was_killed(&["memory limit leaves no room"]);
 }
 
+/// The log of its last restores says that it became an eager one.
+#[track_caller]
+fn was_restored_eagerly(lazy: &Lazy, why: &str) {
+    let log = read(&lazy.frozen.bundle.file("log.json"));
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("restoring eagerly, because"))
+        .collect();
+    assert!(
+        matches!(lines.as_slice(), [line] if line.contains(why)),
+        "one line with {why:?} in: {log}"
+    );
+    assert!(!lazy.lacks_memory());
+    lazy.nothing_runs();
+}
+
 #[test]
-fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
+fn without_a_page_source_it_is_restored_eagerly() {
     let lazy = Lazy {
         frozen: Frozen::of("unborn", &[], &FAMILY),
-        gate: Gate::closed(),
+        gate: PrefetchGate::closed(),
     };
     let runtime = cedana_integration::Gate::before("restore");
     let program = format!(
@@ -376,11 +214,14 @@ fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
         runtime.arrived();
         lazy.kill("cedana-pages");
         runtime.open();
+        // The second attempt.
+        runtime.arrived();
+        runtime.open();
         restoring.join().unwrap_or_else(|_| panic!("the restore"))
     });
-    let why = output.refused();
-    assert!(why.contains("page source was killed"), "{why}");
-    lazy.nothing_runs();
+    output.ok();
+    was_restored_eagerly(&lazy, "page source was killed");
+    lazy.frozen.goes_on();
     lazy.restore();
     lazy.gate.open();
     lazy.is_complete();
@@ -388,11 +229,11 @@ fn a_page_source_that_dies_before_the_container_runs_fails_the_restore() {
 }
 
 #[test]
-fn a_page_source_that_dies_while_criu_restores_fails_the_restore() {
+fn a_page_source_that_dies_while_criu_restores_makes_it_eager() {
     for step in ["setup-namespaces", "post-restore"] {
         let lazy = Lazy {
             frozen: Frozen::of("midway", &[], &FAMILY),
-            gate: Gate::closed(),
+            gate: PrefetchGate::closed(),
         };
         lazy.frozen.script(&format!(
             "[ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] || exit 0
@@ -405,19 +246,190 @@ fn a_page_source_that_dies_while_criu_restores_fails_the_restore() {
             gate = lazy.gate.0.display(),
             seen = lazy.frozen.bundle.file("seen").display(),
         ));
-        let output = lazy
-            .frozen
-            .restore(&lazy.gate.program(), &lazy.frozen.images);
+        lazy.frozen
+            .restore(&lazy.gate.program(), &lazy.frozen.images)
+            .ok();
         assert!(lazy.frozen.bundle.file("seen").exists(), "{step} not seen");
-        let why = output.refused();
-        assert!(why.contains("page source was killed"), "{step}: {why}");
-        lazy.nothing_runs();
-        lazy.frozen.script("");
-        lazy.restore();
-        lazy.gate.open();
-        lazy.is_complete();
+        was_restored_eagerly(&lazy, "page source was killed");
         lazy.frozen.goes_on();
     }
+}
+
+#[test]
+fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
+    let kept = Folder::new("kept");
+    fs::write(kept.file("data"), "content").unwrap_or_else(|error| panic!("{error}"));
+    let mount = format!("type=bind,src={},dst=/kept,options=rbind:rw", kept.text());
+    let workload = [&FAMILY[..], &["--file", "/kept/open"]].concat();
+    let lazy = Lazy {
+        frozen: Frozen::of("neither", &["--mount", &mount], &workload),
+        gate: PrefetchGate::closed(),
+    };
+    // CRIU gets as far as the open files.
+    fs::rename(kept.file("open"), kept.file("away")).unwrap_or_else(|error| panic!("{error}"));
+    let program = lazy.gate.program();
+    let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    assert!(
+        why.contains("/kept/open") && why.contains("is missing"),
+        "{why}"
+    );
+    assert!(!why.contains("page source"), "{why}");
+    lazy.nothing_runs();
+    fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
+    // CRIU fails before it has connected to anything.
+    let options = lazy.frozen.bundle.file("criu.conf");
+    lazy.frozen.script("exit 0");
+    let text = read(&options);
+    fs::write(&options, "no-such-option\n").unwrap_or_else(|error| panic!("{error}"));
+    lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    lazy.nothing_runs();
+    fs::write(&options, text).unwrap_or_else(|error| panic!("{error}"));
+    lazy.restore();
+    lazy.gate.open();
+    lazy.is_complete();
+    lazy.frozen.goes_on();
+}
+
+#[test]
+fn the_terminal_is_that_of_the_attempt_that_succeeded() {
+    // CRIU fails when the runtime has sent the terminal.
+    let step = FailsOnce::at("post-restore");
+    let (container, mut terminal) = Run::new("lazy-terminal")
+        .flags(&["--annotation", &step.annotation()])
+        .workload(&["--lines"])
+        .on_terminal();
+    container.ready("workload");
+    terminal.type_line("before");
+    terminal.expect("line 1: before");
+    let before = container.report();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container.kill("SIGKILL");
+    terminal.exit_code();
+    let (restored, mut terminal) = container.restore_on_terminal(&image);
+    step.has_failed();
+    restored.report().continues(&before);
+    terminal.type_line("after");
+    terminal.expect("line 2: after");
+}
+
+#[test]
+fn guard_regions_of_stacks_come_back_with_their_memory() {
+    let lazy = Lazy::new(
+        "guarded",
+        &["--memory", "16", "--guarded", "--threads", "8"],
+    );
+    lazy.gate.open();
+    lazy.is_complete();
+    lazy.frozen.goes_on();
+    // `inspect` counts each page once: the processes' memory is the page files'.
+    let said = command(
+        "cedana-runc",
+        &["inspect", "--json", &lazy.frozen.images.text()],
+    )
+    .ok();
+    let said = json(&said.stdout);
+    let total = said["processes"][0]["memory"]["total"]["image_bytes"].as_u64();
+    let raw = said["manifest"]["cost"]["raw_bytes"].as_u64();
+    assert!(
+        total.is_some() && total <= raw,
+        "{total:?} of {raw:?}: {said}"
+    );
+}
+
+#[test]
+fn reserved_address_space_needs_no_memory() {
+    let lazy = Lazy::new("reserved", &["--memory", "16", "--reserved", "8"]);
+    lazy.gate.open();
+    lazy.is_complete();
+    let log = read(&lazy.frozen.bundle.file("log.json"));
+    assert!(!log.contains("restoring eagerly"), "{log}");
+    lazy.frozen.goes_on();
+}
+
+/// The memory of a container: what its processes share counts once.
+fn memory_of(pids: &[String]) -> u64 {
+    pids.iter()
+        .map(|pid| {
+            let rollup = read(format!("/proc/{pid}/smaps_rollup").as_ref());
+            let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let kib = pss.and_then(|pss| pss.split_whitespace().next()?.parse::<u64>().ok());
+            kib.unwrap_or_else(|| panic!("no Pss in {rollup}")) << 10
+        })
+        .sum()
+}
+
+fn family_of(pid: &str) -> Vec<String> {
+    let children = command("pgrep", &["-P", pid]).ok();
+    let children = children.stdout.lines().map(str::to_owned);
+    std::iter::once(pid.to_owned()).chain(children).collect()
+}
+
+#[test]
+fn a_family_of_workers_keeps_within_its_limit() {
+    let limit = (400u64 << 20).to_string();
+    let workload = ["--memory", "100", "--workers", "8"];
+    let lazy = Lazy {
+        frozen: Frozen::of("workers", &["--memory-limit", &limit], &workload),
+        gate: PrefetchGate::closed(),
+    };
+    let measure = |environment: &str| {
+        let program = format!("{environment} {}", lazy.gate.program());
+        lazy.frozen.restore(&program, &lazy.frozen.images).ok();
+        assert!(!lazy.lacks_memory());
+        lazy.frozen.is_intact();
+        let memory = memory_of(&family_of(&lazy.frozen.pid()));
+        lazy.frozen.goes_on();
+        memory
+    };
+    let eager = measure("CEDANA_RESTORE_MODE=eager");
+    let usual = measure("");
+    assert!(
+        usual <= eager + eager / 10,
+        "{usual} bytes, eagerly {eager}"
+    );
+    let log = read(&lazy.frozen.bundle.file("log.json"));
+    assert!(log.contains("may share"), "{log}");
+}
+
+#[test]
+fn children_that_are_forked_meanwhile_get_what_they_touch() {
+    let lazy = Lazy::new("late", &["--memory", "64", "--late-workers"]);
+    let forked = lazy.frozen.container.out().join("workload.forked");
+    command("kill", &["-USR2", &lazy.frozen.pid()]).ok();
+    eventually("it has forked", || {
+        fs::metadata(&forked).map_err(|error| error.to_string())
+    });
+    lazy.gate.open();
+    eventually("the parent has all of its memory", || {
+        match lazy.records().is_empty() {
+            true => Err("it has not".to_owned()),
+            false => Ok(()),
+        }
+    });
+    let number = |key: &str| lazy.record()[key].as_u64().unwrap_or_default();
+    let (lazy_bytes, given) = (number("lazy_bytes"), number("prefetched_bytes"));
+    assert!(
+        given <= lazy_bytes,
+        "{given} of {lazy_bytes} bytes prefetched"
+    );
+    // The children lack what they have not touched, until a checkpoint needs it.
+    assert!(lazy.lacks_memory());
+    let images = Folder::new("second");
+    let (to, work) = (images.text(), lazy.frozen.bundle.text());
+    let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
+    let all = [
+        &["--root", ROOT, "checkpoint"],
+        flags.as_slice(),
+        &[&lazy.frozen.id],
+    ]
+    .concat();
+    command("cedana-runc", &all).ok();
+    lazy.is_complete();
+    lazy.frozen.is_intact();
+    lazy.frozen.end();
+    lazy.frozen.has_ended();
+    lazy.frozen.restore("cedana-runc", &images).ok();
+    lazy.frozen.goes_on();
 }
 
 #[test]
@@ -455,7 +467,7 @@ fn it_can_be_turned_off() {
         &["--annotation", "io.cedana.restore.mode=eager"],
         &FAMILY,
     );
-    let gate = Gate::closed();
+    let gate = PrefetchGate::closed();
     let lazy = Lazy { frozen, gate };
     let program = lazy.gate.program();
     lazy.frozen.restore(&program, &lazy.frozen.images).ok();
@@ -476,7 +488,7 @@ fn a_client_learns_of_the_end_and_the_shims_log_says_why() {
     let done = first.task().checkpoint(&images.0, Some(exit));
     done.unwrap_or_else(|refused| panic!("{refused}"));
 
-    let gate = Gate::closed();
+    let gate = PrefetchGate::closed();
     let path = gate.0.display().to_string();
     let next = first.successor_with("bare-lazy-next", &[(GATE, &path)]);
     let mut request = next.request();
@@ -516,7 +528,7 @@ fn a_client_learns_of_the_end_and_the_shims_log_says_why() {
 fn in_the_foreground_it_is_no_different() {
     let lazy = Lazy {
         frozen: Frozen::of("foreground", &[], &FAMILY),
-        gate: Gate::closed(),
+        gate: PrefetchGate::closed(),
     };
     for killed in [true, false] {
         let restoring = lazy.frozen.restore_in_foreground(&lazy.gate.program());

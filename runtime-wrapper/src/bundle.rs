@@ -22,10 +22,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cedana_checkpoint::criu::config::ExternalMount;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use crate::spec::{self, netns_entry, netns_entry_mut};
+use crate::nested_mounts;
+use crate::spec::{self, is_bind, netns_entry, netns_entry_mut};
 
 const CONFIG: &str = "config.json";
 const ORIGINAL: &str = ".config.json.cedana";
@@ -49,6 +51,11 @@ pub(crate) enum Error {
     Busy { path: PathBuf },
     #[error("the source {} of the container's mount {destination} does not exist; create it or restore with the mounts of the checkpoint", mount_source.display())]
     MountSource {
+        mount_source: PathBuf,
+        destination: String,
+    },
+    #[error("the checkpoint has a mount at {destination}, below a recursive bind mount, and {} is not there to be mounted again, or its path has a blank or a symbolic link in it; create it or restore with the mounts of the checkpoint", mount_source.display())]
+    MountBelow {
         mount_source: PathBuf,
         destination: String,
     },
@@ -135,6 +142,18 @@ impl Bundle {
         })
     }
 
+    /// The memory limit of the container's cgroup in bytes, if it has one (OCI
+    /// runtime-spec, config-linux.md, "Memory"; a negative limit is none).
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let limit = self.spec.pointer("/linux/resources/memory/limit")?;
+        limit.as_u64().filter(|limit| *limit > 0)
+    }
+
+    /// The container's `oom_score_adj`, if config.json sets one.
+    pub(crate) fn oom_score_adj(&self) -> Option<i64> {
+        self.spec.pointer("/process/oomScoreAdj")?.as_i64()
+    }
+
     /// Whether the container gets a network namespace at all.
     pub(crate) fn has_netns(&self) -> bool {
         netns_entry(&self.spec).is_some()
@@ -157,6 +176,24 @@ impl Bundle {
             }
         }
         Ok(())
+    }
+
+    /// What to mount for the checkpoint's mounts with these keys that are below a
+    /// recursive bind mount and that the runtime therefore doesn't know.
+    pub(crate) fn mounts_below(&self, keys: Vec<String>) -> Result<Vec<ExternalMount>, Error> {
+        let root = self.spec.pointer("/root/path").and_then(Value::as_str);
+        let rootfs = self.path.join(root.unwrap_or("rootfs"));
+        nested_mounts::to_bring(keys, &self.spec, &self.path, &rootfs).map_err(
+            |(destination, mount_source)| Error::MountBelow {
+                mount_source,
+                destination,
+            },
+        )
+    }
+
+    /// Whether a restore by runc would unmount mounts of the host.
+    pub(crate) fn endangers_mounts(&self) -> bool {
+        nested_mounts::would_lose_the_hosts(&self.spec, &self.path)
     }
 
     /// Until the returned guard is dropped, config.json is as a restore needs it:
@@ -209,18 +246,6 @@ fn mounts_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
         .and_then(Value::as_array_mut)
         .into_iter()
         .flatten()
-}
-
-fn is_bind(mount: &Value) -> bool {
-    mount.get("type").and_then(Value::as_str) == Some("bind")
-        || mount
-            .get("options")
-            .and_then(Value::as_array)
-            .is_some_and(|options| {
-                options
-                    .iter()
-                    .any(|option| option == "bind" || option == "rbind")
-            })
 }
 
 /// While it lives, config.json is ours.

@@ -13,6 +13,8 @@
 //! that until we are done ([`crate::gate`]); if not, the container runs on as
 //! soon as CRIU is done, and we finish behind its back.
 
+mod complete;
+mod compression;
 mod storing;
 mod trials;
 
@@ -35,16 +37,19 @@ use crate::cli::Request;
 use crate::collected;
 use crate::criu::{self, ConfigFile, Log};
 use crate::docker;
+use crate::doubtful;
 use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
+use crate::nested_mounts;
 use crate::obstacle::{self, Found, Obstacle, Wait};
 use crate::packed;
-use crate::process::{Stat, descends, memory, netns_inode};
+use crate::process::{Stat, descends, free_descriptors, memory, namespace_inode, netns_inode};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
+use complete::{Init, complete};
 use storing::{Criu, Facts, Storing};
 use trials::Trials;
 
@@ -95,9 +100,10 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
 
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
-    if let Some(cgroup) = &cgroup {
-        warn_of_foreign(request, &container, &cgroup.processes(), reporter);
-    }
+    let processes = cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
+    refuse_full_tables(request, &processes)?;
+    warn_of_foreign(request, &container, &processes, reporter);
+    doubtful::before_dump(request, &container, &config, &processes, reporter)?;
     // A checkpoint holds every secret of the application: its files are for root
     // alone, and so is the directory, which runc would make without the right to
     // enter it.
@@ -195,6 +201,8 @@ impl Attempt<'_> {
             ..
         } = self;
         let (container, config) = (facts.container, facts.config);
+        let init = Init::now(container.init);
+        let processes = self.cgroup.map(Cgroup::processes).unwrap_or_default();
         let kind = Dump::of(request);
         let gate = match kind.ends {
             true => Gate::new(facts.criu).map_err(Error::CriuConfig)?,
@@ -202,6 +210,11 @@ impl Attempt<'_> {
         };
         let options = DumpOptions {
             external_netns: own_netns(container),
+            external_mounts: container
+                .config
+                .as_deref()
+                .map(|config| nested_mounts::to_leave_out(config, container.init))
+                .unwrap_or_default(),
             ghost_limit: config.checkpoint.ghost_limit,
             link_remap: config.checkpoint.link_remap,
             timeout: trials.freeze_timeout(),
@@ -214,9 +227,10 @@ impl Attempt<'_> {
             &kind,
             // An end that can't be held up would come before the rest is stored.
             kind.whole && (gate.is_some() || !kind.ends),
+            trials.was_frozen() && !kind.ends && env::var_os(RESUMES).is_none(),
             self.cgroup
                 .filter(|_| config.checkpoint.spare_memory)
-                .map(|cgroup| expected(&cgroup.processes())),
+                .map(|_| expected(&processes)),
             self.progress.observer(),
         )?;
         let paths = storing.paths(request);
@@ -233,7 +247,15 @@ impl Attempt<'_> {
         let mut storing = Some(storing);
         let mut stored = None;
         let mut answer = |asked: bool| {
-            if let Some(storing) = storing.take_if(|_| asked) {
+            if asked
+                && let Err(doubt) = doubtful::after_dump(request, config, paths.images(), reporter)
+            {
+                // The container goes on, and its images are removed below.
+                if let Some(gate) = &gate {
+                    gate.answer(false);
+                }
+                stored = Some(Err(doubt));
+            } else if let Some(storing) = storing.take_if(|_| asked) {
                 let result = storing.finish(facts, Criu::Waits, reporter);
                 // On disk or nowhere, and the log with it.
                 log.moved(request.image_path());
@@ -261,12 +283,16 @@ impl Attempt<'_> {
         // ended for it.
         let dumped = outcome.status.success() || log.says("Dumping finished successfully");
         if dumped && !matches!(stored, Some(Err(_))) {
+            let unseen = storing.is_some() && !request.has("pre-dump");
             if let Some(storing) = storing.take() {
                 let cost = stats
                     .is_new()
                     .then(|| dump_cost(&paths.work).ok())
                     .flatten();
                 storing.finish(facts, Criu::Ended(cost.flatten()), reporter)?;
+            }
+            if unseen {
+                doubtful::warn_of(request, &request.image_path(), reporter);
             }
             eprint!("{}", outcome.stderr);
             if !outcome.status.success() {
@@ -296,7 +322,9 @@ impl Attempt<'_> {
                 None
             }
             _ => {
-                let mut failure = log.failure(request, config, &outcome);
+                let mut failure = log.failure_with(request, config, &outcome, |found| {
+                    complete(found, init, &processes);
+                });
                 if let Error::Failed { why, .. } = &mut failure {
                     *why = format!("{why}{}", trials.account()).into();
                 }
@@ -349,6 +377,9 @@ impl Dump {
     }
 }
 
+/// Set by the shim of ours if it resumes the paused container when CRIU is done.
+const RESUMES: &str = "CEDANA_SHIM_RESUMES";
+
 /// So many bytes are expected. For tests, whose containers are small.
 const EXPECTED: &str = "CEDANA_TEST_EXPECTED";
 
@@ -366,12 +397,21 @@ fn expected(processes: &[i32]) -> Expected {
 /// own. For one with a path the runtime says so itself, and the host's is in no
 /// dump.
 fn own_netns(container: &Container) -> Option<u64> {
-    if container.network != Network::Own {
+    if container.network != Network::Own || in_own_user_namespace(container) {
         return None;
     }
     let theirs = netns_inode(&container.init.to_string()).ok()?;
     let ours = netns_inode("self").ok()?;
     (theirs != ours).then_some(theirs)
+}
+
+/// Whether the container is in a user namespace of its own. A network namespace
+/// that the runtime made for it then belongs to that, and CRIU can only make it
+/// anew: from within the new user namespace no other one can be entered
+/// (setns(2), EPERM).
+fn in_own_user_namespace(container: &Container) -> bool {
+    let users = |pid: &str| namespace_inode(pid, "user").ok();
+    users(&container.init.to_string()) != users("self")
 }
 
 /// Options that the runtime always sends to CRIU and that a configuration file
@@ -421,6 +461,24 @@ fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Found> {
             obstacle::of(pid, stat, cgroup.version(), ours)
         })
         .collect()
+}
+
+/// Refuses a process that has not the two free descriptors that CRIU's code in it
+/// opens: with one left, CRIU 4.2 can't open the second, and the process ends.
+fn refuse_full_tables(request: &Request, processes: &[i32]) -> Result<(), Error> {
+    let full = |pid: &&i32| free_descriptors(**pid, 2).is_some_and(|free| free < 2);
+    match processes
+        .iter()
+        .find(full)
+        .and_then(|&pid| Some((pid, Stat::read(pid)?)))
+    {
+        Some((pid, stat)) => Err(Error::NoDescriptor {
+            id: request.id.clone(),
+            pid,
+            name: stat.name,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Warns of processes that CRIU leaves out.

@@ -47,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) status: ExitStatus,
     /// The beginning of its stderr, if it was captured.
     pub(crate) stderr: String,
+    /// The caller sent a signal meanwhile.
+    pub(crate) signalled: bool,
 }
 
 /// Which part of the child's surroundings is ours to take.
@@ -127,7 +129,8 @@ pub(crate) fn run_and_answer(
             String::from_utf8_lossy(&text).into_owned()
         })
     });
-    let status = wait(&mut child, &signals.0, keep, &mut question);
+    let mut signalled = false;
+    let status = wait(&mut child, &signals.0, keep, &mut question, &mut signalled);
     // Who is still waiting for an answer now would be waited for below.
     if let Some(question) = question.take() {
         (question.answer)(false);
@@ -141,6 +144,7 @@ pub(crate) fn run_and_answer(
         stderr: stderr
             .and_then(|reader| reader.join().ok())
             .unwrap_or_default(),
+        signalled,
     })
 }
 
@@ -149,6 +153,7 @@ fn wait(
     signals: &SignalFd,
     keep: Keep,
     question: &mut Option<Question<'_>>,
+    signalled: &mut bool,
 ) -> std::io::Result<ExitStatus> {
     let own_group = keep == Keep::StderrAndOrphans;
     let pid = child.id().cast_signed();
@@ -173,6 +178,7 @@ fn wait(
         }
         question.take_if(|question| asked && (question.answer)(true) == Next::Done);
         while let Some(info) = signals.read_signal()? {
+            *signalled = true;
             let signal = i32::try_from(info.ssi_signo)
                 .ok()
                 .and_then(|number| Signal::try_from(number).ok());

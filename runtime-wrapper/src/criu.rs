@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use cedana_checkpoint::criu::config::FILE_VARIABLE;
-use cedana_checkpoint::criu::{Cause, Version, log, version};
+use cedana_checkpoint::criu::{Cause, Diagnosis, Version, log, version};
 use cedana_config::Config;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -105,14 +105,35 @@ impl Log {
             .then(|| log::diagnose(&self.path).ok()?.cause)?
     }
 
+    /// Whether CRIU found a reason of its own, other than that its connection to
+    /// the page source has ended (criu/uffd.c).
+    pub(crate) fn has_own_reason(&self) -> bool {
+        let found = self.is_new().then(|| log::diagnose(&self.path).ok());
+        found.flatten().is_some_and(|found| {
+            let error = found.error.as_deref();
+            found.cause.is_some() || error.is_some_and(|error| !error.starts_with("uffd: "))
+        })
+    }
+
     /// Whether the run wrote it.
     pub(crate) fn is_new(&self) -> bool {
         let now = Self::state(&self.path);
         now.is_some() && now != self.before
     }
 
-    /// What the failure was, with the log kept for whoever wants more.
+    /// What the failure was, with the log kept for the details.
     pub(crate) fn failure(&self, request: &Request, config: &Config, outcome: &Outcome) -> Error {
+        self.failure_with(request, config, outcome, |_| ())
+    }
+
+    /// The same, where the caller knows more than the log says.
+    pub(crate) fn failure_with(
+        &self,
+        request: &Request,
+        config: &Config,
+        outcome: &Outcome,
+        complete: impl FnOnce(&mut Diagnosis),
+    ) -> Error {
         let (found, kept) = if self.is_new() {
             let kept = kept_log::keep(
                 &config.log_dir,
@@ -121,17 +142,20 @@ impl Log {
                 request.verb,
                 &self.path,
             );
-            let found = log::diagnose(&self.path).ok();
-            (found.and_then(|found| found.sentence()), kept)
+            let mut found = log::diagnose(&self.path).unwrap_or_default();
+            complete(&mut found);
+            (found.sentence(), kept)
         } else {
             (None, LogNote::None)
         };
-        let why = found
-            .or_else(|| last_error(&outcome.stderr))
-            .or_else(|| {
+        let runtime = || {
+            last_error(&outcome.stderr).or_else(|| {
                 let text = fs::read(request.globals.log.as_ref()?).ok()?;
                 last_error(&String::from_utf8_lossy(&text))
             })
+        };
+        let why = found
+            .or_else(|| runtime().map(with_remedy))
             .unwrap_or_else(|| format!("the wrapped runtime failed ({})", outcome.status));
         Error::Failed {
             verb: request.verb,
@@ -140,6 +164,20 @@ impl Log {
             why: why.into(),
             log: kept,
         }
+    }
+}
+
+/// What CRIU answers to options that it does not take, before it has a log
+/// (EBADRQC; criu/include/cr-errno.h).
+const BAD_OPTIONS: &str = "errno 56";
+
+/// The runtime's words, with the remedy where CRIU left no log.
+fn with_remedy(error: String) -> String {
+    match error.starts_with("criu failed") && error.contains(BAD_OPTIONS) {
+        true => format!(
+            "CRIU does not take its options ({error}); correct the options in /etc/criu/runc.conf, in the file that the annotation org.criu.config names, and in /etc/criu/default.conf"
+        ),
+        false => error,
     }
 }
 
@@ -195,6 +233,14 @@ mod tests {
     }
 
     #[test]
+    fn options_that_criu_does_not_take_have_a_remedy() {
+        let said = with_remedy("criu failed: type RESTORE errno 56".to_owned());
+        assert!(said.contains("org.criu.config"), "{said}");
+        let other = "criu failed: type NOTIFY errno 0";
+        assert_eq!(with_remedy(other.to_owned()), other);
+    }
+
+    #[test]
     fn old_log_is_not_taken_for_new() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("dump.log");
@@ -210,6 +256,7 @@ mod tests {
     fn configuration_is_readable_through_proc() {
         let options = DumpOptions {
             external_netns: None,
+            external_mounts: Vec::new(),
             ghost_limit: 1,
             link_remap: false,
             timeout: Duration::from_secs(2),

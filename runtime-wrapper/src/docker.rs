@@ -10,8 +10,10 @@
 use std::env;
 use std::fs;
 use std::os::unix::process::parent_id;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use crate::cli::Request;
 
@@ -61,6 +63,39 @@ fn is_called_by_containerds_shim() -> bool {
             .is_ok_and(|exe| exe.file_name() == Some("containerd-shim-runc-v2".as_ref()))
 }
 
+/// Whether Docker removes the container, and what lies in its directory, as soon
+/// as it ends: `docker run --rm`. A checkpoint lies there, and a container that
+/// is removed can't be started from one kept elsewhere (`--checkpoint-dir`).
+pub(crate) fn removes_at_end(request: &Request, spec: &Value) -> bool {
+    let directory = directory(&request.id, spec)
+        .or_else(|| asks(request).then(|| Path::new(DEFAULT_DIRECTORY).join(&request.id)));
+    directory
+        .and_then(|directory| fs::read(directory.join("hostconfig.json")).ok())
+        .is_some_and(|text| is_auto_removed(&text))
+}
+
+/// Where Docker keeps its containers unless `data-root` in daemon.json says
+/// otherwise.
+const DEFAULT_DIRECTORY: &str = "/var/lib/docker/containers";
+
+/// A container's own directory, wherever Docker's data root is: it mounts these
+/// files from there.
+fn directory(id: &str, spec: &Value) -> Option<PathBuf> {
+    const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+    let mounts = spec.get("mounts")?.as_array()?;
+    mounts.iter().find_map(|mount| {
+        let text = |key| mount.get(key).and_then(Value::as_str);
+        let directory = Path::new(text("source")?).parent()?;
+        let is_containers = FILES.contains(&text("destination")?) && directory.ends_with(id);
+        is_containers.then(|| directory.to_owned())
+    })
+}
+
+fn is_auto_removed(hostconfig: &[u8]) -> bool {
+    serde_json::from_slice(hostconfig)
+        .is_ok_and(|config: Value| config.get("AutoRemove") == Some(&Value::Bool(true)))
+}
+
 /// The major version in "Docker version 28.5.2, build ecc6942".
 fn version(text: &str) -> Option<u32> {
     let (_, rest) = text.split_once("version ")?;
@@ -76,6 +111,35 @@ mod tests {
         assert!(is_dockers(Path::new("/var/run/docker/runtime-runc/moby")));
         assert!(!is_dockers(Path::new("/run/containerd/runc/moby")));
         assert!(!is_dockers(Path::new("/")));
+    }
+
+    #[test]
+    fn the_containers_directory_is_in_its_mounts() {
+        let spec = serde_json::json!({"mounts": [
+            {"destination": "/proc", "source": "proc"},
+            {"destination": "/etc/hosts", "source": "/home/x/hosts"},
+            {"destination": "/etc/hostname", "source": "/data/docker/containers/abc/hostname"},
+        ]});
+        assert_eq!(
+            directory("abc", &spec),
+            Some("/data/docker/containers/abc".into())
+        );
+        assert_eq!(directory("abd", &spec), None);
+        assert_eq!(directory("abc", &Value::Null), None);
+    }
+
+    #[test]
+    fn only_a_true_value_removes() {
+        assert!(is_auto_removed(b"{\"AutoRemove\":true}"));
+        for other in [
+            "{\"AutoRemove\":false}",
+            "{}",
+            "[]",
+            "",
+            "{\"AutoRemove\":\"true\"}",
+        ] {
+            assert!(!is_auto_removed(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

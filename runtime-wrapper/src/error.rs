@@ -43,6 +43,13 @@ pub(crate) enum Error {
         "cannot checkpoint container {id} and end it: Docker {version} can't start it again from a checkpoint with a runtime given by \"path\"; give the runtime by \"runtimeType\": \"io.containerd.cedana.v2\" in daemon.json, or use --leave-running"
     )]
     NoWayBack { id: String, version: u32 },
+    #[error(
+        "cannot checkpoint container {id} and end it, because the checkpoint could never be restored: {doubt}; or let the container run on (--leave-running), or set checkpoint.doubtful to \"warn\""
+    )]
+    Doubtful {
+        id: String,
+        doubt: crate::doubtful::Doubt,
+    },
     #[error("cannot restore container {id}: {source}")]
     Connections {
         id: String,
@@ -59,6 +66,10 @@ pub(crate) enum Error {
         /// How long it was waited for.
         waited: Duration,
     },
+    #[error(
+        "cannot checkpoint container {id}: process {pid} ({name}) can open at most one more file, and CRIU, which needs to open some in it, would end it; raise its limit of open files (RLIMIT_NOFILE), or close some"
+    )]
+    NoDescriptor { id: String, pid: i32, name: String },
     #[error("cannot {verb} container {id} {} {}: {why}{log}", if *verb == "restore" { "from" } else { "to" }, images.display())]
     Failed {
         verb: &'static str,
@@ -102,6 +113,8 @@ pub(crate) enum Error {
     ProgressFd { fd: i32, source: io::Error },
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
+    #[error("cannot pass the container's terminal on to the caller: {0}")]
+    Console(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
     #[error("cannot prepare CRIU's configuration: {0}")]

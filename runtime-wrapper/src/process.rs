@@ -9,6 +9,9 @@ pub(crate) struct Stat {
     pub(crate) name: String,
     pub(crate) state: char,
     pub(crate) parent: i32,
+    /// The process that made its session, which may have ended since.
+    pub(crate) session: i32,
+    pub(crate) threads: u32,
     /// Its wait status, once it is a zombie.
     pub(crate) exit: Option<i32>,
 }
@@ -25,10 +28,16 @@ impl Stat {
         let (_, name) = head.split_once('(')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
+        let parent = fields.next()?.parse().ok()?;
+        // Fields 6 and 20.
+        let session = fields.nth(1)?.parse().ok()?;
+        let threads = fields.clone().nth(13).and_then(|text| text.parse().ok());
         Some(Self {
             name: name.to_owned(),
             state,
-            parent: fields.next()?.parse().ok()?,
+            parent,
+            session,
+            threads: threads.unwrap_or(1),
             exit: (state == 'Z')
                 .then(|| fields.last()?.parse().ok())
                 .flatten(),
@@ -82,10 +91,54 @@ fn memory_in(status: &str) -> Option<u64> {
     Some(sum?.saturating_add(huge).saturating_mul(1024))
 }
 
+/// How many more files a process may open. Where there are clearly more than
+/// `enough`, that is the answer, without a look at every open file.
+pub(crate) fn free_descriptors(pid: i32, enough: usize) -> Option<usize> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let Some(limit) = open_files(&limits)? else {
+        return Some(enough);
+    };
+    // The kernel's table grows when a number above its size is needed, so all
+    // numbers above are free.
+    if limit.saturating_sub(table_size(&status)?) >= enough {
+        return Some(enough);
+    }
+    let used = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let used = used
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number: &usize| *number < limit)
+        .count();
+    Some(limit.saturating_sub(used))
+}
+
+/// The soft limit of open files in /proc/PID/limits; none within if there is none.
+fn open_files(limits: &str) -> Option<Option<usize>> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_ascii_whitespace().next()? {
+        "unlimited" => Some(None),
+        number => Some(Some(number.parse().ok()?)),
+    }
+}
+
+fn table_size(status: &str) -> Option<usize> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("FDSize:"))?;
+    line.trim().parse().ok()
+}
+
 /// Inode of a process' network namespace.
 pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
+    namespace_inode(pid, "net")
+}
+
+/// Inode of one of a process' namespaces, by which the kernel identifies it.
+pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    Ok(fs::metadata(format!("/proc/{pid}/ns/net"))?.ino())
+    Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
 #[cfg(test)]
@@ -100,7 +153,15 @@ mod tests {
             (stat.name.as_str(), stat.state, stat.parent),
             ("a) R 1 (x)", 'S', 7)
         );
+        assert_eq!((stat.session, stat.threads), (42, 1));
         assert_eq!(stat.exit, None);
+    }
+
+    #[test]
+    fn session_and_threads() {
+        let text = "9 (x) S 7 8 6 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 99 0";
+        let stat = Stat::parse(text).expect("valid");
+        assert_eq!((stat.parent, stat.session, stat.threads), (7, 6, 3));
     }
 
     #[test]
@@ -120,6 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_open_files() {
+        let text = |soft: &str| {
+            format!(
+                "Limit  Soft Limit  Hard Limit  Units\nMax open files            {soft}  4096 files\n"
+            )
+        };
+        assert_eq!(open_files(&text("64")), Some(Some(64)));
+        assert_eq!(open_files(&text("unlimited")), Some(None));
+        assert_eq!(open_files("Max locked memory 8 8 bytes\n"), None);
+        assert_eq!(table_size("Name:\tx\nFDSize:\t256\n"), Some(256));
+        let own = std::process::id().cast_signed();
+        assert_eq!(free_descriptors(own, 4), Some(4));
+        let few = free_descriptors(own, usize::MAX).expect("readable");
+        assert!(few > 4, "{few}");
+    }
+
+    #[test]
     fn ourselves() {
         let stat = Stat::read(std::process::id().cast_signed()).expect("alive");
         assert_eq!(
@@ -133,6 +211,8 @@ mod tests {
         fn no_text_panics(text in "\\PC{0,60}") {
             let _ = Stat::parse(&text);
             let _ = memory_in(&text);
+            let _ = open_files(&text);
+            let _ = table_size(&text);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! settings, bundle ─► look (CRIU? images whole? mounts there?) ─► images shown
 //!     ─► network namespace
 //!     ─► runtime restore ─► bundle as it was ─► is init still there?
+//!     ─► a lazy one that failed before the container ran: again, eagerly
 //!     ─► on failure: log kept and explained
 //! ```
 //!
@@ -20,14 +21,16 @@ use std::thread;
 use std::time::Instant;
 
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
+use cedana_checkpoint::image::inspect::external_mounts;
 use cedana_checkpoint::image::manifest::Manifest;
 use cedana_checkpoint::image::{self, Network, manifest};
-use cedana_config::{Config, Mode};
+use cedana_config::{Config, Mode, Tcp};
 use tempfile::TempDir;
 
 use crate::bundle::Bundle;
-use crate::child::{self, Keep, Next, Question, Signals};
+use crate::child::{self, Keep, Next, Outcome, Question, Signals};
 use crate::cli::Request;
+use crate::console::Console;
 use crate::criu::{self, ConfigFile, Log};
 use crate::error::{Error, LogNote};
 use crate::lazy::{self, Session};
@@ -70,28 +73,46 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             request.id
         ));
     };
-    let wanted = |manifest: &Manifest| {
-        lazy::wanted(&config, &runtime, manifest).unwrap_or_else(|why| {
+    let lazily = |manifest: &Manifest| {
+        let limit = bundle.memory_limit();
+        lazy::wanted(&config, &runtime, manifest, &images, limit).unwrap_or_else(|why| {
             eager(&why);
             false
         })
     };
-    let shown = Shown::new(&images, config.restore.memory, wanted, |message| {
-        reporter.quiet_warning(&message);
-    })
-    .map_err(|source| Error::Shown { id: id(), source })?;
+    let show = |lazily: &dyn Fn(&Manifest) -> bool| {
+        let tell = |message: &str| reporter.quiet_warning(&message);
+        Shown::new(&images, config.restore.memory, lazily, tell)
+            .map_err(|source| Error::Shown { id: id(), source })
+    };
+    let mut shown = show(&lazily)?;
     if shown.is_stock() && config.restore.mode == Mode::Lazy {
         eager(
             "a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page",
         );
     }
     bundle.check_mounts().map_err(in_bundle)?;
+    let mounts = bundle
+        .mounts_below(external_mounts(&images))
+        .map_err(in_bundle)?;
 
     let network = image::network(&images);
     let netns = netns_to_lend(request, &bundle, network, reporter)?;
     let netns = netns.as_ref().map(Lend::path);
     let refused = |source| Error::Connections { id: id(), source };
-    let open = tcp::connections(&images).map_err(refused)?;
+    let open = match tcp::connections(&images) {
+        // CRIU may still know what to do with it.
+        Err(tcp::Error::Images(error @ image::Error::Unknown { .. }))
+            if config.restore.tcp != Tcp::Refuse =>
+        {
+            reporter.remark(&format!(
+                "container {}: its connections are left to CRIU: {error}",
+                request.id
+            ));
+            Vec::new()
+        }
+        open => open.map_err(refused)?,
+    };
     let target = target(&bundle, network, netns);
     let mut connections = match request.has(TCP_CLOSE) {
         true => Connections::Close,
@@ -110,34 +131,52 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let lent = bundle.lend(netns).map_err(in_bundle)?;
 
     let work = work_dir(request)?;
-    let log = Log::before(work.path(request).join("restore.log"));
     let find = || Container::find(request, &runtime).ok();
-    let (outcome, mut session) = loop {
-        let session = shown.is_in_part().then(|| {
+    let (outcome, log, mut session) = loop {
+        let mut session = None;
+        if shown.is_in_part() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
             let settings = lazy::Settings {
                 id: &request.id,
                 images: &images,
                 bundle: bundle.path(),
                 threads: config.restore.prefetch_cores.of(cores),
+                oom_score_adj: bundle.oom_score_adj(),
                 begun,
                 reporter,
             };
-            Session::start(&settings, &work.path(request))
-        });
-        let mut session = session.and_then(|started| {
-            started
-                .inspect_err(|error| eager(&format!("no page source can be started: {error}")))
-                .ok()
-        });
-        let command = command(
+            match Session::start(&settings, &work.path(request)) {
+                Ok(started) => session = Some(started),
+                Err(error) => {
+                    eager(&format!("no page source can be started: {error}"));
+                    shown = show(&|_| false)?;
+                }
+            }
+        }
+        let caller = request
+            .value("console-socket")
+            .filter(|path| !path.is_empty());
+        let console = match (&session, caller) {
+            (Some(_), Some(_)) => {
+                Some(Console::listen(&work.path(request)).map_err(Error::Console)?)
+            }
+            _ => None,
+        };
+        let mut command = command(
             request,
             &runtime,
             &work,
             shown.path().as_deref(),
-            connections,
+            RestoreOptions {
+                tcp_close: connections == Connections::Close,
+                external_mounts: mounts.clone(),
+            },
             session.is_some(),
+            console.as_ref().map(Console::path).as_deref(),
         )?;
+        if bundle.endangers_mounts() {
+            sys::set_mounts_apart(&mut command.command);
+        }
         let asked = session
             .as_ref()
             .and_then(|session| session.descriptor().ok());
@@ -149,39 +188,51 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             asked: asked.as_fd(),
             answer: &mut answer,
         });
+        let log = Log::before(work.path(request).join("restore.log"));
         let outcome = child::run_and_answer(&signals, command.command, Keep::Stdio, question)
             .map_err(|source| Error::Spawn {
                 program: runtime.program.clone(),
                 source,
             })?;
+        if outcome.status.success() || outcome.signalled || has_run(&log, session.as_mut()) {
+            if let (Some(console), Some(caller)) = (console, caller)
+                && outcome.status.success()
+                && let Err(error) = console.pass_on(Path::new(caller))
+            {
+                remove(request, &runtime);
+                return Err(Error::Console(error));
+            }
+            break (outcome, log, session);
+        }
         // The runtime has forgotten the container already, and the hooks that
         // set its network up may run again: Docker's moves it to wherever it is
         // told (libnetwork, `Sandbox.SetKey`).
-        let is_for_an_address = connections == Connections::Try
-            && !outcome.status.success()
-            && log.cause() == Some(Cause::AddressNotAvailable);
-        if !is_for_an_address {
-            break (outcome, session);
+        if connections == Connections::Try && log.cause() == Some(Cause::AddressNotAvailable) {
+            connections = Connections::Close;
+            session.into_iter().for_each(Session::end);
+            continue;
         }
-        connections = Connections::Close;
+        // Whatever CRIU, the kernel or the page source could not do lazily, an
+        // eager restore may do; if it can't either, its reason is the better one.
+        let Some(mut lazy) = session else {
+            break (outcome, log, None);
+        };
+        let failure = failure(request, &config, &log, &outcome, &shown, Some(&mut lazy));
+        lazy.end();
+        reporter.quiet_warning(&format!("restoring eagerly, because {failure}"));
+        shown = show(&|_| false)?;
     };
     drop(network_lock);
     drop(lent);
-    let damage = shown.end();
 
     // In the foreground the runtime ends with the container, and its exit code
     // is the container's; only CRIU's log tells whether it began.
     let detached = request.has("detach");
-    if !outcome.status.success() && (detached || !log.says("Restore finished successfully")) {
-        let mut failure = log.failure(request, &config, &outcome);
-        // CRIU saw an I/O error; this is what it was.
-        let damage = damage.map(|damage| damage.to_string());
-        let damage = damage.or_else(|| session.as_mut()?.failure());
-        if let (Error::Failed { why, .. }, Some(damage)) = (&mut failure, damage) {
-            *why = damage.into();
-        }
-        return Err(failure);
+    if !outcome.status.success() && (detached || !has_run(&log, None)) {
+        let session = session.as_mut();
+        return Err(failure(request, &config, &log, &outcome, &shown, session));
     }
+    drop(shown);
     let incomplete = |why: String| Error::Failed {
         verb: request.verb,
         id: id(),
@@ -211,6 +262,34 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         }
     }
     Ok(exit_code(outcome.status))
+}
+
+/// Whether a restore came so far that the container may have run.
+fn has_run(log: &Log, session: Option<&mut Session>) -> bool {
+    log.says("Restore finished successfully") || session.is_some_and(Session::may_run)
+}
+
+/// Why a restore failed. A damaged file comes first, of which CRIU saw an I/O
+/// error; then CRIU's own reason; then the page source's, of which CRIU saw the end
+/// of a connection.
+fn failure(
+    request: &Request,
+    config: &Config,
+    log: &Log,
+    outcome: &Outcome,
+    shown: &Shown,
+    session: Option<&mut Session>,
+) -> Error {
+    let mut failure = log.failure(request, config, outcome);
+    let damage = shown.damage().map(|damage| damage.to_string());
+    let source = || match log.has_own_reason() {
+        true => None,
+        false => session?.failure(),
+    };
+    if let (Error::Failed { why, .. }, Some(reason)) = (&mut failure, damage.or_else(source)) {
+        *why = reason.into();
+    }
+    failure
 }
 
 /// Locks the connections of a checkpoint in the network namespace that it is
@@ -345,27 +424,31 @@ fn command(
     runtime: &Runtime,
     work: &WorkDir,
     shown: Option<&Path>,
-    connections: Connections,
+    wanted: RestoreOptions,
     lazy: bool,
+    console: Option<&Path>,
 ) -> Result<Prepared, Error> {
     // Locks and outside sockets that the checkpoint holds were allowed when it
     // was taken; a restore that refused them would only make it useless.
     let mut flags = vec!["--file-locks", "--ext-unix-sk"];
-    let mut options = None;
-    if connections == Connections::Close {
-        let closing = RestoreOptions { tcp_close: true };
-        options = Some(ConfigFile::new(|inherited| closing.render(inherited))?);
-    } else {
+    if !wanted.tcp_close {
         flags.push("--tcp-established");
     }
+    let options = match wanted == RestoreOptions::default() {
+        true => None,
+        false => Some(ConfigFile::new(|inherited| wanted.render(inherited))?),
+    };
     if let WorkDir::Ours(_, flag) = work {
         flags.push(flag);
     }
     if lazy {
         flags.push("--lazy-pages");
     }
-    let images: Option<(&str, &OsStr)> = shown.map(|path| ("image-path", path.as_os_str()));
-    let mut args = request.with_values(&flags, images.as_slice());
+    let values: Vec<(&str, &OsStr)> = [("image-path", shown), ("console-socket", console)]
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path?.as_os_str())))
+        .collect();
+    let mut args = request.with_values(&flags, &values);
     // crun never becomes a subreaper and knows no flag against it, which every
     // caller gives that detaches (containerd's shim, Docker).
     if request.has("no-subreaper") && runtime.is_crun() {

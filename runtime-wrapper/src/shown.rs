@@ -23,6 +23,8 @@ use cedana_checkpoint::image::store::{self, Durability, Store};
 use cedana_checkpoint::image::{self, Unfit, unpack};
 use tempfile::TempDir;
 
+use crate::sys;
+
 /// Why there is nothing to restore from.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -82,15 +84,18 @@ impl Shown {
         };
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
+        let directory = || -> Result<Directory, Error> {
+            let mut directory = contents::open(dir, &manifest)?;
+            image::reserve(&mut directory, sys::free_memory().map_err(Error::Machine)?);
+            Ok(directory)
+        };
+        let served = directory()?;
         let lazy = lazy(&manifest);
         let memory = if lazy { LAZY } else { memory };
-        match Server::start(contents::open(dir, &manifest)?, memory) {
+        match Server::start(served, memory) {
             Ok(server) if lazy => Ok(Self(How::ServedInPart(server))),
             Ok(server) => Ok(Self(How::Served(server))),
-            Err(unavailable) => {
-                let directory = contents::open(dir, &manifest)?;
-                Self::unpacked(dir, &directory, unavailable, tell)
-            }
+            Err(unavailable) => Self::unpacked(dir, &directory()?, unavailable, tell),
         }
     }
 
@@ -152,10 +157,10 @@ impl Shown {
         matches!(self.0, How::Itself)
     }
 
-    /// Ends it, and says what turned out to be damaged while it was read.
-    pub(crate) fn end(self) -> Option<Arc<Damage>> {
-        match self.0 {
-            How::Served(server) | How::ServedInPart(server) => server.stop(),
+    /// What turned out to be damaged while CRIU read it.
+    pub(crate) fn damage(&self) -> Option<Arc<Damage>> {
+        match &self.0 {
+            How::Served(server) | How::ServedInPart(server) => server.damage(),
             _ => None,
         }
     }

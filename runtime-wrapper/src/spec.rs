@@ -27,6 +27,23 @@ fn is_network(entry: &Value) -> bool {
     entry.is_object() && entry.get("type").and_then(Value::as_str) == Some("network")
 }
 
+/// Whether a mount of an OCI configuration is a bind mount.
+pub(crate) fn is_bind(mount: &Value) -> bool {
+    mount.get("type").and_then(Value::as_str) == Some("bind")
+        || has_option(mount, "bind")
+        || has_option(mount, "rbind")
+}
+
+/// Whether it is one that brings the mounts below its source along.
+pub(crate) fn is_recursive_bind(mount: &Value) -> bool {
+    has_option(mount, "rbind")
+}
+
+fn has_option(mount: &Value, wanted: &str) -> bool {
+    let options = mount.get("options").and_then(Value::as_array);
+    options.is_some_and(|options| options.iter().any(|option| option == wanted))
+}
+
 /// The annotations of an OCI configuration.
 pub(crate) fn annotations(spec: &Value) -> BTreeMap<String, String> {
     spec.get("annotations")

@@ -1,5 +1,6 @@
 //! The few calls that neither the standard library nor `nix` offers safely.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -7,8 +8,12 @@ use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Sets `PATH` where the caller set none, for this process and for the programs
 /// that it starts. To be called first in `main`.
@@ -39,6 +44,22 @@ pub(crate) fn tie_to_parent(command: &mut Command) {
     }
 }
 
+/// Gives a child a mount namespace of its own: it sees what is mounted and
+/// unmounted here, and what it mounts and unmounts itself stays there.
+pub(crate) fn set_mounts_apart(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes only system calls (unshare,
+    // mount) with arguments that exist already, and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            const NONE: Option<&CStr> = None;
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+            mount(NONE, c"/", NONE, flags, NONE)?;
+            Ok(())
+        });
+    }
+}
+
 /// A descriptor that the caller of this program left open for it, as one of our
 /// own. Programs that we run don't get it, but for the standard ones.
 pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {
@@ -50,6 +71,19 @@ pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {
         fcntl(theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     Ok(ours)
+}
+
+/// The size of a page, in bytes.
+pub(crate) fn page_size() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok())
+        .unwrap_or(4096)
+}
+
+/// The machine's free memory in bytes, without what the kernel could free: a
+/// mapping of that size passes every version's overcommit heuristic.
+pub(crate) fn free_memory() -> io::Result<u64> {
+    Ok(sysinfo()?.ram_unused())
 }
 
 /// A file descriptor that polls readable once the process has ended.
@@ -109,7 +143,7 @@ pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
 
 /// Shows this process under another name of the same length: in `comm`, and in
 /// its command line, whose first word the name replaces.
-pub(crate) fn rename(name: &std::ffi::CStr) {
+pub(crate) fn rename(name: &CStr) {
     let _ = prctl::set_name(name);
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Field 48 is the address of the first argument (proc(5)); what follows the

@@ -10,7 +10,7 @@
 #          layers says, instead of copying them.
 
 SUITES=(trixie sid)
-ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpointctl,iproute2,iptables,nftables,procps,python3,ca-certificates,strace,curl,zstd
+ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpointctl,iproute2,iptables,nftables,procps,python3,ca-certificates,strace,curl,zstd,e2fsprogs,erofs-utils,fuse-overlayfs
 
 check_suite() {
   local suite

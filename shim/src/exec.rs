@@ -1,5 +1,7 @@
 //! A process added to a running container (`ctr task exec`, `docker exec`),
-//! with a life of its own: created, running, stopped, deleted.
+//! with a life of its own: created, running, stopped, deleted. One that can't be
+//! started stays created, as with containerd's own shim, and may be started
+//! again.
 //!
 //! It is no child of the container's init, hence no part of a checkpoint: it
 //! goes on after one that leaves the container running and ends with one that
@@ -7,7 +9,7 @@
 
 use std::{
     fs,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use containerd_shim::{api::Status, protos::protobuf::well_known_types::any::Any};
@@ -15,12 +17,17 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::{Context, Error, Result, at},
-    process::Process,
+    process::{Ended, Process},
+    reaper::ExitStatus,
     stdio::Stdio,
 };
 
+/// What Wait answers for a process that could not be started, as a shell has it
+/// for a command that it can't run. (containerd's own shim answers 0.)
+const NOT_STARTED: ExitStatus = 126;
+
 /// Where an exec'd process is in its life. That it has stopped is what its
-/// [`Process`] knows.
+/// [`Process`] knows, which then also has an end that comes from a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Created,
@@ -63,17 +70,31 @@ impl Exec {
     /// # Errors
     /// [`Error::FailedPrecondition`] when it is already taken.
     pub(crate) fn begin_start(&self) -> Result<()> {
-        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.process.ended().is_some() {
-            return Err(Error::FailedPrecondition(
-                "cannot start a stopped process".into(),
-            ));
-        }
-        match std::mem::replace(&mut *stage, Stage::Started) {
-            Stage::Created => Ok(()),
-            Stage::Started => Err(Error::FailedPrecondition(
-                "cannot start a running process".into(),
-            )),
+        let mut stage = self.stage();
+        let refusal = match (*stage, self.process.ended()) {
+            (Stage::Created, _) => {
+                *stage = Stage::Started;
+                self.process.forget_end();
+                return Ok(());
+            }
+            (Stage::Started, Some(_)) => "cannot start a stopped process",
+            (Stage::Started, None) => "cannot start a running process",
+        };
+        Err(Error::FailedPrecondition(refusal.into()))
+    }
+
+    /// Gives the start back after it failed, and lets clients that wait for the
+    /// process go on.
+    pub(crate) fn start_failed(&self) {
+        *self.stage() = Stage::Created;
+        self.process.end(NOT_STARTED);
+    }
+
+    /// Its end, if it has run.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        match *self.stage() {
+            Stage::Created => None,
+            Stage::Started => self.process.ended(),
         }
     }
 
@@ -87,12 +108,10 @@ impl Exec {
 
     /// The status in containerd's terms, but for the container's pause.
     pub(crate) fn status(&self) -> Status {
-        if self.process.ended().is_some() {
-            return Status::STOPPED;
-        }
-        match *self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
-            Stage::Created => Status::CREATED,
-            Stage::Started => Status::RUNNING,
+        match (*self.stage(), self.process.ended()) {
+            (Stage::Created, _) => Status::CREATED,
+            (Stage::Started, None) => Status::RUNNING,
+            (Stage::Started, Some(_)) => Status::STOPPED,
         }
     }
 
@@ -107,6 +126,10 @@ impl Exec {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,6 +165,23 @@ mod tests {
                 .contains("stopped")
         );
         exec.admit_delete().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_could_not_be_started_is_created_still() {
+        let exec = Exec::new("e", Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
+        exec.begin_start().unwrap();
+        exec.start_failed();
+        assert_eq!(exec.status(), Status::CREATED);
+        assert_eq!(exec.ended(), None);
+        assert_eq!(exec.process.ended().map(|e| e.status), Some(NOT_STARTED));
+        exec.admit_delete().unwrap();
+
+        exec.begin_start().unwrap();
+        assert_eq!(exec.status(), Status::RUNNING);
+        exec.process.end(3);
+        assert_eq!(exec.status(), Status::STOPPED);
+        assert_eq!(exec.ended().map(|e| e.status), Some(3));
     }
 
     #[test]

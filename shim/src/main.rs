@@ -19,6 +19,7 @@ mod container;
 mod error;
 mod events;
 mod exec;
+mod mount;
 mod options;
 mod process;
 mod reaper;

@@ -13,15 +13,16 @@
 //! | CRI | `runtimeoptions.v1.Options` with a TOML body or path; for a checkpoint nothing |
 //!
 //! All of them are read here into [`CreateOptions`] and [`CheckpointOptions`].
-//! What can't be read, and what contradicts itself, is refused by name: an
-//! option that is silently dropped is a container that runs differently from
-//! what its owner asked for.
+//! What can't be read, and what contradicts itself, is refused by name, as is an
+//! unknown key in a file: a person typed it. A field of a message that this
+//! version doesn't know comes from a newer client, and containerd's own shim of
+//! the same age passes over it: so does ours, with a warning in its log.
 
 use std::{fs, path::Path};
 
 use containerd_shim::protos::{
     protobuf::{
-        CodedInputStream, Message, UnknownFields, rt::WireType, well_known_types::any::Any,
+        CodedInputStream, Message, UnknownValueRef, rt::WireType, well_known_types::any::Any,
     },
     shim::oci,
 };
@@ -54,6 +55,10 @@ pub(crate) struct CreateOptions {
     pub(crate) criu_image_path: String,
     /// Where CRIU works and logs during a restore.
     pub(crate) criu_work_path: String,
+    /// Has no effect, in containerd 1.7 neither, whose default configuration has
+    /// it: a file that was written for containerd's own runtime is read, too.
+    #[serde(skip_serializing)]
+    pub(crate) criu_path: String,
 }
 
 /// How a checkpoint is to be taken. All off (a client that sends no options)
@@ -79,6 +84,9 @@ pub(crate) struct CheckpointOptions {
     pub(crate) image_path: String,
     /// Where CRIU works and logs.
     pub(crate) work_path: String,
+    /// An earlier checkpoint, relative to this one: only memory that has changed
+    /// since is written. The field is new in containerd 2.4.
+    pub(crate) parent_path: String,
 }
 
 const RUNTIME_OPTIONS: &str = "runtimeoptions.v1.Options";
@@ -86,6 +94,9 @@ const RUNTIME_OPTIONS: &str = "runtimeoptions.v1.Options";
 const CRI_RUNTIME_OPTIONS: &str = "cri.runtimeoptions.v1.Options";
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 const RUNC_CHECKPOINT: &str = "containerd.runc.v1.CheckpointOptions";
+/// The number of [`CheckpointOptions::parent_path`], which the shim crates don't
+/// know yet.
+const PARENT_PATH: u32 = 10;
 const LINUX_CREATE: &str = "containerd.linux.runc.CreateOptions";
 const LINUX_CHECKPOINT: &str = "containerd.linux.runc.CheckpointOptions";
 
@@ -111,7 +122,9 @@ impl CreateOptions {
 
     fn from_runc(bytes: &[u8]) -> Result<Self> {
         let o = oci::Options::parse_from_bytes(bytes).map_err(malformed(RUNC_OPTIONS))?;
-        refuse_unknown(RUNC_OPTIONS, o.special_fields.unknown_fields())?;
+        for (number, _) in o.special_fields.unknown_fields().iter() {
+            pass_over(RUNC_OPTIONS, number);
+        }
         Ok(Self {
             no_pivot_root: o.no_pivot_root,
             no_new_keyring: o.no_new_keyring,
@@ -123,6 +136,7 @@ impl CreateOptions {
             systemd_cgroup: o.systemd_cgroup,
             criu_image_path: o.criu_image_path,
             criu_work_path: o.criu_work_path,
+            ..Self::default()
         })
     }
 
@@ -139,7 +153,7 @@ impl CreateOptions {
                 (11, Value::Number(n)) => o.io_gid = n as u32,
                 (12, Value::Text(s)) => o.criu_work_path = s,
                 (13, Value::Text(s)) => o.criu_image_path = s,
-                (number, _) => return Err(unknown_field(LINUX_CREATE, number)),
+                (number, _) => pass_over(LINUX_CREATE, number),
             }
         }
         Ok(o)
@@ -152,7 +166,7 @@ impl CreateOptions {
                 (1, Value::Text(s)) => type_url = s,
                 (2, Value::Text(s)) => path = s,
                 (3, Value::Text(s)) => body = s,
-                (number, _) => return Err(unknown_field(RUNTIME_OPTIONS, number)),
+                (number, _) => pass_over(RUNTIME_OPTIONS, number),
             }
         }
         if !type_url.is_empty() && type_url.rsplit('/').next() != Some(RUNC_OPTIONS) {
@@ -180,6 +194,12 @@ impl CreateOptions {
         toml::from_str(text).map_err(|e| Error::InvalidArgument(format!("{source}: {e}")))
     }
 
+    /// Whether the options came in the message that clients send to runtimes of
+    /// the name `io.containerd.runc.v2`.
+    pub(crate) fn are_runcs(options: Option<&Any>) -> bool {
+        options.is_some_and(|any| message_name(any) == RUNC_OPTIONS)
+    }
+
     /// Reads what [`CreateOptions::save`] wrote; the defaults if there is
     /// nothing, as for a container of an interrupted Create.
     pub(crate) fn load(bundle: &Path) -> Self {
@@ -203,21 +223,6 @@ impl CreateOptions {
 const FILE: &str = "options.json";
 
 impl CheckpointOptions {
-    /// Whether a client that sends these has no use for the standing container
-    /// once CRIU is done: if it names a place for the checkpoint, it makes no image
-    /// of the container's files; and containerd's `container.Checkpoint` (what `ctr
-    /// container checkpoint` calls), which is known by its fixed options
-    /// (`client/container.go`, 1.6 to 2.4), has copied them before it has the task
-    /// checkpointed. `task.Checkpoint` copies them afterwards, and sends none.
-    pub(crate) fn need_the_task_no_longer(&self) -> bool {
-        let of_a_container = Self {
-            exit: Some(false),
-            file_locks: true,
-            ..Self::default()
-        };
-        !self.image_path.is_empty() || *self == of_a_container
-    }
-
     /// Reads the options of a Checkpoint request.
     ///
     /// # Errors
@@ -239,7 +244,17 @@ impl CheckpointOptions {
     fn from_runc(bytes: &[u8]) -> Result<Self> {
         let o =
             oci::CheckpointOptions::parse_from_bytes(bytes).map_err(malformed(RUNC_CHECKPOINT))?;
-        refuse_unknown(RUNC_CHECKPOINT, o.special_fields.unknown_fields())?;
+        let mut parent_path = String::new();
+        for (number, value) in o.special_fields.unknown_fields().iter() {
+            match (number, value) {
+                (PARENT_PATH, UnknownValueRef::LengthDelimited(path)) => {
+                    parent_path = str::from_utf8(path)
+                        .map_err(malformed(RUNC_CHECKPOINT))?
+                        .to_owned();
+                }
+                _ => pass_over(RUNC_CHECKPOINT, number),
+            }
+        }
         Ok(Self {
             exit: Some(o.exit),
             open_tcp: o.open_tcp,
@@ -250,6 +265,7 @@ impl CheckpointOptions {
             cgroups_mode: o.cgroups_mode,
             image_path: o.image_path,
             work_path: o.work_path,
+            parent_path,
         })
     }
 
@@ -268,7 +284,7 @@ impl CheckpointOptions {
                 (7, Value::Text(s)) => o.cgroups_mode = s,
                 (8, Value::Text(s)) => o.work_path = s,
                 (9, Value::Text(s)) => o.image_path = s,
-                (number, _) => return Err(unknown_field(LINUX_CHECKPOINT, number)),
+                (number, _) => pass_over(LINUX_CHECKPOINT, number),
             }
         }
         Ok(o)
@@ -286,27 +302,20 @@ fn unknown_type(got: &str, known: &[&str]) -> Error {
     ))
 }
 
-fn unknown_field(message: &str, number: u32) -> Error {
-    Error::InvalidArgument(format!(
-        "option number {number} of {message} is not supported"
-    ))
+fn pass_over(message: &str, number: u32) {
+    log::warn!("option number {number} of {message} is unknown and has no effect");
 }
 
 fn malformed<E: std::fmt::Display>(message: &'static str) -> impl Fn(E) -> Error {
     move |e| Error::InvalidArgument(format!("options {message} are malformed: {e}"))
 }
 
-fn refuse_unknown(message: &str, unknown: &UnknownFields) -> Result<()> {
-    match unknown.iter().next() {
-        Some((number, _)) => Err(unknown_field(message, number)),
-        None => Ok(()),
-    }
-}
-
 /// A field of a flat protobuf message.
 enum Value {
     Number(u64),
     Text(String),
+    /// What no known field is.
+    Other,
 }
 
 /// The fields of a message whose definition the shim crates don't carry.
@@ -337,8 +346,18 @@ impl Iterator for Fields<'_> {
         let number = tag >> 3;
         let value = match WireType::new(tag & 7) {
             Some(WireType::Varint) => self.input.read_uint64().map(Value::Number),
-            Some(WireType::LengthDelimited) => self.input.read_string().map(Value::Text),
-            _ => return Some(Err(unknown_field(self.message, number))),
+            Some(WireType::LengthDelimited) => self
+                .input
+                .read_bytes()
+                .map(|bytes| String::from_utf8(bytes).map_or(Value::Other, Value::Text)),
+            Some(wire_type) => self.input.skip_field(wire_type).map(|()| Value::Other),
+            None => {
+                let message = self.message;
+                return Some(Err(Error::InvalidArgument(format!(
+                    "options {message} are malformed: wire type {}",
+                    tag & 7
+                ))));
+            }
         };
         Some(value.map(|value| (number, value)).map_err(malformed))
     }
@@ -393,6 +412,18 @@ mod tests {
     }
 
     #[test]
+    fn only_runcs_own_message_tells_the_runtimes_name() {
+        assert!(CreateOptions::are_runcs(Some(&any(RUNC_OPTIONS, vec![]))));
+        for name in [RUNTIME_OPTIONS, LINUX_CREATE, ""] {
+            assert!(
+                !CreateOptions::are_runcs(Some(&any(name, vec![]))),
+                "{name}"
+            );
+        }
+        assert!(!CreateOptions::are_runcs(None));
+    }
+
+    #[test]
     fn a_toml_body_is_read_and_its_unknown_keys_refused() {
         let body = texts(&[(3, "BinaryName = \"crun\"\nIoUid = 7\n")]);
         let read = CreateOptions::from_request(Some(&any(RUNTIME_OPTIONS, body))).unwrap();
@@ -421,13 +452,43 @@ mod tests {
     }
 
     #[test]
-    fn unknown_messages_and_fields_are_named() {
+    fn unknown_messages_are_named() {
         let refusal = CreateOptions::from_request(Some(&any("acme.Options", vec![]))).unwrap_err();
         assert!(refusal.to_string().contains("acme.Options"), "{refusal}");
-        let refusal =
-            CheckpointOptions::from_request(Some(&any(RUNC_CHECKPOINT, vec![15 << 3, 1])))
-                .unwrap_err();
-        assert!(refusal.to_string().contains("number 15"), "{refusal}");
+    }
+
+    #[test]
+    fn unknown_fields_are_passed_over() {
+        // A number, text that is none, four and eight bytes; then a known one.
+        let mut sent = vec![15 << 3, 1, 14 << 3 | 2, 1, 0xff];
+        sent.extend([13 << 3 | 5, 0, 0, 0, 0, 12 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        sent.extend([1 << 3, 1]);
+        for message in [RUNC_CHECKPOINT, LINUX_CHECKPOINT] {
+            let read = CheckpointOptions::from_request(Some(&any(message, sent.clone()))).unwrap();
+            assert_eq!(read.exit, Some(true), "{message}");
+        }
+        for message in [RUNC_OPTIONS, LINUX_CREATE] {
+            let read = CreateOptions::from_request(Some(&any(message, sent.clone()))).unwrap();
+            assert!(read.no_pivot_root, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_parent_is_read() {
+        let read = |value| CheckpointOptions::from_request(Some(&any(RUNC_CHECKPOINT, value)));
+        let sent = texts(&[(10, "../first")]);
+        assert_eq!(read(sent).unwrap().parent_path, "../first");
+        let garbled = read(vec![10 << 3 | 2, 1, 0xff]).unwrap_err();
+        assert!(garbled.to_string().contains("malformed"), "{garbled}");
+    }
+
+    #[test]
+    fn containerds_default_options_are_read() {
+        // `containerd config default`, 1.7.24.
+        let text = "BinaryName = \"\"\nCriuImagePath = \"\"\nCriuPath = \"\"\nCriuWorkPath = \"\"\n\
+                    IoGid = 0\nIoUid = 0\nNoNewKeyring = false\nNoPivotRoot = false\n\
+                    Root = \"\"\nShimCgroup = \"\"\nSystemdCgroup = true\n";
+        assert!(CreateOptions::from_toml("x", text).unwrap().systemd_cgroup);
     }
 
     #[test]
@@ -449,34 +510,6 @@ mod tests {
             let any = any(names[name], value);
             let _ = CreateOptions::from_request(Some(&any));
             let _ = CheckpointOptions::from_request(Some(&any));
-        }
-    }
-
-    #[test]
-    fn whose_checkpoint_needs_the_task_no_longer() {
-        let of_a_container = CheckpointOptions {
-            exit: Some(false),
-            file_locks: true,
-            ..CheckpointOptions::default()
-        };
-        assert!(of_a_container.need_the_task_no_longer());
-        let to_a_path = CheckpointOptions {
-            image_path: "/x".into(),
-            ..CheckpointOptions::default()
-        };
-        assert!(to_a_path.need_the_task_no_longer());
-        for of_a_task in [
-            CheckpointOptions::default(),
-            CheckpointOptions {
-                exit: Some(false),
-                ..CheckpointOptions::default()
-            },
-            CheckpointOptions {
-                open_tcp: true,
-                ..of_a_container
-            },
-        ] {
-            assert!(!of_a_task.need_the_task_no_longer());
         }
     }
 }

@@ -114,6 +114,11 @@ impl Process {
         self.ended().unwrap_or(ended)
     }
 
+    /// Takes the end of a failed start back, before another one.
+    pub(crate) fn forget_end(&self) {
+        self.ended.send_replace(None);
+    }
+
     /// Records that the process exists.
     pub(crate) fn set_pid(&self, pid: i32) {
         self.running().pid = pid;

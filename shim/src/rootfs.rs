@@ -5,38 +5,39 @@
 //! layers changes the working directory of the thread that does it, and a slow
 //! or hung file system must not hold up the other containers of the pod.
 
-use std::path::{Path, PathBuf};
-
-use containerd_shim::{
-    mount::{mount_rootfs, umount_recursive},
-    protos::types::mount::Mount,
+use std::{
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
 };
+
+use containerd_shim::protos::types::mount::Mount;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use tokio::sync::oneshot;
 
-use crate::error::{Context, Error, Result, at};
+use crate::{
+    error::{Context, Error, Result, at},
+    mount,
+    reaper::Reaper,
+};
 
 /// Mounts `mounts` in order below `rootfs`, which is made if need be. When one
 /// fails, those before it are undone.
 ///
 /// # Errors
 /// Names the mount that failed.
-pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf) -> Result<()> {
+pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -> Result<()> {
     on_own_thread(move || {
         make_directory(&rootfs)?;
         for mount in &mounts {
-            let mounted = target(&rootfs, &mount.target).and_then(|target| {
-                mount_rootfs(
-                    Some(mount.type_.as_str()).filter(|t| !t.is_empty()),
-                    Some(mount.source.as_str()).filter(|s| !s.is_empty()),
-                    &mount.options,
-                    target,
-                )
-                .map_err(|e| Error::Runtime(format!("failed to mount rootfs component: {e}")))
-            });
+            let mounted = target(&rootfs, &mount.target)
+                .and_then(|target| mount::mount(mount, &target, &reaper));
             if let Err(e) = mounted {
                 // The first failure is the one to tell.
                 let _ = unmount_now(&rootfs);
-                return Err(e);
+                return Err(Error::Runtime(format!(
+                    "failed to mount rootfs component: {e}"
+                )));
             }
         }
         Ok(())
@@ -57,8 +58,7 @@ pub(crate) async fn unmount(rootfs: PathBuf) -> Result<()> {
 /// # Errors
 /// As [`unmount`].
 pub(crate) fn unmount_now(rootfs: &Path) -> Result<()> {
-    umount_recursive(rootfs.to_str(), 0)
-        .map_err(|e| Error::Runtime(format!("failed rootfs umount: {}: {e}", rootfs.display())))
+    mount::unmount(rootfs).map_err(|e| Error::Runtime(format!("failed rootfs umount: {e}")))
 }
 
 fn make_directory(rootfs: &Path) -> Result<()> {
@@ -72,16 +72,21 @@ fn make_directory(rootfs: &Path) -> Result<()> {
         .context(|| at("create", rootfs))
 }
 
-/// A mount's place: the root itself or a folder in it.
+/// A mount's place: the root itself or a folder in it. Links and `..` in an
+/// image's folders don't lead out of the root.
 fn target(rootfs: &Path, below: &str) -> Result<PathBuf> {
-    let below = Path::new(below.trim_start_matches('/'));
-    if below.components().any(|c| c.as_os_str() == "..") {
-        return Err(Error::InvalidArgument(format!(
-            "mount target {} leaves the container's root",
-            below.display()
-        )));
+    let below = below.trim_start_matches('/');
+    if below.is_empty() {
+        return Ok(rootfs.to_owned());
     }
-    Ok(rootfs.join(below))
+    let root = File::open(rootfs).context(|| at("open", rootfs))?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let place = openat2(&root, below, how)
+        .context(|| format!("find mount target {below:?} in {}", rootfs.display()))?;
+    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+    fs::read_link(&link).context(|| at("read", Path::new(&link)))
 }
 
 async fn on_own_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
@@ -101,9 +106,17 @@ mod tests {
 
     #[test]
     fn targets_stay_below_the_root() {
-        let root = Path::new("/b/rootfs");
-        assert_eq!(target(root, "").unwrap(), Path::new("/b/rootfs/"));
-        assert_eq!(target(root, "/etc").unwrap(), Path::new("/b/rootfs/etc"));
-        assert!(target(root, "../../etc").is_err());
+        let bundle = tempfile::tempdir().unwrap();
+        let bundle = bundle.path().canonicalize().unwrap();
+        let root = bundle.join("rootfs");
+        fs::create_dir_all(root.join("etc/deep")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
+        assert_eq!(target(&root, "").unwrap(), root);
+        assert_eq!(target(&root, "/").unwrap(), root);
+        assert_eq!(target(&root, "/etc/deep").unwrap(), root.join("etc/deep"));
+        assert_eq!(target(&root, "../../etc").unwrap(), root.join("etc"));
+        assert_eq!(target(&root, "link/deep").unwrap(), root.join("etc/deep"));
+        let missing = target(&root, "none").unwrap_err().to_string();
+        assert!(missing.contains("none"), "{missing}");
     }
 }

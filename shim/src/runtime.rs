@@ -182,8 +182,7 @@ impl Runtime {
         drop(command);
         let (pid, exit) = spawned.map_err(|e| {
             Error::Runtime(format!(
-                "{what}: cannot run {}: {e}; install it or set the runtime option BinaryName",
-                program.display()
+                "{what}: cannot run {program:?}: {e}; install it or set the runtime option BinaryName"
             ))
         })?;
         known.store(pid, Ordering::Relaxed);

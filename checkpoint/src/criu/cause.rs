@@ -39,11 +39,44 @@ pub enum Cause {
     /// An unlinked file while link remapping is turned off.
     LinkRemap(String),
     /// A watched file that can't be found again.
-    Inotify,
+    Inotify(Watched),
+    /// A mount that CRIU can't make from the others.
+    MountBelow(String),
+    /// An open file on a mount that is not in the container.
+    OutsideFile(Descriptor),
+    /// A POSIX message queue, with its name if CRIU says it.
+    MessageQueue(Option<String>),
+    /// A pipe in packet mode.
+    PacketPipe,
+    /// The controlling terminal, opened by a process that has no other
+    /// descriptor of it.
+    ControllingTerminal,
+    /// Credentials or other control messages that wait in a unix socket.
+    ControlMessages,
+    /// Memory of memfd_secret(2).
+    SecretMemory,
+    /// An epoll set that holds a file under a descriptor that was closed.
+    EpollTarget,
     /// A namespace made inside the container.
     NestedNamespace(String),
     /// A process that another one traces, or that is stopped.
     Traced,
+    /// A process whose main thread has ended before the others.
+    DeadLeader,
+    /// A process ended while CRIU worked on it.
+    Ended,
+    /// A process was killed while CRIU restored it.
+    Killed,
+    /// A process of the container has no free file descriptor.
+    NoDescriptor,
+    /// CRIU itself has no free file descriptor.
+    NoDescriptorLeft,
+    /// The limit of processes and threads.
+    PidsLimit,
+    /// A limit of what a user may watch: the sysctl's name.
+    WatchLimit(&'static str),
+    /// A program that CRIU runs is not installed.
+    MissingProgram(String),
     /// Freezing took too long.
     FreezeTimeout,
     /// Another uid's limits can't be read.
@@ -69,6 +102,8 @@ pub enum Cause {
     },
     /// A process id of the checkpoint is in use.
     BusyPid(u32),
+    /// The ID of a thread of the checkpoint is in use.
+    BusyThread,
     /// A mount of the checkpoint has no counterpart in the bundle.
     MissingMount(String),
     /// The checkpoint's network namespace must be handed in and was not.
@@ -96,6 +131,75 @@ pub enum Socket {
     Family(u32),
 }
 
+/// What a process watches by inotify or fanotify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// All that CRIU's errors tell.
+    Unknown,
+    /// A file, as far as it was found.
+    File {
+        /// The process that watches: its PID and name.
+        process: String,
+        /// The file's inode.
+        inode: u64,
+        /// Where it is in the container, if that was found.
+        path: Option<String>,
+    },
+}
+
+/// A descriptor that a process has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number.
+    pub number: u32,
+    /// The path that the kernel gives for it.
+    pub path: String,
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.number {
+            0 => "standard input",
+            1 => "standard output",
+            2 => "standard error",
+            number => return write!(f, "descriptor {number}"),
+        };
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const REASON: &str = "by inotify or fanotify, and CRIU can't find it again, because the container's overlay file system does not decode file handles; end the watch, mount the overlay with index=on,nfs_export=on, or set";
+        const SETTINGS: &str = "irmap-scan-path and force-irmap in /etc/criu/runc.conf";
+        match self {
+            Self::Unknown => write!(f, "a process watches a file {REASON} {SETTINGS}"),
+            Self::File {
+                process,
+                inode,
+                path: None,
+            } => write!(
+                f,
+                "process {process} watches a file (inode {inode}; its path was not found) {REASON} {SETTINGS}"
+            ),
+            Self::File {
+                process,
+                path: Some(path),
+                ..
+            } => {
+                let dir = match path.rsplit_once('/') {
+                    Some((dir, _)) if !dir.is_empty() => dir,
+                    _ => "/",
+                };
+                write!(
+                    f,
+                    "process {process} watches {path} {REASON} \"irmap-scan-path {dir}\" and \"force-irmap\" in /etc/criu/runc.conf"
+                )
+            }
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,7 +216,29 @@ impl fmt::Display for Cause {
             Self::FileLocks => f.write_str("a process holds a file lock, and carrying locks is turned off; set file_locks = true"),
             Self::GhostTooLarge { path, size } => write!(f, "the deleted file {path} is still open and has {size} bytes, more than the limit; raise ghost_limit"),
             Self::LinkRemap(path) => write!(f, "the file {path} was deleted while open and has another name; set link_remap = true"),
-            Self::Inotify => f.write_str("a process watches a file by inotify or fanotify that CRIU can't find again (overlay file systems can't decode its handle); mount the overlay with index=on,nfs_export=on, or set irmap-scan-path and force-irmap in /etc/criu/runc.conf"),
+            Self::Inotify(watched) => watched.fmt(f),
+            Self::MountBelow(path) => write!(f, "the container has a mount at {path} that CRIU can't make again (it came with a recursive bind mount and is no longer mounted on the host, or it was bind-mounted inside the container); unmount it, or give the container a bind mount without the mounts below it (Docker: bind-recursive=disabled)"),
+            Self::OutsideFile(file) => write!(f, "a process has {file} on {}, a file that is outside of the container's mounts; start the container with a pipe, a terminal or /dev/null there (as ctr, Docker and Podman do), or let it open the file through a bind mount", file.path),
+            Self::MessageQueue(name) => {
+                f.write_str("the container has a POSIX message queue")?;
+                if let Some(name) = name {
+                    write!(f, " ({name})")?;
+                }
+                f.write_str(", which CRIU does not support; close and unlink it (mq_unlink) before the checkpoint")
+            }
+            Self::PacketPipe => f.write_str("a process has a pipe in packet mode (O_DIRECT), which CRIU does not support; close it before the checkpoint, or use a unix socket of type SOCK_SEQPACKET in the application"),
+            Self::ControllingTerminal => f.write_str("a process has /dev/tty open that is not the leader of the terminal's session, as a shell within a shell has, or screen or script; leave the inner shell before the checkpoint, or start the program without the outer one (exec)"),
+            Self::ControlMessages => f.write_str("a unix socket holds messages with credentials (SO_PASSCRED) that were not read yet, which CRIU does not support; try again shortly, when the application has read them"),
+            Self::SecretMemory => f.write_str("a process has secret memory (memfd_secret), which the kernel shows to no other process and so CRIU can't dump; turn the feature off in the application"),
+            Self::EpollTarget => f.write_str("an epoll set holds a file whose descriptor its process has closed while a copy stayed open, and CRIU can't put it back; remove a descriptor from the set (EPOLL_CTL_DEL) before it is closed, then take another checkpoint"),
+            Self::DeadLeader => f.write_str("a process's main thread has ended while other threads of it run, which CRIU does not support; let the main thread wait for the others (pthread_join) in the application, or end the process"),
+            Self::Ended => f.write_str("a process of the container ended while CRIU was working on it; see the container's state and output, and try again if it runs"),
+            Self::Killed => f.write_str("a process was killed while CRIU was restoring it (signal 9); if the kernel's log names the memory limit, raise it, and try again"),
+            Self::NoDescriptor => f.write_str("a process has too few free file descriptors, and CRIU needs some in it; raise its limit of open files (RLIMIT_NOFILE), or close some"),
+            Self::NoDescriptorLeft => f.write_str("CRIU has no free file descriptor; raise the limit of open files of the engine (LimitNOFILE in its systemd unit), or fs.file-max"),
+            Self::PidsLimit => f.write_str("the limit of processes and threads is reached, and a restore needs a few more than the container has; raise the container's limit of PIDs (Docker: --pids-limit) or RLIMIT_NPROC"),
+            Self::WatchLimit(name) => write!(f, "the limit {name} is reached; raise it by sysctl"),
+            Self::MissingProgram(program) => write!(f, "CRIU needs the program {program}, which is not in its PATH; install it"),
             Self::NestedNamespace(kind) => write!(f, "a process inside the container has made a {kind} namespace of its own, which CRIU does not support; end it before the checkpoint"),
             Self::Traced => f.write_str("a process in the container is stopped or traced (a debugger, strace, SIGSTOP); detach or continue it first"),
             Self::FreezeTimeout => f.write_str("the container could not be frozen in time (a process waits in the kernel, or the node is overloaded); try again, or raise the timeout"),
@@ -124,6 +250,7 @@ impl fmt::Display for Cause {
             Self::MissingFile(path) => write!(f, "the file {path}, open at the checkpoint, is missing in the container's file system; restore with the files of that time (the same mounts and writable layer)"),
             Self::FileSize { path, found, expected } => write!(f, "the file {path} has {found} bytes but had {expected} at the checkpoint; restore with the files of that time"),
             Self::BusyPid(pid) => write!(f, "the process id {pid} is in use; stop the process that has it, or give the container its own PID namespace"),
+            Self::BusyThread => f.write_str("the ID of a thread is in use; stop the process that has it, or give the container its own PID namespace"),
             Self::MissingMount(what) => write!(f, "a mount of the checkpoint is missing ({what}); give the container the same mounts as at the checkpoint"),
             Self::MissingNetns => f.write_str("the checkpoint was taken in a network namespace of its own and the bundle has none; start it without host networking"),
             Self::AddressInUse => f.write_str("an address that the container listens on is in use; stop the program that has it, or restore into a fresh network namespace"),
@@ -150,13 +277,81 @@ impl Cause {
     /// The meaning of one error message, if it is a known one.
     #[must_use]
     pub fn of(message: &str) -> Option<Self> {
-        sockets(message)
+        lives(message)
+            .or_else(|| sockets(message))
+            .or_else(|| limits(message))
             .or_else(|| files(message))
             .or_else(|| processes(message))
             .or_else(|| restore(message))
             .or_else(|| system(message))
     }
 }
+
+/// Processes that ended under CRIU's hands.
+fn lives(m: &str) -> Option<Cause> {
+    // "Can't open 42/status on procfs", and the bare number that comes before it.
+    let in_proc = after(m, "Can't open ").is_some_and(|path| {
+        let name = path.trim_start_matches(|c: char| c.is_ascii_digit());
+        name != path && (name.starts_with(": No such") || name.contains(" on procfs: No such"))
+    });
+    // The signals that end a program from outside; by others its own memory, or
+    // CRIU's code in it, is at fault.
+    let signal = number_after(m, "si_status=");
+    let by_signal = m.starts_with("si_code=") && matches!(signal, Some(9 | 15));
+    let unexpected = [
+        "was killed by 9 unexpectedly",
+        "was killed by 15 unexpectedly",
+    ];
+    let ended = in_proc
+        || by_signal
+        || unexpected.iter().any(|text| m.contains(text))
+        || m.ends_with(": No such process")
+        || m.contains("Failed to read ack")
+        || m.contains("Message reply from daemon is trimmed");
+    if ended {
+        return Some(Cause::Ended);
+    }
+    m.contains(" killed by signal 9").then_some(Cause::Killed)
+}
+
+/// Limits that have an error number in common with something else.
+fn limits(m: &str) -> Option<Cause> {
+    let number = number_after::<i32>(m, "Unable to create a thread: -");
+    match number {
+        Some(EAGAIN) => return Some(Cause::PidsLimit),
+        Some(EEXIST) => return Some(Cause::BusyThread),
+        Some(ENOMEM) => return Some(Cause::NoMemory),
+        _ => {}
+    }
+    if m.contains("Can't fork for ") && m.ends_with(": Resource temporarily unavailable") {
+        return Some(Cause::PidsLimit);
+    }
+    let inotify = m.contains("inotify");
+    if m.ends_with(": Too many open files") {
+        return Some(match () {
+            () if inotify => Cause::WatchLimit("fs.inotify.max_user_instances"),
+            () if m.contains("in victim") => Cause::NoDescriptor,
+            () => Cause::NoDescriptorLeft,
+        });
+    }
+    if m.ends_with(": Too many open files in system") {
+        return Some(Cause::NoDescriptorLeft);
+    }
+    if m.ends_with(": No space left on device") {
+        if m.contains("Can't add watch for") {
+            return Some(Cause::WatchLimit("fs.inotify.max_user_watches"));
+        }
+        if m.contains("Can't add event on") {
+            return Some(Cause::WatchLimit("fs.epoll.max_user_watches"));
+        }
+    }
+    None
+}
+
+/// Error numbers as CRIU's restorer prints them (errno(3)).
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EEXIST: i32 = 17;
 
 fn sockets(m: &str) -> Option<Cause> {
     if m.contains("Connected TCP socket") {
@@ -188,6 +383,9 @@ fn sockets(m: &str) -> Option<Cause> {
         || m.contains("name-less external socket")
     {
         return Some(Cause::ExternalUnixSocket);
+    }
+    if m.contains("Control messages in queue") {
+        return Some(Cause::ControlMessages);
     }
     if m.contains("Can't bind") || m.contains("Can't listen") {
         if m.contains("Address already in use") {
@@ -226,9 +424,37 @@ fn files(m: &str) -> Option<Cause> {
         return Some(Cause::LinkRemap(path.to_owned()));
     }
     if m.contains("Can't dump that handle") {
-        return Some(Cause::Inotify);
+        return Some(Cause::Inotify(Watched::Unknown));
     }
-    None
+    if m.contains("packetized mode for pipes") {
+        return Some(Cause::PacketPipe);
+    }
+    if m.contains("/secretmem") {
+        return Some(Cause::SecretMemory);
+    }
+    if m.contains("mqueue isn't empty") {
+        return Some(Cause::MessageQueue(None));
+    }
+    if m.contains("Can't lookup mount=") {
+        return Some(Cause::OutsideFile(Descriptor {
+            number: number_after(m, " fd=")?,
+            path: after(m, " path=")?.to_owned(),
+        }));
+    }
+    if m.contains("ctty inheritance detected") {
+        return Some(Cause::ControllingTerminal);
+    }
+    // The first is of a dump, which logs no error before it where the kernel has
+    // KCMP_EPOLL_TFD; the second of one where it has not; the third of a restore.
+    let epoll = [
+        "Dump eventpoll (pid: ",
+        "Escaped/closed fd descriptor",
+        "Can't add event on ",
+    ];
+    epoll
+        .iter()
+        .any(|text| m.contains(text))
+        .then_some(Cause::EpollTarget)
 }
 
 fn processes(m: &str) -> Option<Cause> {
@@ -238,6 +464,9 @@ fn processes(m: &str) -> Option<Cause> {
     }
     if m.contains("Nested mount namespaces are not supported") {
         return Some(Cause::NestedNamespace("mount".to_owned()));
+    }
+    if m.contains("Zombies with threads") || m.contains("Zombie thread not supported") {
+        return Some(Cause::DeadLeader);
     }
     if m.contains("Unseizable non-zombie") || m.contains("task interruption, aborting") {
         return Some(Cause::Traced);
@@ -288,6 +517,10 @@ fn restore(m: &str) -> Option<Cause> {
         };
         return Some(Cause::MissingMount(place.to_owned()));
     }
+    if let Some((mount, _)) = m.split_once(" doesn't have a proper root mount") {
+        let (_, place) = mount.split_once(":./").or(mount.rsplit_once(':'))?;
+        return Some(Cause::MountBelow(absolute(place)));
+    }
     let mount = m.starts_with("mnt: ") || m.starts_with("mnt-v2: ");
     if mount && m.ends_with("No such file or directory") {
         let what = after(m, ": ").unwrap_or(m);
@@ -314,6 +547,11 @@ fn system(m: &str) -> Option<Cause> {
     }
     if m.contains("Cannot allocate memory") {
         return Some(Cause::NoMemory);
+    }
+    if let Some(program) = after(m, "execvp(\"")
+        && let Some((program, _)) = program.split_once("\", ...) failed: No such file")
+    {
+        return Some(Cause::MissingProgram(program.to_owned()));
     }
     if m.contains("Locking network failed") || m.contains("iptables-restore returned") {
         return Some(Cause::NetworkLock);

@@ -33,6 +33,10 @@ pub struct DumpOptions {
     /// sets them up anew before a restore. Dumping them instead loses them,
     /// because runtimes ask CRIU for an empty network namespace.
     pub external_netns: Option<u64>,
+    /// Mounts to leave out of the dump although the runtime doesn't name them, by
+    /// their places in the container: those below a recursive bind mount. Each must
+    /// be a path that [`fits`].
+    pub external_mounts: Vec<String>,
     /// Largest deleted but open file that is copied into the images, in bytes.
     /// CRIU's own limit of 1 MiB is below what databases and build tools hold.
     pub ghost_limit: u64,
@@ -56,6 +60,9 @@ impl DumpOptions {
         if let Some(inode) = self.external_netns {
             text.push_str(&format!("external net[{inode}]:{NETNS_KEY}\n"));
         }
+        for place in &self.external_mounts {
+            text.push_str(&external_mount(place, place));
+        }
         text.push_str(&format!("ghost-limit {}\n", self.ghost_limit));
         if self.link_remap {
             text.push_str("link-remap\n");
@@ -69,12 +76,37 @@ impl DumpOptions {
     }
 }
 
+/// A mount that a checkpoint leaves out and a restore is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalMount {
+    /// Its place in the container, by which the images name it.
+    pub key: String,
+    /// What is to be mounted there, on the host.
+    pub source: PathBuf,
+}
+
+/// Whether CRIU's parser takes a path for one value as it stands: it cuts values
+/// at blanks and `#`, in quotation marks too if they are long
+/// (criu/config.c, `parse_statement`).
+#[must_use]
+pub fn fits(path: &str) -> bool {
+    let breaks = |c: char| c.is_whitespace() || c.is_control() || "#\"\\".contains(c);
+    !path.is_empty() && !path.contains(breaks)
+}
+
+fn external_mount(key: &str, value: &str) -> String {
+    format!("external mnt[{key}]:{value}\n")
+}
+
 /// What a restore needs beyond the runtime's flags.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RestoreOptions {
     /// Close the TCP connections of the checkpoint instead of restoring them.
     /// runc has no flag for it (crun does), and sends nothing.
     pub tcp_close: bool,
+    /// Mounts of the checkpoint that the runtime doesn't give, with paths that
+    /// [`fits`] each.
+    pub external_mounts: Vec<ExternalMount>,
 }
 
 impl RestoreOptions {
@@ -84,6 +116,9 @@ impl RestoreOptions {
         let mut text = String::new();
         if self.tcp_close {
             text.push_str("tcp-close\n");
+        }
+        for mount in &self.external_mounts {
+            text.push_str(&external_mount(&mount.key, &mount.source.to_string_lossy()));
         }
         append(&mut text, inherited);
         text
@@ -107,6 +142,7 @@ mod tests {
     fn options() -> DumpOptions {
         DumpOptions {
             external_netns: Some(4026532512),
+            external_mounts: Vec::new(),
             ghost_limit: 512 << 20,
             link_remap: true,
             timeout: Duration::from_secs(60),
@@ -139,9 +175,38 @@ mod tests {
 
     #[test]
     fn a_restore_says_only_what_differs() {
-        let render = |tcp_close| RestoreOptions { tcp_close }.render(None);
-        assert_eq!(render(true), "tcp-close\n");
-        assert_eq!(render(false), "");
+        let mut options = RestoreOptions::default();
+        assert_eq!(options.render(None), "");
+        options.tcp_close = true;
+        assert_eq!(options.render(None), "tcp-close\n");
+    }
+
+    #[test]
+    fn mounts_from_outside() {
+        let text = DumpOptions {
+            external_mounts: vec!["/host/run".into(), "/host/b".into()],
+            ..options()
+        }
+        .render(None);
+        assert!(
+            text.contains(
+                "\nexternal mnt[/host/run]:/host/run\nexternal mnt[/host/b]:/host/b\nghost"
+            ),
+            "{text}"
+        );
+        let text = RestoreOptions {
+            tcp_close: false,
+            external_mounts: vec![ExternalMount {
+                key: "/host/run".into(),
+                source: "/run".into(),
+            }],
+        }
+        .render(None);
+        assert_eq!(text, "external mnt[/host/run]:/run\n");
+        assert!(fits("/a:b]c"));
+        for path in ["", "/a b", "/a\tb", "/a\nb", "/a#b", "/a\"b", "/a\\b"] {
+            assert!(!fits(path), "{path:?}");
+        }
     }
 
     #[test]

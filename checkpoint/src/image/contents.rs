@@ -37,6 +37,13 @@ pub enum Node {
         /// Where.
         path: PathBuf,
     },
+    /// A file that CRIU is shown with other content than is stored.
+    Edited {
+        /// Where it is stored.
+        path: PathBuf,
+        /// What is shown.
+        bytes: Vec<u8>,
+    },
     /// A page file.
     Pages {
         /// What gives its raw bytes.

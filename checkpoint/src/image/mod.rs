@@ -24,13 +24,17 @@ pub mod manifest;
 mod netns;
 pub mod pages;
 mod proto;
+mod reserved;
 mod sockets;
 pub mod store;
 pub mod unpack;
+mod unrestorable;
 mod verify;
 
 pub use machine::Unfit;
 pub use netns::{Network, network};
+pub use reserved::reserve;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use unpack::unpack;
+pub use unrestorable::{Unrestorable, unrestorable};
 pub use verify::{Error, verify};

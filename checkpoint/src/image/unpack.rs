@@ -5,7 +5,7 @@
 //! more memory in use than a frame per processor.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,7 @@ pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
                 let mut source = open_regular(from).map_err(unreadable)?;
                 io::copy(&mut source, &mut &file).map_err(failed)?;
             }
+            Node::Edited { bytes, .. } => (&file).write_all(bytes).map_err(failed)?,
             Node::Pages { reader, .. } => pages(reader, &file, &path)?,
             Node::Directory(_) => {}
         }

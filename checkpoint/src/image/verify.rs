@@ -50,9 +50,9 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// One of its files has a record that CRIU didn't write.
-    #[error("the checkpoint's {} is damaged: one of its records is not what CRIU writes there; take the checkpoint again or restore another", file.display())]
-    Damaged {
+    /// One of its files has a record that this version does not know.
+    #[error("the checkpoint's {} has a record that this version does not understand; a newer cedana-runc or CRIU may have written it", file.display())]
+    Unknown {
         /// The file.
         file: PathBuf,
     },
@@ -141,8 +141,12 @@ pub(super) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> 
             .to_str()
             .is_some_and(|name| name.starts_with("pagemap-") && name.ends_with(".img"));
         if is_pagemap {
-            let (pages, needed) =
-                needed(&entry.path()).map_err(|fault| name(fault, entry.path()))?;
+            let (pages, needed) = match needed(&entry.path()) {
+                Ok(found) => found,
+                // CRIU, which wrote it, may still know what it says.
+                Err(Fault::Malformed) => continue,
+                Err(fault) => return Err(name(fault, entry.path())),
+            };
             let file = format!("pages-{pages}.img");
             if size(&file).is_some_and(|size| size < needed) {
                 return Err(Error::Truncated {
@@ -190,7 +194,7 @@ fn first_word(file: &Path) -> Option<u32> {
 pub(super) fn name(fault: Fault, file: PathBuf) -> Error {
     match fault {
         Fault::Read(source) => Error::File { file, source },
-        Fault::Malformed => Error::Damaged { file },
+        Fault::Malformed => Error::Unknown { file },
         Fault::TooMany => Error::TooMany { file },
         Fault::NotAnImage => Error::NotAnImage { file },
         Fault::Truncated => Error::Truncated { file },

@@ -16,10 +16,10 @@ use cedana_checkpoint::image::manifest::{self, Cost, Entry, FORMAT, Machine, Man
 use cedana_checkpoint::image::pages::Compression;
 use cedana_checkpoint::image::store::{self, Durability, Store};
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
-use cedana_config::{Compression as Setting, Config};
+use cedana_config::Config;
 use serde_json::Value;
 
-use super::Dump;
+use super::{Dump, compression};
 use crate::cli::Request;
 use crate::error::{Error, LogNote};
 use crate::packed;
@@ -59,6 +59,7 @@ pub(super) struct Storing<'a> {
     request: &'a Request,
     store: Store,
     follower: Option<Follower>,
+    compression: Compression,
     ends: bool,
     observer: Arc<Observer>,
     start: Instant,
@@ -74,6 +75,11 @@ pub(super) struct Paths {
 }
 
 impl Paths {
+    /// Where CRIU writes the images.
+    pub(super) fn images(&self) -> &Path {
+        &self.images
+    }
+
     /// The runtime's flags that say so.
     pub(super) fn flags(&self) -> Vec<(&'static str, &OsStr)> {
         let mut flags = vec![("image-path", self.images.as_os_str())];
@@ -88,12 +94,14 @@ impl Paths {
 }
 
 impl<'a> Storing<'a> {
-    /// Makes a place for the images, and follows CRIU there if `follow`.
+    /// Makes a place for the images, and follows CRIU there if `follow`. `waits` says
+    /// that the container stands still until its caller has the checkpoint stored.
     pub(super) fn begin(
         request: &'a Request,
         config: &Config,
         dump: &Dump,
         follow: bool,
+        waits: bool,
         expected: Option<Expected>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
@@ -107,10 +115,11 @@ impl<'a> Storing<'a> {
             false => Store::prepare(&dir, durability),
         };
         let store = store.map_err(|source| in_store(request, source))?;
+        let compression = compression::choose(config, waits && durability == Durability::Copied);
         let follower = match follow {
             true => {
                 let options = follow::Options {
-                    compression: compression(config),
+                    compression,
                     memory: config.checkpoint.memory,
                     flush: durability == Durability::Disk,
                     expected,
@@ -124,6 +133,7 @@ impl<'a> Storing<'a> {
             request,
             store,
             follower,
+            compression,
             ends: dump.ends,
             observer,
             start: Instant::now(),
@@ -270,7 +280,7 @@ impl<'a> Storing<'a> {
                 // A convenience: a bundle that is gone is no reason to fail.
                 spec: container.config.as_deref().and_then(read_spec),
             },
-            options: options(self.request, facts.config, self.ends),
+            options: options(self.request, facts.config, self.compression, self.ends),
             cost: Cost::default(),
         })
     }
@@ -287,17 +297,13 @@ fn parent(request: &Request) -> Option<&Path> {
     (!parent.is_empty()).then(|| Path::new(parent))
 }
 
-fn compression(config: &Config) -> Compression {
-    match config.checkpoint.compression {
-        Setting::None => Compression::None,
-        Setting::Zstd => Compression::Zstd {
-            level: config.checkpoint.level,
-        },
-    }
-}
-
 /// How the checkpoint was taken, by the settings' and flags' names.
-fn options(request: &Request, config: &Config, ends: bool) -> BTreeMap<String, Value> {
+fn options(
+    request: &Request,
+    config: &Config,
+    compression: Compression,
+    ends: bool,
+) -> BTreeMap<String, Value> {
     let settings = &config.checkpoint;
     let flag = |name: &'static str, setting: bool| {
         (
@@ -314,7 +320,7 @@ fn options(request: &Request, config: &Config, ends: bool) -> BTreeMap<String, V
         ("ghost_limit", Value::from(settings.ghost_limit)),
         ("leave_running", Value::from(!ends)),
     ];
-    match compression(config) {
+    match compression {
         Compression::None => options.push(("compression", Value::from("none"))),
         Compression::Zstd { level } => options.extend([
             ("compression", Value::from("zstd")),

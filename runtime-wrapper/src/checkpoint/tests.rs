@@ -8,6 +8,8 @@ fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
                 name: "x".to_owned(),
                 state: 'S',
                 parent,
+                session: pid,
+                threads: 1,
                 exit: None,
             };
             (pid, stat)

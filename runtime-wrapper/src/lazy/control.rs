@@ -8,6 +8,7 @@
 //!    ◄─────────────────────── served ───         a checkpoint finds the source
 //!    ── ended ─────────────────────────►         the runtime has ended
 //!    ◄─────────────── failed: reason ───         instead of any of these, or later
+//!    ◄─────────────────── unfinished ───         CRIU ended without its last word
 //! ```
 //!
 //! Each is a JSON object in one packet, so that a closed end is never taken for
@@ -17,7 +18,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+};
 use serde_json::Value;
 
 /// Paths and an error's sentence.
@@ -74,6 +77,12 @@ impl Control {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Ends the connection for both ends, whatever copies of it are open.
+    pub(super) fn hang_up(&self) {
+        // It fails only if the other end has ended already.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 
     pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {

@@ -17,8 +17,9 @@
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
-use cedana_checkpoint::criu::lazy::ends_with_last_word;
+use cedana_checkpoint::criu::lazy::{ends_with_last_word, is_gone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::json;
@@ -28,6 +29,9 @@ use super::criu::{Criu, PATIENCE};
 use super::death::{Doomed, Mourners, ended, watch};
 use super::ledger::{Ledger, Phase};
 use crate::sys;
+
+/// How often the guard looks for the end of a container that it can't kill.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What both sides have when they part.
 pub(super) struct Post {
@@ -135,10 +139,25 @@ impl Post {
     }
 }
 
-/// Nobody knows whom to kill. The container waits until somebody does; zeros
-/// would be worse. Whoever cleans up after the restore ends both.
+/// The container is unknown, so it can't be killed, and its userfaultfds stay open:
+/// a missing page blocks its process in place of reading as zeros. The caller of the
+/// restore removes the container, and the guard ends with it.
 fn hold() {
-    loop {
-        std::thread::park();
+    while userfaultfds().any(|uffd| !is_gone(uffd.as_fd())) {
+        std::thread::sleep(LOOK);
     }
+}
+
+/// The userfaultfds of the descriptor table that source and guard share.
+fn userfaultfds() -> impl Iterator<Item = OwnedFd> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    entries.flatten().filter_map(|entry| {
+        let link = std::fs::read_link(entry.path()).ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let is_ours = link.as_os_str() == "anon_inode:[userfaultfd]";
+        // SAFETY: the source has ended, and the guard closes none of its
+        // descriptors.
+        let fd = is_ours.then(|| unsafe { BorrowedFd::borrow_raw(number) })?;
+        fd.try_clone_to_owned().ok()
+    })
 }

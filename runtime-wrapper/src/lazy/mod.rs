@@ -43,10 +43,12 @@ mod touched;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::lazy;
+use cedana_checkpoint::image::lazy::Layout;
 use cedana_checkpoint::image::manifest::Manifest;
 use cedana_config::{Config, Mode};
 
 use crate::runtime::Runtime;
+use crate::{sys, units};
 
 pub(crate) use finish::{Error as Incomplete, finish};
 pub(crate) use process::serve;
@@ -60,11 +62,20 @@ pub(crate) const FLAG: &str = "--cedana-page-source";
 const SMALL: u64 = 8 << 20;
 
 /// Whether a checkpoint of ours is to be restored lazily; if it can't be, the
-/// reason, unless nobody would want to hear it.
+/// reason, unless it is what the settings say or what the size suggests. `limit`
+/// is the memory limit of the container.
+///
+/// Memory that processes of one family share since their fork is given to each of
+/// them anew by userfaultfd, while an eager restore forks them and so shares what
+/// is equal (CRIU's mem.c, `restore_priv_vma_content`). So a family is restored
+/// eagerly where copies could take more than a tenth more memory, or more than
+/// the limit.
 pub(crate) fn wanted(
     config: &Config,
     runtime: &Runtime,
     manifest: &Manifest,
+    images: &Path,
+    limit: Option<u64>,
 ) -> Result<bool, String> {
     let pages = manifest.files.iter().filter_map(|entry| entry.pages);
     let bytes: u64 = pages.map(|pages| pages.raw_size).sum();
@@ -77,10 +88,28 @@ pub(crate) fn wanted(
     if runtime.is_crun() {
         return Err("crun has no lazy restore".to_owned());
     }
-    match lazy::available() {
-        Ok(()) => Ok(true),
-        Err(error) => Err(format!("userfaultfd can't be used here: {error}")),
+    if let Err(error) = lazy::available() {
+        return Err(format!("userfaultfd can't be used here: {error}"));
     }
+    let layout = Layout::read(images, sys::page_size()).map_err(|error| error.to_string())?;
+    match copies_cost_too_much(layout.inherited, bytes, limit) {
+        true => Err(format!(
+            "its processes may share up to {} of {} since their fork, which a lazy restore would give to each anew",
+            units::bytes(layout.inherited),
+            units::bytes(bytes)
+        )),
+        false => Ok(true),
+    }
+}
+
+/// Whether a lazy restore of `bytes`, of which an eager one may share `inherited`,
+/// needs more than 1.1 times the memory of the eager one, or may exceed a limit
+/// that the eager one keeps. An eighth of the limit is for page tables, sockets
+/// and whatever else the kernel counts.
+fn copies_cost_too_much(inherited: u64, bytes: u64, limit: Option<u64>) -> bool {
+    let shared = bytes.saturating_sub(inherited);
+    let exceeds = limit.is_some_and(|limit| bytes > limit - limit / 8);
+    bytes > shared.saturating_add(shared / 10) || (inherited > 0 && exceeds)
 }
 
 /// Where containers that lack memory are known by.
@@ -131,6 +160,10 @@ mod tests {
             program: PathBuf::from(name),
         };
         let (runc, crun) = (runtime("/usr/bin/runc"), runtime("/usr/bin/crun"));
+        let images = tempfile::tempdir().expect("tempdir");
+        let wanted = |config: &Config, runtime: &Runtime, manifest: &Manifest| {
+            super::wanted(config, runtime, manifest, images.path(), None)
+        };
         assert_eq!(wanted(&config, &runc, &manifest(SMALL - 1)), Ok(false));
         assert_eq!(wanted(&config, &crun, &manifest(SMALL - 1)), Ok(false));
         let why = wanted(&config, &crun, &manifest(SMALL)).expect_err("crun");
@@ -143,5 +176,21 @@ mod tests {
             .with_annotations([("io.cedana.restore.mode", "eager")])
             .expect("a setting");
         assert_eq!(wanted(&eager, &crun, &manifest(1 << 40)), Ok(false));
+    }
+
+    #[test]
+    fn a_family_is_eager_where_copies_would_cost_memory() {
+        const MIB: u64 = 1 << 20;
+        // Nothing shared, a little, a tenth of what an eager restore takes, more.
+        assert!(!copies_cost_too_much(0, 100 * MIB, None));
+        assert!(!copies_cost_too_much(5 * MIB, 100 * MIB, None));
+        assert!(!copies_cost_too_much(10 * MIB, 110 * MIB, None));
+        assert!(copies_cost_too_much(11 * MIB, 110 * MIB, None));
+        assert!(copies_cost_too_much(800 * MIB, 900 * MIB, None));
+        assert!(copies_cost_too_much(u64::MAX, u64::MAX, None));
+        // Within a limit, near it, and alone with it.
+        assert!(!copies_cost_too_much(MIB, 100 * MIB, Some(200 * MIB)));
+        assert!(copies_cost_too_much(MIB, 100 * MIB, Some(110 * MIB)));
+        assert!(!copies_cost_too_much(0, 100 * MIB, Some(100 * MIB)));
     }
 }

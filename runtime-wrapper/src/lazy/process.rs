@@ -9,7 +9,7 @@
 //! One thread waits, for all of these at a time: the engine ([`Source`]), the
 //! restore, the guard, and checkpoints that want memory to be complete.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,13 +19,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use cedana_checkpoint::criu::lazy::{Failure, Phase, Source};
-use cedana_checkpoint::image;
 use cedana_checkpoint::image::lazy::Memory;
 use cedana_checkpoint::image::manifest::Manifest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::{SysconfVar, dup2_stdin, dup2_stdout, sysconf};
+use nix::unistd::{dup2_stdin, dup2_stdout};
 use serde_json::{Value, json};
 
 use super::control::{Control, text};
@@ -46,6 +45,7 @@ pub(crate) fn serve() -> ExitCode {
     let Some(settings) = control.wait() else {
         return ExitCode::FAILURE;
     };
+    die_before_daemons(&settings);
     match Serving::begin(control, listener, &settings) {
         Ok(serving) => serving.run(),
         Err((control, reason)) => {
@@ -72,6 +72,21 @@ fn take_over() -> io::Result<(Control, OwnedFd)> {
     Ok((Control::new(control), listener))
 }
 
+/// The least `oom_score_adj` of a page source: a tenth of the machine's memory on
+/// top of its own counts against it, so that the kernel kills it before any daemon
+/// of the node with the usual 0. Its container ends with it, and nothing else. It
+/// would inherit the shim's, which protects.
+const OOM_SCORE_ADJ: i64 = 100;
+
+/// Lets the kernel's out-of-memory killer take this process, and the guard that
+/// it starts, as early as the container itself, and before the node's daemons.
+fn die_before_daemons(settings: &Value) {
+    let container = settings.get("oom_score_adj").and_then(Value::as_i64);
+    let adj = container.unwrap_or_default().max(OOM_SCORE_ADJ);
+    // Raising it needs no privilege.
+    let _ = fs::write("/proc/self/oom_score_adj", adj.to_string());
+}
+
 struct Serving {
     post: Post,
     guard: OwnedFd,
@@ -89,6 +104,8 @@ struct Serving {
     init_known: bool,
     /// Init, until its end.
     init: Option<OwnedFd>,
+    /// The log and the records say that the restore is complete.
+    noted: bool,
     /// A test's, before which prefetching waits.
     gate: Option<File>,
 }
@@ -139,6 +156,7 @@ impl Serving {
                 door: None,
                 init_known: false,
                 init: None,
+                noted: false,
                 post,
             }),
             Err(reason) => {
@@ -157,8 +175,11 @@ impl Serving {
             }
             if let Err(failure) = self.source.step() {
                 return match failure {
-                    // Whoever restores knows better why.
-                    Failure::Unfinished => self.over(ExitCode::FAILURE),
+                    // CRIU's log says why.
+                    Failure::Unfinished => {
+                        self.post.control.say(&json!({"say": "unfinished"}));
+                        self.over(ExitCode::FAILURE)
+                    }
                     failure => self.give_up(&failure.to_string()),
                 };
             }
@@ -171,16 +192,22 @@ impl Serving {
                     self.serves();
                     return self.over(ExitCode::SUCCESS);
                 }
+                // The restore has failed before CRIU came, or was killed.
+                Phase::Restoring if self.restore_ended && !self.source.was_asked() => {
+                    return self.over(ExitCode::FAILURE);
+                }
                 Phase::Restoring => {}
                 _ if !said_finished => {
                     said_finished = true;
                     self.record.running();
                     self.post.control.say(&json!({"say": "finished"}));
                 }
+                Phase::Restored => self.note(),
                 // The restore must be told before we go.
                 Phase::Complete if self.restore_ended || self.init_known => {
                     self.serves();
-                    return self.complete();
+                    self.note();
+                    return self.over(ExitCode::SUCCESS);
                 }
                 _ => {}
             }
@@ -303,7 +330,11 @@ impl Serving {
         std::process::exit(1);
     }
 
-    fn complete(mut self) -> ExitCode {
+    /// Writes down, once, that the restored processes have all of their memory.
+    fn note(&mut self) {
+        if std::mem::replace(&mut self.noted, true) {
+            return;
+        }
         let metrics = self.source.metrics();
         let line = self.record.write(&metrics, None);
         self.post.mourners.note(&line);
@@ -311,7 +342,6 @@ impl Serving {
             // Without it the next restore is as this one was.
             let _ = touched.add(self.source.touches());
         }
-        self.over(ExitCode::SUCCESS)
     }
 
     fn over(self, code: ExitCode) -> ExitCode {
@@ -330,16 +360,11 @@ fn open(
     about_to_run: Box<dyn FnMut()>,
 ) -> Result<(Source, Option<Touched>), String> {
     let dir = Path::new(text(settings, "images").unwrap_or_default());
-    let page = sysconf(SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|size| u64::try_from(size).ok())
-        .unwrap_or(4096);
+    let page = sys::page_size();
     let threads = settings.get("threads").and_then(Value::as_u64).unwrap_or(1);
     let manifest = Manifest::read(dir).map_err(|error| error.to_string())?;
     let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
-    let memory =
-        Memory::open(dir, &manifest, page).map_err(|error: image::Error| error.to_string())?;
+    let memory = Memory::open(dir, &manifest, page).map_err(|error| error.to_string())?;
     let mut source = Source::new(memory, listener, page, threads as usize, about_to_run)
         .map_err(|error| format!("cannot start a page source: {error}"))?;
     let touched = Touched::of(dir);

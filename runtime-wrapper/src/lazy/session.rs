@@ -1,12 +1,12 @@
 //! `cedana-runc restore`'s side of its page source.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use cedana_checkpoint::criu::lazy::SOCKET;
@@ -23,6 +23,9 @@ use crate::sys;
 /// name of this program is not in it: who kills that by name means restores.
 const NAME: &str = "cedana-pages";
 
+/// How long a source may take to end that serves no container.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Names a fifo before which prefetching waits. For tests, which want to look at
 /// a container that lacks memory, and to do so as long as they like.
 const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
@@ -33,6 +36,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) images: &'a Path,
     pub(crate) bundle: &'a Path,
     pub(crate) threads: usize,
+    /// The container's `oom_score_adj`.
+    pub(crate) oom_score_adj: Option<i64>,
     pub(crate) begun: Instant,
     pub(crate) reporter: &'a Reporter,
 }
@@ -45,6 +50,8 @@ pub(crate) struct Session {
     finished: bool,
     told: bool,
     served: bool,
+    /// CRIU ended before the restore was finished: CRIU knows why.
+    unfinished: bool,
     failure: Option<String>,
 }
 
@@ -71,6 +78,7 @@ impl Session {
             "images": absolute(settings.images)?,
             "bundle": absolute(settings.bundle)?,
             "threads": settings.threads,
+            "oom_score_adj": settings.oom_score_adj,
             "elapsed_us": u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
             "log": log.map(absolute).transpose()?,
             "log_json": log_json,
@@ -83,6 +91,7 @@ impl Session {
             finished: false,
             told: false,
             served: false,
+            unfinished: false,
             failure: None,
         })
     }
@@ -114,6 +123,7 @@ impl Session {
                 self.tell(find);
             }
             Some("served") => self.served = true,
+            Some("unfinished") => self.unfinished = true,
             Some("failed") => {
                 let reason = text(message, "reason").unwrap_or("its page source failed");
                 self.failure = Some(reason.to_owned());
@@ -139,7 +149,7 @@ impl Session {
     /// The other end is closed: the source has ended, and its guard.
     fn lost(&mut self) {
         let _ = self.child.wait();
-        if !self.served {
+        if !self.served && !self.unfinished {
             let lost = || "its page source is gone".to_owned();
             self.failure.get_or_insert_with(lost);
         }
@@ -167,10 +177,30 @@ impl Session {
 
     /// What the source could not do, as far as it has said so.
     pub(crate) fn failure(&mut self) -> Option<String> {
+        self.catch_up();
+        self.failure.clone()
+    }
+
+    /// Whether CRIU may have set the container going.
+    pub(crate) fn may_run(&mut self) -> bool {
+        self.catch_up();
+        self.finished || self.served
+    }
+
+    fn catch_up(&mut self) {
         while let Ok(Some(message)) = self.control.look() {
             self.take(&message, &|| None);
         }
-        self.failure.clone()
+    }
+
+    /// Ends the source of a restore that has failed: CRIU has hung up, or has
+    /// never connected.
+    pub(crate) fn end(mut self) {
+        self.control.hang_up();
+        let pid = self.child.id().cast_signed();
+        if sys::pidfd_open(pid).is_ok_and(|source| death::ends_within(source.as_fd(), PATIENCE)) {
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -7,6 +7,8 @@ pays. The file is open for the writing only: a restore would miss what was added
 to a file that was open.
 
     app.py hold MIB     that much memory, in turns a mebibyte of noise and one of text
+    app.py family MIB WORKERS
+                        the same, shared by fork with that many workers
     app.py redis KEYS [BYTES]
                         a redis with that many small keys (or of so many bytes),
                         which gives one of them at each tick, and the right one
@@ -30,6 +32,19 @@ def hold(mib):
         at = n * 1_234_567 % (len(text) - MIB)
         held.append(text[at : at + MIB])
     return lambda: held
+
+
+def family(mib, workers):
+    beat = hold(mib)
+    for _ in range(workers):
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            ours.close()
+            theirs.recv(1)
+            os._exit(0)
+        theirs.close()
+        beat().append(ours)
+    return beat
 
 
 def redis(keys, size=0):
@@ -78,7 +93,7 @@ def redis(keys, size=0):
 
 
 def main():
-    beat = {"hold": hold, "redis": redis}[sys.argv[1]](*map(int, sys.argv[2:]))
+    beat = {"hold": hold, "family": family, "redis": redis}[sys.argv[1]](*map(int, sys.argv[2:]))
     open("/bench/ready", "w").close()
     last = time.monotonic()
     while True:

@@ -93,6 +93,7 @@ class App:
 
     def __init__(self, who, name, workload):
         self.name = name
+        self.is_family = workload[0] == "family"
         self.shared = f"{SHARED}/{name}"
         shutil.rmtree(self.shared, ignore_errors=True)
         os.makedirs(self.shared)

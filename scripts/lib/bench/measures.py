@@ -24,6 +24,15 @@ def private_bytes(pid):
         return 1024 * sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
+def shared_once_bytes(pid):
+    """The memory of a process and its children; what they share counts once."""
+    total = 0
+    for process in [pid, *map(int, run("pgrep", "-P", str(pid), check=False).split())]:
+        with open(f"/proc/{process}/smaps_rollup") as f:
+            total += 1024 * sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+    return total
+
+
 def settled_private_bytes(pid):
     """Idle means that its processor time has stood still for half a second."""
 
@@ -143,14 +152,15 @@ def restores_alone(samples, who, app):
     for mode in [who] if who == STOCK else [who, engine.EAGER]:
         engine.restore_mode(mode)
         before = len(app.gaps())
-        recorded = len(lazy_restores(app.name)) if mode == OURS else 0
+        is_lazy = mode == OURS and not app.is_family
+        recorded = len(lazy_restores(app.name)) if is_lazy else 0
         begin = time.monotonic()
         command = [program, "--root", ALONE, "restore", "--detach", "--file-locks", "--bundle", bundle,
                    "--image-path", directory, "--work-path", work, app.name]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         wait_until(lambda: len(app.gaps()) > before, f"{app.name} ticks", every=0.002)
         samples.add("alone_restore_seconds", mode, time.monotonic() - begin)
-        if mode == OURS:
+        if is_lazy:
             wait_until(lambda: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
         samples.add("alone_complete_seconds", mode, time.monotonic() - begin)
         run("runc", "--root", ALONE, "delete", "--force", app.name)
@@ -222,7 +232,9 @@ def restore(app, image, mode):
     until all its memory is there. Nothing if the restore fails: with a busy
     machine it does now and then."""
     before = len(app.gaps())
-    recorded = len(lazy_restores(app.name)) if mode == OURS else 0
+    # A family falls back to an eager restore, of which there is no record.
+    is_lazy = mode == OURS and not app.is_family
+    recorded = len(lazy_restores(app.name)) if is_lazy else 0
     begin = time.monotonic()
     client = subprocess.Popen(
         ["ctr", "container", "restore", "--live", "--rw", app.name, image],
@@ -235,7 +247,9 @@ def restore(app, image, mode):
     found["seconds"] = time.monotonic() - begin
     # Eager, it is complete before it runs.
     found["complete_seconds"] = found["tick_seconds"]
-    if mode == OURS and not failed():
+    if app.is_family and not failed():
+        found["memory_bytes"] = shared_once_bytes(task_pid(app.name))
+    if is_lazy and not failed():
         wait_until(lambda: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
         found["complete_seconds"] = time.monotonic() - begin
         record = lazy_restores(app.name)[-1]

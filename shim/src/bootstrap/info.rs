@@ -54,7 +54,7 @@ fn features(binary: &Path) -> Result<Option<Any>> {
     let output = Command::new(binary)
         .arg("features")
         .output()
-        .context(|| format!("run {} features", binary.display()))?;
+        .context(|| format!("run {binary:?} features"))?;
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&output.stdout).is_ok();
     Ok((output.status.success() && is_json).then(|| Any {
         type_url: FEATURES.into(),

@@ -26,6 +26,10 @@ use crate::error::{Context, Error, Result};
 /// The name that containerd knows the runtime by.
 pub(crate) const RUNTIME_NAME: &str = "io.containerd.cedana.v2";
 
+/// Tells the shim's process that `start` was called by the file name of
+/// containerd's own shim.
+const STOCK_NAME_VARIABLE: &str = "CEDANA_SHIM_NAMED_AS_STOCK";
+
 /// Does what `flags` ask for.
 ///
 /// # Errors

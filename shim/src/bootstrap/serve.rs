@@ -17,7 +17,7 @@ use containerd_shim::{
 use log::{debug, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{default_runtime, start::answers};
+use super::{STOCK_NAME_VARIABLE, default_runtime, start::answers};
 use crate::{
     container::Host,
     error::{Context, Error, Result, at},
@@ -81,6 +81,7 @@ async fn host(flags: &Flags) -> Result<Host> {
     })?;
     Ok(Host {
         namespace: flags.namespace.clone(),
+        named_as_stock: env::var_os(STOCK_NAME_VARIABLE).is_some(),
         default_runtime: default_runtime()?,
         reaper: Reaper::start().context(|| "handle SIGCHLD")?,
         events: Events::deliver(containerd, flags.namespace.clone())

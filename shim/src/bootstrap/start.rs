@@ -22,8 +22,9 @@ use containerd_shim::{
     },
 };
 
-use super::engine;
+use super::{STOCK_NAME_VARIABLE, engine};
 use crate::{
+    container::is_stock_name,
     error::{Error, Result},
     options::CreateOptions,
     spec::Spec,
@@ -40,9 +41,13 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
     let group = spec.group().unwrap_or(&options.id).to_owned();
     let address = options.socket_address(&group);
     if !answers(&address) {
-        spawn(options, &group, Vec::new())
-            .await
-            .map_err(shim_error)?;
+        // The shim's process is started by the file that a link leads to.
+        let name = env::args_os().next().unwrap_or_default();
+        let vars = match is_stock_name(Path::new(&name)) {
+            true => vec![(STOCK_NAME_VARIABLE, "1")],
+            false => Vec::new(),
+        };
+        spawn(options, &group, vars).await.map_err(shim_error)?;
         // Its reason stands on stderr, which containerd reads, too.
         if !answers(&address) {
             return Err(Error::Runtime(format!(

@@ -1,15 +1,14 @@
 //! Checkpoint: `cedana-runc checkpoint` does it; the shim stays out of the way.
 //!
 //! All the while State, Wait, Pids and Kill answer. A client has usually paused
-//! the task before (containerd's own does) and resumes it afterwards. If it copies
-//! the files of the standing container meanwhile, the task has to stay paused
-//! until then; if what is left to do is to store, pack and copy the checkpoint, it
-//! is resumed as soon as CRIU is done ([`super::pause`]). When the checkpoint fails
-//! the container goes on as before and the client gets the reason in one line.
+//! the task before (containerd's own does) and resumes it afterwards. Where nothing
+//! reads the container's files after the request, the shim resumes the task as
+//! soon as CRIU is done ([`super::early_resume`]). When the checkpoint fails the
+//! container goes on as before and the client gets the reason in one line.
 
 use std::{path::PathBuf, process::Command};
 
-use cedana_config::Config;
+use cedana_config::{Config, ResumeEarly};
 use containerd_shim::protos::events::task::TaskCheckpointed;
 use serde::Deserialize;
 use tokio::{
@@ -17,7 +16,7 @@ use tokio::{
     net::unix::pipe,
 };
 
-use super::{Container, lock};
+use super::{Container, early_resume::Asks, lock};
 use crate::{
     error::{Context, Error, Result, at},
     options::CheckpointOptions,
@@ -29,6 +28,10 @@ use crate::{
 /// How errors begin.
 const FAILED: &str = "checkpoint failed";
 
+/// Tells the wrapper that the container doesn't stand still until the checkpoint is
+/// stored.
+const RESUMES: &str = "CEDANA_SHIM_RESUMES";
+
 /// containerd's namespace that is Docker's, unless `containerd-namespace` in
 /// daemon.json names another.
 const DOCKER: &str = "moby";
@@ -37,8 +40,8 @@ const DOCKER: &str = "moby";
 struct Wishes {
     /// It ends with its checkpoint.
     exit: bool,
-    /// Nobody needs it to stand still once CRIU is done.
-    resume_early: bool,
+    /// When it may be resumed before its client does so.
+    resume_early: ResumeEarly,
 }
 
 impl Container {
@@ -58,6 +61,13 @@ impl Container {
             // named io.containerd.runc.*; others get an empty folder instead.
             (image_path, _) => PathBuf::from(image_path),
         };
+        if image.is_relative() {
+            return Err(Error::InvalidArgument(format!(
+                "{FAILED}: image path {} is relative, and the shim doesn't know the client's \
+                 working directory; give an absolute path",
+                image.display()
+            )));
+        }
         let _gate = self.gate.write().await;
         let before = self.state();
         before.admit(Request::Checkpoint)?;
@@ -65,7 +75,8 @@ impl Container {
         lock(&self.state).settle(State::Checkpointing { paused });
         let result = match self.wishes(options) {
             Ok(Wishes { exit, resume_early }) => {
-                let early = resume_early && paused && !exit && !self.pause_is_known();
+                let early = Asks::of(options, path).allows(self.named_as_stock, resume_early);
+                let early = early && paused && !exit && !self.pause_is_known();
                 self.dump(&image, options, exit, early).await
             }
             Err(e) => Err(e),
@@ -106,7 +117,7 @@ impl Container {
             .unwrap_or(self.host.namespace != DOCKER);
         Ok(Wishes {
             exit: options.exit.unwrap_or(!leave_running),
-            resume_early: config.checkpoint.resume_early && options.need_the_task_no_longer(),
+            resume_early: config.checkpoint.resume_early,
         })
     }
 
@@ -132,6 +143,7 @@ impl Container {
         if resume_early {
             // As `run_and_resume` passes it.
             command.args(["--progress-fd", "3"]);
+            command.env(RESUMES, "1");
         }
         if self.may_run_between_attempts(options) {
             command.env(cedana_config::MAY_RUN_VARIABLE, "1");
@@ -146,6 +158,9 @@ impl Container {
             (options.file_locks, "--file-locks"),
         ];
         command.args(flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
+        if !options.parent_path.is_empty() {
+            command.arg("--parent-path").arg(&options.parent_path);
+        }
         for namespace in &options.empty_namespaces {
             command.arg("--empty-ns").arg(namespace);
         }

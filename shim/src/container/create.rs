@@ -67,6 +67,8 @@ impl Container {
                 request.parent_checkpoint
             )));
         }
+        let named_as_stock =
+            host.named_as_stock && CreateOptions::are_runcs(request.options.as_ref());
         let bundle = PathBuf::from(&request.bundle);
         let spec = Spec::read(&bundle)?;
         let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
@@ -87,6 +89,7 @@ impl Container {
             runtime,
             restore_from,
             has_own_pid_namespace: spec.has_own_pid_namespace(),
+            named_as_stock,
             holder: Mutex::default(),
             held_fifos: Mutex::default(),
             init: Process::new(Stdio::new(
@@ -126,7 +129,7 @@ impl Container {
             ..TaskCreate::default()
         };
         if let Some(rootfs) = &self.rootfs {
-            rootfs::mount(request.rootfs, rootfs.clone()).await?;
+            rootfs::mount(request.rootfs, rootfs.clone(), self.host.reaper.clone()).await?;
         }
         if let Some(checkpoint) = &self.restore_from {
             if let Err(e) = self.prepare_restore(spec, checkpoint).await {

@@ -20,10 +20,6 @@ use crate::{
     stdio::Stdio,
 };
 
-/// The exit status of a process that could not be started, as a shell has it
-/// for a command that it can't run.
-const NOT_STARTED: i32 = 126;
-
 impl Container {
     /// Adds a process.
     ///
@@ -66,7 +62,7 @@ impl Container {
         let _gate = self.gate.read().await;
         exec.begin_start()?;
         if self.init.ended().is_some() {
-            exec.process.end(NOT_STARTED);
+            exec.start_failed();
             return Err(Error::FailedPrecondition(format!(
                 "container {} init process is not running",
                 self.id
@@ -89,7 +85,7 @@ impl Container {
                 Ok(pid)
             }
             Err(e) => {
-                exec.process.end(NOT_STARTED);
+                exec.start_failed();
                 self.running_execs.send_modify(|running| *running -= 1);
                 Err(e)
             }
@@ -136,6 +132,6 @@ impl Container {
         exec.admit_delete()?;
         exec.process.finish_io().await;
         self.execs().remove(id);
-        Ok((exec.process.pid(), exec.process.ended()))
+        Ok((exec.process.pid(), exec.ended()))
     }
 }

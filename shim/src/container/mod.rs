@@ -19,6 +19,7 @@ mod attempts;
 mod checkpoint;
 mod create;
 mod delete;
+mod early_resume;
 mod exec;
 mod exit;
 mod freeze;
@@ -61,12 +62,15 @@ use crate::{
 };
 
 pub(crate) use delete::remove_remembered;
+pub(crate) use early_resume::is_stock_name;
 use holder::Holder;
 
 /// What all containers of a shim share.
 pub(crate) struct Host {
     /// containerd's namespace.
     pub(crate) namespace: String,
+    /// Whether containerd started the shim under the file name of its own.
+    pub(crate) named_as_stock: bool,
     /// The OCI runtime where the options name none.
     pub(crate) default_runtime: PathBuf,
     /// Reaps all children.
@@ -88,6 +92,8 @@ pub(crate) struct Container {
     /// The checkpoint that Start restores.
     restore_from: Option<PathBuf>,
     has_own_pid_namespace: bool,
+    /// Whether clients know its runtime as `io.containerd.runc.v2`.
+    named_as_stock: bool,
     /// Stands in for init between Create and Start of a restore.
     holder: Mutex<Option<Holder>>,
     /// The other ends of the client's fifos meanwhile.
@@ -148,6 +154,10 @@ impl Container {
             ProcessRef::Exec(exec) => exec.id.clone(),
             ProcessRef::Init(_) => self.id.clone(),
         };
+        let ended = match &process {
+            ProcessRef::Exec(exec) => exec.ended(),
+            ProcessRef::Init(init) => init.ended(),
+        };
         let process: &Process = &process;
         let Stdio {
             stdin,
@@ -155,7 +165,6 @@ impl Container {
             stderr,
             terminal,
         } = process.stdio.clone();
-        let ended = process.ended();
         Ok(StateResponse {
             id,
             bundle: self.bundle.display().to_string(),

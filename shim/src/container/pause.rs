@@ -1,13 +1,7 @@
 //! Pause and resume: the OCI runtime freezes and thaws the cgroup.
 //!
-//! containerd's client pauses a task before it has it checkpointed, and resumes
-//! it when everything is done, which is long after CRIU is. Where nothing else is
-//! copied from the standing container ([`Container::checkpoint`]) we resume it
-//! when CRIU is done, and the client's own resume then finds nothing to do. A
-//! pause of the user's must stay. Over the wire the two look the same but for
-//! this: before a client has a task checkpointed it asks for its state, and if it
-//! pauses the task it does so after that (`client/task.go`, 1.6 to 2.4). So a
-//! pause that no State request has followed is the checkpointing client's own.
+//! A task that its checkpointing client paused may be resumed by its checkpoint
+//! ([`super::early_resume`]); the client's own resume then finds nothing to do.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -38,7 +38,7 @@ pub use metrics::Metrics;
 pub use protocol::ends_with_last_word;
 pub use source::{Phase, Source};
 pub use touches::{MAX_BYTES as MAX_TOUCHES_BYTES, Touches};
-pub use uffd::available;
+pub use uffd::{available, is_gone};
 
 /// The name of the socket, in CRIU's working directory.
 pub const SOCKET: &str = "lazy-pages.socket";

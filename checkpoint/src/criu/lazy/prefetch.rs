@@ -6,6 +6,11 @@
 //! at the lowest priority and with no lock held. There are as many as the
 //! settings allow, and all processors' worth once somebody waits for the end
 //! ([`Prefetch::hurry`]).
+//!
+//! A child that was forked while memory was missing shares with its parent what
+//! was there by then. Every page that it is given later is a copy of its own, of
+//! which an eager restore has one for both. So it gets what it touches, and the
+//! rest only when a checkpoint needs it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -36,6 +41,8 @@ pub(super) const ATTEMPTS: u32 = 500;
 #[derive(Default)]
 struct Queue {
     spaces: Vec<Arc<Space>>,
+    /// Children that were forked since; their turn comes with the hurry.
+    forked: Vec<Arc<Space>>,
     /// Processes and addresses.
     expected: VecDeque<(i32, u64)>,
     hints: VecDeque<(Arc<Space>, u64)>,
@@ -286,19 +293,28 @@ impl Prefetch {
     /// the usual priority.
     pub(super) fn hurry(&mut self) {
         self.shared.hurried.store(true, Ordering::Relaxed);
+        let mut queue = self.shared.queue();
+        let forked = std::mem::take(&mut queue.forked);
+        queue.spaces.extend(forked);
+        drop(queue);
         // Fewer threads than hoped for still come to the end.
         let _ = self.grow(thread::available_parallelism().map_or(1, usize::from));
         self.shared.work.notify_all();
     }
 
     pub(super) fn add(&self, space: Arc<Space>) {
-        self.shared.queue().spaces.push(space);
+        let mut queue = self.shared.queue();
+        match space.is_forked() && !self.shared.hurried.load(Ordering::Relaxed) {
+            true => queue.forked.push(space),
+            false => queue.spaces.push(space),
+        }
         self.shared.work.notify_all();
     }
 
     pub(super) fn remove(&self, space: &Arc<Space>) {
         let mut queue = self.shared.queue();
         queue.spaces.retain(|other| !Arc::ptr_eq(other, space));
+        queue.forked.retain(|other| !Arc::ptr_eq(other, space));
         queue.hints.retain(|(other, _)| !Arc::ptr_eq(other, space));
     }
 

@@ -38,6 +38,10 @@ const FIRST_SPACE: u64 = 3;
 /// How many descriptors are looked at in one step.
 const EVENTS: usize = 64;
 
+/// How often it is looked whether forked children have ended, of which the kernel
+/// says nothing: each holds a descriptor until then.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How far a restore is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -45,6 +49,9 @@ pub enum Phase {
     Restoring,
     /// The processes run, and memory is missing.
     Running,
+    /// The restored processes have all of their memory. Children that they forked
+    /// meanwhile lack some.
+    Restored,
     /// Nothing is missing any more.
     Complete,
 }
@@ -61,6 +68,8 @@ pub struct Source {
     /// When the first of them may be tried again.
     retry: Option<Duration>,
     phase: Phase,
+    /// When forked children were looked at.
+    looked: Instant,
     /// When the processes were set going.
     running_since: Option<Instant>,
     touches: Touches,
@@ -108,6 +117,7 @@ impl Source {
             waiting: VecDeque::new(),
             retry: None,
             phase: Phase::Restoring,
+            looked: Instant::now(),
             running_since: None,
             touches: Touches::default(),
             about_to_run,
@@ -132,7 +142,9 @@ impl Source {
     /// When to call [`Self::step`] even if nothing has come in.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
-        self.retry
+        let forked = self.spaces.values().any(|space| space.is_forked());
+        let look = forked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
+        self.retry.into_iter().chain(look).min()
     }
 
     /// The connection to CRIU, while there is one.
@@ -320,6 +332,11 @@ impl Source {
         if self.phase == Phase::Restoring {
             return;
         }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let forked = self.spaces.values().filter(|space| space.is_forked());
+            forked.for_each(|space| space.look());
+        }
         let prefetch = &self.prefetch;
         let epoll = &self.epoll;
         self.spaces.retain(|_, space| {
@@ -334,6 +351,8 @@ impl Source {
         self.waiting.retain(|fault| !fault.space.is_done());
         if self.spaces.is_empty() {
             self.phase = Phase::Complete;
+        } else if self.spaces.values().all(|space| space.is_forked()) {
+            self.phase = Phase::Restored;
         }
     }
 }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use super::Failure;
 use super::pending::{Frame, Pending, Piece};
-use super::uffd::{Event, Uffd};
+use super::uffd::{Event, Uffd, is_gone};
 
 /// How much is given in one go. An event waits for no more than that: about 50
 /// microseconds' worth of copying.
@@ -83,6 +83,16 @@ impl Space {
 
     pub(super) fn pid(&self) -> Option<i32> {
         self.pid
+    }
+
+    /// Whether this is a child that was forked since the restore.
+    pub(super) fn is_forked(&self) -> bool {
+        self.pid.is_none()
+    }
+
+    /// The size of a page.
+    pub(super) fn page(&self) -> u64 {
+        self.page
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -268,6 +278,13 @@ impl Space {
                 Ok(Given::Bytes(0))
             }
             Err(error) => self.refused(error, "UFFDIO_ZEROPAGE"),
+        }
+    }
+
+    /// Looks whether the address space still exists.
+    pub(super) fn look(&self) {
+        if is_gone(self.uffd.as_fd()) {
+            self.state().gone = true;
         }
     }
 

@@ -144,6 +144,29 @@ impl Uffd {
     }
 }
 
+/// Whether the address space behind a userfaultfd has ended. The kernel tells of no
+/// end; it only refuses what is given to an address space that has.
+#[must_use]
+pub fn is_gone(uffd: BorrowedFd<'_>) -> bool {
+    // From the first address that can be mapped (vm.mmap_min_addr) to the end of
+    // the smallest address space (arm64 with 39 bits). No mapping is that large and
+    // begins there, so that an address space that exists refuses it, too, with
+    // another error (mm/userfaultfd.c, `mfill_atomic`).
+    let range = UffdioRange {
+        start: 64 << 10,
+        len: (1 << 38) - (64 << 10),
+    };
+    let mut request = UffdioZeropage {
+        range,
+        mode: 0,
+        zeropage: 0,
+    };
+    // SAFETY: the request lives through the call and holds no pointer.
+    let result = unsafe { ioctl::zeropage(uffd.as_raw_fd(), &raw mut request) };
+    // The second before Linux 4.13.
+    matches!(result, Err(Errno::ESRCH | Errno::ENOSPC))
+}
+
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

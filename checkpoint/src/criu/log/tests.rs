@@ -1,4 +1,5 @@
 use super::*;
+use crate::criu::cause::{Descriptor, Watched};
 use proptest::prelude::*;
 
 /// Excerpts of logs that CRIU 4.2.1 wrote under runc when it was given the cause
@@ -33,7 +34,7 @@ fn real_refusals_of_a_dump() {
         real!("link-remap"),
         Some(Cause::LinkRemap("/la".to_owned()))
     );
-    assert_eq!(real!("inotify"), Some(Cause::Inotify));
+    assert_eq!(real!("inotify"), Some(Cause::Inotify(Watched::Unknown)));
     assert_eq!(
         real!("nested-uts"),
         Some(Cause::NestedNamespace("uts".to_owned()))
@@ -43,11 +44,51 @@ fn real_refusals_of_a_dump() {
         Some(Cause::NestedNamespace("pid".to_owned()))
     );
     assert_eq!(real!("rlimit"), Some(Cause::Rlimit));
+    assert_eq!(real!("packet-pipe"), Some(Cause::PacketPipe));
+    assert_eq!(real!("message-queue"), Some(Cause::MessageQueue(None)));
+    assert_eq!(
+        real!("message-queue-open"),
+        Some(outside(4, "/q")),
+        "CRIU's words are those for a file outside"
+    );
+    assert_eq!(
+        real!("outside-stdout"),
+        Some(outside(1, "/var/tmp/so-16636/out.txt"))
+    );
+    assert_eq!(real!("dead-leader"), Some(Cause::DeadLeader));
+    assert_eq!(real!("no-descriptor"), Some(Cause::NoDescriptor));
+    assert_eq!(real!("control-messages"), Some(Cause::ControlMessages));
+    assert_eq!(real!("secret-memory"), Some(Cause::SecretMemory));
+    assert_eq!(real!("epoll-dump"), Some(Cause::EpollTarget));
+    assert_eq!(real!("shell-in-shell"), Some(Cause::ControllingTerminal));
+    assert_eq!(
+        real!("mount-below"),
+        Some(Cause::MountBelow("/top/file".to_owned()))
+    );
     assert_eq!(real!("no-space"), Some(Cause::NoSpace));
+}
+
+fn outside(number: u32, path: &str) -> Cause {
+    Cause::OutsideFile(Descriptor {
+        number,
+        path: path.to_owned(),
+    })
+}
+
+/// The container's init was killed while CRIU had stopped it, and before.
+#[test]
+fn real_dumps_of_a_container_that_ended_meanwhile() {
+    assert_eq!(real!("ended-while-dumping"), Some(Cause::Ended));
+    assert_eq!(real!("ended-before-seizing"), Some(Cause::Ended));
+    // CRIU's own code ended it, which found one free descriptor and needs two:
+    // the process is missing when CRIU wants to put its memory back.
+    assert_eq!(real!("one-descriptor"), Some(Cause::Ended));
 }
 
 #[test]
 fn real_failures_of_a_restore() {
+    assert_eq!(real!("epoll-restore"), Some(Cause::EpollTarget));
+    assert_eq!(real!("pids-limit"), Some(Cause::PidsLimit));
     assert_eq!(
         real!("missing-file"),
         Some(Cause::MissingFile("/data.txt".to_owned()))
@@ -102,19 +143,81 @@ fn known_texts() {
         cause("net: Unable to find an external netns: extRootNetNS"),
         Some(Cause::MissingNetns)
     );
+    for text in [
+        "Failed to read ack: Connection reset by peer",
+        "Message reply from daemon is trimmed (12/0)",
+        "42 was killed by 9 unexpectedly: Killed",
+        "si_code=2 si_pid=42 si_status=9",
+        "Can't open 42/stat on procfs: No such file or directory",
+        "SEIZE 42: can't read signfo: No such process",
+    ] {
+        assert_eq!(cause(text), Some(Cause::Ended), "{text}");
+    }
+    // CRIU's code crashed in the process.
+    assert_eq!(
+        cause("42 was killed by 11 unexpectedly: Segmentation fault"),
+        None
+    );
+    assert_eq!(cause("si_code=2 si_pid=42 si_status=11"), None);
+    assert_eq!(
+        cause("Can't open map_files: No such file or directory"),
+        None
+    );
+    assert_eq!(cause("42 killed by signal 9: Killed"), Some(Cause::Killed));
+    assert_eq!(
+        cause("Unable to create a thread: -17"),
+        Some(Cause::BusyThread)
+    );
+    assert_eq!(
+        cause("Can't fork for 7: Resource temporarily unavailable"),
+        Some(Cause::PidsLimit)
+    );
+    assert_eq!(
+        cause("files: Can't open dir: Too many open files"),
+        Some(Cause::NoDescriptorLeft)
+    );
+    assert_eq!(
+        cause("fsnotify: Can't create inotify for 0x00000f: Too many open files"),
+        Some(Cause::WatchLimit("fs.inotify.max_user_instances"))
+    );
+    assert_eq!(
+        cause("epoll: Can't add event on 0x00000f: No space left on device"),
+        Some(Cause::WatchLimit("fs.epoll.max_user_watches"))
+    );
+    assert_eq!(
+        cause("execvp(\"iptables-restore\", ...) failed: No such file or directory"),
+        Some(Cause::MissingProgram("iptables-restore".to_owned()))
+    );
+    assert_eq!(
+        cause("Escaped/closed fd descriptor 5 on pid 42"),
+        Some(Cause::EpollTarget)
+    );
+    assert_eq!(
+        cause("Zombie thread not supported"),
+        Some(Cause::DeadLeader)
+    );
     assert!(matches!(
         cause("cpu: CPU capabilities do not match run time"),
         Some(Cause::Cpu(_))
     ));
 }
 
+const HEAD: &str = "(00.000001) Version: 4.2.1 (gitid 0)\n\
+    (00.000002) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
+    (00.000002) Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory\n";
+const UNKNOWN: &str = "(00.000003)      7: Error (criu/foo.c:1): foo: Something new\n";
+const REPORT: &str =
+    "(00.000004) Error (criu/cr-dump.c:1545): Dump files (pid: 7) failed with -1\n";
+const KNOWN: &str =
+    "(00.000005) Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted\n";
+const END: &str = "iptables-restore: line 3 failed: Bad rule.\n\
+    (00.000006) Error (criu/util.c:657): exited, status=1\n\
+    (00.000007) Error (compel/src/lib/infect.c:417): Unable to detach from 7: No such process\n\
+    (00.000008) Error (criu/cr-dump.c:2128): Dumping FAILED.\n";
+
 #[test]
-fn quotes_the_first_unknown_error_that_is_not_harmless() {
-    let log = "(00.000001) Version: 4.2.1 (gitid 0)\n\
-        (00.000002) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
-        (00.000003)      7: Error (criu/foo.c:1): foo: Something new\n\
-        (00.000004) Error (criu/cr-dump.c:2128): Dumping FAILED.\n";
-    let found = diagnose_text(log);
+fn quotes_the_first_error_if_it_is_unknown() {
+    let found = diagnose_text(&[HEAD, UNKNOWN, REPORT, END].concat());
     assert_eq!(found.cause, None);
     assert_eq!(
         found.sentence().as_deref(),
@@ -124,6 +227,53 @@ fn quotes_the_first_unknown_error_that_is_not_harmless() {
         found.version.map(|v| v.to_string()).as_deref(),
         Some("4.2.1")
     );
+}
+
+#[test]
+fn a_known_cause_after_an_unknown_error_is_not_the_reason() {
+    let found = diagnose_text(&[HEAD, UNKNOWN, KNOWN, END].concat());
+    assert_eq!(found.cause, None);
+    assert_eq!(found.error.as_deref(), Some("foo: Something new"));
+    let found = diagnose_text(&[HEAD, KNOWN, UNKNOWN, END].concat());
+    assert_eq!(found.cause, Some(Cause::Rlimit));
+}
+
+#[test]
+fn the_process_and_the_file_that_it_watches() {
+    let found = diagnose_text(include_str!("data/inotify-python.log"));
+    assert_eq!(found.cause, Some(Cause::Inotify(Watched::Unknown)));
+    assert_eq!(found.process, Some(3156));
+    assert_eq!(found.watched, Some((0x50, 0x18c00c)));
+    assert_eq!(diagnose_text(HEAD).process, None);
+}
+
+#[test]
+fn a_report_decides_only_without_a_reason() {
+    let found = diagnose_text(&[HEAD, REPORT, KNOWN, END].concat());
+    assert_eq!(found.cause, Some(Cause::Rlimit));
+    let found = diagnose_text(&[HEAD, REPORT, END].concat());
+    assert_eq!(
+        found.error.as_deref(),
+        Some("Dump files (pid: 7) failed with -1")
+    );
+    let helper = "(0) Error (criu/util.c:657): exited, status=1\n";
+    let failed =
+        "(0) Error (criu/net.c:1): net: Locking network failed: iptables-restore returned -1.\n";
+    let found = diagnose_text(&[HEAD, helper, failed, END].concat());
+    assert_eq!(found.cause, Some(Cause::NetworkLock));
+}
+
+#[test]
+fn probes_and_cleanup_are_never_reasons() {
+    let cleanup = "(0) Error (criu/cr-dump.c:2128): Dumping FAILED.\n";
+    assert_eq!(diagnose_text(&[HEAD, cleanup].concat()).sentence(), None);
+}
+
+/// The same words from another file are another error.
+#[test]
+fn a_line_is_known_by_its_file_too() {
+    let found = diagnose_text("(0) Error (criu/other.c:1): Unable to create tun: x\n");
+    assert_eq!(found.error.as_deref(), Some("Unable to create tun: x"));
 }
 
 #[test]
@@ -145,6 +295,8 @@ proptest! {
         text in prop::sample::select(vec![
             "Can't dump ghost file ", "File ", "Can't fork for ", "Unsupported proto ",
             "No mapping for ", "Can't open file ", "do not match expected ", "mnt: ",
+            "Can't lookup mount=", "Can't open ", "si_code=", "mnt: 1:./", "execvp(\"",
+            "Unable to create a thread: ",
         ]),
         rest in "\\PC{0,40}",
     ) {

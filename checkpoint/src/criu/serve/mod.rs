@@ -19,7 +19,7 @@
 //!
 //! When this process dies, the kernel closes the device and fails what CRIU is
 //! reading: CRIU ends with an error, and the mount is gone. When what is read
-//! turns out to be damaged, CRIU gets an I/O error, and [`Server::stop`] says
+//! turns out to be damaged, CRIU gets an I/O error, and [`Server::damage`] says
 //! which frame of which file it was.
 
 mod frames;
@@ -116,11 +116,10 @@ impl Server {
             .join(number.to_string())
     }
 
-    /// Stops showing it, and says what was found damaged by who read it.
+    /// The first damage that was found while CRIU read it.
     #[must_use]
-    pub fn stop(mut self) -> Option<Arc<Damage>> {
-        self.end();
-        lock(&self.shared.damage).take()
+    pub fn damage(&self) -> Option<Arc<Damage>> {
+        lock(&self.shared.damage).clone()
     }
 
     fn end(&mut self) {
@@ -154,6 +153,7 @@ struct Shown {
 
 enum Content {
     File(PathBuf),
+    Bytes(Vec<u8>),
     Pages {
         /// The number of the file in [`Frames`].
         file: usize,
@@ -182,6 +182,10 @@ impl Tree {
                     let metadata = fs::symlink_metadata(&path).ok();
                     let size = metadata.as_ref().map_or(0, Metadata::len);
                     self.push(metadata, size, Content::File(path))
+                }
+                Node::Edited { path, bytes } => {
+                    let metadata = fs::symlink_metadata(&path).ok();
+                    self.push(metadata, bytes.len() as u64, Content::Bytes(bytes))
                 }
                 Node::Pages { reader, by_page } => {
                     let size = reader.table().raw_bytes();
@@ -381,6 +385,7 @@ impl Shared {
                 lock(&self.files).insert(handle, Arc::new(file));
                 Ok(protocol::open(handle, protocol::KEEP_CACHE))
             }
+            Content::Bytes(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Content::Pages { file, flags } => {
                 self.frames.open(*file);
                 Ok(protocol::open(0, *flags))
@@ -414,6 +419,9 @@ impl Shared {
                 file.read_exact_at(&mut scratch.bytes, offset)
                     .map_err(|source| self.unreadable(path, source))?;
                 self.reply(request, 0, &[&scratch.bytes]);
+            }
+            Content::Bytes(bytes) => {
+                self.reply(request, 0, &[&bytes[offset as usize..end as usize]]);
             }
             Content::Pages { file, .. } => {
                 let frames = self

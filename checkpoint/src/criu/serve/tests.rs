@@ -75,7 +75,7 @@ fn directory_is_as_criu_wrote_it() {
     assert_eq!(fs::metadata(&file).expect("stat").len(), raw.len() as u64);
     assert!(fs::read(&file).expect("read") == raw);
     assert!(fs::write(shown.join("new"), "").is_err());
-    assert!(server.stop().is_none());
+    assert!(server.damage().is_none());
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn any_part_by_many_at_once_in_little_memory() {
                 });
             }
         });
-        assert!(server.stop().is_none());
+        assert!(server.damage().is_none());
     }
 }
 
@@ -123,7 +123,7 @@ fn flipped_bit_fails_the_read_and_is_named() {
     let read = fs::read(server.path().join("pages-1.img"));
     let errno = read.expect_err("damage").raw_os_error();
     assert_eq!(errno, Some(libc::EIO));
-    let damage = server.stop().expect("damage");
+    let damage = server.damage().expect("damage");
     assert!(
         matches!(&*damage, Damage::Frame { start, end, .. } if (*start..*end).contains(&(middle as u64))),
         "{damage}"

@@ -228,6 +228,8 @@ impl Memory {
         let mut vmas: Vec<(Vma, Share)> = mm
             .vmas
             .into_iter()
+            // Its addresses are counted with the mapping that it lies in.
+            .filter(|vma| !vma.is_guard())
             .map(|vma| {
                 let share = Share {
                     mapped_bytes: vma.end.saturating_sub(vma.start),

@@ -24,7 +24,7 @@ use serde::Serialize;
 
 pub use files::{OpenFile, OpenFileKind};
 pub use memory::{Mapping, MappingKind, Memory, Share, SharedMemory};
-pub use mounts::Mount;
+pub use mounts::{Mount, external_mounts};
 pub use namespaces::{Namespace, NamespaceKind};
 pub use processes::{Process, ProcessState, Thread};
 pub use sizes::{DumpCost, Sizes};

@@ -1,5 +1,7 @@
 //! The mounts of a checkpoint.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::{Dir, Error};
@@ -57,6 +59,20 @@ pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount
         }
     }
     Ok(mounts)
+}
+
+/// The keys of the mounts in the checkpoint in `path` that come from outside.
+/// Files that can't be read count as absent; [`crate::image::verify`] is what
+/// complains about damage.
+#[must_use]
+pub fn external_mounts(path: &Path) -> Vec<String> {
+    let dir = Dir(path);
+    let listing = dir.files().unwrap_or_default();
+    let mounts = read(&dir, &listing).unwrap_or_default();
+    mounts
+        .into_iter()
+        .filter_map(|mount| mount.external)
+        .collect()
 }
 
 /// The numbers of CRIU's mnt.proto. What has none is stored with its name.

@@ -131,6 +131,8 @@ messages! {
         2 flags: u32,
         3 pos: u64,
         6 name: String,
+        /// Zigzag: even for the IDs that a mount can have.
+        7 mnt_id: Option<u32>,
         8 size: Option<u64>,
         10 mode: Option<u32>,
     }
@@ -234,6 +236,7 @@ messages! {
     /// remap-fpath.img: open files that have no name any more.
     RemapFilePath {
         1 orig_id: u32,
+        2 remap_id: u32,
         3 remap_type: Option<u32>,
     }
 
@@ -276,6 +279,31 @@ messages! {
         6 pages_skipped_parent: u64,
         7 pages_written: u64,
         14 shpages_written: Option<u64>,
+    }
+}
+
+impl Vma {
+    // The bits of mmap(2) on x86-64 and arm64, and CRIU's own (include/image.h).
+    const PRIVATE: u32 = 0x02;
+    const ANONYMOUS: u32 = 0x20;
+    pub(super) const LOCKED: u32 = 0x2000;
+    pub(super) const NORESERVE: u32 = 0x4000;
+    pub(super) const HUGETLB: u32 = 0x4_0000;
+
+    /// Whether this is no mapping but a guard region inside another one
+    /// (`VMA_AREA_GUARD`, since CRIU 4.2).
+    pub(super) fn is_guard(&self) -> bool {
+        self.status & (1 << 16) != 0
+    }
+
+    pub(super) fn is_private_anonymous(&self) -> bool {
+        const BOTH: u32 = Vma::PRIVATE | Vma::ANONYMOUS;
+        self.flags & BOTH == BOTH
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        const WRITE: u32 = 2;
+        self.prot & WRITE != 0
     }
 }
 

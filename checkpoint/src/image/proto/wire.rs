@@ -75,6 +75,22 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// Appends a number in the wire's encoding.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Appends a field of bytes.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    put_varint(out, number << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
 /// A type that a declared field can have. A plain type is a required field; an
 /// `Option` and a `Vec` are protobuf's optional and repeated.
 pub(crate) trait Field: Default {
@@ -315,6 +331,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_put_is_read(number in 1..1000u64, value: u64, bytes: Vec<u8>) {
+            let mut out = Vec::new();
+            put_varint(&mut out, number << 3);
+            put_varint(&mut out, value);
+            put_bytes(&mut out, number, &bytes);
+            let fields: Vec<_> = Fields(&out).map(Result::unwrap).collect();
+            prop_assert!(matches!(fields[0], (n, Value::Number(v)) if (n, v) == (number, value)));
+            prop_assert!(matches!(fields[1], (n, Value::Bytes(b)) if n == number && b == bytes));
+        }
+
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Outer::decode(&bytes);

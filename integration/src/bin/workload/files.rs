@@ -85,10 +85,11 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins anew if there is a journal of an earlier process.
-    pub(crate) fn begin(path: &str, nonce: u64) -> io::Result<Self> {
+    /// Begins anew if there is a journal of an earlier process. The first line ends
+    /// in this many spaces.
+    pub(crate) fn begin(path: &str, nonce: u64, spaces: usize) -> io::Result<Self> {
         let nonce = format!("{nonce:016x}");
-        fs::write(path, format!("{nonce}\n"))?;
+        fs::write(path, format!("{nonce}{}\n", " ".repeat(spaces)))?;
         let mut file = File::options().append(true).open(path)?;
         let written = Arc::new(Mutex::new(0));
         let growing = Arc::clone(&written);
@@ -118,7 +119,7 @@ impl Journal {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let text = fs::read_to_string(&self.path).map_err(|e| e.to_string())?;
         let mut lines = text.lines();
-        if lines.next() != Some(&self.nonce) {
+        if lines.next().map(str::trim_end) != Some(&self.nonce) {
             return Err("another process's journal".into());
         }
         let mut last = 0;

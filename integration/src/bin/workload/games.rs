@@ -11,17 +11,19 @@ use std::slice;
 
 use crate::memory::word;
 
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 const PAGES: usize = 512;
 const BYTES: usize = PAGE * PAGES;
 
-const PROT_READ: c_int = 1;
-const PROT_WRITE: c_int = 2;
+pub(crate) const PROT_NONE: c_int = 0;
+pub(crate) const PROT_READ: c_int = 1;
+pub(crate) const PROT_WRITE: c_int = 2;
 const MAP_PRIVATE: c_int = 2;
 const MAP_ANONYMOUS: c_int = 0x20;
 const MREMAP_MAYMOVE: c_int = 1;
 const MADV_DONTNEED: c_int = 4;
 const MADV_WIPEONFORK: c_int = 18;
+pub(crate) const MADV_GUARD_INSTALL: c_int = 102;
 const MAP_FAILED: usize = usize::MAX;
 
 unsafe extern "C" {
@@ -35,11 +37,11 @@ unsafe extern "C" {
     ) -> *mut c_void;
     fn munmap(at: *mut c_void, length: usize) -> c_int;
     fn mremap(at: *mut c_void, old: usize, new: usize, flags: c_int, ...) -> *mut c_void;
-    fn madvise(at: *mut c_void, length: usize, advice: c_int) -> c_int;
-    fn mprotect(at: *mut c_void, length: usize, prot: c_int) -> c_int;
+    pub(crate) fn madvise(at: *mut c_void, length: usize, advice: c_int) -> c_int;
+    pub(crate) fn mprotect(at: *mut c_void, length: usize, prot: c_int) -> c_int;
     fn mlock(at: *const c_void, length: usize) -> c_int;
-    fn fork() -> c_int;
-    fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    pub(crate) fn fork() -> c_int;
+    pub(crate) fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn _exit(code: c_int) -> !;
 }
 
@@ -101,12 +103,17 @@ impl Region {
 }
 
 fn map() -> Result<usize, String> {
+    map_with(BYTES, PROT_READ | PROT_WRITE)
+}
+
+/// A new private mapping without a file.
+pub(crate) fn map_with(bytes: usize, prot: c_int) -> Result<usize, String> {
     // SAFETY: a new mapping, where the kernel likes.
     let at = unsafe {
         mmap(
             std::ptr::null_mut(),
-            BYTES,
-            PROT_READ | PROT_WRITE,
+            bytes,
+            prot,
             MAP_PRIVATE | MAP_ANONYMOUS,
             -1,
             0,

@@ -15,8 +15,11 @@
 mod family;
 mod files;
 mod games;
+mod layouts;
 mod memory;
+mod odd;
 mod passing;
+mod refused;
 mod sockets;
 mod sys;
 
@@ -51,6 +54,10 @@ impl Report {
     }
 }
 
+/// How many spaces the first line of a long journal ends in: the file grows while a
+/// program packs it.
+const LONG: usize = 64 << 20;
+
 /// Holds some state and verifies it on demand.
 type Check = Box<dyn FnMut(&mut Report)>;
 
@@ -64,6 +71,9 @@ fn main() {
     let mut child = false;
     let mut checks: Vec<Check> = Vec::new();
     let games: Rc<RefCell<Option<games::Games>>> = Rc::default();
+    let mut data: Option<Rc<Pattern>> = None;
+    let late: Rc<RefCell<Option<layouts::Workers>>> = Rc::default();
+    let mut forks_late = false;
     let nonce = nonce();
     let ticks = tick();
 
@@ -78,8 +88,13 @@ fn main() {
             "--term-code" => term_code = number(&value()) as i32,
             "--child" => child = true,
             "--memory" => {
-                let pattern = Pattern::fill(nonce, number(&value()) << 20);
+                let pattern = Rc::new(Pattern::fill(nonce, number(&value()) << 20));
+                data = Some(Rc::clone(&pattern));
                 checks.push(Box::new(move |r| r.check("memory", pattern.verify())));
+            }
+            "--ballast" => {
+                let pattern = Pattern::fill(!nonce, number(&value()) << 20);
+                checks.push(Box::new(move |r| r.check("ballast", pattern.verify())));
             }
             "--shared-memory" => {
                 let segment = expect(memory::Shared::fill(nonce, number(&value()) << 20));
@@ -117,7 +132,11 @@ fn main() {
                 checks.push(Box::new(move |r| r.check("file", file.verify())));
             }
             "--journal" => {
-                let journal = expect(files::Journal::begin(&value(), nonce));
+                let journal = expect(files::Journal::begin(&value(), nonce, 0));
+                checks.push(Box::new(move |r| r.check("journal", journal.verify())));
+            }
+            "--long-journal" => {
+                let journal = expect(files::Journal::begin(&value(), nonce, LONG));
                 checks.push(Box::new(move |r| r.check("journal", journal.verify())));
             }
             "--lock" => {
@@ -140,13 +159,52 @@ fn main() {
                     r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
                 }));
             }
+            "--guarded" => {
+                let guarded = expect(layouts::Guarded::set_up(nonce));
+                checks.push(Box::new(move |r| r.check("guarded", guarded.verify())));
+            }
+            "--reserved" => {
+                let reserved = expect(layouts::Reserved::set_up(nonce, number(&value())));
+                checks.push(Box::new(move |r| r.check("reserved", reserved.verify())));
+            }
+            "--workers" => {
+                let workers = layouts::Workers::fork(data.as_deref(), number(&value()));
+                let workers = expect(workers);
+                checks.push(Box::new(move |r| r.check("workers", workers.verify())));
+            }
+            "--late-workers" => {
+                forks_late = true;
+                let late = Rc::clone(&late);
+                checks.push(Box::new(move |r| {
+                    let late = late.borrow();
+                    r.check(
+                        "late-workers",
+                        late.as_ref().map_or(Ok(()), layouts::Workers::verify),
+                    );
+                }));
+            }
+            "--with" => {
+                let mut holder = expect(refused::Holder::start(&value()));
+                checks.push(Box::new(move |r| r.check("with", holder.verify())));
+            }
+            "--hold" => refused::hold(&value()),
             "--backlog" => expect(passing::backlog(value())),
             "--netlink" => expect(passing::netlink(value())),
             "--traced" => expect(passing::traced(value())),
             "--vfork" => expect(passing::vfork(value())),
+            "--idle" => odd::idle(),
+            "--leave-daemon" => expect(odd::leave_daemon()),
+            "--subreaper" => expect(odd::be_subreaper(&value())),
+            "--session" => expect(odd::be_session(&value())),
             "--lines" => answer_lines(),
             "--ticks" => print_ticks(),
-            other => usage(&format!("unknown flag {other}")),
+            other => match odd(other) {
+                Some(odd) => {
+                    let odd = expect(odd);
+                    checks.push(Box::new(move |r| r.check("odd", odd.verify())));
+                }
+                None => usage(&format!("unknown flag {other}")),
+            },
         }
     }
 
@@ -170,12 +228,37 @@ fn main() {
                 if let Some(games) = &mut *games.borrow_mut() {
                     games.play();
                 }
+                if forks_late {
+                    let workers = layouts::Workers::fork(data.as_deref(), 2);
+                    *late.borrow_mut() = Some(expect(workers));
+                    publish(&format!("/out/{name}.forked"), "forked\n");
+                    continue;
+                }
                 publish(&format!("/out/{name}.report"), &report(&mut checks).0);
             }
             sys::SIGUSR1 => publish(&format!("/out/{name}.report"), &report(&mut checks).0),
             _ => exit(term_code),
         }
     }
+}
+
+/// State that can't be restored, and its neighbour that can.
+fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
+    Some(match flag {
+        "--deleted-directory-first" => odd::deleted_directory(true),
+        "--deleted-directory-last" => odd::deleted_directory(false),
+        "--file-of-thread" => odd::file_of_thread(false),
+        "--file-of-first-thread" => odd::file_of_thread(true),
+        "--program-in-memory" => odd::lost_program(true),
+        "--program-deleted" => odd::lost_program(false),
+        "--tun" => odd::tun(true),
+        "--tun-without-device" => odd::tun(false),
+        "--daemon-of-subreaper" => odd::daemon(true),
+        "--daemon-of-init" => odd::daemon(false),
+        "--overlay" => odd::mounted(true),
+        "--tmpfs" => odd::mounted(false),
+        _ => return None,
+    })
 }
 
 /// A counter that moves for as long as the process does.

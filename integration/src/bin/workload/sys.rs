@@ -3,10 +3,10 @@
 //! Declared here rather than taken from a crate: the build script compiles
 //! this program with nothing but the compiler.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 pub(crate) const SIGUSR1: c_int = 10;
 pub(crate) const SIGUSR2: c_int = 12;
@@ -26,6 +26,19 @@ unsafe extern "C" {
     fn sigprocmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
     fn sigwait(set: *const SignalSet, signal: *mut c_int) -> c_int;
     fn flock(fd: c_int, operation: c_int) -> c_int;
+    fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
+    fn prctl(option: c_int, ...) -> c_int;
+    fn setsid() -> c_int;
+    fn mknod(path: *const c_char, mode: c_uint, device: u64) -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
+    #[link_name = "mount"]
+    fn c_mount(
+        source: *const c_char,
+        target: *const c_char,
+        kind: *const c_char,
+        flags: c_ulong,
+        data: *const c_char,
+    ) -> c_int;
 }
 
 fn set_of(signals: &[c_int]) -> SignalSet {
@@ -64,5 +77,83 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
     match unsafe { flock(file.as_raw_fd(), LOCK_EX | LOCK_NB) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A file in memory that goes with exec.
+pub(crate) fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a live C string.
+    let fd = done(unsafe { memfd_create(c"program".as_ptr(), 0) })?;
+    // SAFETY: the descriptor was made a line above and belongs to nothing else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Has orphans below the calling process become its children.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    const PR_SET_CHILD_SUBREAPER: c_int = 36;
+    // SAFETY: the option takes a number.
+    done(unsafe { prctl(PR_SET_CHILD_SUBREAPER, 1 as c_ulong) }).map(drop)
+}
+
+/// Makes a session of the calling process.
+pub(crate) fn make_session() -> io::Result<()> {
+    // SAFETY: it takes nothing.
+    done(unsafe { setsid() }).map(drop)
+}
+
+/// A character device, unless there is one.
+pub(crate) fn make_character_device(path: &str, major: u64, minor: u64) -> io::Result<()> {
+    const S_IFCHR: c_uint = 0o020_000;
+    let text = CString::new(path)?;
+    // SAFETY: the path lives through the call.
+    match done(unsafe { mknod(text.as_ptr(), S_IFCHR | 0o600, major << 8 | minor) }) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an open /dev/net/tun the other end of a new device.
+pub(crate) fn attach_tun(file: &File, name: &str) -> io::Result<()> {
+    const TUNSETIFF: c_ulong = 0x4004_54ca;
+    const IFF_TUN: u16 = 1;
+    const IFF_NO_PI: u16 = 0x1000;
+    // struct ifreq: 16 bytes of name, then a union that begins with the flags.
+    let mut request = [0u8; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..18].copy_from_slice(&(IFF_TUN | IFF_NO_PI).to_ne_bytes());
+    // SAFETY: the buffer has the structure's size and lives through the call.
+    done(unsafe { ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) }).map(drop)
+}
+
+/// mount(2), of a file system or as a bind mount.
+pub(crate) fn mount(
+    source: &str,
+    target: &str,
+    kind: &str,
+    bind: bool,
+    data: &str,
+) -> io::Result<()> {
+    const MS_BIND: c_ulong = 4096;
+    let texts = [source, target, kind, data].map(CString::new);
+    let [source, target, kind, data] = texts;
+    let (source, target, kind, data) = (source?, target?, kind?, data?);
+    let flags = if bind { MS_BIND } else { 0 };
+    // SAFETY: four C strings that live through the call.
+    let result = unsafe {
+        c_mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr(),
+        )
+    };
+    done(result).map(drop)
+}
+
+fn done(result: c_int) -> io::Result<c_int> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
     }
 }

@@ -73,10 +73,15 @@ impl Source {
         let Some(&own) = pieces.first() else {
             return Ok(Given::Busy);
         };
-        // What is waited for comes first.
+        // What is waited for comes first. To a forked child nothing else: see
+        // [`super::super::prefetch`].
+        let length = match space.is_forked() {
+            true => space.page(),
+            false => BLOCK,
+        };
         let first = Piece {
             start: address,
-            end: own.end.min(address + BLOCK),
+            end: own.end.min(address + length),
             offset: own.offset + (address - own.start),
         };
         match give(first)? {
@@ -88,7 +93,7 @@ impl Source {
         space.wake(address);
         self.times.add(fault.since.elapsed());
         // What is beside it may not be registered before that.
-        if settled {
+        if settled && !space.is_forked() {
             for piece in pieces {
                 if !matches!(give(piece)?, Given::Bytes(_)) {
                     break;

@@ -1,0 +1,270 @@
+//! Open files that CRIU dumps without complaint and then can't restore.
+//!
+//! Two kinds are known, both seen with CRIU 4.2:
+//!
+//! - **A deleted file within a deleted directory that is open too.** CRIU makes
+//!   both again under their old names and removes them when they are open
+//!   (criu/files-reg.c, `prepare_remaps` and `try_clean_remaps`). It does both in
+//!   the order of remap-fpath.img. If the directory comes first there, the file
+//!   is made within it, and the directory can't be removed: "Couldn't unlink
+//!   remap ...: Directory not empty". If the file comes first, it is made further
+//!   up, where a directory exists, and all goes well. The order is that of the
+//!   dump, so only the images tell.
+//! - **A file of a thread in /proc**, `/proc/PID/task/TID/...`. CRIU opens files
+//!   before it starts threads, so the path does not exist then. A process's first
+//!   thread, whose TID is the PID, exists.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::dir::{Dir, number};
+use super::proto::{FileEntry, Mount, RegFile, RemapFilePath};
+use super::verify::Error;
+
+/// An open file that a restore is going to fail on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unrestorable {
+    /// A deleted file, or directory, within a deleted directory that is open.
+    Within {
+        /// The deleted directory.
+        directory: String,
+        /// The deleted file in it.
+        file: String,
+    },
+    /// A file in /proc of a thread that is not its process's first.
+    Thread(String),
+}
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFDIR: u32 = 0o040_000;
+
+/// `REMAP_TYPE__GHOST` of remap-file-path.proto: a deleted file whose content is
+/// in the checkpoint.
+const GHOST: u32 = 1;
+
+/// `FSTYPE__PROC` of mnt.proto.
+const PROC: u32 = 1;
+
+/// The open files of the checkpoint in `dir` that CRIU can't restore.
+///
+/// # Errors
+/// An image is damaged.
+pub fn unrestorable(dir: &Path) -> Result<Vec<Unrestorable>, Error> {
+    let dir = Dir(dir);
+    let remaps: Vec<RemapFilePath> = dir.all("remap-fpath.img")?;
+    let mut files = HashMap::new();
+    dir.each("files.img", |entry: FileEntry| {
+        if let Some(file) = entry.reg {
+            files.insert(entry.id, file);
+        }
+        Ok(())
+    })?;
+    let mut found = within(&remaps, &files);
+    if files.values().any(|file| thread(&file.name).is_some()) {
+        found.extend(of_threads(&files, &proc_mounts(&dir)?));
+    }
+    Ok(found)
+}
+
+/// Each deleted directory with the first deleted file that CRIU makes within it.
+fn within(remaps: &[RemapFilePath], files: &HashMap<u32, RegFile>) -> Vec<Unrestorable> {
+    let mut seen = HashSet::new();
+    let mut directories: Vec<&RegFile> = Vec::new();
+    let mut found = Vec::new();
+    for remap in remaps {
+        // Of several descriptors of one deleted file the first has it made.
+        if remap.remap_type != Some(GHOST) || !seen.insert(remap.remap_id) {
+            continue;
+        }
+        let Some(file) = files.get(&remap.orig_id) else {
+            continue;
+        };
+        let mut outer = directories.iter();
+        if let Some(directory) = outer.find(|outer| contains(outer, file)) {
+            found.push(Unrestorable::Within {
+                directory: absolute(&directory.name),
+                file: absolute(&file.name),
+            });
+        }
+        if file.mode.is_some_and(|mode| mode & S_IFMT == S_IFDIR) {
+            directories.push(file);
+        }
+    }
+    found
+}
+
+fn contains(directory: &RegFile, file: &RegFile) -> bool {
+    directory.mnt_id == file.mnt_id
+        && file
+            .name
+            .strip_prefix(&directory.name)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn of_threads(files: &HashMap<u32, RegFile>, mounts: &HashMap<u32, String>) -> Vec<Unrestorable> {
+    let mut found: Vec<_> = files
+        .values()
+        .filter(|file| {
+            mounts
+                .get(&file.mnt_id.map_or(0, |zigzag| zigzag >> 1))
+                .and_then(|mountpoint| {
+                    let name = file.name.trim_start_matches('/');
+                    name.strip_prefix(mountpoint.as_str())
+                })
+                .and_then(thread)
+                .is_some_and(|(pid, tid)| pid != tid)
+        })
+        .map(|file| absolute(&file.name))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(Unrestorable::Thread).collect()
+}
+
+/// The mounts of procfs by ID: their mountpoints without the slash in front.
+fn proc_mounts(dir: &Dir<'_>) -> Result<HashMap<u32, String>, Error> {
+    let mut mounts = HashMap::new();
+    for (name, _) in dir.files()? {
+        if number::<u32>(&name, "mountpoints-").is_none() {
+            continue;
+        }
+        dir.each(&name, |mount: Mount| {
+            if mount.fstype == PROC && mount.root == "/" {
+                let mountpoint = mount.mountpoint.trim_start_matches(['.', '/']);
+                mounts.insert(mount.mnt_id, mountpoint.to_owned());
+            }
+            Ok(())
+        })?;
+    }
+    Ok(mounts)
+}
+
+/// PID and TID of a path that ends in `/PID/task/TID` or leads on from there.
+fn thread(path: &str) -> Option<(u32, u32)> {
+    let (before, after) = path.split_once("/task/")?;
+    let pid = before.rsplit('/').next()?.parse().ok()?;
+    let tid = after.split('/').next()?;
+    // A directory of a thread that has ended.
+    let tid = tid.strip_suffix(" (deleted)").unwrap_or(tid).parse().ok()?;
+    Some((pid, tid))
+}
+
+fn absolute(name: &str) -> String {
+    format!("/{}", name.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DIRECTORY: u32 = S_IFDIR | 0o755;
+    const FILE: u32 = 0o100_644;
+
+    fn file(name: &str, mode: u32) -> RegFile {
+        RegFile {
+            name: name.into(),
+            mode: Some(mode),
+            mnt_id: Some(20),
+            ..Default::default()
+        }
+    }
+
+    /// Deleted files in the order of the dump.
+    fn dumped(deleted: &[(&str, u32)]) -> Vec<Unrestorable> {
+        let remap = |id: u32| RemapFilePath {
+            orig_id: id,
+            remap_id: 100 + id,
+            remap_type: Some(GHOST),
+        };
+        let remaps: Vec<_> = (0..deleted.len() as u32).map(remap).collect();
+        let files = deleted
+            .iter()
+            .zip(0..)
+            .map(|((name, mode), id)| (id, file(name, *mode)))
+            .collect();
+        within(&remaps, &files)
+    }
+
+    #[test]
+    fn only_a_directory_that_comes_first_stays_full() {
+        let lost = Unrestorable::Within {
+            directory: "/tmp/d".into(),
+            file: "/tmp/d/f".into(),
+        };
+        let (directory, inside) = (("tmp/d", DIRECTORY), ("tmp/d/f", FILE));
+        assert_eq!(dumped(&[directory, inside]), [lost]);
+        assert_eq!(dumped(&[inside, directory]), []);
+        assert_eq!(dumped(&[inside]), []);
+        assert_eq!(dumped(&[directory, ("tmp/d2/f", FILE)]), []);
+        assert_eq!(dumped(&[directory, ("tmp/f", FILE)]), []);
+        assert_eq!(dumped(&[("tmp/d", FILE), inside]), []);
+        assert_eq!(dumped(&[directory, ("tmp/d/e", DIRECTORY)]).len(), 1);
+        assert_eq!(dumped(&[("tmp/d/e", DIRECTORY), directory]), []);
+    }
+
+    #[test]
+    fn a_second_descriptor_does_not_count() {
+        let files = [(1, file("tmp/d/f", FILE)), (2, file("tmp/d", DIRECTORY))].into();
+        let remap = |orig_id, remap_id| RemapFilePath {
+            orig_id,
+            remap_id,
+            remap_type: Some(GHOST),
+        };
+        assert_eq!(within(&[remap(1, 7), remap(2, 8), remap(1, 7)], &files), []);
+    }
+
+    #[test]
+    fn paths_of_threads() {
+        for (path, found) in [
+            ("proc/1/task/6/stat", Some((1, 6))),
+            ("proc/1/task/6", Some((1, 6))),
+            ("proc/1/task/6 (deleted)", Some((1, 6))),
+            ("/1/task/6/fd", Some((1, 6))),
+            ("proc/1/task", None),
+            ("proc/self/task/6", None),
+            ("home/task/x", None),
+            ("", None),
+        ] {
+            assert_eq!(thread(path), found, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_threads_file_is_one_in_procfs() {
+        let mounts = [(10, "proc".to_owned())].into();
+        let at = |name: &str, mnt_id: Option<u32>| RegFile {
+            mnt_id,
+            ..file(name, FILE)
+        };
+        let files = [
+            (1, at("/proc/1/task/6/stat", Some(20))),
+            (2, at("/proc/1/task/1/stat", Some(20))),
+            // A program's own files, named the same way, and of no known mount.
+            (3, at("/proc/1/task/7/stat", Some(22))),
+            (4, at("/proc/1/task/8/stat", None)),
+        ]
+        .into();
+        assert_eq!(
+            of_threads(&files, &mounts),
+            [Unrestorable::Thread("/proc/1/task/6/stat".into())]
+        );
+    }
+
+    #[test]
+    fn a_dump_of_ordinary_programs_has_none() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
+        assert_eq!(unrestorable(&data).expect("whole"), []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_is_too_strange(path in "(proc|[0-9]|/|task|\u{20}|\\(deleted\\)|\\PC){0,12}") {
+            if let Some((pid, tid)) = thread(&path) {
+                // Digits stand for themselves, with zeros in front at most.
+                let (before, after) = path.split_once("/task/").expect("a thread's");
+                prop_assert!(before.ends_with(&pid.to_string()));
+                prop_assert!(after.contains(&tid.to_string()));
+            }
+        }
+    }
+}

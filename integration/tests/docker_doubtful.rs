@@ -1,0 +1,90 @@
+//! Docker's containers that a checkpoint would end for good.
+
+use cedana_integration::docker::{Run, docker, no_restore_here};
+use cedana_integration::{cgroup_of, eventually};
+
+const WARN: &str = "io.cedana.checkpoint.doubtful=warn";
+
+/// Docker gives no annotations to runtimes by path on every version, and says
+/// itself what is to become of the container there.
+const HELD: [&str; 4] = ["--memory", "2", "--threads", "6"];
+
+#[test]
+fn a_container_that_docker_removes_at_its_end() {
+    if no_restore_here() {
+        return;
+    }
+    let container = Run::new("removed").flags(&["--rm"]).workload(&HELD).start();
+    let before = container.report();
+    let reason = container.checkpoint("cp").refused();
+    for word in ["--rm", "could never be restored", "run it without --rm"] {
+        assert!(reason.contains(word), "no {word:?} in: {reason}");
+    }
+    container.running();
+    container.report().continues(&before);
+    assert!(container.checkpoints().is_empty());
+
+    let kept = Run::new("kept").workload(&HELD).start();
+    let before = kept.report();
+    kept.freeze("cp");
+    kept.thaw("cp");
+    kept.report().continues(&before);
+}
+
+#[test]
+fn a_container_that_docker_removes_may_run_on_or_be_lost() {
+    if no_restore_here() {
+        return;
+    }
+    let run = Run::new("running-on").flags(&["--rm"]).workload(&HELD);
+    let container = run.leaves_running().start();
+    let before = container.report();
+    container.checkpoint_running("cp").ok();
+    container.report().continues(&before);
+
+    let run = Run::new("lost").flags(&["--rm", "--annotation", WARN]);
+    let container = run.workload(&HELD).start();
+    container.checkpoint("cp").ok();
+    eventually("Docker removes it", || {
+        let answer = docker(&["inspect", container.name()]);
+        match answer.code {
+            0 => Err(answer.stdout),
+            _ => Ok(()),
+        }
+    });
+}
+
+/// How many processes and threads the workload is when nothing limits it.
+#[track_caller]
+fn size() -> u64 {
+    let container = Run::new("size").workload(&HELD).start();
+    let file = cgroup_of(container.pid(), "pids").join("pids.current");
+    let current = std::fs::read_to_string(&file).expect("a pids cgroup");
+    current.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_container_whose_pids_limit_leaves_criu_no_room() {
+    if no_restore_here() {
+        return;
+    }
+    let size = size();
+    let limited = |label, limit: u64| {
+        let limit = limit.to_string();
+        let run = Run::new(label).flags(&["--pids-limit", &limit]);
+        run.workload(&HELD).start()
+    };
+    let container = limited("full", size + 1);
+    let before = container.report();
+    let reason = container.checkpoint("cp").refused();
+    for word in ["pids limit", "could never be restored", "raise the limit"] {
+        assert!(reason.contains(word), "no {word:?} in: {reason}");
+    }
+    container.report().continues(&before);
+
+    let container = limited("room", size + 2);
+    let before = container.report();
+    container.freeze("cp");
+    container.thaw("cp");
+    container.report().continues(&before);
+}

@@ -1,0 +1,229 @@
+//! A checkpoint that could never be restored must not cost the container.
+//!
+//! CRIU dumps more than it can restore. Each story has the odd state that it
+//! can't bring back and the near state that it can: the odd one is refused, with
+//! the reason and the remedy, and the container goes on as if it had never been
+//! asked; the near one comes back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cedana_integration::frozen::MANIFEST;
+use cedana_integration::protos::shim::oci::CheckpointOptions;
+use cedana_integration::workload::PATH;
+use cedana_integration::{BareShim, Refused, Run, eventually, unique};
+use serde_json::{Value, json};
+
+const SETTING: &str = "io.cedana.checkpoint.doubtful";
+
+/// A directory that goes with the story.
+struct Images(PathBuf);
+
+impl Images {
+    fn new() -> Self {
+        let path = Path::new("/var/tmp/cedana-tests").join(unique("images"));
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    #[track_caller]
+    fn are_none(&self) {
+        let left = fs::read_dir(&self.0).map(Iterator::count).unwrap_or(0);
+        assert_eq!(left, 0, "half a checkpoint was left");
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A container whose workload may mount and make devices.
+#[track_caller]
+fn privileged(label: &str, flags: &[&str]) -> BareShim {
+    let shim = BareShim::start(label, flags);
+    change_spec(&shim, |spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            let held = &mut spec["process"]["capabilities"][set];
+            let held = held.as_array_mut().expect("a list of capabilities");
+            held.extend([json!("CAP_NET_ADMIN"), json!("CAP_SYS_ADMIN")]);
+        }
+        spec["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    });
+    shim.run();
+    shim
+}
+
+#[track_caller]
+fn change_spec(shim: &BareShim, change: impl FnOnce(&mut Value)) {
+    let path = shim.bundle().join("config.json");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut spec = serde_json::from_str(&text).unwrap_or_else(|e| panic!("config.json: {e}"));
+    change(&mut spec);
+    fs::write(&path, spec.to_string()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+fn running(label: &str, flags: &[&str]) -> BareShim {
+    let shim = BareShim::start(label, flags);
+    shim.run();
+    shim
+}
+
+fn and_end(shim: &BareShim, images: &Images) -> Result<(), Refused> {
+    let exit = CheckpointOptions {
+        exit: true,
+        ..Default::default()
+    };
+    shim.task().checkpoint(&images.0, Some(exit))
+}
+
+/// Its checkpoint is refused for a reason of these words, and does it no harm.
+#[track_caller]
+fn is_refused(shim: &BareShim, words: &[&str]) {
+    let before = shim.report();
+    let images = Images::new();
+    let Err(refused) = and_end(shim, &images) else {
+        panic!("this should have been refused");
+    };
+    for word in ["could never be restored", "leave-running"]
+        .iter()
+        .chain(words)
+    {
+        assert!(refused.message.contains(word), "no {word:?} in: {refused}");
+    }
+    images.are_none();
+    shim.report().continues(&before);
+
+    // Where it runs on nothing is lost.
+    let done = shim.task().checkpoint(&images.0, None);
+    done.unwrap_or_else(|refused| panic!("{refused}"));
+    shim.report().continues(&before);
+    eventually("the shim logs the warning", || {
+        let logged = shim.logged();
+        match words.iter().all(|word| logged.contains(word)) {
+            true => Ok(()),
+            false => Err(logged),
+        }
+    });
+}
+
+/// Its checkpoint is taken, and it comes back.
+#[track_caller]
+fn comes_back(shim: &BareShim) {
+    let before = shim.report();
+    let images = Images::new();
+    and_end(shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
+    assert!(
+        !shim.logged().contains("can't be restored"),
+        "{}",
+        shim.logged()
+    );
+    let next = shim.successor("back");
+    let mut request = next.request();
+    request.checkpoint = images.0.display().to_string();
+    let restored = next
+        .task()
+        .create(&request)
+        .and_then(|_| next.task().start(""));
+    restored.unwrap_or_else(|refused| panic!("{refused}"));
+    next.report_into(shim).continues(&before);
+}
+
+#[test]
+fn a_deleted_file_within_a_deleted_directory() {
+    let odd = running("within", &["--deleted-directory-first"]);
+    is_refused(&odd, &["/tmp/directory-1", "close one of them"]);
+    comes_back(&running("beside", &["--deleted-directory-last"]));
+    comes_back(&running("deleted", &["--deleted-file", "4096"]));
+}
+
+#[test]
+fn a_file_of_a_thread() {
+    let odd = running("thread", &["--file-of-thread"]);
+    is_refused(&odd, &["/proc/1/task/", "close it"]);
+    comes_back(&running("first-thread", &["--file-of-first-thread"]));
+}
+
+#[test]
+fn a_program_in_memory() {
+    let odd = running("memfd", &["--program-in-memory"]);
+    is_refused(&odd, &["memfd", "from a file"]);
+    comes_back(&running("deleted-program", &["--program-deleted"]));
+}
+
+#[test]
+fn a_daemon_that_a_subreaper_has_adopted() {
+    let odd = running("adopted", &["--daemon-of-subreaper"]);
+    is_refused(&odd, &["session", "subreaper", "as the container's init"]);
+    comes_back(&running("daemon", &["--daemon-of-init"]));
+}
+
+#[test]
+fn a_tun_device() {
+    let odd = privileged("tun", &["--tun"]);
+    is_refused(&odd, &["tun9", "close the device"]);
+    comes_back(&privileged("no-tun", &["--tun-without-device"]));
+}
+
+#[test]
+fn an_overlay_that_was_mounted_inside() {
+    let odd = privileged("overlay", &["--overlay"]);
+    is_refused(&odd, &["/tmp/place", "make it a volume"]);
+    comes_back(&privileged("tmpfs", &["--tmpfs"]));
+}
+
+/// A restored container is in a time namespace that CRIU has made. An `exec` of
+/// runc before 1.2 doesn't enter it.
+#[test]
+fn a_daemon_that_exec_left_in_another_time_namespace() {
+    let first = Run::new("before").workload(&[]).detach();
+    let image = first.checkpoint(&["--rw"]);
+    first.end_task();
+    let container = first.restore(&image, &["--rw"]);
+    let before = container.report();
+    let leave = [PATH, "--leave-daemon"];
+    container.exec(&leave).ok();
+
+    let namespace = |pid: u32| {
+        let link = format!("/proc/{pid}/ns/time");
+        fs::read_link(&link).unwrap_or_else(|e| panic!("{link}: {e}"))
+    };
+    let pids = container.task().pids();
+    let pids = pids.unwrap_or_else(|refused| panic!("{refused}")).processes;
+    let init = container.pid();
+    let outside = pids.iter().any(|p| namespace(p.pid) != namespace(init));
+    let images = Images::new();
+    let exit = CheckpointOptions {
+        exit: true,
+        ..Default::default()
+    };
+    match container.task().checkpoint(&images.0, Some(exit)) {
+        Err(refused) if outside => {
+            assert!(refused.message.contains("time namespace"), "{refused}");
+            images.are_none();
+            container.report().continues(&before);
+        }
+        Ok(()) if !outside => container.stopped(),
+        other => panic!("outside: {outside}; {other:?}"),
+    }
+}
+
+#[test]
+fn a_container_that_may_be_lost_is_checkpointed_all_the_same() {
+    for flag in ["--program-in-memory", "--deleted-directory-first"] {
+        let shim = BareShim::start("may", &[flag]);
+        change_spec(&shim, |spec| spec["annotations"][SETTING] = json!("warn"));
+        shim.run();
+        let images = Images::new();
+        and_end(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
+        assert!(images.0.join(MANIFEST).exists(), "{flag}");
+        eventually("the shim logs the warning", || {
+            let logged = shim.logged();
+            match logged.contains("can't be restored") {
+                true => Ok(()),
+                false => Err(logged),
+            }
+        });
+    }
+}

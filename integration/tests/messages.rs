@@ -1,0 +1,377 @@
+//! What CRIU can't do: the client's message says why, and what to do about it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cedana_integration::frozen::{Folder, json, read};
+use cedana_integration::{BareShim, Refused, Run, command, ctr, eventually, unique, workload};
+
+/// One kind of container whose checkpoint is refused.
+struct Refusal {
+    /// What a process of the workload holds.
+    with: &'static str,
+    /// Words of the cause.
+    cause: &'static str,
+    /// Words of the remedy.
+    remedy: &'static str,
+}
+
+const REFUSALS: [Refusal; 9] = [
+    Refusal {
+        with: "packet-pipe",
+        cause: "a pipe in packet mode (O_DIRECT)",
+        remedy: "SOCK_SEQPACKET",
+    },
+    Refusal {
+        with: "message-queue",
+        cause: "a POSIX message queue (/queue)",
+        remedy: "mq_unlink",
+    },
+    Refusal {
+        with: "control-messages",
+        cause: "messages with credentials (SO_PASSCRED) that were not read yet",
+        remedy: "try again shortly",
+    },
+    Refusal {
+        with: "secret-memory",
+        cause: "secret memory (memfd_secret)",
+        remedy: "turn the feature off",
+    },
+    Refusal {
+        with: "epoll-elsewhere",
+        cause: "an epoll set holds a file whose descriptor its process has closed",
+        remedy: "EPOLL_CTL_DEL",
+    },
+    Refusal {
+        with: "inotify",
+        cause: " watches /watched/here by inotify",
+        remedy: "\"irmap-scan-path /watched\" and \"force-irmap\"",
+    },
+    Refusal {
+        with: "dead-leader",
+        cause: "main thread has ended while other threads of it run",
+        remedy: "pthread_join",
+    },
+    // CRIU would end a process that has one left.
+    Refusal {
+        with: "free-descriptors-1",
+        cause: " can open at most one more file",
+        remedy: "RLIMIT_NOFILE",
+    },
+    Refusal {
+        with: "free-descriptors-2",
+        cause: "a process has too few free file descriptors",
+        remedy: "RLIMIT_NOFILE",
+    },
+];
+
+#[track_caller]
+fn says(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+}
+
+#[test]
+fn a_refused_checkpoint_says_why_and_what_to_do_and_the_container_runs_on() {
+    for Refusal {
+        with,
+        cause,
+        remedy,
+    } in REFUSALS
+    {
+        let container = Run::new(with).workload(&["--with", with]).detach();
+        let before = container.report();
+        let message = ctr(&["task", "checkpoint", container.id()]).refused();
+        says(&message, &[container.id(), cause, remedy]);
+        container.report().continues(&before);
+    }
+}
+
+#[test]
+fn a_shell_within_a_shell_is_called_one() {
+    let (container, mut terminal) = Run::new("inner").command(&["sh"]).on_terminal();
+    terminal.type_line("sh");
+    terminal.type_line("echo inner $((40+2))");
+    terminal.expect("inner 42");
+    let message = ctr(&["task", "checkpoint", container.id()]).refused();
+    says(&message, &["/dev/tty", "leave the inner shell"]);
+    // Without it, the checkpoint passes.
+    terminal.type_line("exit");
+    terminal.type_line("echo outer $((40+3))");
+    terminal.expect("outer 43");
+    let image = ctr(&["task", "checkpoint", container.id()]).ok();
+    drop(cedana_integration::Image::named(image.stdout.trim()));
+}
+
+/// CRIU runs the program that the container's own configuration names, when it
+/// has stopped the processes.
+#[test]
+fn a_container_that_ends_meanwhile_is_said_to_have_ended() {
+    let place = Folder::new("meanwhile");
+    let (script, settings) = (place.file("kill"), place.file("criu.conf"));
+    let text = "#!/bin/sh\n\
+        [ \"$CRTOOLS_SCRIPT_ACTION\" != network-lock ] || kill -KILL \"$CRTOOLS_INIT_PID\"\n";
+    let made = fs::write(&script, text)
+        .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+        .and_then(|()| fs::write(&settings, format!("action-script {}\n", script.display())));
+    made.unwrap_or_else(|error| panic!("{error}"));
+    let container = Run::new("meanwhile")
+        .flags(&[
+            "--annotation",
+            &format!("org.criu.config={}", settings.display()),
+        ])
+        .workload(&[])
+        .detach();
+    let message = ctr(&["task", "checkpoint", container.id()]).refused();
+    says(
+        &message,
+        &[
+            "a process of the container ended while CRIU was working on it",
+            "try again if it runs",
+        ],
+    );
+    container.stopped();
+}
+
+/// A container without an engine, whose standard output is a file of the host.
+#[test]
+fn a_standard_output_outside_of_the_container_is_named() {
+    const ROOT: &str = "/run/cedana-messages";
+    struct Alone(String);
+    impl Drop for Alone {
+        fn drop(&mut self) {
+            command("runc", &["--root", ROOT, "delete", "--force", &self.0]);
+        }
+    }
+    let (bundle, images, id) = (
+        Folder::new("outside"),
+        Folder::new("outside"),
+        unique("outside"),
+    );
+    fs::create_dir_all(bundle.file("rootfs/out")).unwrap_or_else(|error| panic!("{error}"));
+    command("runc", &["spec", "--bundle", &bundle.text()]).ok();
+    let mut spec = json(&read(&bundle.file("config.json")));
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = serde_json::json!([workload::PATH]);
+    spec["root"]["readonly"] = false.into();
+    let mount = serde_json::json!({
+        "type": "bind", "source": workload::installed(),
+        "destination": workload::PATH, "options": ["bind"],
+    });
+    if let Some(mounts) = spec["mounts"].as_array_mut() {
+        mounts.push(mount);
+    }
+    let written = fs::write(bundle.file("config.json"), spec.to_string());
+    written.unwrap_or_else(|error| panic!("{error}"));
+    let output = bundle.file("output");
+    let file = fs::File::create(&output).unwrap_or_else(|error| panic!("{error}"));
+    let started = Command::new("cedana-runc")
+        .args([
+            "--root",
+            ROOT,
+            "run",
+            "--detach",
+            "--bundle",
+            &bundle.text(),
+            &id,
+        ])
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(Stdio::null())
+        .status();
+    let _removed = Alone(id.clone());
+    assert!(
+        started.is_ok_and(|status| status.success()),
+        "{}",
+        read(&output)
+    );
+    let all = [
+        "--root",
+        ROOT,
+        "checkpoint",
+        "--image-path",
+        &images.text(),
+        &id,
+    ];
+    let message = command("cedana-runc", &all).refused();
+    let file = output.display().to_string();
+    says(
+        &message,
+        &["standard output", &file, "start the container with a pipe"],
+    );
+}
+
+/// The answer to a restore of `images` into a container like the first.
+#[track_caller]
+fn refused_restore(shim: &BareShim, images: &Folder) -> Refused {
+    let mut request = shim.request();
+    request.checkpoint = images.text();
+    let answer = shim
+        .task()
+        .create(&request)
+        .and_then(|_| shim.task().start(""));
+    match answer {
+        Err(refused) => refused,
+        Ok(answer) => panic!("this should have been refused: {answer:?}"),
+    }
+}
+
+#[track_caller]
+fn checkpoint(shim: &BareShim, images: &Folder) {
+    let done = shim.task().checkpoint(&images.0, None);
+    done.unwrap_or_else(|refused| panic!("{refused}"));
+    let killed = shim.task().kill("", 9, true);
+    killed.unwrap_or_else(|refused| panic!("{refused}"));
+    let ended = shim.task().wait("");
+    ended.unwrap_or_else(|refused| panic!("{refused}"));
+}
+
+#[test]
+fn a_restore_beyond_the_limit_of_pids_names_the_limit() {
+    let first = BareShim::start("pids", &["--threads", "30"]);
+    first.run();
+    let images = Folder::new("pids");
+    checkpoint(&first, &images);
+    let next = first.successor("pids-next");
+    let config = next.bundle().join("config.json");
+    let mut spec = json(&read(&config));
+    spec["linux"]["resources"]["pids"] = serde_json::json!({"limit": 24});
+    fs::write(&config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    let refused = refused_restore(&next, &images);
+    says(
+        &refused.message,
+        &[
+            "the limit of processes and threads is reached",
+            "--pids-limit",
+        ],
+    );
+}
+
+#[test]
+fn a_restore_of_an_epoll_set_with_a_closed_target_says_so() {
+    let first = BareShim::start("epoll", &["--with", "epoll-twice"]);
+    first.run();
+    let images = Folder::new("epoll");
+    checkpoint(&first, &images);
+    let refused = refused_restore(&first.successor("epoll-next"), &images);
+    says(
+        &refused.message,
+        &["an epoll set holds a file", "EPOLL_CTL_DEL"],
+    );
+}
+
+/// A directory of the host with mounts of several kinds below it, all shared, as
+/// a host's own are under systemd.
+struct Tree(Folder);
+
+impl Tree {
+    fn new() -> Self {
+        let tree = Self(Folder::new("tree"));
+        let place = |name: &str| tree.0.file(name).display().to_string();
+        let mount = |arguments: &[&str]| command("mount", arguments).ok();
+        for name in ["top", "other"] {
+            fs::create_dir(tree.0.file(name)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        fs::write(tree.0.file("other/file"), "").unwrap_or_else(|error| panic!("{error}"));
+        mount(&["-t", "tmpfs", "tmpfs", &place("top")]);
+        mount(&["--make-shared", &place("top")]);
+        for name in ["top/memory", "top/directory"] {
+            fs::create_dir(tree.0.file(name)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        fs::write(tree.0.file("top/file"), "").unwrap_or_else(|error| panic!("{error}"));
+        mount(&["-t", "tmpfs", "tmpfs", &place("top/memory")]);
+        mount(&["--bind", &place("other"), &place("top/directory")]);
+        mount(&["--bind", &place("other/file"), &place("top/file")]);
+        tree
+    }
+
+    fn top(&self) -> String {
+        self.0.file("top").display().to_string()
+    }
+
+    /// Whether all of them are still mounted on the host.
+    #[track_caller]
+    fn stands(&self) {
+        let mounts = read(Path::new("/proc/self/mountinfo"));
+        for name in ["top", "top/memory", "top/directory", "top/file"] {
+            let place = format!(" {} ", self.0.file(name).display());
+            assert!(mounts.contains(&place), "{name} is not mounted:\n{mounts}");
+        }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for name in ["top/memory", "top/directory", "top/file", "top"] {
+            let place = self.0.file(name).display().to_string();
+            command("umount", &["--lazy", "--quiet", &place]);
+        }
+    }
+}
+
+#[test]
+fn mounts_below_a_recursive_bind_mount_come_back_and_stay_the_hosts() {
+    for options in ["rbind:rw", "rbind:rw:rslave"] {
+        let tree = Tree::new();
+        let mount = format!("type=bind,src={},dst=/top,options={options}", tree.top());
+        let container = Run::new("tree")
+            .flags(&["--mount", &mount])
+            .workload(&[
+                "--file",
+                "/top/memory/held",
+                "--journal",
+                "/top/directory/journal",
+            ])
+            .detach();
+        let before = container.report();
+        let image = container.checkpoint(&["--rw", "--image"]);
+        container.report().continues(&before);
+        container.kill("SIGKILL");
+        container.stopped();
+        let restored = container.restore(&image, &["--rw"]);
+        restored.report().continues(&before);
+        tree.stands();
+        // The host's file, not a copy of it.
+        let journal = tree.0.file("other/journal");
+        let lines = || read(&journal).lines().count();
+        let now = lines();
+        eventually("the host sees the container write", || {
+            let more = lines();
+            (more > now).then_some(()).ok_or_else(|| more.to_string())
+        });
+        drop(image);
+        // And once more from there.
+        let image = restored.checkpoint(&["--rw", "--image"]);
+        restored.kill("SIGKILL");
+        restored.stopped();
+        let again = restored.restore(&image, &["--rw"]);
+        again.report().intact();
+        tree.stands();
+    }
+}
+
+#[test]
+fn a_mount_below_that_is_not_there_any_more_is_named() {
+    let tree = Tree::new();
+    let mount = format!("type=bind,src={},dst=/top,options=rbind:rw", tree.top());
+    let container = Run::new("tree-less")
+        .flags(&["--mount", &mount])
+        .workload(&[])
+        .detach();
+    let image = container.checkpoint(&["--rw", "--image"]);
+    container.kill("SIGKILL");
+    container.stopped();
+    let gone = tree.0.file("top/directory");
+    command("umount", &[&gone.display().to_string()]).ok();
+    // What stands there now must not be followed out of the bind mount.
+    let changed = fs::remove_dir(&gone).and_then(|()| symlink("/etc", &gone));
+    changed.unwrap_or_else(|error| panic!("{error}"));
+    let (_restored, output) = container.try_restore(&image, &["--rw"]);
+    says(
+        &output.refused(),
+        &["/top/directory", &gone.display().to_string(), "create it"],
+    );
+}

@@ -1,0 +1,328 @@
+//! How long a task stands still for its checkpoint, and whose a pause is.
+//!
+//! A task runs again before its client resumes it only where nothing reads the
+//! container's files any more. Here a file of the writable layer grows all the
+//! while: containerd fails a checkpoint if the file that it packs grows meanwhile,
+//! and a restore finds a file that doesn't fit the memory.
+
+use std::path::Path;
+
+use cedana_integration::api::Status;
+use cedana_integration::frozen::{Folder, Frozen, json};
+use cedana_integration::protos::shim::oci::CheckpointOptions;
+use cedana_integration::{
+    Container, Events, Image, NAMESPACE, Run, command, ctr, ctr_ok, ctr_sends_flags,
+    named_as_stock, testbed,
+};
+
+/// Memory, and a file of the writable layer that grows every 20 ms and takes
+/// longer than that to pack.
+const GROWING: [&str; 4] = ["--memory", "16", "--long-journal", "/journal"];
+
+/// How often each client takes its checkpoint.
+const ROUNDS: usize = 5;
+
+fn growing(label: &str) -> Container {
+    Run::new(label).workload(&GROWING).detach()
+}
+
+/// The annotation that lets the shim take the pause before `container.Checkpoint`
+/// for the client's.
+const EARLY_FOR_CONTAINERS: [&str; 2] = [
+    "--annotation",
+    "io.cedana.checkpoint.resume_early=container",
+];
+
+/// Options as `container.Checkpoint` of containerd's client sends them.
+fn of_container_checkpoint() -> Option<CheckpointOptions> {
+    Some(CheckpointOptions {
+        file_locks: true,
+        ..Default::default()
+    })
+}
+
+#[track_caller]
+fn is_running(container: &Container) {
+    let running = container.is("RUNNING");
+    running.unwrap_or_else(|status| panic!("it should run: {status}"));
+}
+
+#[track_caller]
+fn is_paused(container: &Container) {
+    let paused = container.is("PAUSED");
+    paused.unwrap_or_else(|status| panic!("it should be paused: {status}"));
+}
+
+/// `ctr task checkpoint` with `flags`; the image that it made, if it did. (ctr
+/// doesn't name it if it was given a path.)
+#[track_caller]
+fn task_checkpoint(container: &Container, flags: &[&str]) -> Option<Image> {
+    ctr_ok(&[&["task", "checkpoint"], flags, &[container.id()]].concat());
+    let name = format!("containerd.io/checkpoint/{}:", container.id());
+    let images = ctr_ok(&["images", "ls", "-q"]);
+    let made = images.lines().find(|line| line.starts_with(&name));
+    made.map(Image::named)
+}
+
+/// Unpacks what `task.Checkpoint` put into an image: CRIU's files into a directory,
+/// and the writable layer over the container's root, as a client restores it.
+#[track_caller]
+fn unpack(image: &Image, container: &Container) -> Folder {
+    let images = Folder::new("images");
+    let root = format!(
+        "/run/containerd/io.containerd.runtime.v2.task/{NAMESPACE}/{}/rootfs",
+        container.id()
+    );
+    let index = json(&image.index());
+    let mut layers = 0;
+    for manifest in index["manifests"].as_array().into_iter().flatten() {
+        let [kind, digest] = ["mediaType", "digest"].map(|key| {
+            let text = manifest[key].as_str();
+            text.unwrap_or_else(|| panic!("no {key}: {manifest}"))
+        });
+        let (to, flag) = match kind {
+            kind if kind.ends_with("criu.tar") => (images.text(), "-x"),
+            kind if kind.ends_with("layer.v1.tar+gzip") => (root.clone(), "-xz"),
+            _ => continue,
+        };
+        layers += usize::from(flag == "-xz");
+        let line = format!(
+            "ctr -n {NAMESPACE} content get {digest} | tar {flag} --exclude='.wh.*' -C {to}"
+        );
+        command("bash", &["-o", "pipefail", "-c", &line]).ok();
+    }
+    assert_eq!(layers, 1, "no writable layer: {index}");
+    images
+}
+
+/// A runtime restores it from its directory of images.
+#[track_caller]
+fn comes_back(frozen: &Frozen) {
+    frozen.restore("cedana-runc", &frozen.images).ok();
+    frozen.goes_on();
+}
+
+/// `ctr task checkpoint` into an image, which CRI's `CheckpointContainer`, nerdctl
+/// and Docker use as well, with the options that the first of them sends.
+#[test]
+fn a_growing_file_fails_no_checkpoint_of_a_task_into_an_image() {
+    let container = growing("task");
+    let before = container.report();
+    let work = Folder::new("work");
+    let work_path = work.text();
+    for flags in [&[][..], &["--work-path", &work_path]] {
+        for _ in 0..ROUNDS {
+            let image = task_checkpoint(&container, flags);
+            drop(image.unwrap_or_else(|| panic!("no image")));
+            is_running(&container);
+        }
+    }
+    let image = task_checkpoint(&container, &[]).unwrap_or_else(|| panic!("no image"));
+    container.report().continues(&before);
+    container.kill("SIGKILL");
+    container.stopped();
+    let images = unpack(&image, &container);
+    comes_back(&Frozen::ended(container, before, images));
+}
+
+#[test]
+fn a_growing_file_fails_no_checkpoint_of_a_task_to_a_path() {
+    let container = growing("path");
+    let before = container.report();
+    for _ in 0..ROUNDS {
+        let images = Folder::new("images");
+        let image = task_checkpoint(&container, &["--image-path", &images.text()]);
+        assert_eq!(image.is_none(), named_as_stock(), "an image besides");
+        is_running(&container);
+        // containerd 1.7's ctr makes an image in its place.
+        assert_eq!(images.file("inventory.img").exists(), ctr_sends_flags());
+    }
+    container.report().continues(&before);
+    if ctr_sends_flags() {
+        let images = Folder::new("images");
+        drop(task_checkpoint(
+            &container,
+            &["--exit", "--image-path", &images.text()],
+        ));
+        comes_back(&Frozen::ended(container, before, images));
+    }
+}
+
+/// `ctr container checkpoint --rw` each time, and a restore of the last.
+#[track_caller]
+fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container) {
+    let before = container.report();
+    for _ in 0..ROUNDS {
+        drop(container.checkpoint(&["--rw"]));
+        is_running(container);
+    }
+    let image = container.checkpoint(&["--rw"]);
+    container.report().continues(&before);
+    container.end_task();
+    let restored = container.restore(&image, &["--rw"]);
+    restored.report().continues(&before);
+}
+
+#[test]
+fn a_growing_file_fails_no_checkpoint_of_a_container() {
+    a_container_comes_back_with_the_file_of_its_checkpoint(&growing("container"));
+}
+
+#[test]
+fn a_growing_file_fails_no_checkpoint_of_a_container_that_is_resumed_early() {
+    let container = Run::new("container-early").flags(&EARLY_FOR_CONTAINERS);
+    let container = container.workload(&GROWING).detach();
+    a_container_comes_back_with_the_file_of_its_checkpoint(&container);
+}
+
+/// Checkpoints `container` to a directory the way containerd's client does it.
+#[track_caller]
+fn checkpoint_to_path(container: &Container, images: &Folder) {
+    let image_path = images.text();
+    if ctr_sends_flags() {
+        drop(task_checkpoint(container, &["--image-path", &image_path]));
+    } else {
+        let options = CheckpointOptions {
+            image_path,
+            ..Default::default()
+        };
+        let task = container.task();
+        let paused = task.state("").map(|state| state.status());
+        let answer = || {
+            if paused? != Status::PAUSED {
+                task.pause()?;
+                task.checkpoint(&images.0, Some(options))?;
+                return task.resume();
+            }
+            task.checkpoint(&images.0, Some(options))
+        };
+        answer().unwrap_or_else(|refused| panic!("{refused}"));
+    }
+    assert!(images.file("inventory.img").exists(), "no checkpoint");
+}
+
+/// The events of a task while it is checkpointed, without others.
+#[track_caller]
+fn events_of(container: &Container, checkpoint: impl FnOnce()) -> Vec<String> {
+    let events = Events::watch();
+    checkpoint();
+    for topic in ["checkpointed", "resumed"] {
+        events.expect(container.id(), &format!("/tasks/{topic}"));
+    }
+    let of_a_pause = ["paused", "checkpointed", "resumed"];
+    let mut topics = events.topics_of(container.id());
+    topics.retain(|topic| of_a_pause.contains(&topic.as_str()));
+    topics
+}
+
+/// Has a running task checkpointed, and looks that it goes on before that is
+/// done. A client that asks for its state meanwhile, as a story beside this one
+/// does that lists all tasks, may have seen the pause, and then it lasts: so this
+/// can take more than one attempt.
+#[track_caller]
+fn goes_on_early(container: &Container, checkpoint: impl Fn()) {
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let topics = events_of(container, &checkpoint);
+        if topics == ["paused", "resumed", "checkpointed"] {
+            return;
+        }
+        seen.push(topics);
+    }
+    panic!("it stood still until the end, each time: {seen:?}");
+}
+
+/// Has a running task checkpointed, and looks that it stands still until its
+/// client resumes it. Each time, since a state request of another client hides a
+/// task that would go on early.
+#[track_caller]
+fn stands_still_to_the_end(container: &Container, checkpoint: impl Fn()) {
+    for _ in 0..ROUNDS {
+        let topics = events_of(container, &checkpoint);
+        assert_eq!(topics, ["paused", "checkpointed", "resumed"]);
+    }
+}
+
+#[test]
+fn a_checkpoint_to_a_path_lets_the_task_go_on_if_no_image_is_made_besides() {
+    let container = growing("early");
+    let before = container.report();
+    let checkpoint = || checkpoint_to_path(&container, &Folder::new("images"));
+    if named_as_stock() {
+        goes_on_early(&container, checkpoint);
+    } else {
+        stands_still_to_the_end(&container, checkpoint);
+    }
+    is_running(&container);
+    // That pause and that resume are over: the next ones count again.
+    ctr_ok(&["task", "pause", container.id()]);
+    ctr_ok(&["task", "resume", container.id()]);
+    ctr(&["task", "resume", container.id()]).refused();
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_checkpoint_of_a_container_stands_still_to_the_end_unless_a_setting_says_otherwise() {
+    let container = growing("packed");
+    let before = container.report();
+    stands_still_to_the_end(&container, || drop(container.checkpoint(&["--rw"])));
+    container.report().continues(&before);
+
+    let container = Run::new("packed-early").flags(&EARLY_FOR_CONTAINERS);
+    let container = container.workload(&GROWING).detach();
+    let before = container.report();
+    goes_on_early(&container, || drop(container.checkpoint(&["--rw"])));
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_task_that_its_owner_paused_is_paused_after_a_checkpoint_of_its_container() {
+    let container = growing("owner");
+    let before = container.report();
+    for _ in 0..ROUNDS {
+        // What `container.Task`, `task.Pause` and `container.Checkpoint` of
+        // containerd's client ask of a shim.
+        let task = container.task();
+        let images = Folder::new("images");
+        task.state("")
+            .and_then(|_| task.pause())
+            .and_then(|()| task.checkpoint(&images.0, of_container_checkpoint()))
+            .unwrap_or_else(|refused| panic!("{refused}"));
+        is_paused(&container);
+        ctr_ok(&["task", "resume", container.id()]);
+    }
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_pause_of_the_owner_outlasts_a_checkpoint_to_a_path() {
+    let container = growing("kept");
+    let before = container.report();
+    ctr_ok(&["task", "pause", container.id()]);
+    checkpoint_to_path(&container, &Folder::new("images"));
+    is_paused(&container);
+    ctr_ok(&["task", "resume", container.id()]);
+    container.report().continues(&before);
+}
+
+#[test]
+fn a_relative_path_is_refused_and_the_container_runs_on() {
+    let container = growing("relative");
+    let before = container.report();
+    let refusal = if ctr_sends_flags() {
+        let flags = ["task", "checkpoint", "--image-path", "rel/cp"];
+        ctr(&[&flags[..], &[container.id()]].concat()).refused()
+    } else {
+        let answer = container.task().checkpoint(Path::new("rel/cp"), None);
+        let refused = answer.err().map(|refused| refused.message);
+        refused.unwrap_or_else(|| panic!("a relative path on {}", testbed()))
+    };
+    for words in ["rel/cp is relative", "give an absolute path"] {
+        assert!(refusal.contains(words), "{words:?} is not in: {refusal}");
+    }
+    is_running(&container);
+    container.report().continues(&before);
+    let bundle = "/run/containerd/io.containerd.runtime.v2.task/default";
+    let left = Path::new(bundle).join(container.id()).join("rel");
+    assert!(!left.exists(), "{} is left", left.display());
+}

@@ -1,0 +1,212 @@
+//! Checkpoints that could never be restored, found before the container ends.
+//!
+//! CRIU's dump accepts what CRIU's restore later refuses. A checkpoint that ends
+//! its container would then lose it, so it is looked at twice:
+//!
+//! ```text
+//! before CRIU starts  ─► Docker's --rm, mounts, namespaces, sessions, tun devices,
+//!                        executed memfds, the pids limit      (/proc, config.json)
+//! CRIU waits at its   ─► open files                           (the images)
+//! post-dump script
+//! ```
+//!
+//! With `checkpoint.doubtful = "refuse"` a checkpoint that would end the container
+//! is refused and the container goes on running. If it goes on anyway, nothing is
+//! lost, and a warning says that the checkpoint is worth nothing.
+//!
+//! A check refuses only what was seen to fail with stock runc and CRIU, too; what
+//! can't be told for certain passes. Each has its own file, and works on text of
+//! /proc, so that unit tests can feed it.
+
+mod devices;
+mod mounts;
+mod namespaces;
+mod pids;
+mod programs;
+mod sessions;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use cedana_checkpoint::image::{Unrestorable, unrestorable};
+use cedana_config::{Config, Doubtful};
+use serde_json::Value;
+
+use crate::cli::Request;
+use crate::docker;
+use crate::error::Error;
+use crate::process::{Stat, descends};
+use crate::report::Reporter;
+use crate::state::{Container, Kind};
+
+/// Why a checkpoint could never be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// A sentence without its full stop.
+    what: String,
+    /// What to do before the checkpoint.
+    remedy: String,
+}
+
+impl Doubt {
+    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+/// What the checks look at.
+struct Seen<'a> {
+    container: &'a Container,
+    /// Its OCI configuration, as far as there is one.
+    spec: Value,
+    /// Init and its descendants: the processes that CRIU dumps.
+    processes: HashMap<i32, Stat>,
+}
+
+/// Looks at a container before CRIU does. `processes` are those in its cgroup.
+pub(crate) fn before_dump(
+    request: &Request,
+    container: &Container,
+    config: &Config,
+    processes: &[i32],
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    // It can't be restored from, and its container runs on.
+    if request.has("pre-dump") {
+        return Ok(());
+    }
+    let seen = Seen::of(container, processes);
+    let mut doubts = Vec::new();
+    if docker::removes_at_end(request, &seen.spec) {
+        doubts.push(Doubt::new(
+            "Docker removes the container, and its checkpoint with it, when it ends (--rm)",
+            "run it without --rm",
+        ));
+    }
+    doubts.extend(mounts::look(&seen));
+    doubts.extend(namespaces::look(&seen));
+    doubts.extend(sessions::look(container.init, &seen.processes));
+    doubts.extend(programs::look(&seen));
+    doubts.extend(devices::look(&seen));
+    if container.kind == Kind::Runc {
+        doubts.extend(pids::look(&seen));
+    }
+    weigh(request, config, doubts, reporter)
+}
+
+/// Looks at what CRIU has written to `images`. Images that can't be read are none
+/// of this module's business: storing them fails, or CRIU would.
+pub(crate) fn after_dump(
+    request: &Request,
+    config: &Config,
+    images: &Path,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let doubts = unrestorable(images).unwrap_or_default();
+    weigh(
+        request,
+        config,
+        doubts.into_iter().map(Doubt::from).collect(),
+        reporter,
+    )
+}
+
+/// The same for a checkpoint that is finished, when there is nothing to refuse.
+pub(crate) fn warn_of(request: &Request, images: &Path, reporter: &Reporter) {
+    for doubt in unrestorable(images).unwrap_or_default() {
+        warn(request, &doubt.into(), reporter);
+    }
+}
+
+/// Refuses for the first doubt, or warns of all.
+fn weigh(
+    request: &Request,
+    config: &Config,
+    doubts: Vec<Doubt>,
+    reporter: &Reporter,
+) -> Result<(), Error> {
+    let ends = !request.has("leave-running");
+    for doubt in doubts {
+        if ends && config.checkpoint.doubtful == Doubtful::Refuse {
+            return Err(Error::Doubtful {
+                id: request.id.clone(),
+                doubt,
+            });
+        }
+        warn(request, &doubt, reporter);
+    }
+    Ok(())
+}
+
+fn warn(request: &Request, doubt: &Doubt, reporter: &Reporter) {
+    reporter.warning(&format!(
+        "the checkpoint of container {} can't be restored: {doubt}",
+        request.id
+    ));
+}
+
+impl<'a> Seen<'a> {
+    fn of(container: &'a Container, processes: &[i32]) -> Self {
+        let spec = container
+            .config
+            .as_deref()
+            .and_then(|path| fs::read(path).ok())
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        let all: HashMap<i32, Stat> = processes
+            .iter()
+            .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
+            .collect();
+        let processes = all
+            .iter()
+            .filter(|&(&pid, _)| descends(pid, container.init, &all))
+            .map(|(&pid, stat)| (pid, stat.clone()))
+            .collect();
+        Self {
+            container,
+            spec,
+            processes,
+        }
+    }
+
+    /// A process for the person at the terminal.
+    fn name(&self, pid: i32) -> String {
+        let name = self.processes.get(&pid).map(|stat| stat.name.as_str());
+        format!("process {pid} ({})", name.unwrap_or("?"))
+    }
+
+    /// The processes in order, so that the same one is named every time.
+    fn pids(&self) -> Vec<i32> {
+        let mut pids: Vec<i32> = self.processes.keys().copied().collect();
+        pids.sort_unstable();
+        pids
+    }
+}
+
+impl From<Unrestorable> for Doubt {
+    fn from(file: Unrestorable) -> Self {
+        match file {
+            Unrestorable::Within { directory, file } => Self::new(
+                format!(
+                    "the deleted {file} is open, and so is the deleted directory {directory} around it, which CRIU can't remove again after it has made both"
+                ),
+                "have the application close one of them",
+            ),
+            Unrestorable::Thread(path) => Self::new(
+                format!("{path} is open, and CRIU opens files before the thread exists"),
+                "have the application close it",
+            ),
+        }
+    }
+}

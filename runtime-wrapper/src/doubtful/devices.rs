@@ -1,0 +1,78 @@
+//! Tun and tap devices.
+//!
+//! CRIU stores a tun device with its network namespace. Runtimes leave that out of
+//! the dump, so the restore finds "No tun device for file" (criu/tun.c). A device
+//! that no process holds open is the network's own matter, and so is an open
+//! /dev/net/tun without a device.
+
+use std::fs::{self, DirEntry};
+use std::path::Path;
+
+use super::{Doubt, Seen};
+
+/// Where the kernel's documentation puts it (networking/tuntap.rst). CRIU knows
+/// it by this name, too, as the link of a descriptor ends.
+const TUN: &str = "net/tun";
+
+pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
+    let (pid, device) = seen.pids().into_iter().find_map(|pid| {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let device = entries
+            .flatten()
+            .filter(is_tun)
+            .find_map(|entry| attached(pid, &entry))?;
+        Some((pid, device))
+    })?;
+    Some(Doubt::new(
+        format!(
+            "{} holds the tun device {device}, and CRIU can't restore it",
+            seen.name(pid)
+        ),
+        "end the process or have it close the device",
+    ))
+}
+
+fn is_tun(entry: &DirEntry) -> bool {
+    fs::read_link(entry.path()).is_ok_and(|target| target.ends_with(Path::new(TUN)))
+}
+
+/// The device that a descriptor of /dev/net/tun is attached to.
+fn attached(pid: i32, entry: &DirEntry) -> Option<String> {
+    let fd = entry.file_name().into_string().ok()?;
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    interface(&info)
+}
+
+/// The line `iff:` that the tun driver adds to fdinfo (drivers/net/tun.c); of one
+/// without a device it has no name.
+fn interface(fdinfo: &str) -> Option<String> {
+    let name = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("iff:"))?
+        .trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_a_device_counts() {
+        let head = "pos:\t0\nflags:\t02\nmnt_id:\t29\nino:\t7\n";
+        assert_eq!(
+            interface(&format!("{head}iff:\ttun9\n")),
+            Some("tun9".to_owned())
+        );
+        assert_eq!(interface(&format!("{head}iff:\t\n")), None);
+        assert_eq!(interface(head), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}") {
+            let _ = interface(&text);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Early resume: which tasks run again as soon as CRIU is done with them.
+//!
+//! containerd's client pauses a task, has it checkpointed, and resumes it when the
+//! checkpoint is stored, packed, hashed and copied. The shim can resume the task
+//! when CRIU is done, but only if two things are certain:
+//!
+//! - **nothing reads the container's files afterwards.** A file that grows while
+//!   containerd packs it fails the checkpoint ("archive/tar: write too long"), and
+//!   one that changes no longer fits the memory that was dumped;
+//! - **the client that asks for the checkpoint made the pause**, and will end it.
+//!   A pause that an owner made stays until its owner ends it.
+//!
+//! What the clients do, by the sources of containerd 1.6 to 2.4, Docker (moby) 20
+//! to 29 and nerdctl 2.2 and 2.3:
+//!
+//! | client | who pauses | options of the request | what is read of the container after it |
+//! |---|---|---|---|
+//! | `task.Checkpoint` (containerd, `client/task.go`): `ctr task checkpoint`, nerdctl, Docker, CRI | it asks for the state, then pauses a task that isn't paused, and resumes that one last | the caller's | its writable layer, if its record names a snapshot; except: |
+//! | `task.Checkpoint` with an image path, runtime name `io.containerd.runc.v2` | the same | `containerd.runc.v1`, with the image path | nothing (`isCheckpointPathExist`) |
+//! | `task.Checkpoint` with an image path, any other name | the same | 2.x: the same; 1.7: `ctr` sends none, other programs `containerd.linux.runc` | its writable layer |
+//! | nerdctl `checkpoint create` | `task.Checkpoint` | `exit` to `io.containerd.runc.v2`, none to others | its writable layer |
+//! | Docker `checkpoint create` | `task.Checkpoint` | `exit` to runtimes by path, none to those by type | nothing: its records name no snapshot, but Docker's requests equal nerdctl's |
+//! | CRI `CheckpointContainer` (2.0 on) | `task.Checkpoint` | a work path to `io.containerd.runc.v2`, none to others; never an image path | its writable layer |
+//! | `container.Checkpoint` (`client/container.go`) | its caller | `containerd.runc.v1`, always with file locks | what its caller's options say, in their order: the writable layer comes before the task or after it |
+//! | `ctr container checkpoint` | it pauses first and resumes last; its pause equals that of a program which calls `task.Pause` and then `container.Checkpoint`, and wants the task to stay paused | `container.Checkpoint`'s | nothing: it copies the writable layer before the task |
+//!
+//! So the second row is all that is certain. It is known by the request ([`Asks`])
+//! and by the container's runtime name. containerd doesn't tell a shim that name,
+//! and two signs stand for it: the file name by which containerd started the shim
+//! (a path, or another name that ends in `.runc.v2`, leads to the same file), and
+//! the options of Create, which clients send as `containerd.runc.v1.Options` to
+//! `io.containerd.runc.v2` alone. For the last row there is a setting.
+//!
+//! Whose the pause is, the order of requests tells: `task.Checkpoint` asks for the
+//! state before it pauses and not after that, and an owner's pause is followed by
+//! the state request of the `task.Checkpoint` that finds it. So a pause with a
+//! state request after it is taken for an owner's.
+
+use std::path::Path;
+
+use cedana_config::ResumeEarly;
+
+use crate::options::CheckpointOptions;
+
+/// The shim's file name where it stands in for containerd's own: what containerd
+/// makes of `io.containerd.runc.v2` (`pkg/shim/util.go`, `BinaryName`).
+const STOCK_SHIM: &str = "containerd-shim-runc-v2";
+
+/// Whether containerd looks for this program when asked for its own runtime.
+pub(crate) fn is_stock_name(program: &Path) -> bool {
+    program.file_name() == Some(STOCK_SHIM.as_ref())
+}
+
+/// Who asks for a checkpoint, as far as the request tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// `task.Checkpoint`, for images at a path of the client's.
+    TaskToPath,
+    /// `container.Checkpoint`, whose options are fixed.
+    Container,
+    /// Another, or one that can't be told.
+    Other,
+}
+
+impl Asks {
+    /// What the options and the path of a request tell. The two paths differ
+    /// where containerd packs a directory of its own besides.
+    pub(super) fn of(options: &CheckpointOptions, path: &str) -> Self {
+        let plain = CheckpointOptions {
+            exit: Some(false),
+            ..CheckpointOptions::default()
+        };
+        let to_path = CheckpointOptions {
+            image_path: path.to_owned(),
+            work_path: options.work_path.clone(),
+            ..plain.clone()
+        };
+        let of_a_container = CheckpointOptions {
+            file_locks: true,
+            ..plain
+        };
+        if *options == to_path && !path.is_empty() {
+            Self::TaskToPath
+        } else if *options == of_a_container {
+            Self::Container
+        } else {
+            Self::Other
+        }
+    }
+
+    /// Whether nothing reads the container's files after the request, and the
+    /// client that sends it is taken to have made the pause.
+    ///
+    /// `stock` says that clients know the container's runtime as containerd's own.
+    pub(super) fn allows(self, stock: bool, setting: ResumeEarly) -> bool {
+        match (self, setting) {
+            (_, ResumeEarly::Never) | (Self::Other, _) => false,
+            (Self::TaskToPath, _) => stock,
+            (Self::Container, setting) => setting == ResumeEarly::Container,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to_path() -> CheckpointOptions {
+        CheckpointOptions {
+            exit: Some(false),
+            image_path: "/images".into(),
+            ..CheckpointOptions::default()
+        }
+    }
+
+    fn of_a_container() -> CheckpointOptions {
+        CheckpointOptions {
+            exit: Some(false),
+            file_locks: true,
+            ..CheckpointOptions::default()
+        }
+    }
+
+    #[test]
+    fn a_task_to_a_path_is_known_by_both_paths() {
+        let with_work_path = CheckpointOptions {
+            work_path: "/work".into(),
+            ..to_path()
+        };
+        for options in [to_path(), with_work_path] {
+            assert_eq!(Asks::of(&options, "/images"), Asks::TaskToPath);
+            // containerd 1.7 packs a directory of its own for other names.
+            assert_eq!(Asks::of(&options, "/tmp/ctrd-checkpoint1"), Asks::Other);
+            assert_eq!(Asks::of(&options, ""), Asks::Other);
+        }
+    }
+
+    #[test]
+    fn what_no_client_of_the_table_sends_is_another() {
+        let nothing = CheckpointOptions::default();
+        let docker = CheckpointOptions {
+            exit: Some(false),
+            ..nothing.clone()
+        };
+        let own_options = CheckpointOptions {
+            file_locks: true,
+            ..to_path()
+        };
+        for options in [nothing, docker, own_options] {
+            assert_eq!(Asks::of(&options, "/images"), Asks::Other);
+        }
+        assert_eq!(Asks::of(&of_a_container(), "/x"), Asks::Container);
+    }
+
+    #[test]
+    fn only_the_stock_name_makes_a_path_certain_and_only_a_setting_a_container() {
+        use ResumeEarly::{Certain, Container, Never};
+        for (asks, stock, setting, early) in [
+            (Asks::TaskToPath, true, Certain, true),
+            (Asks::TaskToPath, true, Container, true),
+            (Asks::TaskToPath, true, Never, false),
+            (Asks::TaskToPath, false, Certain, false),
+            (Asks::TaskToPath, false, Container, false),
+            (Asks::Container, true, Certain, false),
+            (Asks::Container, false, Certain, false),
+            (Asks::Container, false, Container, true),
+            (Asks::Container, true, Never, false),
+            (Asks::Other, true, Container, false),
+        ] {
+            assert_eq!(
+                asks.allows(stock, setting),
+                early,
+                "{asks:?} {stock} {setting:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_stock_name_is_a_file_name() {
+        assert!(is_stock_name(Path::new(
+            "/usr/local/lib/cedana/containerd-shim-runc-v2"
+        )));
+        assert!(!is_stock_name(Path::new(
+            "/usr/local/bin/containerd-shim-cedana-v2"
+        )));
+        assert!(!is_stock_name(Path::new("/containerd-shim-runc-v2/x")));
+        assert!(!is_stock_name(Path::new("")));
+    }
+}
