@@ -42,7 +42,7 @@ use crate::error::Error;
 use crate::gate::Gate;
 use crate::lazy;
 use crate::nested_mounts;
-use crate::obstacle::{self, Found, Wait};
+use crate::obstacle::{self, Found, Obstacle, Wait};
 use crate::packed;
 use crate::process::{Stat, descends, free_descriptors, memory, namespace_inode, netns_inode};
 use crate::progress::Progress;
@@ -126,7 +126,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let timeout = config.checkpoint.timeout;
     let mut trials = Trials::new(&signals, &container, cgroup.as_ref(), timeout);
     loop {
-        dump.wait_for_obstacles(&trials)?;
+        dump.wait_for_obstacles(&mut trials)?;
         if let Some(code) = dump.run(&mut trials)? {
             progress.done();
             return Ok(code);
@@ -152,7 +152,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// Returns when CRIU can stop every process.
-    fn wait_for_obstacles(&self, trials: &Trials<'_>) -> Result<(), Error> {
+    fn wait_for_obstacles(&self, trials: &mut Trials<'_>) -> Result<(), Error> {
         let Self {
             request, reporter, ..
         } = self;
@@ -160,14 +160,18 @@ impl Attempt<'_> {
             return Ok(());
         };
         let init = self.facts.container.init;
-        let look = || obstacle(init, cgroup);
-        let Some(first) = look() else { return Ok(()) };
+        let look = || obstacles(init, cgroup);
+        let first = look().into_iter().next();
+        let Some(found) = first else { return Ok(()) };
         if !trials.may_run() {
             return Err(Error::Obstacle {
                 id: request.id.clone(),
-                found: first,
+                found,
                 waited: Duration::ZERO,
             });
+        }
+        if found.obstacle == Obstacle::Vfork {
+            trials.saw_vforks();
         }
         let waits = |found: &Found| {
             reporter.note(&format!("container {}: waiting: {found}", request.id));
@@ -447,13 +451,16 @@ fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
         .collect()
 }
 
-/// A process that CRIU could not stop, if there is one.
-fn obstacle(init: i32, cgroup: &Cgroup) -> Option<Found> {
+/// The processes that CRIU could not stop.
+fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Found> {
     let stats = stats_of(&cgroup.processes());
-    stats.iter().find_map(|(&pid, stat)| {
-        let ours = descends(pid, init, &stats);
-        obstacle::of(pid, stat, cgroup.version(), ours)
-    })
+    stats
+        .iter()
+        .filter_map(|(&pid, stat)| {
+            let ours = descends(pid, init, &stats);
+            obstacle::of(pid, stat, cgroup.version(), ours)
+        })
+        .collect()
 }
 
 /// Refuses a process that has not the two free descriptors that CRIU's code in it

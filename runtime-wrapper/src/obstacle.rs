@@ -9,7 +9,9 @@
 //!
 //! A debugger detaches and a vfork ends with the child's exec, most of them within
 //! microseconds. The kernel tells of neither, so they are looked at again in short
-//! intervals, and after [`PATIENCE`] the process is named.
+//! intervals, and after [`PATIENCE`] the process is named if it is the same vfork or
+//! the same tracer still. An application that starts one program after the other has
+//! a vfork in progress at most looks, and CRIU meets one in some of its attempts.
 
 use std::fmt;
 use std::fs;
@@ -67,6 +69,9 @@ pub(crate) struct Found {
     pub(crate) pid: i32,
     pub(crate) name: String,
     pub(crate) obstacle: Obstacle,
+    /// Tells one vfork of a thread from its next: the thread, and how often it has
+    /// gone to sleep.
+    instance: (i32, u64),
 }
 
 impl fmt::Display for Found {
@@ -95,8 +100,7 @@ impl fmt::Display for Found {
 
 /// How a wait has ended.
 pub(crate) enum Wait {
-    /// Nothing keeps CRIU from stopping the processes; an obstacle that was there
-    /// at first has passed.
+    /// Every obstacle that was there at first has passed.
     Clear,
     /// This one stays, after so long.
     Stays(Found, Duration),
@@ -104,31 +108,48 @@ pub(crate) enum Wait {
     Interrupted,
 }
 
-/// Returns when `look` finds nothing, or something that doesn't pass within
+/// Returns when nothing of what `look` found at first is there any more, or after
 /// [`PATIENCE`]. `waits` is told of the first that is waited for.
 pub(crate) fn wait(
     signals: &Signals,
-    mut look: impl FnMut() -> Option<Found>,
+    mut look: impl FnMut() -> Vec<Found>,
     waits: impl FnOnce(&Found),
 ) -> Wait {
     let begun = Instant::now();
     let mut waits = Some(waits);
-    while let Some(found) = look() {
+    let mut staying: Option<Vec<Found>> = None;
+    loop {
+        let found = look();
         let waited = begun.elapsed();
-        if !found.obstacle.passes_by_itself() {
-            return Wait::Stays(found, Duration::ZERO);
+        if let Some(lasting) = found
+            .iter()
+            .find(|found| !found.obstacle.passes_by_itself())
+        {
+            return Wait::Stays(lasting.clone(), Duration::ZERO);
         }
-        if waited >= PATIENCE {
-            return Wait::Stays(found, waited);
-        }
+        let Some(first) = found.first() else {
+            return Wait::Clear;
+        };
         if let Some(waits) = waits.take() {
-            waits(&found);
+            waits(first);
+        }
+        let staying = match &mut staying {
+            None => staying.insert(found),
+            Some(staying) => {
+                staying.retain(|one| found.contains(one));
+                staying
+            }
+        };
+        let Some(one) = staying.first() else {
+            return Wait::Clear;
+        };
+        if waited >= PATIENCE {
+            return Wait::Stays(one.clone(), waited);
         }
         if !pause(signals, PERIOD) {
             return Wait::Interrupted;
         }
     }
-    Wait::Clear
 }
 
 /// Waits so long, or less if a signal comes: then it is false.
@@ -153,43 +174,48 @@ pub(crate) fn pause(signals: &Signals, time: Duration) -> bool {
 /// What keeps CRIU from stopping this process, if anything does. `ours` says that
 /// CRIU dumps the process, and not only finds it in the container's cgroup.
 pub(crate) fn of(pid: i32, stat: &Stat, version: Version, ours: bool) -> Option<Found> {
-    let found = |obstacle| {
-        Some(Found {
-            pid,
-            name: stat.name.clone(),
-            obstacle,
-        })
+    let found = |obstacle, instance| Found {
+        pid,
+        name: stat.name.clone(),
+        obstacle,
+        instance,
     };
     if ours {
         // With the v2 freezer CRIU interrupts a stopped process; with v1's it
         // waits for one that never comes.
         if version == Version::V1 && stat.state == 'T' {
-            return found(Obstacle::Stopped);
+            return Some(found(Obstacle::Stopped, (pid, 0)));
         }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        match tracer_in(&status) {
-            Some(0) if stat.state == 't' => return found(Obstacle::Traced(None)),
-            Some(0) | None => {}
-            Some(tracer) => return found(Obstacle::Traced(Some(tracer))),
+        match number_in(&status, "TracerPid:") {
+            Some(0) if stat.state == 't' => {
+                return Some(found(Obstacle::Traced(None), (pid, 0)));
+            }
+            Some(tracer @ 1..) => {
+                let tracer = i32::try_from(tracer).ok();
+                return Some(found(Obstacle::Traced(tracer), (pid, 0)));
+            }
+            _ => {}
         }
     }
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let mut threads = threads.flatten().map(|entry| entry.path());
-    threads
-        .any(|thread| {
-            let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
-            Stat::parse(&read("stat")).is_some_and(|stat| stat.state == 'D')
-                && is_within_vfork(&read("wchan"), &read("syscall"))
-        })
-        .then(|| found(Obstacle::Vfork))?
+    threads.flatten().find_map(|entry| {
+        let thread = entry.path();
+        let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let sleeps = Stat::parse(&read("stat"))?.state == 'D';
+        if !sleeps || !is_within_vfork(&read("wchan"), &read("syscall")) {
+            return None;
+        }
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let slept = number_in(&read("status"), "voluntary_ctxt_switches:")?;
+        Some(found(Obstacle::Vfork, (number, slept)))
+    })
 }
 
-/// The PID in `TracerPid`, 0 for none (proc_pid_status(5)). A tracer in another PID
-/// namespace counts as none.
-fn tracer_in(status: &str) -> Option<i32> {
-    let value = status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))?;
+/// A number in a `status` of /proc (proc_pid_status(5)). Of `TracerPid` 0 is none,
+/// or one in another PID namespace.
+fn number_in(status: &str, field: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().parse().ok()
 }
 
@@ -217,14 +243,16 @@ mod tests {
             pid,
             name: "app".to_owned(),
             obstacle: Obstacle::Traced(None),
+            instance: (pid, 0),
         }
     }
 
     #[test]
     fn a_tracer_is_in_the_status() {
-        assert_eq!(tracer_in("Name:\tx\nTracerPid:\t0\n"), Some(0));
-        assert_eq!(tracer_in("PPid:\t1\nTracerPid:\t42\nUid:\t0\n"), Some(42));
-        assert_eq!(tracer_in("Name:\tx\n"), None);
+        let tracer = |status| number_in(status, "TracerPid:");
+        assert_eq!(tracer("Name:\tx\nTracerPid:\t0\n"), Some(0));
+        assert_eq!(tracer("PPid:\t1\nTracerPid:\t42\nUid:\t0\n"), Some(42));
+        assert_eq!(tracer("Name:\tx\n"), None);
     }
 
     #[test]
@@ -249,7 +277,7 @@ mod tests {
             &signals,
             || {
                 looks += 1;
-                (looks < 4).then(|| traced(7))
+                Vec::from_iter((looks < 4).then(|| traced(7)))
             },
             |found| {
                 assert_eq!(found.pid, 7);
@@ -260,16 +288,31 @@ mod tests {
         assert_eq!((looks, told), (4, 1));
 
         let stopped = || {
-            Some(Found {
+            vec![Found {
                 obstacle: Obstacle::Stopped,
                 ..traced(8)
-            })
+            }]
         };
         let end = wait(&signals, stopped, |_| panic!("it does not pass"));
         assert!(matches!(end, Wait::Stays(found, Duration::ZERO) if found.pid == 8));
 
-        let end = wait(&signals, || Some(traced(9)), |_| {});
-        assert!(matches!(end, Wait::Stays(found, waited) if found.pid == 9 && waited >= PATIENCE));
+        let end = wait(&signals, || vec![traced(7), traced(9)], |_| {});
+        assert!(matches!(end, Wait::Stays(found, waited) if found.pid == 7 && waited >= PATIENCE));
+    }
+
+    #[test]
+    fn one_vfork_after_the_other_is_none_that_stays() {
+        let signals = Signals::block().expect("signals");
+        let mut slept = 0;
+        let next = || {
+            slept += 1;
+            vec![Found {
+                obstacle: Obstacle::Vfork,
+                instance: (7, slept),
+                ..traced(7)
+            }]
+        };
+        assert!(matches!(wait(&signals, next, |_| {}), Wait::Clear));
     }
 
     #[test]
@@ -282,7 +325,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "(TracerPid:)?\\PC{0,40}") {
-            let _ = tracer_in(&text);
+            let _ = number_in(&text, "TracerPid:");
             let _ = is_within_vfork(&text, &text);
         }
     }

@@ -265,12 +265,14 @@ impl fmt::Display for Cause {
 
 impl Cause {
     /// Whether a container that goes on running may be without this cause a moment
-    /// later, so that another attempt is worth its freeze.
+    /// later, so that another attempt is worth its freeze. [`Cause::Ended`] is none
+    /// of these: the process may have ended by CRIU's own code in it, and another
+    /// attempt would end the next.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
         matches!(
             self,
-            Self::InFlight | Self::NetlinkUnread | Self::FreezeTimeout
+            Self::InFlight | Self::NetlinkUnread | Self::ControlMessages | Self::FreezeTimeout
         )
     }
 

@@ -11,7 +11,8 @@
 //! if the container runs. So between two attempts it runs, each time a little
 //! longer, and while there is more than one attempt left CRIU gets only a second
 //! for freezing. A container that needs longer than that (on an overloaded node) has
-//! one attempt with the whole of `checkpoint.timeout` at the end.
+//! one attempt with the whole of `checkpoint.timeout` at the end, unless its freezes
+//! fail because CRIU meets processes within vfork, which takes for ever.
 //!
 //! **A paused container.** Nothing passes in it, and the client or the owner that
 //! paused it may count on its files: `ctr container checkpoint` has copied the writable layer before it
@@ -75,6 +76,8 @@ pub(super) struct Trials<'a> {
     setting: Duration,
     first_failure: Option<Instant>,
     failures: u32,
+    /// Processes of the container were seen within vfork.
+    vforks: bool,
     /// CRIU gets all the time that the setting gives: the next attempt is the last
     /// one for a slow freeze.
     last: bool,
@@ -101,6 +104,7 @@ impl<'a> Trials<'a> {
             setting,
             first_failure: None,
             failures: 0,
+            vforks: false,
             last: pause == Pause::Owners
                 || setting <= SHORT
                 || cgroup.is_some_and(|cgroup| cgroup.threads() > MANY_THREADS),
@@ -115,6 +119,12 @@ impl<'a> Trials<'a> {
     /// Whether the container runs between attempts.
     pub(super) fn may_run(&self) -> bool {
         self.pause != Pause::Owners
+    }
+
+    /// The application starts programs by vfork. A freeze that meets one is not slow
+    /// but hopeless, since CRIU has stopped the child that the parent waits for.
+    pub(super) fn saw_vforks(&mut self) {
+        self.vforks = true;
     }
 
     /// How long CRIU may take to freeze the container in the next attempt.
@@ -147,7 +157,7 @@ impl<'a> Trials<'a> {
         if since.elapsed() < PATIENCE {
             return true;
         }
-        let slow = *cause == Cause::FreezeTimeout && !self.last;
+        let slow = *cause == Cause::FreezeTimeout && !self.last && !self.vforks;
         self.last = true;
         slow
     }
@@ -195,10 +205,14 @@ impl<'a> Trials<'a> {
             (Pause::Owners, _) => {
                 " (not tried again: the container is paused, so it can't pass)".to_owned()
             }
-            (_, failures) => format!(
-                " (tried {failures} times within {:.1} s)",
-                since.elapsed().as_secs_f64()
-            ),
+            (_, failures) => {
+                let why = match self.vforks {
+                    true => "the application starts programs all the time; ",
+                    false => "",
+                };
+                let time = since.elapsed().as_secs_f64();
+                format!(" ({why}tried {failures} times within {time:.1} s)")
+            }
         }
     }
 }
@@ -238,6 +252,7 @@ mod tests {
             setting: Duration::from_secs(60),
             first_failure: None,
             failures: 0,
+            vforks: false,
             last: pause == Pause::Owners,
         }
     }
@@ -269,6 +284,18 @@ mod tests {
         assert!(trials.passes(&Cause::FreezeTimeout));
         assert_eq!(trials.freeze_timeout(), trials.setting);
         assert!(!trials.passes(&Cause::FreezeTimeout));
+    }
+
+    #[test]
+    fn a_freeze_that_meets_vforks_stays_short() {
+        let signals = Signals::block().expect("signals");
+        let mut trials = trials(&signals, Pause::None);
+        trials.saw_vforks();
+        assert!(trials.passes(&Cause::FreezeTimeout));
+        passed(&mut trials);
+        assert_eq!(trials.freeze_timeout(), SHORT);
+        assert!(!trials.passes(&Cause::FreezeTimeout));
+        assert!(trials.account().contains("starts programs"));
     }
 
     #[test]

@@ -316,3 +316,23 @@ proptest! {
         let _ = diagnose_text(&format!("(0) Error (a.c:1): {text}{rest}\n")).sentence();
     }
 }
+
+#[test]
+fn what_the_application_is_about_to_read_or_accept_passes() {
+    for message in [
+        "inet: In-flight connection (l) for 1a2b",
+        "unix: In-flight connection on 0x1a2b",
+        "netlink: The socket has data to read",
+        "Unable to freeze cgroup /sys/fs/cgroup/freezer/x (10 x 100ms attempts, timeout: 1s)",
+    ] {
+        let cause = Cause::of(message);
+        assert!(
+            cause.is_some_and(|cause| cause.passes_by_itself()),
+            "{message}"
+        );
+    }
+    assert!(Cause::ControlMessages.passes_by_itself());
+    for cause in [Cause::Ended, Cause::IoUring, Cause::NoSpace] {
+        assert!(!cause.passes_by_itself(), "{cause:?}");
+    }
+}
