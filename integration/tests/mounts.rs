@@ -402,14 +402,11 @@ fn a_container_in_a_user_namespace_shares_its_images_layers() {
     let before = container.report();
     let uid = fs::metadata(format!("/proc/{}", container.pid())).map(|m| m.uid());
     assert_eq!(uid.ok(), Some(100_000));
-    let seen = container
-        .exec(&["stat", "-c", "%u:%g", "/bin/busybox", "/etc/passwd"])
-        .ok();
-    assert_eq!(seen.stdout, "0:0\n0:0\n");
-    let made = container
-        .exec(&["sh", "-c", "echo kept >/made && stat -c %u /made"])
-        .ok();
-    assert_eq!(made.stdout, "0\n");
+    // By its exit code: a client that is slow to read an exec's output may drop it
+    // (containerd's client closes the pipe when the process has ended).
+    let holds = |script: &str| container.exec(&["sh", "-ec", script]).ok();
+    holds("test $(stat -c %u:%g /bin/busybox) = 0:0");
+    holds("echo kept >/made; test $(stat -c %u:%g /made) = 0:0");
     let _image = container.checkpoint(&["--rw"]);
     container.report().continues(&before);
 }
@@ -511,8 +508,7 @@ fn a_container_on_the_blockfile_snapshotter_has_a_device_of_its_own() {
             }
         })
     };
-    let root = exec("first", "grep ' / ' /proc/self/mountinfo").ok();
-    assert!(root.stdout.contains("/dev/loop"), "{root}");
+    exec("first", "grep ' / / .*/dev/loop' /proc/self/mountinfo").ok();
     let kept = tells("first");
     // The writable layer stays here: containerd mounts it read-only to copy it,
     // which ext4 refuses while its journal is in use.
