@@ -140,6 +140,11 @@ impl Bundle {
         netns_entry(&self.spec).is_some()
     }
 
+    /// Whether the container gets a user namespace.
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        spec::has_namespace(&self.spec, "user")
+    }
+
     /// Checks that what is to be bind-mounted exists; without it the runtime's
     /// error, or CRIU's, comes late and names neither mount nor remedy.
     pub(crate) fn check_mounts(&self) -> Result<(), Error> {

@@ -276,9 +276,10 @@ fn expected(processes: &[i32]) -> Expected {
 
 /// The network namespace to leave out of the dump: one that is the container's
 /// own. For one with a path the runtime says so itself, and the host's is in no
-/// dump.
+/// dump. One that belongs to the container's user namespace stays in: a process
+/// of that can't enter another one, which a restore would hand in.
 fn own_netns(container: &Container) -> Option<u64> {
-    if container.network != Network::Own {
+    if container.network != Network::Own || doubtful::has_user_namespace(container) {
         return None;
     }
     let theirs = netns_inode(&container.init.to_string()).ok()?;

@@ -105,6 +105,11 @@ pub(crate) fn before_dump(
     weigh(request, config, doubts, reporter)
 }
 
+/// Whether a container has a user namespace of its own.
+pub(crate) fn has_user_namespace(container: &Container) -> bool {
+    namespaces::differs(container.init, "user")
+}
+
 /// Looks at what CRIU has written to `images`. Images that can't be read are none
 /// of this module's business: storing them fails, or CRIU would.
 pub(crate) fn after_dump(

@@ -66,15 +66,26 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             request.id
         ));
     };
+    let in_user_namespace = bundle.has_user_namespace();
     let wanted = |manifest: &Manifest| {
+        if in_user_namespace {
+            eager("its user namespace has no right to a userfaultfd");
+            return false;
+        }
         lazy::wanted(&config, &runtime, manifest).unwrap_or_else(|why| {
             eager(&why);
             false
         })
     };
-    let shown = Shown::new(&images, config.restore.memory, wanted, |message| {
-        reporter.quiet_warning(&message);
-    })
+    let shown = Shown::new(
+        &images,
+        config.restore.memory,
+        in_user_namespace,
+        wanted,
+        |message| {
+            reporter.quiet_warning(&message);
+        },
+    )
     .map_err(|source| Error::Shown { id: id(), source })?;
     if shown.is_stock() && config.restore.mode == Mode::Lazy {
         eager(
@@ -316,7 +327,7 @@ fn work_dir(request: &Request) -> Result<WorkDir, Error> {
 /// The network that the container gets, for whom its connections concern.
 fn target<'a>(bundle: &'a Bundle, network: Network, lent: Option<&'a Path>) -> Target<'a> {
     match network {
-        Network::Own => Target::Loopback,
+        Network::Own => Target::Empty,
         Network::Host => Target::Namespace(Path::new("/proc/self/ns/net")),
         Network::External => match lent {
             Some(_) if bundle.has_hooks() => Target::Later,

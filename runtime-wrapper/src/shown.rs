@@ -65,12 +65,13 @@ enum How {
 }
 
 impl Shown {
-    /// Checks a checkpoint and shows it, with up to `memory` bytes for what is
-    /// decoded ahead. `lazy` says whether most of it will not be read; `tell` is
+    /// Checks a checkpoint and shows it, to every user if `open`, with up to
+    /// `memory` bytes for what is decoded ahead. `lazy` says whether most of it will not be read; `tell` is
     /// told if this takes space on disk.
     pub(crate) fn new(
         dir: &Path,
         memory: u64,
+        open: bool,
         lazy: impl FnOnce(&Manifest) -> bool,
         tell: impl Fn(&str),
     ) -> Result<Self, Error> {
@@ -84,7 +85,7 @@ impl Shown {
         manifest.machine.check(&here)?;
         let lazy = lazy(&manifest);
         let memory = if lazy { LAZY } else { memory };
-        match Server::start(contents::open(dir, &manifest)?, memory) {
+        match Server::start(contents::open(dir, &manifest)?, memory, open) {
             Ok(server) if lazy => Ok(Self(How::ServedInPart(server))),
             Ok(server) => Ok(Self(How::Served(server))),
             Err(unavailable) => {

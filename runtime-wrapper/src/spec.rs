@@ -8,6 +8,16 @@ use std::path::Path;
 
 use serde_json::Value;
 
+/// Whether an OCI configuration has a namespace of this kind.
+pub(crate) fn has_namespace(spec: &Value, kind: &str) -> bool {
+    let entries = spec.pointer("/linux/namespaces").and_then(Value::as_array);
+    entries.is_some_and(|entries| {
+        entries
+            .iter()
+            .any(|entry| entry.get("type").and_then(Value::as_str) == Some(kind))
+    })
+}
+
 /// The network namespace's entry of an OCI configuration.
 pub(crate) fn netns_entry(spec: &Value) -> Option<&Value> {
     spec.pointer("/linux/namespaces")?

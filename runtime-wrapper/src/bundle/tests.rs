@@ -34,7 +34,7 @@ fn names(dir: &tempfile::TempDir) -> Vec<String> {
 fn path_is_lent_and_taken_back() {
     let dir = bundle();
     let bundle = Bundle::open(dir.path()).expect("open");
-    assert!(bundle.wants_netns() && bundle.has_netns());
+    assert!(bundle.wants_netns() && bundle.has_netns() && !bundle.has_user_namespace());
     let lent = bundle
         .lend(Some(Path::new("/proc/1/task/1/ns/net")))
         .expect("lend");

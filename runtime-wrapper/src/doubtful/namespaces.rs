@@ -33,6 +33,12 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     ))
 }
 
+/// Whether a process is in another namespace than ours.
+pub(super) fn differs(pid: i32, kind: &str) -> bool {
+    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+    matches!((of(&pid.to_string()), of("self")), (Some(theirs), Some(ours)) if theirs != ours)
+}
+
 /// The first process that shares a namespace with CRIU and not with init.
 fn outsider(
     init: i32,

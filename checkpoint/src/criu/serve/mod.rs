@@ -62,16 +62,25 @@ pub struct Server {
 
 impl Server {
     /// Shows a directory, with up to `memory` bytes of page files decoded ahead.
+    /// The files are as readable as those on disk, or by everyone if `open`: CRIU
+    /// opens images from within a container's user namespace, which knows none of
+    /// the host's users. Only a process that may look into this one's descriptors
+    /// gets to the mount.
     ///
     /// # Errors
     /// The machine has no FUSE, or none for us; or no thread can be started.
-    pub fn start(directory: Directory, memory: u64) -> Result<Self, Unavailable> {
+    pub fn start(directory: Directory, memory: u64, open: bool) -> Result<Self, Unavailable> {
         let thread = |source| Unavailable {
             what: "cannot start to serve the checkpoint's files",
             source,
         };
         let mut tree = Tree::default();
         tree.add(directory, None);
+        if open {
+            for node in &mut tree.nodes {
+                node.attributes.mode |= 0o444;
+            }
+        }
         let (device, mount) = mount::detached()?;
         let (end, stop) = io::pipe().map_err(thread)?;
         let mut server = Self {

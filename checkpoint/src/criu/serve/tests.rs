@@ -43,7 +43,7 @@ fn directory(dir: &Path, by_page: bool) -> Directory {
 }
 
 fn served(dir: &Path, memory: u64, by_page: bool) -> Option<Server> {
-    match Server::start(directory(dir, by_page), memory) {
+    match Server::start(directory(dir, by_page), memory, false) {
         Ok(server) => Some(server),
         Err(error) => {
             eprintln!("skipped: {error}");
