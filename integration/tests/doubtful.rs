@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use cedana_integration::frozen::MANIFEST;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::workload::PATH;
-use cedana_integration::{BareShim, Refused, Run, eventually, unique};
+use cedana_integration::{BareShim, Refused, Run, command, eventually, unique};
 use serde_json::{Value, json};
 
 const SETTING: &str = "io.cedana.checkpoint.doubtful";
@@ -119,15 +119,20 @@ fn comes_back(shim: &BareShim) {
         "{}",
         shim.logged()
     );
+    restored(shim, &images).report_into(shim).continues(&before);
+}
+
+#[track_caller]
+fn restored(shim: &BareShim, images: &Images) -> BareShim {
     let next = shim.successor("back");
     let mut request = next.request();
     request.checkpoint = images.0.display().to_string();
-    let restored = next
+    let started = next
         .task()
         .create(&request)
         .and_then(|_| next.task().start(""));
-    restored.unwrap_or_else(|refused| panic!("{refused}"));
-    next.report_into(shim).continues(&before);
+    started.unwrap_or_else(|refused| panic!("{refused}"));
+    next
 }
 
 #[test]
@@ -171,6 +176,49 @@ fn an_overlay_that_was_mounted_inside() {
     let odd = privileged("overlay", &["--overlay"]);
     is_refused(&odd, &["/tmp/place", "make it a volume"]);
     comes_back(&privileged("tmpfs", &["--tmpfs"]));
+}
+
+/// A container in a user namespace, with a network namespace that belongs to it.
+#[track_caller]
+fn in_user_namespace(label: &str, flags: &[&str]) -> BareShim {
+    const ROOT: u32 = 100_000;
+    let shim = BareShim::start(label, flags);
+    change_spec(&shim, |spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut();
+        let namespaces = namespaces.expect("a list of namespaces");
+        namespaces.push(json!({"type": "user"}));
+        for mappings in ["uidMappings", "gidMappings"] {
+            spec["linux"][mappings] = json!([{"containerID": 0, "hostID": ROOT, "size": 65_536}]);
+        }
+    });
+    let home = shim.bundle().join("..");
+    for directory in ["bundle/rootfs", "out"] {
+        let path = home.join(directory).display().to_string();
+        command("chown", &["-R", &format!("{ROOT}:{ROOT}"), &path]).ok();
+    }
+    shim.run();
+    shim
+}
+
+/// No namespace can be handed in that belongs to the container's user namespace,
+/// and CRIU opens the images as a user that the host doesn't know.
+#[test]
+fn a_user_namespace_with_a_network_of_its_own() {
+    comes_back(&in_user_namespace("userns", &["--memory", "4"]));
+}
+
+/// CRIU makes the network anew, and its loopback is down until that is done.
+#[test]
+fn connections_within_a_user_namespace_are_closed() {
+    let shim = in_user_namespace("userns-tcp", &["--memory", "4", "--tcp"]);
+    let before = shim.report();
+    let images = Images::new();
+    and_end(&shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
+    let next = restored(&shim, &images);
+    let after = next.report_into(&shim);
+    assert_eq!(after.nonce(), before.nonce());
+    assert_eq!(after.get("memory"), "ok");
+    assert_ne!(after.get("tcp"), "ok");
 }
 
 /// A restored container is in a time namespace that CRIU has made. An `exec` of

@@ -102,12 +102,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         .mounts_below(external_mounts(&images))
         .map_err(in_bundle)?;
 
-    let network = match image::network(&images) {
-        // A namespace whose contents runc had CRIU leave out (`empty-ns`) is in no
-        // image, as the host's is not. CRIU makes it anew, too.
-        Network::Host if bundle.wants_netns() => Network::Own,
-        network => network,
-    };
+    let network = image::network(&images);
     let netns = netns_to_lend(request, &bundle, network, reporter)?;
     let netns = netns.as_ref().map(Lend::path);
     let refused = |source| Error::Connections { id: id(), source };
@@ -413,7 +408,7 @@ fn work_dir(request: &Request) -> Result<WorkDir, Error> {
 /// The network that the container gets, for whom its connections concern.
 fn target<'a>(bundle: &'a Bundle, network: Network, lent: Option<&'a Path>) -> Target<'a> {
     match network {
-        Network::Own => Target::Loopback,
+        Network::Own => Target::Empty,
         Network::Host => Target::Namespace(Path::new("/proc/self/ns/net")),
         Network::External => match lent {
             Some(_) if bundle.has_hooks() => Target::Later,

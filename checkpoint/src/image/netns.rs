@@ -2,14 +2,16 @@
 //!
 //! A namespace dumped as external has one field of its netns image set: the key
 //! under which a restore must hand the namespace in. A checkpoint without that
-//! key brings its own, and handing one in would leave it unused.
+//! key brings its own, and handing one in would leave it unused. runc has CRIU
+//! leave such a namespace empty, and then it has no image at all: what tells it
+//! from the host's is that init's differs from CRIU's.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::dir::{Dir, number};
-use super::proto::Netns;
+use super::proto::{Ids, Inventory, Netns, PstreeEntry};
 
 /// How a checkpoint's processes are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -17,7 +19,7 @@ use super::proto::Netns;
 pub enum Network {
     /// In a namespace that must be handed to the restore.
     External,
-    /// In a namespace that the checkpoint holds and a restore makes anew.
+    /// In a namespace that a restore makes anew.
     Own,
     /// In the namespace that the restore runs in: the host's.
     Host,
@@ -38,7 +40,18 @@ pub fn network(dir: &Path) -> Network {
             _ => network = Network::Own,
         }
     }
-    network
+    match network {
+        Network::Host if is_apart(&dir).unwrap_or_default() => Network::Own,
+        network => network,
+    }
+}
+
+/// Whether init was in another network namespace than CRIU.
+fn is_apart(dir: &Dir<'_>) -> Option<bool> {
+    let inventory: Inventory = dir.first("inventory.img").ok()??;
+    let init: PstreeEntry = dir.first("pstree.img").ok()??;
+    let ids: Ids = dir.first(&format!("ids-{}.img", init.pid)).ok()??;
+    Some(ids.net_ns_id? != inventory.root_ids?.net_ns_id?)
 }
 
 #[cfg(test)]
@@ -65,5 +78,20 @@ mod tests {
         assert_eq!(network(with_netns(&[]).path()), Network::Own);
         let empty = tempfile::tempdir().expect("tempdir");
         assert_eq!(network(empty.path()), Network::Host);
+    }
+
+    #[test]
+    fn an_empty_namespace_has_no_image() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
+        let dir = tempfile::tempdir().expect("tempdir");
+        let copy = |from: &str, to: &str| {
+            fs::copy(data.join(from), dir.path().join(to)).expect("copy");
+        };
+        for name in ["inventory.img", "pstree.img", "ids-1.img"] {
+            copy(name, name);
+        }
+        assert_eq!(network(dir.path()), Network::Own);
+        fs::remove_file(dir.path().join("inventory.img")).expect("remove");
+        assert_eq!(network(dir.path()), Network::Host);
     }
 }

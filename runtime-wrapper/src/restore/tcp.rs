@@ -34,8 +34,9 @@ pub(super) enum Target<'a> {
     Namespace(&'a Path),
     /// One that is set up in the middle of the restore.
     Later,
-    /// One that the checkpoint brings; CRIU makes it anew, with loopback alone.
-    Loopback,
+    /// One that CRIU makes anew. It holds loopback alone, which is down until the
+    /// restore is done, so CRIU can't connect anything ("Network is unreachable").
+    Empty,
 }
 
 /// A checkpoint whose connections must not be restored.
@@ -62,13 +63,12 @@ pub(super) fn decide(
     };
     match (setting, target) {
         (Tcp::Keep, _) => Ok(Connections::Keep),
-        (Tcp::Close, _) => Ok(Connections::Close),
+        (Tcp::Close, _) | (Tcp::Auto, Target::Empty) => Ok(Connections::Close),
         (Tcp::Refuse, _) => Err(Error::Refused {
             count: connections.len(),
             example: describe(first),
         }),
         (Tcp::Auto, Target::Later) => Ok(Connections::Try),
-        (Tcp::Auto, Target::Loopback) => Ok(choose(connections, &[])),
         (Tcp::Auto, Target::Namespace(netns)) => {
             let there = crate::netns::addresses(netns).map_err(Error::Addresses)?;
             Ok(choose(connections, &there))
@@ -114,6 +114,16 @@ fn describe(inet: &Inet) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_connected_in_an_empty_network() {
+        let local = [inet("127.0.0.1:80")];
+        let decided = |setting| decide(setting, &local, &Target::Empty).expect("decided");
+        assert_eq!(decided(Tcp::Auto), Connections::Close);
+        assert_eq!(decided(Tcp::Keep), Connections::Keep);
+        let none = decide(Tcp::Auto, &[], &Target::Empty).expect("decided");
+        assert_eq!(none, Connections::Keep);
+    }
 
     fn inet(source: &str) -> Inet {
         Inet {
