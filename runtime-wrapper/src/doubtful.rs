@@ -6,7 +6,7 @@
 //! ```text
 //! before CRIU starts  ─► Docker's --rm, mounts, namespaces, sessions, tun devices,
 //!                        executed memfds, the pids limit      (/proc, config.json)
-//! CRIU waits at its   ─► open files                           (the images)
+//! CRIU waits at its   ─► open files, AMX tiles                (the images)
 //! post-dump script
 //! ```
 //!
@@ -202,6 +202,12 @@ impl From<Unrestorable> for Doubt {
                     "the deleted {file} is open, and so is the deleted directory {directory} around it, which CRIU can't remove again after it has made both"
                 ),
                 "have the application close one of them",
+            ),
+            Unrestorable::Tiles(pid) => Self::new(
+                format!(
+                    "process {pid} of the container has AMX tiles in use, which CRIU doesn't keep: it would end with SIGILL"
+                ),
+                "take the checkpoint when it computes nothing, or turn AMX off in the application",
             ),
             Unrestorable::Thread(path) => Self::new(
                 format!("{path} is open, and CRIU opens files before the thread exists"),

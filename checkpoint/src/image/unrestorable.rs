@@ -1,6 +1,6 @@
-//! Open files that CRIU dumps without complaint and then can't restore.
+//! What CRIU dumps without complaint and then can't restore.
 //!
-//! Two kinds are known, both seen with CRIU 4.2:
+//! Three kinds are known, the first two seen with CRIU 4.2:
 //!
 //! - **A deleted file within a deleted directory that is open too.** CRIU makes
 //!   both again under their old names and removes them when they are open
@@ -13,15 +13,22 @@
 //! - **A file of a thread in /proc**, `/proc/PID/task/TID/...`. CRIU opens files
 //!   before it starts threads, so the path does not exist then. A process's first
 //!   thread, whose TID is the PID, exists.
+//! - **A thread with AMX tiles in use.** CRIU's images have no place for the tiles,
+//!   nor for the permission to use them (criu/arch/x86/crtools.c). They do have the
+//!   header of the processor's state (`XSTATE_BV`), which says that there are tiles.
+//!   The restore succeeds, and the thread's next tile instruction raises SIGILL. A
+//!   thread that has released its tiles shows nothing, and fails likewise.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use super::dir::{Dir, number};
-use super::proto::{FileEntry, Mount, RegFile, RemapFilePath};
+use super::proto::{Core, FileEntry, Mount, PstreeEntry, RegFile, RemapFilePath};
 use super::verify::Error;
 
-/// An open file that a restore is going to fail on.
+/// What a restore is going to fail on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unrestorable {
     /// A deleted file, or directory, within a deleted directory that is open.
@@ -33,7 +40,16 @@ pub enum Unrestorable {
     },
     /// A file in /proc of a thread that is not its process's first.
     Thread(String),
+    /// A process that has AMX tiles in use: its PID in the container.
+    Tiles(u32),
 }
+
+/// The state components of AMX in `XSTATE_BV`: the tiles' configuration and their
+/// data (Intel SDM volume 1, 13.1).
+const TILES: u64 = 1 << 17 | 1 << 18;
+
+/// How much of /proc/cpuinfo tells of one processor. All have the same features.
+const ONE_PROCESSOR: u64 = 16 << 10;
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -45,7 +61,7 @@ const GHOST: u32 = 1;
 /// `FSTYPE__PROC` of mnt.proto.
 const PROC: u32 = 1;
 
-/// The open files of the checkpoint in `dir` that CRIU can't restore.
+/// What the checkpoint in `dir` holds that CRIU can't restore.
 ///
 /// # Errors
 /// An image is damaged.
@@ -63,7 +79,38 @@ pub fn unrestorable(dir: &Path) -> Result<Vec<Unrestorable>, Error> {
     if files.values().any(|file| thread(&file.name).is_some()) {
         found.extend(of_threads(&files, &proc_mounts(&dir)?));
     }
+    // Each thread has an image, and CRIU waits meanwhile.
+    if has_tiles() {
+        found.extend(with_tiles(&dir)?);
+    }
     Ok(found)
+}
+
+/// Whether this machine's processors have AMX.
+fn has_tiles() -> bool {
+    let mut text = String::new();
+    // No Linux but x86's has the flag.
+    File::open("/proc/cpuinfo")
+        .and_then(|file| file.take(ONE_PROCESSOR).read_to_string(&mut text))
+        .is_ok_and(|_| text.contains(" amx_tile"))
+}
+
+/// The first process with tiles in use.
+fn with_tiles(dir: &Dir<'_>) -> Result<Option<Unrestorable>, Error> {
+    for process in dir.all::<PstreeEntry>("pstree.img")? {
+        for thread in &process.threads {
+            let core: Option<Core> = dir.first(&format!("core-{thread}.img"))?;
+            if core.is_some_and(|core| uses_tiles(&core)) {
+                return Ok(Some(Unrestorable::Tiles(process.pid)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn uses_tiles(core: &Core) -> bool {
+    let state = || Some(core.thread_info.as_ref()?.fpregs.as_ref()?.xsave.as_ref()?);
+    state().is_some_and(|xsave| xsave.xstate_bv & TILES != 0)
 }
 
 /// Each deleted directory with the first deleted file that CRIU makes within it.
@@ -154,6 +201,7 @@ fn absolute(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::proto::{FpregsX86, ThreadInfoX86, XsaveX86};
     use super::*;
     use proptest::prelude::*;
 
@@ -254,6 +302,29 @@ mod tests {
     fn a_dump_of_ordinary_programs_has_none() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
         assert_eq!(unrestorable(&data).expect("whole"), []);
+        assert_eq!(with_tiles(&Dir(&data)).expect("whole"), None);
+        // Its images do tell of the processor's state.
+        let core: Core = Dir(&data).first("core-1.img").expect("read").expect("one");
+        let fpregs = core.thread_info.and_then(|info| info.fpregs);
+        let state = fpregs.and_then(|fpregs| fpregs.xsave).expect("xsave");
+        assert_ne!(state.xstate_bv, 0);
+    }
+
+    #[test]
+    fn tiles_are_in_the_state_of_a_thread() {
+        let core = |xstate_bv| Core {
+            thread_info: Some(ThreadInfoX86 {
+                fpregs: Some(FpregsX86 {
+                    xsave: Some(XsaveX86 { xstate_bv }),
+                }),
+            }),
+            ..Core::default()
+        };
+        // AVX-512 and protection keys are kept.
+        assert!(!uses_tiles(&core(0x2e7)));
+        assert!(uses_tiles(&core(0x602e7)));
+        assert!(uses_tiles(&core(1 << 17)));
+        assert!(!uses_tiles(&Core::default()));
     }
 
     proptest! {

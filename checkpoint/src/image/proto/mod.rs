@@ -26,9 +26,21 @@ messages! {
     /// core-N.img: one record per thread; N is its ID.
     Core {
         1 mtype: u32,
+        /// On x86 alone.
+        2 thread_info: Option<ThreadInfoX86>,
         3 tc: Option<TaskCore>,
         4 ids: Option<Ids>,
         5 thread_core: Option<ThreadCore>,
+    }
+    /// The registers of a thread on x86.
+    ThreadInfoX86 {
+        3 fpregs: Option<FpregsX86>,
+    }
+    FpregsX86 {
+        13 xsave: Option<XsaveX86>,
+    }
+    XsaveX86 {
+        1 xstate_bv: u64,
     }
     /// The part of a core that only a thread group's leader has.
     TaskCore {
