@@ -290,7 +290,7 @@ fn failure(
     let damage = shown.damage().map(|damage| damage.to_string());
     let source = || match log.has_own_reason() {
         true => None,
-        false => session?.failure(),
+        false => session?.last_word(),
     };
     if let (Error::Failed { why, .. }, Some(reason)) = (&mut failure, damage.or_else(source)) {
         *why = reason.into();

@@ -109,7 +109,7 @@ fn with_tiles(dir: &Dir<'_>) -> Result<Option<Unrestorable>, Error> {
 }
 
 fn uses_tiles(core: &Core) -> bool {
-    let state = || Some(core.thread_info.as_ref()?.fpregs.as_ref()?.xsave.as_ref()?);
+    let state = || core.thread_info.as_ref()?.fpregs.as_ref()?.xsave.as_ref();
     state().is_some_and(|xsave| xsave.xstate_bv & TILES != 0)
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use cedana_checkpoint::criu::lazy::SOCKET;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::control::{Control, text};
@@ -178,6 +179,27 @@ impl Session {
     /// What the source could not do, as far as it has said so.
     pub(crate) fn failure(&mut self) -> Option<String> {
         self.catch_up();
+        self.failure.clone()
+    }
+
+    /// Why the source failed, after a restore in which CRIU has lost it: waits until
+    /// the source, or its guard, has said so.
+    pub(crate) fn last_word(&mut self) -> Option<String> {
+        while self.failure.is_none() && !self.unfinished {
+            let mut ready = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+            if !matches!(poll(&mut ready, timeout), Ok(1..)) {
+                break;
+            }
+            match self.control.look() {
+                Ok(Some(message)) => self.take(&message, &|| None),
+                Ok(None) => {
+                    self.lost();
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
         self.failure.clone()
     }
 
