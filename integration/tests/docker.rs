@@ -43,6 +43,20 @@ fn a_restore_that_fails_lazily_is_tried_again_on_the_same_network() {
 }
 
 #[test]
+fn a_growing_file_fails_no_checkpoint_that_leaves_the_container_running() {
+    let run = Run::new("growing").leaves_running();
+    let container = run
+        .workload(&["--memory", "16", "--long-journal", "/journal"])
+        .start();
+    let before = container.report();
+    for round in 0..5 {
+        container.checkpoint_running(&format!("cp{round}")).ok();
+        container.is("running").expect("it was left running");
+    }
+    container.report().continues(&before);
+}
+
+#[test]
 fn a_restored_container_is_a_container_like_any_other() {
     if no_restore_here() {
         return;
