@@ -397,8 +397,9 @@ fn sqlite_in_the_writable_layer() {
     App::named("sqlite").lives();
 }
 
+/// The server maps the log's index and holds locks on it, and `check` opens it
+/// beside the server.
 #[test]
-#[ignore = "CRIU sets POSIX locks again and loses those of files that the process has mapped, as SQLite does with its index in WAL mode"]
 fn sqlite_with_a_write_ahead_log() {
     let flags = &[
         "--env",
