@@ -190,6 +190,20 @@ impl Lazy {
         dir.join("memory.oom_control").exists().then_some(dir)
     }
 
+    /// Takes a checkpoint of what was restored, which runs on.
+    #[track_caller]
+    pub fn checkpoint(&self, images: &Folder) {
+        let (to, work) = (images.text(), self.frozen.bundle.text());
+        let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
+        let all = [
+            &["--root", ROOT, "checkpoint"],
+            flags.as_slice(),
+            &[&self.frozen.id],
+        ]
+        .concat();
+        command("cedana-runc", &all).ok();
+    }
+
     /// Has runc act on it.
     pub fn runc(&self, verb: &[&str]) {
         let mut all = vec!["--root", ROOT];

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cedana_integration::frozen::{Folder, Frozen, ROOT, flip, json, read};
+use cedana_integration::frozen::{Folder, Frozen, flip, json, read};
 use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, command, eventually};
@@ -84,15 +84,7 @@ fn a_checkpoint_waits_for_what_is_missing() {
         if paused {
             lazy.runc(&["pause"]);
         }
-        let (to, work) = (images.text(), lazy.frozen.bundle.text());
-        let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
-        let all = [
-            &["--root", ROOT, "checkpoint"],
-            flags.as_slice(),
-            &[&lazy.frozen.id],
-        ]
-        .concat();
-        command("cedana-runc", &all).ok();
+        lazy.checkpoint(&images);
         if paused {
             lazy.runc(&["resume"]);
         }
@@ -415,15 +407,7 @@ fn children_that_are_forked_meanwhile_get_what_they_touch() {
     // The children lack what they have not touched, until a checkpoint needs it.
     assert!(lazy.lacks_memory());
     let images = Folder::new("second");
-    let (to, work) = (images.text(), lazy.frozen.bundle.text());
-    let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
-    let all = [
-        &["--root", ROOT, "checkpoint"],
-        flags.as_slice(),
-        &[&lazy.frozen.id],
-    ]
-    .concat();
-    command("cedana-runc", &all).ok();
+    lazy.checkpoint(&images);
     lazy.is_complete();
     lazy.frozen.is_intact();
     lazy.frozen.end();
