@@ -266,7 +266,7 @@ mod tests {
         let (_, path) = file.variable();
         assert_eq!(
             fs::read_to_string(path).expect("read"),
-            "ghost-limit 1\ntimeout 2\n"
+            "ghost-limit 1\nirmap-scan-path /usr/share/zoneinfo\ntimeout 2\n"
         );
     }
 }

@@ -249,7 +249,7 @@ fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
     );
     assert_eq!(
         fs::read_to_string(stage.path("criu.conf")).expect("conf"),
-        "ghost-limit 7340032\nlink-remap\ntimeout 1\ntcp-close\n"
+        "ghost-limit 7340032\nlink-remap\nirmap-scan-path /usr/share/zoneinfo\ntimeout 1\ntcp-close\n"
     );
 }
 
