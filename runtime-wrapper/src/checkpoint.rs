@@ -248,7 +248,8 @@ impl Attempt<'_> {
         let mut stored = None;
         let mut answer = |asked: bool| {
             if asked
-                && let Err(doubt) = doubtful::after_dump(request, config, paths.images(), reporter)
+                && let Err(doubt) =
+                    doubtful::after_dump(request, container, config, paths.images(), reporter)
             {
                 // The container goes on, and its images are removed below.
                 if let Some(gate) = &gate {

@@ -28,9 +28,9 @@ mod sessions;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use cedana_checkpoint::image::{Unrestorable, unrestorable};
+use cedana_checkpoint::image::{Unrestorable, deleted_directories, unrestorable};
 use cedana_config::{Config, Doubtful};
 use serde_json::Value;
 
@@ -109,17 +109,42 @@ pub(crate) fn before_dump(
 /// of this module's business: storing them fails, or CRIU would.
 pub(crate) fn after_dump(
     request: &Request,
+    container: &Container,
     config: &Config,
     images: &Path,
     reporter: &Reporter,
 ) -> Result<(), Error> {
-    let doubts = unrestorable(images).unwrap_or_default();
-    weigh(
-        request,
-        config,
-        doubts.into_iter().map(Doubt::from).collect(),
-        reporter,
-    )
+    let found = unrestorable(images).unwrap_or_default();
+    let mut doubts: Vec<Doubt> = found.into_iter().map(Doubt::from).collect();
+    // Docker keeps the container's files; other engines may restore it on those of
+    // its image, where the name is free.
+    if docker::asks(request) {
+        let root = PathBuf::from(format!("/proc/{}/root", container.init));
+        let directories = deleted_directories(images).unwrap_or_default();
+        let replaced = directories.iter().filter(|path| is_replaced(&root, path));
+        doubts.extend(replaced.map(|path| {
+            Doubt::new(
+                format!(
+                    "the deleted directory {path} is open, and CRIU can't make it again because another one with files in it has its name"
+                ),
+                "restart the process that works in it",
+            )
+        }));
+    }
+    weigh(request, config, doubts, reporter)
+}
+
+/// Whether a path that CRIU makes a directory at and removes it again is taken. An
+/// empty directory is none that it would fail on.
+fn is_replaced(root: &Path, path: &str) -> bool {
+    let path = root.join(path.trim_start_matches('/'));
+    match fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => {
+            fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some())
+        }
+        Ok(_) => true,
+        Err(_) => false,
+    }
 }
 
 /// The same for a checkpoint that is finished, when there is nothing to refuse.
@@ -214,5 +239,22 @@ impl From<Unrestorable> for Doubt {
                 "have the application close it",
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_by_what_can_not_be_removed_again() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let root = dir.path();
+        assert!(!is_replaced(root, "/app"));
+        fs::create_dir(root.join("app")).expect("mkdir");
+        assert!(!is_replaced(root, "/app"));
+        fs::write(root.join("app/file"), "").expect("write");
+        assert!(is_replaced(root, "/app"));
+        assert!(is_replaced(root, "/app/file"));
     }
 }

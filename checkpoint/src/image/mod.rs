@@ -36,5 +36,5 @@ pub use netns::{Network, network};
 pub use reserved::reserve;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use unpack::unpack;
-pub use unrestorable::{Unrestorable, unrestorable};
+pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};
 pub use verify::{Error, verify};

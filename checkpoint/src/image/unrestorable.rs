@@ -113,6 +113,38 @@ fn uses_tiles(core: &Core) -> bool {
     state().is_some_and(|xsave| xsave.xstate_bv & TILES != 0)
 }
 
+/// The deleted directories that are open in the checkpoint in `dir`. CRIU makes
+/// each again under its old name and removes it when it is open, so a restore
+/// fails where something else has that name by then.
+///
+/// # Errors
+/// An image is damaged.
+pub fn deleted_directories(dir: &Path) -> Result<Vec<String>, Error> {
+    let dir = Dir(dir);
+    let remaps: Vec<RemapFilePath> = dir.all("remap-fpath.img")?;
+    let ghosts = remaps
+        .iter()
+        .filter(|remap| remap.remap_type == Some(GHOST))
+        .map(|remap| remap.orig_id);
+    let ghosts: HashSet<u32> = ghosts.collect();
+    let mut directories = Vec::new();
+    dir.each("files.img", |entry: FileEntry| {
+        if let Some(file) = entry.reg.filter(is_directory)
+            && ghosts.contains(&entry.id)
+        {
+            directories.push(absolute(&file.name));
+        }
+        Ok(())
+    })?;
+    directories.sort_unstable();
+    directories.dedup();
+    Ok(directories)
+}
+
+fn is_directory(file: &RegFile) -> bool {
+    file.mode.is_some_and(|mode| mode & S_IFMT == S_IFDIR)
+}
+
 /// Each deleted directory with the first deleted file that CRIU makes within it.
 fn within(remaps: &[RemapFilePath], files: &HashMap<u32, RegFile>) -> Vec<Unrestorable> {
     let mut seen = HashSet::new();
@@ -133,7 +165,7 @@ fn within(remaps: &[RemapFilePath], files: &HashMap<u32, RegFile>) -> Vec<Unrest
                 file: absolute(&file.name),
             });
         }
-        if file.mode.is_some_and(|mode| mode & S_IFMT == S_IFDIR) {
+        if is_directory(file) {
             directories.push(file);
         }
     }
@@ -302,6 +334,7 @@ mod tests {
     fn a_dump_of_ordinary_programs_has_none() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
         assert_eq!(unrestorable(&data).expect("whole"), []);
+        assert!(deleted_directories(&data).expect("whole").is_empty());
         assert_eq!(with_tiles(&Dir(&data)).expect("whole"), None);
         // Its images do tell of the processor's state.
         let core: Core = Dir(&data).first("core-1.img").expect("read").expect("one");

@@ -247,6 +247,7 @@ fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
     Some(match flag {
         "--deleted-directory-first" => odd::deleted_directory(true),
         "--deleted-directory-last" => odd::deleted_directory(false),
+        "--deleted-directory-replaced" => odd::replaced_directory(),
         "--file-of-thread" => odd::file_of_thread(false),
         "--file-of-first-thread" => odd::file_of_thread(true),
         "--program-in-memory" => odd::lost_program(true),

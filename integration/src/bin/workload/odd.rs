@@ -49,6 +49,17 @@ pub(crate) fn deleted_directory(comes_first: bool) -> io::Result<Odd> {
     Ok(Odd::holding(held))
 }
 
+/// A deleted directory that is open, and another with a file in its place.
+pub(crate) fn replaced_directory() -> io::Result<Odd> {
+    let directory = format!("/tmp/directory-{}", std::process::id());
+    fs::create_dir(&directory)?;
+    let held = File::open(&directory)?;
+    fs::remove_dir(&directory)?;
+    fs::create_dir(&directory)?;
+    fs::write(format!("{directory}/file"), "new")?;
+    Ok(Odd::holding(held))
+}
+
 /// A file in /proc of a thread other than the first, or of the first.
 pub(crate) fn file_of_thread(first: bool) -> io::Result<Odd> {
     let pid = std::process::id();
