@@ -21,6 +21,8 @@
 //! | `CEDANA_TEST_DOCKER_RUNTIME` | the runtime under test, as Docker's daemon.json names it, `cedana` if unset |
 //! | `CEDANA_TEST_PATIENCE` | how many times the usual to wait for anything, 1 if unset |
 //! | `CEDANA_CYCLES` | rounds of the leftovers story (20 if unset) and of Docker's matrix (1) |
+//! | `CEDANA_ROUNDS` | rounds of each program's story in `tests/apps.rs`, 10 if unset |
+//! | `CEDANA_RESTORE_MODE` | `eager` or `lazy`, for those programs' containers; the default settings if unset |
 
 mod bare;
 mod container;
