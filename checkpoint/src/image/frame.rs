@@ -40,6 +40,9 @@ impl From<Malformed> for Fault {
 /// The records of one file, in order.
 pub(super) struct Records {
     file: BufReader<File>,
+    /// The record that was read last: a pagemap has one for each run of pages, of a
+    /// few bytes each.
+    record: Vec<u8>,
 }
 
 impl Records {
@@ -51,6 +54,7 @@ impl Records {
         }
         let mut records = Self {
             file: BufReader::new(File::open(path).map_err(Fault::Read)?),
+            record: Vec::new(),
         };
         match records.word()? {
             Some(INVENTORY) => Ok(records),
@@ -64,21 +68,21 @@ impl Records {
     }
 
     /// The next record, or nothing at the file's proper end.
-    pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, Fault> {
         let Some(length) = self.word()? else {
             return Ok(None);
         };
         if length > MAX_RECORD {
             return Err(Fault::Truncated);
         }
+        self.record.clear();
         // Grown by what is really there, so a wrong length costs no memory.
-        let mut record = Vec::new();
         (&mut self.file)
             .take(u64::from(length))
-            .read_to_end(&mut record)
+            .read_to_end(&mut self.record)
             .map_err(Fault::Read)?;
-        if record.len() as u64 == u64::from(length) {
-            Ok(Some(record))
+        if self.record.len() as u64 == u64::from(length) {
+            Ok(Some(&self.record))
         } else {
             Err(Fault::Truncated)
         }
@@ -87,22 +91,24 @@ impl Records {
     /// The next record as the message that it is.
     pub(super) fn next_message<M: Message>(&mut self) -> Result<Option<M>, Fault> {
         match self.next()? {
-            Some(record) => Ok(Some(M::decode(&record)?)),
+            Some(record) => Ok(Some(M::decode(record)?)),
             None => Ok(None),
         }
     }
 
     /// A little-endian word, or nothing at the end. Part of a word is damage.
     fn word(&mut self) -> Result<Option<u32>, Fault> {
-        let mut bytes = Vec::with_capacity(4);
-        (&mut self.file)
-            .take(4)
-            .read_to_end(&mut bytes)
-            .map_err(Fault::Read)?;
-        match <[u8; 4]>::try_from(bytes.as_slice()) {
-            Ok(word) => Ok(Some(u32::from_le_bytes(word))),
-            Err(_) if bytes.is_empty() => Ok(None),
-            Err(_) => Err(Fault::Truncated),
+        let mut word = [0; 4];
+        let mut read = 0;
+        while read < word.len() {
+            match self.file.read(&mut word[read..]) {
+                Ok(0) if read == 0 => return Ok(None),
+                Ok(0) => return Err(Fault::Truncated),
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error)),
+            }
         }
+        Ok(Some(u32::from_le_bytes(word)))
     }
 }
