@@ -28,6 +28,8 @@ MEASURES = {
     "image_durable_seconds": ("  until it is on disk", 1, "s"),
     "image_disk_bytes": ("  written to disk", 1 << 20, "MiB"),
     "image_peak_bytes": ("  memory of cedana-runc", 1 << 20, "MiB"),
+    "task_seconds": ("ctr task checkpoint, as Kubernetes", 1, "s"),
+    "task_frozen_seconds": ("  frozen", 1, "s"),
     "path_seconds": ("ctr task checkpoint --image-path", 1, "s"),
     "path_frozen_seconds": ("  frozen", 1, "s"),
     "path_stored_bytes": ("  bytes stored", 1 << 20, "MiB"),

@@ -109,6 +109,7 @@ def checkpoints(workload, rounds):
             if who != OURS or engine.ctr_major() > 1:
                 checkpoint_to_path(samples, who, app)
             if who != IN_PLACE:
+                checkpoint_as_kubernetes(samples, who, app)
                 checkpoint_and_restore(samples, who, app)
             app.remove()
             # What containerd unpacks for a restore it leaves behind (1.7 to 2.4);
@@ -176,6 +177,15 @@ def checkpoint_to_path(samples, who, app):
     shutil.rmtree(directory)
     # The image that was made besides would be in the way of the next: what is
     # already stored of a container makes `container checkpoint` leave out the task.
+    for image in set(ctr("image", "ls", "-q").split()) - before:
+        ctr("image", "rm", "--sync", image)
+
+
+def checkpoint_as_kubernetes(samples, who, app):
+    """`ctr task checkpoint` calls what containerd's CRI plugin calls: the task is
+    paused until the checkpoint and the writable layer are packed."""
+    before = set(ctr("image", "ls", "-q").split())
+    measure(samples, "task", who, app, "task", "checkpoint", app.name)
     for image in set(ctr("image", "ls", "-q").split()) - before:
         ctr("image", "rm", "--sync", image)
 
