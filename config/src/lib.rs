@@ -59,6 +59,10 @@ pub const RUNTIME_VARIABLE: &str = "CEDANA_RUNTIME";
 /// read nothing of the container yet, so that it may run between two attempts.
 pub const MAY_RUN_VARIABLE: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
 
+/// Environment variable by which the shim tells `cedana-runc checkpoint` that it
+/// resumes the paused container as soon as CRIU is done.
+pub const RESUMES_VARIABLE: &str = "CEDANA_SHIM_RESUMES";
+
 const ENV_PREFIX: &str = "CEDANA_";
 const ANNOTATION_PREFIX: &str = "io.cedana.";
 

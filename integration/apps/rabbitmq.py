@@ -25,7 +25,7 @@ class Client:
     def __init__(self, address):
         import pika
 
-        # No heartbeats: nobody answers for the time of a restore.
+        # No heartbeats: the server does not answer during a restore.
         parameters = pika.ConnectionParameters(host=address, heartbeat=0)
         self.connection = app.patiently(lambda: pika.BlockingConnection(parameters), pika.exceptions.AMQPError, OSError)
         self.channel = self.connection.channel()

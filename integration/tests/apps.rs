@@ -50,10 +50,12 @@ const ATTEMPTS: usize = 5;
 /// what a process is about to read from a netlink socket; and runc can't freeze a
 /// cgroup in which processes start too fast. With the writable layer copied before,
 /// the shim can't let the container run between two attempts: the client has to.
-const MOVING: [&str; 4] = [
+const MOVING: [&str; 6] = [
     "is within vfork",
     "could not be frozen in time",
-    "try again shortly",
+    "has not accepted",
+    "data that it has not read",
+    "messages with credentials",
     "unable to freeze",
 ];
 

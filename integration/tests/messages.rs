@@ -32,7 +32,7 @@ const REFUSALS: [Refusal; 9] = [
     Refusal {
         with: "control-messages",
         cause: "messages with credentials (SO_PASSCRED) that were not read yet",
-        remedy: "try again shortly",
+        remedy: "have the application read them",
     },
     Refusal {
         with: "secret-memory",

@@ -28,7 +28,7 @@ use std::time::Duration;
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_checkpoint::criu::follow::Expected;
 use cedana_checkpoint::image::inspect::dump_cost;
-use cedana_config::Config;
+use cedana_config::{Config, RESUMES_VARIABLE};
 use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::Cgroup;
@@ -227,7 +227,7 @@ impl Attempt<'_> {
             &kind,
             // An end that can't be held up would come before the rest is stored.
             kind.whole && (gate.is_some() || !kind.ends),
-            trials.was_frozen() && !kind.ends && env::var_os(RESUMES).is_none(),
+            trials.was_frozen() && !kind.ends && env::var_os(RESUMES_VARIABLE).is_none(),
             self.cgroup
                 .filter(|_| config.checkpoint.spare_memory)
                 .map(|_| expected(&processes)),
@@ -293,7 +293,7 @@ impl Attempt<'_> {
                 storing.finish(facts, Criu::Ended(cost.flatten()), reporter)?;
             }
             if unseen {
-                doubtful::warn_of(request, &request.image_path(), reporter);
+                doubtful::warn_of(request, container, &request.image_path(), reporter);
             }
             eprint!("{}", outcome.stderr);
             if !outcome.status.success() {
@@ -377,9 +377,6 @@ impl Dump {
         }
     }
 }
-
-/// Set by the shim of ours if it resumes the paused container when CRIU is done.
-const RESUMES: &str = "CEDANA_SHIM_RESUMES";
 
 /// So many bytes are expected. For tests, whose containers are small.
 const EXPECTED: &str = "CEDANA_TEST_EXPECTED";

@@ -114,6 +114,27 @@ pub(crate) fn after_dump(
     images: &Path,
     reporter: &Reporter,
 ) -> Result<(), Error> {
+    weigh(
+        request,
+        config,
+        in_images(request, container, images),
+        reporter,
+    )
+}
+
+/// The same for a checkpoint that is finished, when there is nothing to refuse.
+pub(crate) fn warn_of(
+    request: &Request,
+    container: &Container,
+    images: &Path,
+    reporter: &Reporter,
+) {
+    for doubt in in_images(request, container, images) {
+        warn(request, &doubt, reporter);
+    }
+}
+
+fn in_images(request: &Request, container: &Container, images: &Path) -> Vec<Doubt> {
     let found = unrestorable(images).unwrap_or_default();
     let mut doubts: Vec<Doubt> = found.into_iter().map(Doubt::from).collect();
     // Docker keeps the container's files; other engines may restore it on those of
@@ -131,7 +152,7 @@ pub(crate) fn after_dump(
             )
         }));
     }
-    weigh(request, config, doubts, reporter)
+    doubts
 }
 
 /// Whether a path that CRIU makes a directory at and removes it again is taken. An
@@ -144,13 +165,6 @@ fn is_replaced(root: &Path, path: &str) -> bool {
         }
         Ok(_) => true,
         Err(_) => false,
-    }
-}
-
-/// The same for a checkpoint that is finished, when there is nothing to refuse.
-pub(crate) fn warn_of(request: &Request, images: &Path, reporter: &Reporter) {
-    for doubt in unrestorable(images).unwrap_or_default() {
-        warn(request, &doubt.into(), reporter);
     }
 }
 

@@ -55,8 +55,8 @@ pub(crate) struct CreateOptions {
     pub(crate) criu_image_path: String,
     /// Where CRIU works and logs during a restore.
     pub(crate) criu_work_path: String,
-    /// Has no effect, in containerd 1.7 neither, whose default configuration has
-    /// it: a file that was written for containerd's own runtime is read, too.
+    /// Ignored, as by containerd 1.7. It is accepted because containerd 1.7's
+    /// default configuration has it.
     #[serde(skip_serializing)]
     pub(crate) criu_path: String,
 }
@@ -153,7 +153,7 @@ impl CreateOptions {
                 (11, Value::Number(n)) => o.io_gid = n as u32,
                 (12, Value::Text(s)) => o.criu_work_path = s,
                 (13, Value::Text(s)) => o.criu_image_path = s,
-                (number, _) => pass_over(LINUX_CREATE, number),
+                (number, _) => other(LINUX_CREATE, number, &[1, 8, 9, 10, 11, 12, 13])?,
             }
         }
         Ok(o)
@@ -166,7 +166,7 @@ impl CreateOptions {
                 (1, Value::Text(s)) => type_url = s,
                 (2, Value::Text(s)) => path = s,
                 (3, Value::Text(s)) => body = s,
-                (number, _) => pass_over(RUNTIME_OPTIONS, number),
+                (number, _) => other(RUNTIME_OPTIONS, number, &[1, 2, 3])?,
             }
         }
         if !type_url.is_empty() && type_url.rsplit('/').next() != Some(RUNC_OPTIONS) {
@@ -284,7 +284,7 @@ impl CheckpointOptions {
                 (7, Value::Text(s)) => o.cgroups_mode = s,
                 (8, Value::Text(s)) => o.work_path = s,
                 (9, Value::Text(s)) => o.image_path = s,
-                (number, _) => pass_over(LINUX_CHECKPOINT, number),
+                (number, _) => other(LINUX_CHECKPOINT, number, &[1, 2, 3, 4, 5, 6, 7, 8, 9])?,
             }
         }
         Ok(o)
@@ -304,6 +304,17 @@ fn unknown_type(got: &str, known: &[&str]) -> Error {
 
 fn pass_over(message: &str, number: u32) {
     log::warn!("option number {number} of {message} is unknown and has no effect");
+}
+
+/// A field that was not read: a known one has another type than its own.
+fn other(message: &'static str, number: u32, known: &[u32]) -> Result<()> {
+    if known.contains(&number) {
+        return Err(malformed(message)(format!(
+            "field {number} is of another type"
+        )));
+    }
+    pass_over(message, number);
+    Ok(())
 }
 
 fn malformed<E: std::fmt::Display>(message: &'static str) -> impl Fn(E) -> Error {
@@ -383,6 +394,25 @@ mod tests {
                 [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat()
             })
             .collect()
+    }
+
+    #[test]
+    fn a_known_field_of_another_type_is_malformed() {
+        let no_text = [9 << 3 | 2, 1, 0xff].to_vec();
+        for value in [no_text, vec![9 << 3, 1]] {
+            let sent = any(LINUX_CHECKPOINT, value);
+            let refusal = CheckpointOptions::from_request(Some(&sent)).unwrap_err();
+            assert!(refusal.to_string().contains("field 9"), "{refusal}");
+        }
+        // One that is not known may be of any.
+        let sent = any(LINUX_CHECKPOINT, vec![14 << 3 | 2, 1, 0xff]);
+        assert_eq!(
+            CheckpointOptions::from_request(Some(&sent)).unwrap(),
+            CheckpointOptions {
+                exit: Some(false),
+                ..CheckpointOptions::default()
+            }
+        );
     }
 
     #[test]

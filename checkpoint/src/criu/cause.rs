@@ -204,8 +204,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TcpEstablished => f.write_str("the container has an established TCP connection, and keeping connections is turned off; set tcp_established = true or close the connection"),
-            Self::InFlight => f.write_str("a connection was being opened at that moment, or a socket had connections nobody had accepted; try again shortly"),
-            Self::NetlinkUnread => f.write_str("a netlink socket had data that its process had not read, which CRIU can't carry; try again shortly"),
+            Self::InFlight => f.write_str("the container has a connection that is being opened, or a listening socket with connections that the application has not accepted; have the application accept or close them, and try again"),
+            Self::NetlinkUnread => f.write_str("a process has a netlink socket with data that it has not read, which CRIU can't carry; have the application read the data, and try again"),
             Self::UnsupportedSocket(Socket::Protocol(262)) => f.write_str("the container has an MPTCP socket (protocol 262), which CRIU does not support; turn MPTCP off in the application (Go: GODEBUG=multipathtcp=0)"),
             Self::UnsupportedSocket(Socket::Protocol(number)) => write!(f, "the container has a socket of protocol {number}, which CRIU does not support; close it before the checkpoint"),
             Self::UnsupportedSocket(Socket::Family(number)) => write!(f, "the container has a socket of address family {number}, which CRIU does not support; close it before the checkpoint"),
@@ -228,7 +228,7 @@ impl fmt::Display for Cause {
             }
             Self::PacketPipe => f.write_str("a process has a pipe in packet mode (O_DIRECT), which CRIU does not support; close it before the checkpoint, or use a unix socket of type SOCK_SEQPACKET in the application"),
             Self::ControllingTerminal => f.write_str("a process has /dev/tty open that is not the leader of the terminal's session, as a shell within a shell has, or screen or script; leave the inner shell before the checkpoint, or start the program without the outer one (exec)"),
-            Self::ControlMessages => f.write_str("a unix socket holds messages with credentials (SO_PASSCRED) that were not read yet, which CRIU does not support; try again shortly, when the application has read them"),
+            Self::ControlMessages => f.write_str("a unix socket holds messages with credentials (SO_PASSCRED) that were not read yet, which CRIU does not support; have the application read them, and try again"),
             Self::SecretMemory => f.write_str("a process has secret memory (memfd_secret), which the kernel shows to no other process and so CRIU can't dump; turn the feature off in the application"),
             Self::EpollTarget => f.write_str("an epoll set holds a file whose descriptor its process has closed while a copy stayed open, and CRIU can't put it back; remove a descriptor from the set (EPOLL_CTL_DEL) before it is closed, then take another checkpoint"),
             Self::DeadLeader => f.write_str("a process's main thread has ended while other threads of it run, which CRIU does not support; let the main thread wait for the others (pthread_join) in the application, or end the process"),
@@ -241,7 +241,7 @@ impl fmt::Display for Cause {
             Self::MissingProgram(program) => write!(f, "CRIU needs the program {program}, which is not in its PATH; install it"),
             Self::NestedNamespace(kind) => write!(f, "a process inside the container has made a {kind} namespace of its own, which CRIU does not support; end it before the checkpoint"),
             Self::Traced => f.write_str("a process in the container is stopped or traced (a debugger, strace, SIGSTOP); detach or continue it first"),
-            Self::FreezeTimeout => f.write_str("the container could not be frozen in time (a process waits in the kernel, or the node is overloaded); try again, or raise the timeout"),
+            Self::FreezeTimeout => f.write_str("the container could not be frozen in time (a process waits in the kernel, or the node is overloaded); end what the process waits for, or raise checkpoint.timeout"),
             Self::Rlimit => f.write_str("the limits of a process of another user can't be read: CAP_SYS_RESOURCE is missing on this node; run the engine with that capability"),
             Self::Inject => f.write_str("CRIU can't write its code into a process, whose memory is mapped so that it refuses (PHP's JIT does); turn the just-in-time compiler off"),
             Self::NetworkLock => f.write_str("the container's connections can't be held still: iptables or nftables failed; install iptables and check that the kernel has the filter tables"),

@@ -1,5 +1,6 @@
-//! A container's control group, read-only: its processes, its metrics, its OOM
-//! kills. Making and removing it is the OCI runtime's.
+//! A container's control group: its processes, its metrics, its OOM kills. Making
+//! and removing it is the OCI runtime's; the shim writes one thing only
+//! ([`Cgroup::withdraw_freeze`]).
 //!
 //! Both versions are read by their documented files (kernel docs
 //! admin-guide/cgroup-v1 and cgroup-v2.rst). A file that is missing is a
@@ -67,6 +68,16 @@ impl Cgroup {
             collect_pids(dir, &mut pids);
         }
         pids
+    }
+
+    /// Takes back the request to freeze that a runtime has left on version 2
+    /// (kernel doc: admin-guide/cgroup-v2.rst, `cgroup.freeze`). On version 1
+    /// runtimes do so themselves.
+    pub(crate) fn withdraw_freeze(&self) {
+        if let Cgroup::V2(dir) = self {
+            // A group that has gone freezes nothing.
+            let _ = fs::write(dir.join("cgroup.freeze"), "0");
+        }
     }
 
     /// Whether this is the root of a hierarchy, where everybody's processes are.

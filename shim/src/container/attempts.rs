@@ -6,11 +6,11 @@
 //! for its checkpoint and reads nothing of it before, so nothing is lost if it runs
 //! for a moment and is frozen again. Two pauses must not be touched:
 //!
-//! - an owner's, who may be copying a volume: a State request has followed it
-//!   ([`Container::pause_is_known`]);
+//! - an owner's: the owner may be copying a volume. It is recognized by a State
+//!   request after it ([`Container::pause_is_known`]);
 //! - that around `container.Checkpoint`, which copies the writable layer before it
-//!   asks for the task (`client/container.go`). It is told by its file locks, which
-//!   it alone always asks for.
+//!   asks for the task (`client/container.go`). It is recognized by file locks,
+//!   which it alone always asks for.
 
 use super::Container;
 use crate::{options::CheckpointOptions, state::State};

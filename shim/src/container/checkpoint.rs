@@ -16,7 +16,7 @@ use tokio::{
     net::unix::pipe,
 };
 
-use super::{Container, early_resume::Asks, lock};
+use super::{Container, early_resume::RequestKind, lock};
 use crate::{
     error::{Context, Error, Result, at},
     options::CheckpointOptions,
@@ -27,10 +27,6 @@ use crate::{
 
 /// How errors begin.
 const FAILED: &str = "checkpoint failed";
-
-/// Tells the wrapper that the container doesn't stand still until the checkpoint is
-/// stored.
-const RESUMES: &str = "CEDANA_SHIM_RESUMES";
 
 /// containerd's namespace that is Docker's, unless `containerd-namespace` in
 /// daemon.json names another.
@@ -75,7 +71,8 @@ impl Container {
         lock(&self.state).settle(State::Checkpointing { paused });
         let result = match self.wishes(options) {
             Ok(Wishes { exit, resume_early }) => {
-                let early = Asks::of(options, path).allows(self.named_as_stock, resume_early);
+                let early = RequestKind::of(options, path)
+                    .may_resume_early(self.named_as_stock, resume_early);
                 let early = early && paused && !exit && !self.pause_is_known();
                 self.dump(&image, options, exit, early).await
             }
@@ -143,7 +140,7 @@ impl Container {
         if resume_early {
             // As `run_and_resume` passes it.
             command.args(["--progress-fd", "3"]);
-            command.env(RESUMES, "1");
+            command.env(cedana_config::RESUMES_VARIABLE, "1");
         }
         if self.may_run_between_attempts(options) {
             command.env(cedana_config::MAY_RUN_VARIABLE, "1");

@@ -13,7 +13,7 @@
 //! What the clients do, by the sources of containerd 1.6 to 2.4, Docker (moby) 20
 //! to 29 and nerdctl 2.2 and 2.3:
 //!
-//! | client | who pauses | options of the request | what is read of the container after it |
+//! | client | pausing caller | options of the request | what is read of the container after it |
 //! |---|---|---|---|
 //! | `task.Checkpoint` (containerd, `client/task.go`): `ctr task checkpoint`, nerdctl, Docker, CRI | it asks for the state, then pauses a task that isn't paused, and resumes that one last | the caller's | its writable layer, if its record names a snapshot; except: |
 //! | `task.Checkpoint` with an image path, runtime name `io.containerd.runc.v2` | the same | `containerd.runc.v1`, with the image path | nothing (`isCheckpointPathExist`) |
@@ -24,14 +24,14 @@
 //! | `container.Checkpoint` (`client/container.go`) | its caller | `containerd.runc.v1`, always with file locks | what its caller's options say, in their order: the writable layer comes before the task or after it |
 //! | `ctr container checkpoint` | it pauses first and resumes last; its pause equals that of a program which calls `task.Pause` and then `container.Checkpoint`, and wants the task to stay paused | `container.Checkpoint`'s | nothing: it copies the writable layer before the task |
 //!
-//! So the second row is all that is certain. It is known by the request ([`Asks`])
+//! So the second row is all that is certain. It is known by the request ([`RequestKind`])
 //! and by the container's runtime name. containerd doesn't tell a shim that name,
 //! and two signs stand for it: the file name by which containerd started the shim
 //! (a path, or another name that ends in `.runc.v2`, leads to the same file), and
 //! the options of Create, which clients send as `containerd.runc.v1.Options` to
 //! `io.containerd.runc.v2` alone. For the last row there is a setting.
 //!
-//! Whose the pause is, the order of requests tells: `task.Checkpoint` asks for the
+//! The order of requests tells a client's pause from an owner's: `task.Checkpoint` asks for the
 //! state before it pauses and not after that, and an owner's pause is followed by
 //! the state request of the `task.Checkpoint` that finds it. So a pause with a
 //! state request after it is taken for an owner's.
@@ -51,9 +51,9 @@ pub(crate) fn is_stock_name(program: &Path) -> bool {
     program.file_name() == Some(STOCK_SHIM.as_ref())
 }
 
-/// Who asks for a checkpoint, as far as the request tells.
+/// The kind of a checkpoint request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asks {
+pub(super) enum RequestKind {
     /// `task.Checkpoint`, for images at a path of the client's.
     TaskToPath,
     /// `container.Checkpoint`, whose options are fixed.
@@ -62,7 +62,7 @@ pub(super) enum Asks {
     Other,
 }
 
-impl Asks {
+impl RequestKind {
     /// What the options and the path of a request tell. The two paths differ
     /// where containerd packs a directory of its own besides.
     pub(super) fn of(options: &CheckpointOptions, path: &str) -> Self {
@@ -92,7 +92,7 @@ impl Asks {
     /// client that sends it is taken to have made the pause.
     ///
     /// `stock` says that clients know the container's runtime as containerd's own.
-    pub(super) fn allows(self, stock: bool, setting: ResumeEarly) -> bool {
+    pub(super) fn may_resume_early(self, stock: bool, setting: ResumeEarly) -> bool {
         match (self, setting) {
             (_, ResumeEarly::Never) | (Self::Other, _) => false,
             (Self::TaskToPath, _) => stock,
@@ -128,10 +128,16 @@ mod tests {
             ..to_path()
         };
         for options in [to_path(), with_work_path] {
-            assert_eq!(Asks::of(&options, "/images"), Asks::TaskToPath);
+            assert_eq!(
+                RequestKind::of(&options, "/images"),
+                RequestKind::TaskToPath
+            );
             // containerd 1.7 packs a directory of its own for other names.
-            assert_eq!(Asks::of(&options, "/tmp/ctrd-checkpoint1"), Asks::Other);
-            assert_eq!(Asks::of(&options, ""), Asks::Other);
+            assert_eq!(
+                RequestKind::of(&options, "/tmp/ctrd-checkpoint1"),
+                RequestKind::Other
+            );
+            assert_eq!(RequestKind::of(&options, ""), RequestKind::Other);
         }
     }
 
@@ -147,28 +153,31 @@ mod tests {
             ..to_path()
         };
         for options in [nothing, docker, own_options] {
-            assert_eq!(Asks::of(&options, "/images"), Asks::Other);
+            assert_eq!(RequestKind::of(&options, "/images"), RequestKind::Other);
         }
-        assert_eq!(Asks::of(&of_a_container(), "/x"), Asks::Container);
+        assert_eq!(
+            RequestKind::of(&of_a_container(), "/x"),
+            RequestKind::Container
+        );
     }
 
     #[test]
     fn only_the_stock_name_makes_a_path_certain_and_only_a_setting_a_container() {
         use ResumeEarly::{Certain, Container, Never};
         for (asks, stock, setting, early) in [
-            (Asks::TaskToPath, true, Certain, true),
-            (Asks::TaskToPath, true, Container, true),
-            (Asks::TaskToPath, true, Never, false),
-            (Asks::TaskToPath, false, Certain, false),
-            (Asks::TaskToPath, false, Container, false),
-            (Asks::Container, true, Certain, false),
-            (Asks::Container, false, Certain, false),
-            (Asks::Container, false, Container, true),
-            (Asks::Container, true, Never, false),
-            (Asks::Other, true, Container, false),
+            (RequestKind::TaskToPath, true, Certain, true),
+            (RequestKind::TaskToPath, true, Container, true),
+            (RequestKind::TaskToPath, true, Never, false),
+            (RequestKind::TaskToPath, false, Certain, false),
+            (RequestKind::TaskToPath, false, Container, false),
+            (RequestKind::Container, true, Certain, false),
+            (RequestKind::Container, false, Certain, false),
+            (RequestKind::Container, false, Container, true),
+            (RequestKind::Container, true, Never, false),
+            (RequestKind::Other, true, Container, false),
         ] {
             assert_eq!(
-                asks.allows(stock, setting),
+                asks.may_resume_early(stock, setting),
                 early,
                 "{asks:?} {stock} {setting:?}"
             );

@@ -9,9 +9,13 @@ use containerd_shim::protos::events::task::{TaskPaused, TaskResumed};
 
 use super::{Container, lock};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     state::{Request, State},
 };
+
+/// What runc ("container not paused") and crun ("the container is not paused") say
+/// of a container that runs already.
+const NOT_PAUSED: &str = "not paused";
 
 impl Container {
     /// Freezes all processes.
@@ -71,7 +75,12 @@ impl Container {
     async fn thaw(&self, next: State) -> Result<()> {
         let mut command = self.runtime.command("resume");
         command.arg(&self.id);
-        self.run(command, "OCI runtime resume failed").await?;
+        match self.run(command, "OCI runtime resume failed").await {
+            // The wrapper lets a paused task run between two attempts at its
+            // checkpoint ([`super::attempts`]), and may have been killed then.
+            Err(Error::Runtime(why)) if why.contains(NOT_PAUSED) => {}
+            resumed => resumed?,
+        }
         self.set_state(next);
         self.send(TaskResumed {
             container_id: self.id.clone(),

@@ -28,7 +28,7 @@ use nix::{
     mount::MsFlags,
     sched::{CloneFlags, unshare},
     sys::statvfs::{FsFlags, statvfs},
-    unistd::chdir,
+    unistd::{SysconfVar, chdir, sysconf},
 };
 
 use self::{loopdev::LoopDevice, options::Options};
@@ -39,8 +39,14 @@ use crate::{
 
 pub(crate) use self::unmount::unmount;
 
-/// mount(2) reads a page of options and silently leaves out the rest.
-const OPTIONS_LIMIT: usize = 4095;
+/// mount(2) reads a page of options, with the byte that ends them, and silently
+/// leaves out the rest.
+fn options_limit() -> usize {
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    page.and_then(|page| usize::try_from(page).ok())
+        .unwrap_or(4096)
+        - 1
+}
 
 /// The type whose layers are options.
 const OVERLAY: &str = "overlay";
@@ -89,7 +95,7 @@ struct Plain<'a> {
 impl Plain<'_> {
     fn mount(&self, target: &Path) -> Result<()> {
         let data = &self.options.data;
-        let long = self.kind == OVERLAY && data.join(",").len() > OPTIONS_LIMIT;
+        let long = self.kind == OVERLAY && data.join(",").len() > options_limit();
         if let Some((directory, shortened)) = long.then(|| options::shorten(data)).flatten() {
             // Not the working directory of the process.
             unshare(CloneFlags::CLONE_FS).context(|| "leave the working directory")?;
@@ -102,11 +108,12 @@ impl Plain<'_> {
     /// Mounts with `data` as the file system's options.
     fn mount_with(&self, data: &str, target: &Path) -> Result<()> {
         let flags = self.options.flags;
-        if data.len() > OPTIONS_LIMIT {
+        if data.len() > options_limit() {
             return Err(Error::InvalidArgument(format!(
-                "mount options of {} have {} characters, the kernel takes {OPTIONS_LIMIT}",
+                "mount options of {} have {} characters, the kernel takes {}",
                 target.display(),
-                data.len()
+                data.len(),
+                options_limit()
             )));
         }
         // Changed options of a remount are the file system's to apply; without

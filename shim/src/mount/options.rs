@@ -117,20 +117,21 @@ impl<'a> Options<'a> {
     /// # Errors
     /// [`Error::InvalidArgument`] for a map that is not one.
     pub(super) fn id_maps(&self) -> Result<Option<IdMaps>> {
-        if self.uid_map.is_none() && self.gid_map.is_none() {
+        // containerd ignores one without the other (core/mount/mount_linux.go, "The
+        // only remapping of both GID and UID is supported").
+        let (Some(uid_map), Some(gid_map)) = (self.uid_map, self.gid_map) else {
             return Ok(None);
-        }
-        let lines = |name: &str, map: Option<&str>| match map {
-            Some(map) => map_lines(map).ok_or_else(|| {
+        };
+        let lines = |name: &str, map: &str| {
+            map_lines(map).ok_or_else(|| {
                 Error::InvalidArgument(format!(
                     "mount option {name}={map} is not container-id:host-id:size[,...]"
                 ))
-            }),
-            None => Ok(format!("0 0 {}\n", u32::MAX)),
+            })
         };
         Ok(Some(IdMaps {
-            users: lines("uidmap", self.uid_map)?,
-            groups: lines("gidmap", self.gid_map)?,
+            users: lines("uidmap", uid_map)?,
+            groups: lines("gidmap", gid_map)?,
         }))
     }
 }
@@ -272,18 +273,21 @@ mod tests {
 
     #[test]
     fn id_maps_are_the_kernels_lines() {
-        let given = options(&["uidmap=0:100000:65536,65536:300000:1", "lowerdir=/a"]);
+        let users = "uidmap=0:100000:65536,65536:300000:1";
+        let given = options(&[users, "gidmap=0:7:1", "lowerdir=/a"]);
         let parsed = Options::parse(&given).unwrap();
         assert_eq!(parsed.data, ["lowerdir=/a"]);
         assert_eq!(
             parsed.id_maps().unwrap().unwrap(),
             IdMaps {
                 users: "0 100000 65536\n65536 300000 1\n".into(),
-                groups: "0 0 4294967295\n".into(),
+                groups: "0 7 1\n".into(),
             }
         );
+        let alone = options(&[users]);
+        assert_eq!(Options::parse(&alone).unwrap().id_maps().unwrap(), None);
         for wrong in ["", "0:1", "0:1:2:3", "0:-1:2", "a:b:c", "0:1:0", "0:1:2,"] {
-            let given = options(&[&format!("gidmap={wrong}")]);
+            let given = options(&[users, &format!("gidmap={wrong}")]);
             let refusal = Options::parse(&given).unwrap().id_maps().unwrap_err();
             assert!(refusal.to_string().contains("gidmap="), "{refusal}");
         }
