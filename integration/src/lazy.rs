@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::frozen::{Folder, Frozen, ROOT, json, read};
-use crate::{command, eventually, unique};
+use crate::{Output, command, eventually, unique};
 
 /// How a page source is told of its gate.
 pub const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
@@ -193,6 +193,12 @@ impl Lazy {
     /// Takes a checkpoint of what was restored, which runs on.
     #[track_caller]
     pub fn checkpoint(&self, images: &Folder) {
+        self.try_checkpoint(images).ok();
+    }
+
+    /// The same, which may be refused.
+    #[track_caller]
+    pub fn try_checkpoint(&self, images: &Folder) -> Output {
         let (to, work) = (images.text(), self.frozen.bundle.text());
         let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
         let all = [
@@ -201,7 +207,7 @@ impl Lazy {
             &[&self.frozen.id],
         ]
         .concat();
-        command("cedana-runc", &all).ok();
+        command("cedana-runc", &all)
     }
 
     /// Has runc act on it.

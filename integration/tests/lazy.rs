@@ -383,14 +383,51 @@ fn a_family_of_workers_keeps_within_its_limit() {
     assert!(log.contains("may share"), "{log}");
 }
 
-#[test]
-fn children_that_are_forked_meanwhile_get_what_they_touch() {
-    let lazy = Lazy::new("late", &["--memory", "64", "--late-workers"]);
+/// Forks two workers that touch nothing.
+#[track_caller]
+fn forks(lazy: &Lazy) {
     let forked = lazy.frozen.container.out().join("workload.forked");
     command("kill", &["-USR2", &lazy.frozen.pid()]).ok();
     eventually("it has forked", || {
         fs::metadata(&forked).map_err(|error| error.to_string())
     });
+}
+
+#[test]
+fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
+    // Room for the memory once, and not for two workers' copies of it.
+    let limit = (120u64 << 20).to_string();
+    let workload = ["--memory", "64", "--late-workers"];
+    let lazy = Lazy {
+        frozen: Frozen::of("no-copies", &["--memory-limit", &limit], &workload),
+        gate: PrefetchGate::closed(),
+    };
+    lazy.restore();
+    forks(&lazy);
+    lazy.gate.open();
+    eventually("the parent has all of its memory", || {
+        match lazy.records().is_empty() {
+            true => Err("it has not".to_owned()),
+            false => Ok(()),
+        }
+    });
+    let images = Folder::new("second");
+    let why = lazy.try_checkpoint(&images).refused();
+    assert!(
+        why.contains("memory limit") && why.contains("raise the limit"),
+        "{why}"
+    );
+    assert!(images.names().is_empty(), "{:?}", images.names());
+    // It runs on, and its end is the source's.
+    assert!(lazy.lacks_memory());
+    lazy.frozen.end();
+    lazy.is_complete();
+}
+
+#[test]
+fn children_that_are_forked_meanwhile_get_what_they_touch() {
+    let lazy = Lazy::new("late", &["--memory", "64", "--late-workers"]);
+    forks(&lazy);
     lazy.gate.open();
     eventually("the parent has all of its memory", || {
         match lazy.records().is_empty() {

@@ -113,6 +113,11 @@ impl Bundle {
         })
     }
 
+    /// Whether the bundle has not been removed since it was opened.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.join(CONFIG).exists()
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -105,9 +105,66 @@ impl Cgroup {
     }
 }
 
+/// How many bytes a process's cgroup has left below its memory limit, file cache
+/// that the kernel can drop counted as left; nothing if it has no limit. Limits of
+/// the cgroups above are not looked at.
+pub(crate) fn memory_headroom(pid: i32) -> Option<u64> {
+    let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let root = Path::new("/sys/fs/cgroup");
+    let below = |root: PathBuf, path: &str| root.join(path.trim_start_matches('/'));
+    membership.lines().find_map(|line| {
+        let (_, controllers_and_path) = line.split_once(':')?;
+        let (controllers, path) = controllers_and_path.split_once(':')?;
+        match controllers {
+            "" => headroom(&below(root.to_owned(), path), V2),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                headroom(&below(root.join("memory"), path), V1)
+            }
+            _ => None,
+        }
+    })
+}
+
+/// The files of a memory controller: the limit, what is used, and the line of
+/// `memory.stat` that counts what can be dropped.
+type MemoryFiles = [&'static str; 3];
+const V1: MemoryFiles = [
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file ",
+];
+const V2: MemoryFiles = ["memory.max", "memory.current", "inactive_file "];
+
+fn headroom(dir: &Path, [limit, used, droppable]: MemoryFiles) -> Option<u64> {
+    let text = |file: &str| fs::read_to_string(dir.join(file)).ok();
+    // "max" on v2; on v1 a number that no machine reaches.
+    let limit: u64 = text(limit)?.trim().parse().ok()?;
+    let used: u64 = text(used)?.trim().parse().ok()?;
+    let stat = text("memory.stat").unwrap_or_default();
+    let droppable = stat.lines().find_map(|line| line.strip_prefix(droppable));
+    let droppable: u64 = droppable.and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(droppable)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_limit_leaves() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("write");
+        assert_eq!(headroom(dir.path(), V1), None);
+        write("memory.limit_in_bytes", "1000\n");
+        write("memory.usage_in_bytes", "700\n");
+        write("memory.stat", "inactive_file 5\ntotal_inactive_file 200\n");
+        assert_eq!(headroom(dir.path(), V1), Some(500));
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(headroom(dir.path(), V2), None);
+        write("memory.max", "600\n");
+        assert_eq!(headroom(dir.path(), V2), Some(0));
+    }
 
     #[test]
     fn both_versions() {

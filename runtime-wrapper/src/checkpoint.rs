@@ -313,6 +313,16 @@ impl Attempt<'_> {
             return Ok(Some(ExitCode::SUCCESS));
         }
 
+        // First of all: what follows takes time.
+        let frozen = self.cgroup.filter(|_| !trials.was_frozen());
+        if let Some(cgroup) = frozen.filter(|cgroup| cgroup.is_frozen())
+            && let Err(error) = cgroup.thaw()
+        {
+            reporter.warning(&format!(
+                "container {} is still frozen and cannot be thawed: {error}",
+                request.id
+            ));
+        }
         let cause = log.cause();
         let failure = match stored {
             Some(Err(error)) => Some(error),
@@ -332,15 +342,6 @@ impl Attempt<'_> {
                 Some(failure)
             }
         };
-        let frozen = self.cgroup.filter(|_| !trials.was_frozen());
-        if let Some(cgroup) = frozen.filter(|cgroup| cgroup.is_frozen())
-            && let Err(error) = cgroup.thaw()
-        {
-            reporter.warning(&format!(
-                "container {} is still frozen and cannot be thawed: {error}",
-                request.id
-            ));
-        }
         if let Some(Err(error)) = storing.map(Storing::abandon) {
             reporter.warning(&format!(
                 "cannot remove the incomplete checkpoint in {}: {error}",

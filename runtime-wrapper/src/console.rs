@@ -1,4 +1,4 @@
-//! A terminal's way to the caller, by way of this program.
+//! Passes a restored container's terminal on to the caller.
 //!
 //! ```text
 //! runc ── master ──► our socket ┄ once the restore has succeeded ┄► the caller's
@@ -46,7 +46,8 @@ impl Console {
         }
         let dir = File::open(work)?;
         let listener = UnixListener::bind(path(&dir))?;
-        // What has not come when the runtime has ended will not come.
+        // The runtime sends the terminal before it exits, so a later accept must not
+        // wait.
         listener.set_nonblocking(true)?;
         Ok(Self {
             listener,
@@ -60,12 +61,17 @@ impl Console {
         path(&self.dir)
     }
 
-    /// Passes the terminal on to the caller's socket.
+    /// Passes the terminal on to the caller's socket. CRIU hands out none if no
+    /// process has it open any more; the caller then gets none, as from a runtime.
     ///
     /// # Errors
-    /// The runtime sent none, or the caller takes none.
+    /// What the runtime sent is no terminal, or the caller takes none.
     pub(crate) fn pass_on(&self, to: &Path) -> io::Result<()> {
-        let (stream, _) = self.listener.accept()?;
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let (name, master) = receive(&stream)?;
         let caller = UnixStream::connect(to)?;
         let descriptors = [master.as_raw_fd()];
@@ -138,7 +144,7 @@ mod tests {
         let callers = work.path().join("callers.sock");
         let caller = UnixListener::bind(&callers).expect("bind");
         let console = Console::listen(work.path()).expect("listen");
-        assert!(console.pass_on(&callers).is_err(), "there is none yet");
+        console.pass_on(&callers).expect("there is none yet");
         let (reader, mut writer) = io::pipe().expect("pipe");
         send(&console.path(), &File::from(OwnedFd::from(reader)));
         console.pass_on(&callers).expect("passed on");

@@ -148,12 +148,7 @@ impl Log {
         } else {
             (None, LogNote::None)
         };
-        let runtime = || {
-            last_error(&outcome.stderr).or_else(|| {
-                let text = fs::read(request.globals.log.as_ref()?).ok()?;
-                last_error(&String::from_utf8_lossy(&text))
-            })
-        };
+        let runtime = || last_error(&outcome.stderr).or_else(|| runtimes_error(request));
         let why = found
             .or_else(|| runtime().map(with_remedy))
             .unwrap_or_else(|| format!("the wrapped runtime failed ({})", outcome.status));
@@ -165,6 +160,23 @@ impl Log {
             log: kept,
         }
     }
+}
+
+/// The last error in the log that the caller has named to the runtime.
+fn runtimes_error(request: &Request) -> Option<String> {
+    let text = fs::read(request.globals.log.as_ref()?).ok()?;
+    last_error(&String::from_utf8_lossy(&text))
+}
+
+/// Whether the runtime failed because a hook of the container did: one that sets
+/// its network up, in the middle of CRIU's restore (runc's "error running hook #0",
+/// "error running prestart hook #0").
+pub(crate) fn hook_failed(request: &Request) -> bool {
+    runtimes_error(request).is_some_and(|error| is_of_a_hook(&error))
+}
+
+fn is_of_a_hook(error: &str) -> bool {
+    error.contains("error running") && error.contains("hook")
 }
 
 /// What CRIU answers to options that it does not take, before it has a log
@@ -230,6 +242,17 @@ mod tests {
             Some("first")
         );
         assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn a_hook_is_told_from_criu() {
+        for said in [
+            "error running hook #0: fork/exec /proc/158/exe: no such file or directory",
+            "criu failed: error running prestart hook #1: exit status 1",
+        ] {
+            assert!(is_of_a_hook(said), "{said}");
+        }
+        assert!(!is_of_a_hook("criu failed: type NOTIFY errno 0"));
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! is refused and the container goes on running. If it goes on anyway, nothing is
 //! lost, and a warning says that the checkpoint is worth nothing.
 //!
-//! A check refuses only what was seen to fail with stock runc and CRIU, too; what
+//! A check refuses only what was seen to fail with stock runc and CRIU, too, or, for
+//! AMX, what CRIU's images have no place for; what
 //! can't be told for certain passes. Each has its own file, and works on text of
 //! /proc, so that unit tests can feed it.
 
@@ -155,8 +156,8 @@ fn in_images(request: &Request, container: &Container, images: &Path) -> Vec<Dou
     doubts
 }
 
-/// Whether a path that CRIU makes a directory at and removes it again is taken. An
-/// empty directory is none that it would fail on.
+/// Whether a path at which CRIU makes a directory and removes it again is taken.
+/// CRIU accepts an empty directory.
 fn is_replaced(root: &Path, path: &str) -> bool {
     let path = root.join(path.trim_start_matches('/'));
     match fs::symlink_metadata(&path) {

@@ -239,6 +239,11 @@ struct Mount {
     shared: bool,
 }
 
+/// Where something is mounted, by a process's mountinfo.
+pub(crate) fn places(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mounts(mountinfo).into_iter().map(|mount| mount.place)
+}
+
 fn mounts(mountinfo: &str) -> Vec<Mount> {
     mountinfo
         .lines()

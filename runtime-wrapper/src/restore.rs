@@ -162,11 +162,12 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         let caller = request
             .value("console-socket")
             .filter(|path| !path.is_empty());
-        let console = match (&session, caller) {
-            (Some(_), Some(_)) => {
-                Some(Console::listen(&work.path(request)).map_err(Error::Console)?)
-            }
-            _ => None,
+        // A lazy attempt may be followed by an eager one, and one that tries to keep
+        // connections by one that closes them.
+        let may_be_repeated = session.is_some() || connections == Connections::Try;
+        let console = match caller.filter(|_| may_be_repeated) {
+            Some(_) => Some(Console::listen(&work.path(request)).map_err(Error::Console)?),
+            None => None,
         };
         let mut command = command(
             request,
@@ -223,6 +224,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         let Some(mut lazy) = session else {
             break (outcome, log, None);
         };
+        // A hook that failed has nothing to do with memory, and a container whose
+        // bundle is gone is not wanted any more.
+        if criu::hook_failed(request) || !bundle.exists() {
+            break (outcome, log, Some(lazy));
+        }
         let failure = failure(request, &config, &log, &outcome, &shown, Some(&mut lazy));
         lazy.end();
         reporter.quiet_warning(&format!("restoring eagerly, because {failure}"));
@@ -461,7 +467,10 @@ fn command(
         args.retain(|arg| arg != "--no-subreaper" && arg != "-no-subreaper");
     }
     if request.has(TCP_CLOSE) && !runtime.is_crun() {
-        args.retain(|arg| arg != "--tcp-close" && arg != "-tcp-close");
+        args.retain(|arg| {
+            let name = arg.to_str().unwrap_or_default().trim_start_matches('-');
+            name != TCP_CLOSE && !name.starts_with("tcp-close=")
+        });
     }
     let mut command = runtime.command(&args);
     if let Some(options) = &options {

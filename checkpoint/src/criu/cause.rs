@@ -474,7 +474,12 @@ fn processes(m: &str) -> Option<Cause> {
     if m.contains("Unseizable non-zombie") || m.contains("task interruption, aborting") {
         return Some(Cause::Traced);
     }
-    if m.contains("Timeout reached") || m.contains("Unable to freeze cgroup") {
+    // The last is what a device plugin says that could not stop its device in the same
+    // time (plugins/cuda/cuda_plugin.c).
+    if m.contains("Timeout reached")
+        || m.contains("Unable to freeze cgroup")
+        || m.contains("PAUSE_DEVICES failed")
+    {
         return Some(Cause::FreezeTimeout);
     }
     if m.contains("Can't get rlimit") {

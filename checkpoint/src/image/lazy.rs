@@ -133,7 +133,8 @@ impl Layout {
                 && parent.exe == exe
                 && let Some(parents) = layout.processes.get(&process.ppid.cast_signed())
             {
-                layout.inherited += inherited(&parent.vmas, parents, &vmas, &runs);
+                let more = inherited(&parent.vmas, parents, &vmas, &runs);
+                layout.inherited = layout.inherited.saturating_add(more);
             }
             layout.processes.insert(pid, runs);
             parents.insert(process.pid, Parent { exe, vmas });
@@ -144,8 +145,14 @@ impl Layout {
     /// The bytes of all runs.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.processes.values().flatten().map(Run::length).sum()
+        total(&self.processes)
     }
+}
+
+/// The bytes of all runs. Hostile images may name more than there can be.
+fn total(processes: &BTreeMap<i32, Vec<Run>>) -> u64 {
+    let runs = processes.values().flatten();
+    runs.map(Run::length).fold(0, u64::saturating_add)
 }
 
 /// The bytes of a child's runs that are also in its parent's, in mappings that
@@ -166,9 +173,9 @@ fn inherited(parent_vmas: &[Vma], parent_runs: &[Run], vmas: &[Vma], runs: &[Run
         let overlapping = parent_runs[first..]
             .iter()
             .take_while(|other| other.start < run.end);
-        bytes += overlapping
+        bytes = overlapping
             .map(|other| run.end.min(other.end) - run.start.max(other.start))
-            .sum::<u64>();
+            .fold(bytes, u64::saturating_add);
     }
     bytes
 }
@@ -227,7 +234,7 @@ impl Memory {
     /// The bytes of all runs.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.processes.values().flatten().map(Run::length).sum()
+        total(&self.processes)
     }
 }
 

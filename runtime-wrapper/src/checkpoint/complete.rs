@@ -4,25 +4,36 @@
 //! any file's, and a missing descriptor by whatever needed one. The container runs
 //! on after a failed dump, so its processes can be asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::cause::{Descriptor, Watched};
 use cedana_checkpoint::criu::{Cause, Diagnosis};
 use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
+use crate::nested_mounts;
 use crate::process::{Stat, descends, free_descriptors, started};
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
 /// `MQUEUE_MAGIC`).
 const MQUEUE: FsType = FsType(0x1980_0202);
 
-/// How many names are looked at for a watched file. An image of an operating
-/// system has some ten thousand, and reading this many takes about a second.
+/// How many names are looked at for a watched file, and for how long at most. An
+/// image of an operating system has some ten thousand names; so many as these take
+/// about a second, if the disk need not be read.
 const NAMES: usize = 400_000;
+const TIME: Duration = Duration::from_secs(1);
+
+/// What a search may cost.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    names: usize,
+    end: Instant,
+}
 
 /// The number of free descriptors with which CRIU 4.2 dumps a process.
 const ENOUGH: usize = 4;
@@ -103,14 +114,30 @@ fn path_of(pid: i32, device: u64, inode: u64) -> Option<String> {
     // The kernel's own encoding (linux/kdev_t.h), not that of stat(2).
     let (major, minor) = ((device >> 20) as u32, (device & 0xf_ffff) as u32);
     let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let found = search(&root, libc::makedev(major, minor), inode, NAMES)?;
+    let mountinfo = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+    let mounts: HashSet<PathBuf> = nested_mounts::places(&mountinfo)
+        .filter_map(|place| Some(root.join(place.strip_prefix("/").ok()?)))
+        .collect();
+    let bounds = Bounds {
+        names: NAMES,
+        end: Instant::now() + TIME,
+    };
+    let found = search(&root, &mounts, libc::makedev(major, minor), inode, bounds)?;
     let path = found.strip_prefix(&root).ok()?;
     Some(Path::new("/").join(path).display().to_string())
 }
 
 /// Looks for a file below `root`, without leaving its file system: level by level,
 /// so that an odd deep tree does not use up the names.
-fn search(root: &Path, device: u64, inode: u64, mut names: usize) -> Option<PathBuf> {
+/// Mounts are not even looked at: their file system may be served by a process of
+/// the container, which can stand still.
+fn search(
+    root: &Path,
+    mounts: &HashSet<PathBuf>,
+    device: u64,
+    inode: u64,
+    mut bounds: Bounds,
+) -> Option<PathBuf> {
     let is_it = |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (device, inode);
     let top = fs::metadata(root.join(".")).ok()?;
     if is_it(&top) {
@@ -118,18 +145,24 @@ fn search(root: &Path, device: u64, inode: u64, mut names: usize) -> Option<Path
     }
     let mut ahead = VecDeque::from([root.to_owned()]);
     while let Some(dir) = ahead.pop_front() {
+        if Instant::now() > bounds.end {
+            return None;
+        }
         // An unreadable directory is left out.
         let Ok(entries) = fs::read_dir(dir.join(".")) else {
             continue;
         };
         for entry in entries.filter_map(Result::ok) {
-            names = names.checked_sub(1)?;
+            bounds.names = bounds.names.checked_sub(1)?;
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
             // An overlay may show another number in a directory than for the file.
             if !is_dir && entry.ino() != inode {
                 continue;
             }
             let path = dir.join(entry.file_name());
+            if is_dir && mounts.contains(&path) {
+                continue;
+            }
             let Ok(meta) = fs::symlink_metadata(&path) else {
                 continue;
             };
@@ -155,12 +188,26 @@ mod tests {
         fs::create_dir_all(&deep).expect("directories");
         fs::write(deep.join("file"), "x").expect("file");
         let meta = fs::metadata(deep.join("file")).expect("there");
-        let find = |inode, names| search(dir.path(), meta.dev(), inode, names);
+        let bounds = |names| Bounds {
+            names,
+            end: Instant::now() + Duration::from_secs(60),
+        };
+        let none = HashSet::new();
+        let find = |inode, names| search(dir.path(), &none, meta.dev(), inode, bounds(names));
         assert_eq!(find(meta.ino(), 100), Some(deep.join("file")));
         assert_eq!(find(meta.ino(), 2), None, "too many names");
         let b = fs::metadata(&deep).expect("there").ino();
         assert_eq!(find(b, 100), Some(deep.clone()));
-        assert_eq!(search(dir.path(), meta.dev() + 1, b, 100), None);
+        let elsewhere = meta.dev() + 1;
+        assert_eq!(search(dir.path(), &none, elsewhere, b, bounds(100)), None);
+        let mounts = HashSet::from([dir.path().join("a")]);
+        let below = search(dir.path(), &mounts, meta.dev(), b, bounds(100));
+        assert_eq!(below, None, "below a mount");
+        let late = Bounds {
+            end: Instant::now(),
+            ..bounds(100)
+        };
+        assert_eq!(search(dir.path(), &none, meta.dev(), b, late), None);
     }
 
     #[test]

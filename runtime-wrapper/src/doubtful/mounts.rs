@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::{Doubt, Seen};
 
 /// An overlay of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
@@ -28,6 +30,7 @@ struct Overlay {
 
 pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     let hosts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let configured = configured(&seen.spec);
     let mut looked_at = HashSet::new();
     let mountpoint = seen.pids().into_iter().find_map(|pid| {
         // Most processes share one mount namespace.
@@ -37,7 +40,9 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
         }
         let theirs = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
         let root = PathBuf::from(format!("/proc/{pid}/root"));
-        mounted_inside(&hosts, &theirs, |layer| is_on_host(layer, &root))
+        mounted_inside(&hosts, &theirs, &configured, |layer| {
+            is_on_host(layer, &root)
+        })
     })?;
     Some(Doubt::new(
         format!(
@@ -47,8 +52,26 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     ))
 }
 
+/// Where the configuration mounts overlays: their directories are the host's
+/// (Podman's volumes with the option `O`).
+fn configured(spec: &Value) -> HashSet<String> {
+    let mounts = spec.get("mounts").and_then(Value::as_array);
+    let text = |mount: &Value, key: &str| Some(mount.get(key)?.as_str()?.to_owned());
+    mounts
+        .into_iter()
+        .flatten()
+        .filter(|mount| text(mount, "type").is_some_and(|kind| kind == "overlay"))
+        .filter_map(|mount| text(mount, "destination"))
+        .collect()
+}
+
 /// The mountpoint of the first overlay that CRIU can't mount again.
-fn mounted_inside(hosts: &str, theirs: &str, is_on_host: impl Fn(&Path) -> bool) -> Option<String> {
+fn mounted_inside(
+    hosts: &str,
+    theirs: &str,
+    configured: &HashSet<String>,
+    is_on_host: impl Fn(&Path) -> bool,
+) -> Option<String> {
     let hosts: HashSet<&str> = hosts.lines().filter_map(device).collect();
     let root = theirs
         .lines()
@@ -59,6 +82,7 @@ fn mounted_inside(hosts: &str, theirs: &str, is_on_host: impl Fn(&Path) -> bool)
         .filter_map(overlay)
         .filter(|overlay| Some(overlay.device.as_str()) != root)
         .filter(|overlay| !hosts.contains(overlay.device.as_str()))
+        .filter(|overlay| !configured.contains(&overlay.mountpoint))
         .find(|overlay| {
             !overlay.layers.is_empty() && !overlay.layers.iter().all(|layer| is_on_host(layer))
         })
@@ -171,7 +195,9 @@ mod tests {
 ";
 
     fn found(more: &str, on_host: bool) -> Option<String> {
-        mounted_inside(HOST, &format!("{ORDINARY}{more}"), |_| on_host)
+        mounted_inside(HOST, &format!("{ORDINARY}{more}"), &HashSet::new(), |_| {
+            on_host
+        })
     }
 
     #[test]
@@ -181,6 +207,14 @@ mod tests {
         assert_eq!(found(inside, false), Some("/mnt/my m".into()));
         // Its directories are a volume that has the same path on the host.
         assert_eq!(found(inside, true), None);
+        // The configuration has the runtime mount it, from the host's directories.
+        let spec = serde_json::json!({"mounts": [
+            {"type": "overlay", "destination": "/mnt/my m"}, {"type": "tmpfs", "destination": "/m"},
+        ]});
+        let theirs = format!("{ORDINARY}{inside}");
+        let found_in = |spec: &Value| mounted_inside(HOST, &theirs, &configured(spec), |_| false);
+        assert_eq!(found_in(&spec), None);
+        assert!(found_in(&Value::Null).is_some());
         // A name that isn't understood is no proof.
         let strange =
             "205 200 0:80 / /m rw - overlay overlay rw,lowerdir=/x\\134:y,upperdir=/y,workdir=/z\n";
@@ -194,7 +228,7 @@ mod tests {
     #[test]
     fn a_root_that_the_host_does_not_show() {
         let theirs = "200 199 0:90 / / rw - overlay overlay rw,lowerdir=/l\n";
-        assert_eq!(mounted_inside("", theirs, |_| false), None);
+        assert_eq!(mounted_inside("", theirs, &HashSet::new(), |_| false), None);
     }
 
     #[test]
@@ -222,7 +256,7 @@ mod tests {
         fn no_text_panics(text in "(\\\\|[0-7]|[a-z/:=, -]|overlay|lowerdir=|\\PC){0,30}") {
             let _ = overlay(&text);
             let _ = path(&text);
-            let _ = mounted_inside(&text, &text, |_| false);
+            let _ = mounted_inside(&text, &text, &HashSet::new(), |_| false);
         }
     }
 }

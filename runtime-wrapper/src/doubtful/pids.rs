@@ -26,7 +26,7 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     if needed <= limit {
         return None;
     }
-    // One that was raised since is what the next start of the container has.
+    // A limit raised by an update applies to the next start.
     if current(seen).is_none_or(|current| current > limit) {
         return None;
     }

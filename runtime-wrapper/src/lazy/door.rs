@@ -53,6 +53,14 @@ impl Door {
         self.guests.len() > before
     }
 
+    /// Answers those who wait; the socket stays.
+    pub(super) fn answer(&mut self, word: &str) {
+        for mut guest in self.guests.drain(..) {
+            // A checkpoint that was interrupted does not read it.
+            let _ = guest.write_all(word.as_bytes());
+        }
+    }
+
     /// Takes the socket away, and gives everybody their word.
     pub(super) fn close(mut self, word: Option<&str>) {
         // In this order: nobody can come in after the last look.

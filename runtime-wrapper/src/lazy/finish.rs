@@ -17,6 +17,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::known;
 use crate::child::Signals;
 
+/// The source's word where a checkpoint would need more memory than there is.
+pub(super) const NO_ROOM: &str = "no room";
+
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -24,6 +27,10 @@ pub(crate) enum Error {
         "the container was restored lazily and its memory can't be completed; see the runtime's log for why it was killed"
     )]
     Failed,
+    #[error(
+        "the container forked while its memory was still being restored, and its memory limit has no room for what the children share with it no more; raise the limit, or take the checkpoint when they have ended"
+    )]
+    NoRoom,
     #[error("interrupted while its memory was still being restored")]
     Interrupted,
     #[error("cannot ask for the rest of its memory at {}: {source}", path.display())]
@@ -65,6 +72,7 @@ pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
             let _ = source.read_to_string(&mut word);
             return match word.as_str() {
                 "done" => Ok(()),
+                NO_ROOM => Err(Error::NoRoom),
                 _ => Err(Error::Failed),
             };
         }

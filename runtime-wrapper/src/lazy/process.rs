@@ -30,11 +30,12 @@ use serde_json::{Value, json};
 use super::control::{Control, text};
 use super::death::{Mourners, watch};
 use super::door::Door;
+use super::finish::NO_ROOM;
 use super::guard::{self, Post};
 use super::ledger::{self, Ledger};
 use super::record::Record;
 use super::touched::Touched;
-use crate::sys;
+use crate::{cgroup, sys};
 
 /// Serves a container's memory until it has all of it.
 pub(crate) fn serve() -> ExitCode {
@@ -104,6 +105,8 @@ struct Serving {
     init_known: bool,
     /// Init, until its end.
     init: Option<OwnedFd>,
+    /// Its PID; 0 until it is known.
+    init_pid: i32,
     /// The log and the records say that the restore is complete.
     noted: bool,
     /// A test's, before which prefetching waits.
@@ -156,6 +159,7 @@ impl Serving {
                 door: None,
                 init_known: false,
                 init: None,
+                init_pid: 0,
                 noted: false,
                 post,
             }),
@@ -265,7 +269,11 @@ impl Serving {
         if let Some(door) = &mut self.door
             && door.let_in()
         {
-            self.source.hurry();
+            match has_room(&self.source, self.init_pid) {
+                true => self.source.hurry(),
+                // Copies beyond the limit would have the kernel, or us, kill it.
+                false => door.answer(NO_ROOM),
+            }
         }
         Ok(())
     }
@@ -279,6 +287,7 @@ impl Serving {
                     .and_then(Value::as_i64)
                     .unwrap_or_default();
                 let init = i32::try_from(init).unwrap_or_default();
+                self.init_pid = init;
                 self.door = Door::open(init).ok();
                 if let Some(pidfd) = watch(&message) {
                     self.init = pidfd.try_clone().ok();
@@ -351,6 +360,14 @@ impl Serving {
         }
         code
     }
+}
+
+/// Whether the container's memory limit has room for the copies that a checkpoint
+/// needs of what its children lack, with an eighth on top for page tables.
+fn has_room(source: &Source, init: i32) -> bool {
+    let copies = source.missing_in_children();
+    let needed = copies.saturating_add(copies / 8);
+    copies == 0 || cgroup::memory_headroom(init).is_none_or(|left| needed <= left)
 }
 
 /// Opens the checkpoint, and what is known of its restores.

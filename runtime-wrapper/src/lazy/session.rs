@@ -185,6 +185,8 @@ impl Session {
     /// Why the source failed, after a restore in which CRIU has lost it: waits until
     /// the source, or its guard, has said so.
     pub(crate) fn last_word(&mut self) -> Option<String> {
+        // A source to which CRIU never came ends then, without a word.
+        self.control.say(&json!({"say": "ended"}));
         while self.failure.is_none() && !self.unfinished {
             let mut ready = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);

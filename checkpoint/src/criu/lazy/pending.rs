@@ -5,7 +5,7 @@
 //! of it, and knows nothing else.
 //!
 //! ```text
-//! regions: address / 4 MiB ──► Arc ──► spans: start ──► end, place
+//! regions: address / 8 MiB ──► Arc ──► spans: start ──► end, place
 //!                               ▲
 //!          a forked child's ────┘      copied when one of both changes it
 //! ```
@@ -27,9 +27,9 @@ use crate::image::lazy::Run;
 const MAX_PIECES: usize = 256;
 
 /// The size of a region, in units of the addresses. A region of single pages with
-/// gaps between them has 512 spans of some 60 bytes, so that a change after a fork
-/// copies 30 KiB at most; a child of a process of 1 GiB costs 256 pointers.
-const REGION: u64 = 4 << 20;
+/// gaps between them has 1024 spans of 40 bytes, so that a change after a fork
+/// copies 40 KiB at most; a region of one span takes 200 bytes, 25 MiB for 1 TiB.
+const REGION: u64 = 8 << 20;
 
 /// Where the content of a span is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub(super) struct Frame {
     pub(super) number: u64,
 }
 
-/// The spans of one region, by their start.
-type Spans = BTreeMap<u64, Span>;
+/// The spans of one region with their starts, in ascending order.
+type Spans = Vec<(u64, Span)>;
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +66,8 @@ pub(super) struct Pending {
     /// span lies within one.
     regions: BTreeMap<u64, Arc<Spans>>,
     bytes: u64,
+    /// Whether a fork leaves anything out.
+    wiped_on_fork: bool,
     size: Size,
 }
 
@@ -117,6 +119,7 @@ impl Pending {
 
     fn insert(&mut self, mut start: u64, mut span: Span) {
         self.remove(start..span.end);
+        self.wiped_on_fork |= span.wiped_on_fork;
         while start < span.end {
             let region = start / self.size.0;
             let end = region
@@ -124,7 +127,8 @@ impl Pending {
                 .saturating_mul(self.size.0)
                 .min(span.end);
             let spans = Arc::make_mut(self.regions.entry(region).or_default());
-            spans.insert(start, Span { end, ..span });
+            let at = spans.partition_point(|(other, _)| *other < start);
+            spans.insert(at, (start, Span { end, ..span }));
             self.bytes += end - start;
             span.offset += end - start;
             start = end;
@@ -133,7 +137,8 @@ impl Pending {
 
     fn span_at(&self, address: u64) -> Option<(u64, Span)> {
         let spans = self.regions.get(&(address / self.size.0))?;
-        let (&start, &span) = spans.range(..=address).next_back()?;
+        let at = spans.partition_point(|(start, _)| *start <= address);
+        let (start, span) = *spans.get(at.checked_sub(1)?)?;
         (address < span.end).then_some((start, span))
     }
 
@@ -141,8 +146,10 @@ impl Pending {
     fn from(&self, address: u64) -> impl Iterator<Item = (u64, Span)> {
         self.regions
             .range(address / self.size.0..)
-            .flat_map(move |(_, spans)| spans.range(address..))
-            .map(|(&start, &span)| (start, span))
+            .flat_map(move |(_, spans)| {
+                let first = spans.partition_point(|(start, _)| *start < address);
+                spans[first..].iter().copied()
+            })
     }
 
     /// The spans that begin before an address, in descending order.
@@ -150,8 +157,10 @@ impl Pending {
         self.regions
             .range(..=address / self.size.0)
             .rev()
-            .flat_map(move |(_, spans)| spans.range(..address).rev())
-            .map(|(&start, &span)| (start, span))
+            .flat_map(move |(_, spans)| {
+                let end = spans.partition_point(|(start, _)| *start < address);
+                spans[..end].iter().rev().copied()
+            })
     }
 
     /// Takes a range out, and gives what was in it.
@@ -174,15 +183,11 @@ impl Pending {
             let spans = Arc::make_mut(spans);
             split(spans, range.start);
             split(spans, range.end);
-            let before = taken.len();
-            taken.extend(
-                spans
-                    .range(range.clone())
-                    .map(|(&start, &span)| (start, span)),
-            );
-            for (start, span) in &taken[before..] {
-                spans.remove(start);
+            let first = spans.partition_point(|(start, _)| *start < range.start);
+            let end = spans.partition_point(|(start, _)| *start < range.end);
+            for (start, span) in spans.drain(first..end) {
                 self.bytes -= span.end - start;
+                taken.push((start, span));
             }
             if spans.is_empty() {
                 self.regions.remove(&region);
@@ -213,6 +218,10 @@ impl Pending {
     /// What is missing in a child that was forked just now.
     pub(super) fn forked(&self) -> Self {
         let mut child = self.clone();
+        if !self.wiped_on_fork {
+            return child;
+        }
+        child.wiped_on_fork = false;
         let wiped: Vec<_> = self
             .from(0)
             .filter(|(_, span)| span.wiped_on_fork)
@@ -283,24 +292,24 @@ impl Pending {
 }
 
 fn overlaps(spans: &Spans, range: &Range<u64>) -> bool {
-    spans
-        .range(..range.end)
-        .next_back()
-        .is_some_and(|(_, span)| span.end > range.start)
+    let end = spans.partition_point(|(start, _)| *start < range.end);
+    let last = end.checked_sub(1).map(|last| spans[last]);
+    last.is_some_and(|(_, span)| span.end > range.start)
 }
 
 /// Makes a span begin at an address that lies within one.
 fn split(spans: &mut Spans, at: u64) {
-    let Some((&start, &span)) = spans.range(..at).next_back() else {
+    let next = spans.partition_point(|(start, _)| *start < at);
+    let Some((start, span)) = next.checked_sub(1).and_then(|last| spans.get_mut(last)) else {
         return;
     };
     if at < span.end {
         let tail = Span {
-            offset: span.offset + (at - start),
-            ..span
+            offset: span.offset + (at - *start),
+            ..*span
         };
-        spans.insert(start, Span { end: at, ..span });
-        spans.insert(at, tail);
+        span.end = at;
+        spans.insert(next, (at, tail));
     }
 }
 

@@ -165,6 +165,14 @@ impl Source {
         self.spaces.values().map(|space| space.missing()).sum()
     }
 
+    /// How much children lack that were forked since: a checkpoint needs a copy of
+    /// it for each.
+    #[must_use]
+    pub fn missing_in_children(&self) -> u64 {
+        let forked = self.spaces.values().filter(|space| space.is_forked());
+        forked.map(|space| space.missing()).sum()
+    }
+
     /// Says what will be asked for first: it comes first.
     pub fn expect(&mut self, touches: &Touches) {
         self.prefetch.expect(touches);
