@@ -91,10 +91,14 @@ impl SecondContainerd {
             }
         });
         let image = second.home.join("busybox.tar").display().to_string();
-        ctr_ok(&["images", "export", &image, BUSYBOX]);
-        second
-            .ctr(&["images", "import", "--no-unpack", &image])
-            .ok();
+        // ctr 2.1 streams both, and can end a stream early on a loaded machine.
+        eventually("the second containerd has the image", || {
+            ctr_ok(&["images", "export", &image, BUSYBOX]);
+            match second.ctr(&["images", "import", "--no-unpack", &image]) {
+                answer if answer.code == 0 => Ok(()),
+                answer => Err(answer.to_string()),
+            }
+        });
         second
     }
 

@@ -272,9 +272,14 @@ fn every_verb_works_in_an_empty_environment() {
     // The container keeps its streams, which therefore are no pipes of ours.
     let start = |verb: &str| {
         let line = format!(
-            "{{ : | {bare} {verb} --detach {id} 2>&1 | cat >said; }} </dev/null >/dev/null 2>&1 &"
+            "{{ : | {{ {bare} {verb} --detach {id}; : >ended; }} 2>&1 | cat >said; }} \
+             </dev/null >/dev/null 2>&1 &"
         );
-        script(&format!("rm -f said; {line}")).ok();
+        script(&format!("rm -f said ended; {line}")).ok();
+        // A restore looks at init for a while before it ends.
+        eventually(&format!("the {verb} has ended"), || {
+            fs::metadata(bundle.file("ended")).map_err(|error| error.to_string())
+        });
     };
     let verb = |words: &str| script(&format!("{bare} {words}"));
     let status = |wanted: &str| {

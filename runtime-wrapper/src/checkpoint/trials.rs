@@ -153,6 +153,7 @@ impl<'a> Trials<'a> {
         if !cause.passes_by_itself() {
             // The attempts before were about something else.
             self.first_failure = None;
+            self.failures = 0;
             return false;
         }
         self.failures += 1;
