@@ -86,7 +86,7 @@ pub(crate) fn compression(text: &str) -> Parsed<Compression> {
         "auto" => Ok(Compression::Auto),
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
-        _ => Err(format!("{text:?} is neither \"zstd\" nor \"none\"")),
+        _ => Err(format!("{text:?} is none of \"auto\", \"zstd\" and \"none\"")),
     }
 }
 
