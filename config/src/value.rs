@@ -86,7 +86,9 @@ pub(crate) fn compression(text: &str) -> Parsed<Compression> {
         "auto" => Ok(Compression::Auto),
         "zstd" => Ok(Compression::Zstd),
         "none" => Ok(Compression::None),
-        _ => Err(format!("{text:?} is none of \"auto\", \"zstd\" and \"none\"")),
+        _ => Err(format!(
+            "{text:?} is none of \"auto\", \"zstd\" and \"none\""
+        )),
     }
 }
 

@@ -386,7 +386,7 @@ fn a_connection_that_is_accepted_soon_does_not_fail_a_checkpoint() {
         .join(container.inspect("{{.Id}}"))
         .join("log.json");
     thread::scope(|scope| {
-        let taken = scope.spawn(|| container.checkpoint("cp"));
+        let taken = scope.spawn(|| container.checkpoint_running("cp"));
         eventually("it is tried again", || {
             let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
             text.contains("trying again").then_some(()).ok_or(text)

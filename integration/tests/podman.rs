@@ -92,6 +92,11 @@ impl Container {
         podman_ok(&["inspect", "--format", template, &self.name])
     }
 
+    /// What is known of a container, for an error.
+    fn known_of(name: &str) -> String {
+        podman(&["inspect", "--format", "{{json .State}}", name]).to_string()
+    }
+
     #[track_caller]
     fn state(&self) -> String {
         self.inspect("{{json .State}}")
@@ -116,7 +121,7 @@ impl Container {
         let _ = fs::remove_file(&path);
         podman(&["kill", "--signal", "USR1", name]).ok();
         Report::parse(&eventually("the workload reports", || {
-            fs::read_to_string(&path).map_err(|error| format!("{error}; {}", self.state()))
+            fs::read_to_string(&path).map_err(|error| format!("{error}; {}", Self::known_of(name)))
         }))
     }
 
