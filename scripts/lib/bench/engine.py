@@ -23,7 +23,9 @@ EAGER = "eager"
 OWN_NAME = "io.containerd.runc.v2"
 NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"]}
 CHOICE = "/run/bench-shim"
-SHIMS = {STOCK: "/usr/bin/containerd-shim-runc-v2", IN_PLACE: "/usr/local/bin/containerd-shim-cedana-v2"}
+# The shim looks at the name that it was started by.
+INSTALLED_IN_PLACE = "/usr/local/lib/bench/containerd-shim-runc-v2"
+SHIMS = {STOCK: "/usr/bin/containerd-shim-runc-v2", IN_PLACE: INSTALLED_IN_PLACE}
 
 BUSYBOX = "docker.io/library/busybox:latest"
 WORK = "docker.io/library/work:latest"
@@ -134,6 +136,8 @@ class App:
 def prepare(bench):
     """The shared folder: the app, and real text for it to hold."""
     os.makedirs(SHARED, exist_ok=True)
+    os.makedirs(os.path.dirname(INSTALLED_IN_PLACE), exist_ok=True)
+    shutil.copy("/usr/local/bin/containerd-shim-cedana-v2", INSTALLED_IN_PLACE)
     shutil.copy(f"{bench}/app.py", f"{SHARED}/app.py")
     text = b""
     for path in sorted(glob.glob("/usr/lib/python3*/**/*.py", recursive=True)):
