@@ -408,10 +408,7 @@ mod tests {
         let sent = any(LINUX_CHECKPOINT, vec![14 << 3 | 2, 1, 0xff]);
         assert_eq!(
             CheckpointOptions::from_request(Some(&sent)).unwrap(),
-            CheckpointOptions {
-                exit: Some(false),
-                ..CheckpointOptions::default()
-            }
+            CheckpointOptions::default()
         );
     }
 
@@ -491,7 +488,7 @@ mod tests {
     fn unknown_fields_are_passed_over() {
         // A number, text that is none, four and eight bytes; then a known one.
         let mut sent = vec![15 << 3, 1, 14 << 3 | 2, 1, 0xff];
-        sent.extend([13 << 3 | 5, 0, 0, 0, 0, 12 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        sent.extend([15 << 3 | 5, 0, 0, 0, 0, 14 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         sent.extend([1 << 3, 1]);
         for message in [RUNC_CHECKPOINT, LINUX_CHECKPOINT] {
             let read = CheckpointOptions::from_request(Some(&any(message, sent.clone()))).unwrap();
