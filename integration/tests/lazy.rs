@@ -273,7 +273,8 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     lazy.frozen.script("exit 0");
     let text = read(&options);
     fs::write(&options, "no-such-option\n").unwrap_or_else(|error| panic!("{error}"));
-    lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    assert!(why.contains("org.criu.config"), "{why}");
     lazy.nothing_runs();
     fs::write(&options, text).unwrap_or_else(|error| panic!("{error}"));
     lazy.restore();

@@ -18,7 +18,6 @@ mod compression;
 mod storing;
 mod trials;
 
-use std::collections::HashMap;
 use std::env;
 use std::io;
 use std::process::ExitCode;
@@ -44,7 +43,7 @@ use crate::lazy;
 use crate::nested_mounts;
 use crate::obstacle::{self, Found, Obstacle, Wait};
 use crate::packed;
-use crate::process::{Stat, descends, free_descriptors, memory, namespace_inode, netns_inode};
+use crate::process::{descends, free_descriptors, memory, namespace_inode, netns_inode, stats_of};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
@@ -441,13 +440,6 @@ fn takes_link_remap(version: &str) -> bool {
 fn runc_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.lines().next()?.rsplit(' ').next()?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
-    processes
-        .iter()
-        .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
-        .collect()
 }
 
 /// The processes that CRIU could not stop.

@@ -38,7 +38,7 @@ use serde_json::Value;
 use crate::cli::Request;
 use crate::docker;
 use crate::error::Error;
-use crate::process::{Stat, descends};
+use crate::process::{Stat, descends, stats_of};
 use crate::report::Reporter;
 use crate::state::{Container, Kind};
 
@@ -204,10 +204,7 @@ impl<'a> Seen<'a> {
             .and_then(|path| fs::read(path).ok())
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default();
-        let all: HashMap<i32, Stat> = processes
-            .iter()
-            .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
-            .collect();
+        let all = stats_of(processes);
         let processes = all
             .iter()
             .filter(|&(&pid, _)| descends(pid, container.init, &all))

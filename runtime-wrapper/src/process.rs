@@ -45,6 +45,14 @@ impl Stat {
     }
 }
 
+/// What is known of those processes that are still there.
+pub(crate) fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
+    processes
+        .iter()
+        .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
+        .collect()
+}
+
 /// Whether a process is init or one of its descendants. Every step goes to a
 /// parent among those that are known, and a loop is ended by the number of steps.
 pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {

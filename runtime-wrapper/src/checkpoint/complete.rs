@@ -4,7 +4,7 @@
 //! any file's, and a missing descriptor by whatever needed one. The container runs
 //! on after a failed dump, so its processes can be asked.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
 use crate::nested_mounts;
-use crate::process::{Stat, descends, free_descriptors, started};
+use crate::process::{Stat, descends, free_descriptors, started, stats_of};
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
 /// `MQUEUE_MAGIC`).
@@ -99,10 +99,7 @@ fn is_message_queue(pid: i32, file: &Descriptor) -> bool {
 
 /// Whether a process of the dump, one that init started, has too few.
 fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
-    let stats: HashMap<i32, Stat> = processes
-        .iter()
-        .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
-        .collect();
+    let stats = stats_of(processes);
     processes
         .iter()
         .filter(|pid| descends(**pid, init.pid, &stats))

@@ -1,4 +1,7 @@
+use std::collections::HashMap;
+
 use super::*;
+use crate::process::Stat;
 
 fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
     pairs

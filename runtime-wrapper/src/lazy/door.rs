@@ -53,7 +53,7 @@ impl Door {
         self.guests.len() > before
     }
 
-    /// Answers those who wait; the socket stays.
+    /// Writes a word to each checkpoint that waits; the socket stays.
     pub(super) fn answer(&mut self, word: &str) {
         for mut guest in self.guests.drain(..) {
             // A checkpoint that was interrupted does not read it.
@@ -66,10 +66,7 @@ impl Door {
         // In this order: nobody can come in after the last look.
         let _ = fs::remove_file(&self.path);
         self.let_in();
-        for mut guest in self.guests {
-            // Who has gone away need not know.
-            let _ = guest.write_all(word.unwrap_or_default().as_bytes());
-        }
+        self.answer(word.unwrap_or_default());
     }
 }
 
