@@ -43,12 +43,14 @@ use crate::lazy;
 use crate::nested_mounts;
 use crate::obstacle::{self, Found, Obstacle, Wait};
 use crate::packed;
-use crate::process::{descends, free_descriptors, memory, namespace_inode, netns_inode, stats_of};
+use crate::process::{
+    Init, descends, free_descriptors, memory, namespace_inode, netns_inode, stats_of,
+};
 use crate::progress::Progress;
 use crate::report::Reporter;
 use crate::runtime::Runtime;
 use crate::state::{Container, Kind, Network};
-use complete::{Init, complete};
+use complete::complete;
 use storing::{Criu, Facts, Storing};
 use trials::Trials;
 

@@ -78,6 +78,29 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// A container's init process, to be recognized.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Init {
+    pub(crate) pid: i32,
+    pub(crate) started: Option<u64>,
+}
+
+impl Init {
+    /// The process with this PID now.
+    pub(crate) fn now(pid: i32) -> Self {
+        Self {
+            pid,
+            started: started(pid),
+        }
+    }
+
+    /// Whether it has ended, even if its PID is another process's by now.
+    pub(crate) fn has_ended(self) -> bool {
+        let is_dead = Stat::read(self.pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
+        is_dead || started(self.pid) != self.started
+    }
+}
+
 /// What of a process's memory has no file, in bytes, in memory or swapped out: about
 /// what a dump takes of it.
 pub(crate) fn memory(pid: i32) -> Option<u64> {

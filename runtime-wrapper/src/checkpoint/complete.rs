@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
 use crate::nested_mounts;
-use crate::process::{Stat, descends, free_descriptors, started, stats_of};
+use crate::process::{Init, Stat, descends, free_descriptors, stats_of};
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
 /// `MQUEUE_MAGIC`).
@@ -37,28 +37,6 @@ struct Bounds {
 
 /// The number of free descriptors with which CRIU 4.2 dumps a process.
 const ENOUGH: usize = 4;
-
-/// A container's init process, to be recognized.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Init {
-    pid: i32,
-    started: Option<u64>,
-}
-
-impl Init {
-    /// The process with this PID now.
-    pub(super) fn now(pid: i32) -> Self {
-        Self {
-            pid,
-            started: started(pid),
-        }
-    }
-
-    fn has_ended(self) -> bool {
-        let is_zombie = Stat::read(self.pid).is_none_or(|stat| stat.state == 'Z');
-        is_zombie || started(self.pid) != self.started
-    }
-}
 
 /// Completes a diagnosis, for a container with this init and these processes.
 pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {

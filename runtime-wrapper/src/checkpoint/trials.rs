@@ -32,7 +32,7 @@ use cedana_config::MAY_RUN_VARIABLE;
 use crate::cgroup::Cgroup;
 use crate::child::{Outcome, Signals};
 use crate::obstacle::{self, PATIENCE};
-use crate::process::{Stat, started};
+use crate::process::Init;
 use crate::report::Reporter;
 use crate::state::Container;
 
@@ -71,7 +71,7 @@ enum Pause {
 pub(super) struct Trials<'a> {
     signals: &'a Signals,
     cgroup: Option<&'a Cgroup>,
-    init: (i32, Option<u64>),
+    init: Init,
     pause: Pause,
     setting: Duration,
     first_failure: Option<Instant>,
@@ -99,7 +99,7 @@ impl<'a> Trials<'a> {
         Self {
             signals,
             cgroup,
-            init: (container.init, started(container.init)),
+            init: Init::now(container.init),
             pause,
             setting,
             first_failure: None,
@@ -171,9 +171,7 @@ impl<'a> Trials<'a> {
 
     /// Whether init is the process that it was.
     fn is_unharmed(&self) -> bool {
-        let (pid, start) = self.init;
-        Stat::read(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
-            && started(pid) == start
+        !self.init.has_ended()
     }
 
     /// Lets the container run for a moment, then has it as it was. False if a
@@ -252,11 +250,10 @@ mod tests {
     use super::*;
 
     fn trials(signals: &Signals, pause: Pause) -> Trials<'_> {
-        let init = std::process::id().cast_signed();
         Trials {
             signals,
             cgroup: None,
-            init: (init, started(init)),
+            init: Init::now(std::process::id().cast_signed()),
             pause,
             setting: Duration::from_secs(60),
             first_failure: None,
@@ -325,7 +322,7 @@ mod tests {
         let signals = Signals::block().expect("signals");
         let mut trials = trials(&signals, Pause::None);
         assert!(trials.is_unharmed());
-        trials.init.1 = Some(1);
+        trials.init.started = Some(1);
         assert!(!trials.is_unharmed());
     }
 }
