@@ -282,7 +282,7 @@ fn layers_that_cannot_be_id_mapped_are_named() {
     options.extend(words(&MAPS));
     let reason = refused(vec![mount("overlay", "overlay", &options)]);
     assert!(reason.contains("id-map /proc"), "{reason}");
-    let options = words(&["uidmap=0:1", "lowerdir=/x"]);
+    let options = words(&["uidmap=0:1", "gidmap=0:0:1", "lowerdir=/x"]);
     let reason = refused(vec![mount("overlay", "overlay", &options)]);
     assert!(reason.contains("uidmap=0:1 is not"), "{reason}");
     assert_eq!(mounts_at(&disk.0), Vec::<String>::new());

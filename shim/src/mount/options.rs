@@ -111,8 +111,7 @@ impl<'a> Options<'a> {
         Ok(parsed)
     }
 
-    /// The id maps, if there are any. Where only one of the two is given, the
-    /// other leaves all IDs as they are.
+    /// The id maps, if both are given.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a map that is not one.
