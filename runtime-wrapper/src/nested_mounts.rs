@@ -24,9 +24,11 @@
 //! paths that CRIU's configuration can't hold are left to CRIU.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use cedana_checkpoint::criu::config::{ExternalMount, fits};
@@ -255,7 +257,7 @@ fn mounts(mountinfo: &str) -> Vec<Mount> {
                 parent: next()?.to_owned(),
                 device: next()?.to_owned(),
                 root: next()?.to_owned(),
-                place: PathBuf::from(unescaped(next()?)),
+                place: unescaped(next()?),
                 // The mount's options, then any number of tags up to a hyphen.
                 shared: fields
                     .skip(1)
@@ -266,25 +268,30 @@ fn mounts(mountinfo: &str) -> Vec<Mount> {
         .collect()
 }
 
-/// The kernel writes blanks, newlines and backslashes as `\040` (seq_path(9)).
-fn unescaped(field: &str) -> String {
-    let mut text = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((before, after)) = rest.split_once('\\') {
-        text.push_str(before);
-        let digits = after.get(..3);
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if byte.is_ascii() => {
-                text.push(char::from(byte));
-                rest = &after[3..];
+/// A path in which the kernel wrote blanks, newlines and backslashes as `\040`
+/// (seq_path(9)).
+pub(crate) fn unescaped(text: &str) -> PathBuf {
+    let bytes = text.as_bytes();
+    let mut path = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = bytes
+            .get(at + 1..at + 4)
+            .filter(|_| bytes[at] == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(byte) => {
+                path.push(byte);
+                at += 4;
             }
-            _ => {
-                text.push('\\');
-                rest = after;
+            None => {
+                path.push(bytes[at]);
+                at += 1;
             }
         }
     }
-    text + rest
+    OsString::from_vec(path).into()
 }
 
 #[cfg(test)]

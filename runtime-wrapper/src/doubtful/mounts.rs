@@ -9,15 +9,14 @@
 //! them) is no matter: the host has it mounted, too.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::{Doubt, Seen};
+use crate::nested_mounts::unescaped;
 
 /// An overlay of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +118,7 @@ fn overlay(line: &str) -> Option<Overlay> {
     let mut fields = mount.split(' ');
     Some(Overlay {
         device: fields.nth(2)?.to_owned(),
-        mountpoint: path(fields.nth(1)?).to_string_lossy().into_owned(),
+        mountpoint: unescaped(fields.nth(1)?).to_string_lossy().into_owned(),
         layers: layers(options),
     })
 }
@@ -149,31 +148,6 @@ fn layers(options: &str) -> Vec<PathBuf> {
         true => Vec::new(),
         false => layers,
     }
-}
-
-/// A path in which the kernel writes blanks and the like as `\040`.
-fn path(text: &str) -> PathBuf {
-    let bytes = text.as_bytes();
-    let mut path = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes
-            .get(at + 1..at + 4)
-            .filter(|_| bytes[at] == b'\\')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(byte) => {
-                path.push(byte);
-                at += 4;
-            }
-            None => {
-                path.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    OsString::from_vec(path).into()
 }
 
 #[cfg(test)]
@@ -255,7 +229,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "(\\\\|[0-7]|[a-z/:=, -]|overlay|lowerdir=|\\PC){0,30}") {
             let _ = overlay(&text);
-            let _ = path(&text);
+            let _ = unescaped(&text);
             let _ = mounted_inside(&text, &text, &HashSet::new(), |_| false);
         }
     }
