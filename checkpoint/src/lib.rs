@@ -3,15 +3,27 @@
 //! front end (the runtime wrapper today) asks the same questions in one place.
 //!
 //! ```text
-//! criu/    the program: is it there and new enough, how it is configured,
-//!          what its log means
-//! image/   the files: is this a whole checkpoint, is its network external
+//! criu/      the program: its version, its configuration, what its log means
+//! images/    the files that CRIU writes
+//! format/    the files that Cedana stores in their place: manifest, pages, layout
+//! inspect/   what is in a checkpoint, for people and programs
+//! capture/   storing page images while CRIU writes them
+//! fuse/      a stored checkpoint as a directory that CRIU reads
+//! lazy/      the page source: memory for a container that runs already
+//! progress   how far a checkpoint is
 //! ```
 //!
-//! Nothing here runs a dump or a restore. CRIU's images and logs are untrusted
-//! input: they are read with a bound, and no content can make a reader panic.
+//! `capture`, `fuse`, `lazy` and `inspect` build on `format`, which builds on
+//! `images`; `criu` needs none of them. Nothing here runs a dump or a restore.
+//! CRIU's images and logs are untrusted input: they are read with a bound, and no
+//! content can make a reader panic.
 
+pub mod capture;
 pub mod criu;
-pub mod image;
+pub mod format;
+pub mod fuse;
+pub mod images;
+pub mod inspect;
+pub mod lazy;
 pub mod progress;
 mod sys;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use cedana_checkpoint::image::manifest::{Manifest, NAME};
+use cedana_checkpoint::format::manifest::{Manifest, NAME};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use cedana_checkpoint::image::pages::{Decoder, Digest, MAX_FRAME, Reader, Table, TableBuilder};
+use cedana_checkpoint::format::pages::{Decoder, Digest, MAX_FRAME, Reader, Table, TableBuilder};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 

@@ -23,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::config::ExternalMount;
-use cedana_checkpoint::criu::serve::Root;
+use cedana_checkpoint::fuse::Root;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 

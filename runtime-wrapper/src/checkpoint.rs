@@ -24,9 +24,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use cedana_checkpoint::capture::Expected;
 use cedana_checkpoint::criu::DumpOptions;
-use cedana_checkpoint::criu::follow::Expected;
-use cedana_checkpoint::image::inspect::dump_cost;
+use cedana_checkpoint::inspect::dump_cost;
 use cedana_config::{Config, RESUMES_VARIABLE};
 use nix::sys::stat::{Mode, umask};
 

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cedana_checkpoint::criu::follow;
-use cedana_checkpoint::image::store;
+use cedana_checkpoint::capture;
+use cedana_checkpoint::format::publish;
 
 use crate::{bundle, cli, netns, runtime, shown, state, unpack};
 
@@ -99,7 +99,7 @@ pub(crate) enum Error {
     )]
     Died { id: String, pid: i32, how: String },
     #[error("cannot inspect: {0}")]
-    Inspect(cedana_checkpoint::image::Error),
+    Inspect(cedana_checkpoint::images::Error),
     #[error("cannot checkpoint container {id}: {source}")]
     Incomplete {
         id: String,

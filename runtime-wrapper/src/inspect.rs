@@ -10,7 +10,7 @@ mod text;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cedana_checkpoint::image::inspect::inspect;
+use cedana_checkpoint::inspect::inspect;
 
 use crate::cli::Inspect;
 use crate::error::Error;

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cedana_checkpoint::image::Inet;
+use cedana_checkpoint::images::Inet;
 
 use crate::netns::within;
 

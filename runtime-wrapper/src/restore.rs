@@ -20,11 +20,11 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use cedana_checkpoint::criu::serve::Root;
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
-use cedana_checkpoint::image::inspect::external_mounts;
-use cedana_checkpoint::image::manifest::Manifest;
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::fuse::Root;
 use cedana_checkpoint::image::{self, Network, manifest};
+use cedana_checkpoint::inspect::external_mounts;
 use cedana_config::{Config, Mode, Tcp};
 use tempfile::TempDir;
 

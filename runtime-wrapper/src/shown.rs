@@ -15,11 +15,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cedana_checkpoint::criu::serve::{Root, Server, Unavailable};
-use cedana_checkpoint::image::contents::{self, Directory};
-use cedana_checkpoint::image::manifest::{Machine, Manifest};
-use cedana_checkpoint::image::pages::Damage;
-use cedana_checkpoint::image::store::{self, Durability, Store};
+use cedana_checkpoint::format::contents::{self, Directory};
+use cedana_checkpoint::format::manifest::{Machine, Manifest};
+use cedana_checkpoint::format::pages::Damage;
+use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::fuse::{Root, Server, Unavailable};
 use cedana_checkpoint::image::{self, Unfit, unpack};
 use tempfile::TempDir;
 

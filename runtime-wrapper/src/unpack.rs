@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use cedana_checkpoint::image::manifest::Manifest;
-use cedana_checkpoint::image::store::{self, Durability, Store};
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::format::publish::{self, Durability, Store};
 use cedana_checkpoint::image::{self, contents, unpack};
 use nix::sys::stat::{Mode, umask};
 

@@ -1,12 +1,10 @@
-//! CRIU, the program that freezes and thaws: its version, its configuration
-//! file, and its log.
+//! CRIU, the program that dumps and restores: its version ([`version`]), its
+//! configuration file ([`config`]), its log ([`log`]) and the causes that the log
+//! names ([`cause`]).
 
 pub mod cause;
 pub mod config;
-pub mod follow;
-pub mod lazy;
 pub mod log;
-pub mod serve;
 pub mod version;
 
 pub use cause::Cause;

@@ -10,7 +10,7 @@
 use std::fs;
 use std::thread;
 
-use cedana_checkpoint::image::pages::Compression;
+use cedana_checkpoint::format::pages::Compression;
 use cedana_config::{Compression as Setting, Config};
 
 /// Idle cores with which compressing ends with CRIU's dump, or soon after it: CRIU

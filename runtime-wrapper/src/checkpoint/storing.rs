@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use cedana_checkpoint::capture::{self, Expected, Followed, Follower};
 use cedana_checkpoint::criu::Version;
-use cedana_checkpoint::criu::follow::{self, Expected, Followed, Follower};
-use cedana_checkpoint::image::inspect::DumpCost;
-use cedana_checkpoint::image::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
-use cedana_checkpoint::image::pages::Compression;
-use cedana_checkpoint::image::store::{self, Durability, Store};
+use cedana_checkpoint::format::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
+use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_config::Config;
 use serde_json::Value;

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use cedana_checkpoint::image::inspect::{
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::image::{Inet, Network, Protocol, Socket, SocketKind, SocketType};
+use cedana_checkpoint::inspect::{
     Inspection, MappingKind, Memory, Namespace, OpenFile, OpenFileKind, Process, ProcessState,
     Share,
 };
-use cedana_checkpoint::image::manifest::Manifest;
-use cedana_checkpoint::image::{Inet, Network, Protocol, Socket, SocketKind, SocketType};
 use time::OffsetDateTime;
 
 use super::table::Align::{Left, Right};

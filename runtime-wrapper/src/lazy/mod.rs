@@ -43,9 +43,9 @@ mod touched;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cedana_checkpoint::criu::lazy;
-use cedana_checkpoint::image::lazy::Layout;
-use cedana_checkpoint::image::manifest::Manifest;
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::lazy;
+use cedana_checkpoint::lazy::layout::Layout;
 use cedana_config::{Config, Mode};
 
 use crate::runtime::Runtime;
@@ -138,8 +138,8 @@ fn known(init: i32) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cedana_checkpoint::image::manifest::{Container, Cost, Entry, FORMAT, Kind, Machine};
-    use cedana_checkpoint::image::manifest::{Pages, Versions};
+    use cedana_checkpoint::format::manifest::{Container, Cost, Entry, FORMAT, Kind, Machine};
+    use cedana_checkpoint::format::manifest::{Pages, Versions};
     use std::collections::BTreeMap;
 
     fn manifest(bytes: u64) -> Manifest {

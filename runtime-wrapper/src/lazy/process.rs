@@ -18,9 +18,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cedana_checkpoint::criu::lazy::{Failure, Phase, Source};
-use cedana_checkpoint::image::lazy::Memory;
-use cedana_checkpoint::image::manifest::Manifest;
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::lazy::layout::Memory;
+use cedana_checkpoint::lazy::{Failure, Phase, Source};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use cedana_checkpoint::criu::lazy::Metrics;
+use cedana_checkpoint::lazy::Metrics;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 

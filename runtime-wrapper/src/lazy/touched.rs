@@ -10,8 +10,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cedana_checkpoint::criu::lazy::{MAX_TOUCHES_BYTES, Touches};
-use cedana_checkpoint::image::manifest;
+use cedana_checkpoint::format::manifest;
+use cedana_checkpoint::lazy::{MAX_TOUCHES_BYTES, Touches};
 use tempfile::NamedTempFile;
 
 use crate::prune::prune;

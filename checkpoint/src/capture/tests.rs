@@ -1,0 +1,357 @@
+use super::*;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use crate::format::pages::Reader;
+use crate::progress::Progress;
+
+const ZSTD: Options = Options {
+    compression: Compression::Zstd { level: 1 },
+    memory: 16 << 20,
+    flush: true,
+    expected: None,
+};
+
+const NONE: Options = Options {
+    compression: Compression::None,
+    memory: 16 << 20,
+    flush: true,
+    expected: None,
+};
+
+/// With memory for going past the page cache.
+const DIRECT: Options = Options {
+    memory: 128 << 20,
+    ..ZSTD
+};
+
+fn start(dir: &Path, options: Options) -> Follower {
+    Follower::start(dir, options, Arc::new(|_| {})).expect("start")
+}
+
+/// Bytes of which half compress.
+fn memory(seed: u64, pages: usize) -> Vec<u8> {
+    let mut word = seed | 1;
+    (0..pages * 512)
+        .flat_map(|i| {
+            word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let word = if i / 512 % 2 == 0 { word } else { 7 };
+            word.to_le_bytes()
+        })
+        .collect()
+}
+
+fn stored(dir: &Path, name: &str) -> Vec<u8> {
+    let file = File::open(dir.join(format!("{name}.zst"))).expect("stored");
+    zstd::decode_all(file).expect("whole")
+}
+
+/// Waits for what another thread does.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn memory_shared_out() {
+    let frame = u64::from(FRAME);
+    let share = |memory, cores| {
+        let share = Share::of(memory, cores);
+        (share.workers, share.piece, share.in_memory)
+    };
+    assert_eq!(share(0, 4), (1, frame, 1));
+    assert_eq!(share(2 * frame, 4), (1, frame, 1));
+    assert_eq!(share(8 * frame, 2), (2, 2 * frame, 2));
+    assert_eq!(share(128 << 20, 2), (2, PIECE, 16));
+    assert_eq!(share(1 << 40, 64), (64, PIECE, 512));
+    for (memory, cores) in [(5 * frame, 3), (100 * frame, 7), (63 * frame, 64)] {
+        let (workers, piece, in_memory) = share(memory, cores);
+        assert!((workers + in_memory) as u64 * piece <= memory);
+        assert!(in_memory >= workers && piece.is_multiple_of(frame));
+    }
+}
+
+#[test]
+fn a_growing_file_is_stored_and_emptied_while_it_grows() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let seen = Arc::new(AtomicU64::new(0));
+    let observer = {
+        let seen = Arc::clone(&seen);
+        Arc::new(move |progress: Progress| {
+            seen.fetch_max(progress.done, Ordering::Relaxed);
+        })
+    };
+    let follower = Follower::start(dir.path(), ZSTD, observer).expect("start");
+    let path = dir.path().join("pages-1.img");
+    let raw = memory(1, 5000);
+    let mut file = File::create(&path).expect("create");
+    file.write_all(&raw[..16 << 20]).expect("write");
+    // All but what is less than a piece, without the file having been closed.
+    until("stored while it grows", || {
+        seen.load(Ordering::Relaxed) >= 14 << 20
+    });
+    let meta = fs::metadata(&path).expect("meta");
+    assert!(meta.len() == 16 << 20 && meta.blocks() * 512 < 8 << 20);
+    file.write_all(&raw[16 << 20..]).expect("write");
+    drop(file);
+    let followed = follower.finish().expect("finish");
+    assert!(!path.exists());
+    assert_eq!(stored(dir.path(), "pages-1.img"), raw);
+    assert_eq!(followed.raw_bytes, raw.len() as u64);
+    assert!(followed.punched && followed.stored_bytes < followed.raw_bytes * 6 / 10);
+    let [entry] = &followed.files[..] else {
+        panic!("{followed:?}")
+    };
+    let path = dir.path().join(&entry.name);
+    assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
+    let reader = Reader::open(&path, entry.hash()).expect("as the entry says");
+    drop(reader);
+}
+
+#[test]
+fn past_the_page_cache_files_are_the_same() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let follower = start(dir.path(), DIRECT);
+    // Of several blocks, of one, of none.
+    let sizes = [(1, 10_000), (2, 3), (3, 0)];
+    for (id, pages) in sizes {
+        let path = dir.path().join(format!("pages-{id}.img"));
+        fs::write(path, memory(id, pages)).expect("write");
+    }
+    let followed = follower.finish().expect("finish");
+    for (id, pages) in sizes {
+        let name = format!("pages-{id}.img");
+        assert_eq!(stored(dir.path(), &name), memory(id, pages));
+        let entry = format!("{name}.zst");
+        let entry = followed.files.iter().find(|file| file.name == entry);
+        let entry = entry.expect("stored");
+        let path = dir.path().join(&entry.name);
+        assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
+        Reader::open(&path, entry.hash()).expect("as the entry says");
+    }
+}
+
+#[test]
+fn files_in_memory_are_stored_and_leave_no_links() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let files = Memory::make(dir.path(), 4).expect("files");
+    let observer = Arc::new(|_| {});
+    let files = Some(Arc::new(files));
+    let follower = Follower::with(dir.path(), DIRECT, files, observer).expect("start");
+    // More than there are links for; and one is never used.
+    let raw: Vec<_> = [(1, 3000), (2, 0), (4, 1), (5, 300)]
+        .map(|(id, pages)| (id, memory(id, pages)))
+        .into();
+    for (id, raw) in &raw {
+        let path = dir.path().join(format!("pages-{id}.img"));
+        fs::write(&path, raw).expect("write");
+        assert_eq!(path.is_symlink(), *id < 5);
+    }
+    // The first was closed, which is known without being told of the end.
+    until("stored", || dir.path().join("pages-4.img.zst").exists());
+    let followed = follower.finish().expect("finish");
+    assert_eq!(followed.files.len(), raw.len());
+    for (id, raw) in &raw {
+        assert_eq!(&stored(dir.path(), &format!("pages-{id}.img")), raw);
+    }
+    let left = fs::read_dir(dir.path()).expect("read");
+    assert_eq!(left.count(), raw.len());
+}
+
+#[test]
+fn files_of_every_kind() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let write = |name: &str, raw: &[u8]| fs::write(dir.path().join(name), raw).expect("write");
+    // Finished before we came; empty; less than a frame; no page image.
+    write("pages-1.img", &memory(1, 3000));
+    write("pages-2.img", b"");
+    let follower = start(dir.path(), ZSTD);
+    write("pages-3.img", &memory(3, 1));
+    write("pages-x.img", b"no");
+    write("core-1.img", b"no");
+    for id in 4..60 {
+        write(&format!("pages-{id}.img"), &memory(id, 10));
+    }
+    let open = File::create(dir.path().join("pages-60.img")).expect("create");
+    let followed = follower.finish().expect("finish");
+    drop(open);
+    assert_eq!(followed.files.len(), 60);
+    assert_eq!(stored(dir.path(), "pages-1.img"), memory(1, 3000));
+    assert_eq!(stored(dir.path(), "pages-2.img"), b"");
+    assert_eq!(stored(dir.path(), "pages-3.img"), memory(3, 1));
+    for id in 4..60 {
+        let name = format!("pages-{id}.img");
+        assert_eq!(stored(dir.path(), &name), memory(id, 10));
+        assert!(!dir.path().join(name).exists());
+    }
+    assert!(dir.path().join("pages-x.img").exists());
+    assert!(!dir.path().join("pages-x.img.zst").exists());
+}
+
+#[test]
+fn without_compression_files_stay_and_get_digests() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let raw = memory(1, 3000);
+    fs::write(dir.path().join("pages-1.img"), &raw).expect("write");
+    let followed = start(dir.path(), NONE).finish().expect("finish");
+    let path = dir.path().join("pages-1.img");
+    assert_eq!(fs::read(&path).expect("read"), raw);
+    let [pages, table] = &followed.files[..] else {
+        panic!("{followed:?}")
+    };
+    assert_eq!((pages.kind, table.kind), (Kind::Plain, Kind::Table));
+    assert_eq!(pages.size, raw.len() as u64);
+    Reader::open_plain(&path, &dir.path().join(&table.name), pages.hash()).expect("as it says");
+}
+
+#[test]
+fn a_file_that_changes_after_all_is_no_success() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("pages-1.img");
+    let follower = start(dir.path(), ZSTD);
+    fs::write(&path, memory(1, 300)).expect("write");
+    // Less than a piece: it is taken only because it was closed.
+    until("stored", || dir.path().join("pages-1.img.zst").exists());
+    let mut file = File::options().append(true).open(&path).expect("open");
+    file.write_all(&[1; 4096]).expect("write");
+    let error = follower.finish().expect_err("changed");
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    assert!(path.exists());
+}
+
+#[test]
+fn dropped_it_stops() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let follower = start(dir.path(), ZSTD);
+    let mut file = File::create(dir.path().join("pages-1.img")).expect("create");
+    file.write_all(&memory(1, 20_000)).expect("write");
+    drop(follower);
+    drop(file);
+    assert!(dir.path().join("pages-1.img").exists());
+}
+
+#[test]
+fn a_directory_that_is_not_there_and_a_level_that_is_none() {
+    let gone = Path::new("/nonexistent");
+    assert!(Follower::start(gone, ZSTD, Arc::new(|_| {})).is_err());
+    let dir = tempfile::tempdir().expect("tempdir");
+    fs::write(dir.path().join("pages-1.img.zst"), b"mine").expect("write");
+    fs::write(dir.path().join("pages-1.img"), memory(1, 3)).expect("write");
+    let follower = start(dir.path(), ZSTD);
+    let error = follower.finish().expect_err("in the way").to_string();
+    assert!(error.contains("pages-1.img.zst"), "{error}");
+}
+
+/// A file system of two megabytes, in a mount namespace of this thread's own.
+#[test]
+fn a_full_disk_is_an_error_and_leaves_no_thread() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    std::thread::spawn(|| {
+        let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                None::<&str>,
+            )
+        });
+        // Not root: nothing to be tested with.
+        if private.is_err() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        let size = Some("size=2m");
+        mount(
+            Some("none"),
+            dir.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            size,
+        )
+        .expect("tmpfs");
+        let path = dir.path().join("pages-1.img");
+        let follower = start(dir.path(), ZSTD);
+        // CRIU leaves too little room for what we store.
+        fs::write(dir.path().join("ghost"), vec![1; 700 << 10]).expect("write");
+        fs::write(&path, memory(1, 300)).expect("write");
+        let error = follower.finish().expect_err("full");
+        assert!(error.is_full(), "{error}");
+        for left in ["pages-1.img", "pages-1.img.zst"] {
+            fs::remove_file(dir.path().join(left)).expect("remove");
+        }
+        // The disk's thread finds it out.
+        let files = Some(Arc::new(Memory::make(dir.path(), 1).expect("files")));
+        let follower = Follower::with(dir.path(), DIRECT, files, Arc::new(|_| {}));
+        fs::write(&path, memory(1, 9000)).expect("write");
+        let error = follower.expect("start").finish().expect_err("full");
+        assert!(error.is_full(), "{error}");
+        nix::mount::umount(dir.path()).expect("umount");
+    })
+    .join()
+    .expect("as it should");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn any_way_of_writing(
+        writes in prop::collection::vec((0usize..3, 1usize..300, any::<bool>()), 1..16),
+        memory_setting in prop_oneof![0u64..(16 << 20), Just(DIRECT.memory)],
+        in_memory in any::<bool>(),
+        compress in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let options = Options {
+            compression: if compress { ZSTD.compression } else { Compression::None },
+            memory: memory_setting,
+            flush: compress,
+            expected: None,
+        };
+        // Of three, two, if they are to be stored.
+        let in_memory = (compress && in_memory)
+            .then(|| Arc::new(Memory::make(dir.path(), 2).expect("files")));
+        let follower = Follower::with(dir.path(), options, in_memory, Arc::new(|_| {}))
+            .expect("start");
+        let mut files: [Option<File>; 3] = [None, None, None];
+        let mut closed = [false; 3];
+        let mut raw = [const { Vec::new() }; 3];
+        for (seed, (at, pages, close)) in writes.into_iter().enumerate() {
+            if closed[at] {
+                continue;
+            }
+            let path = dir.path().join(format!("pages-{at}.img"));
+            let file = files[at].get_or_insert_with(|| File::create(path).expect("create"));
+            let bytes = memory(seed as u64, pages);
+            file.write_all(&bytes).expect("write");
+            raw[at].extend(bytes);
+            if close {
+                closed[at] = true;
+                files[at] = None;
+            }
+        }
+        drop(files);
+        let followed = follower.finish().expect("finish");
+        let total: usize = raw.iter().map(Vec::len).sum();
+        prop_assert_eq!(followed.raw_bytes, total as u64);
+        for (at, raw) in raw.iter().enumerate().filter(|(_, raw)| !raw.is_empty()) {
+            let name = format!("pages-{at}.img");
+            if compress {
+                prop_assert_eq!(&stored(dir.path(), &name), raw);
+            } else {
+                prop_assert_eq!(&fs::read(dir.path().join(&name)).expect("read"), raw);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Which page images there are, how long they are, and which are finished.
+//!
+//! inotify tells of a new file and of one that its writer has closed. That a
+//! file has grown it tells only on kernels since 6.4, because CRIU moves pages
+//! from a pipe (splice), which reported nothing before. So a growing file's
+//! length is looked at every few milliseconds, on every kernel alike: this wakes
+//! one thread, and only while CRIU writes.
+//!
+//! A file in memory is there from the beginning, and its own watch tells when CRIU
+//! takes it up: to the rest of us it is there from then on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+
+use crate::format::manifest::is_pages;
+
+use super::Error;
+use super::memory::Memory;
+use super::work::Shared;
+
+/// How often a growing file is looked at, in milliseconds. CRIU writes some ten
+/// megabytes in that time, which is a few pieces for the workers.
+const LOOK: u8 = 5;
+
+/// The thread, and what ends it.
+pub(super) struct Watcher {
+    /// Its other end hangs up when this is dropped.
+    end: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub(super) fn start(
+        dir: &Path,
+        memory: Option<Arc<Memory>>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self, Error> {
+        let failed = |source| Error::File {
+            what: "watch",
+            path: dir.to_owned(),
+            source,
+        };
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .map_err(|errno| failed(errno.into()))?;
+        inotify
+            .add_watch(
+                dir,
+                AddWatchFlags::IN_CREATE | AddWatchFlags::IN_CLOSE_WRITE,
+            )
+            .map_err(|errno| failed(errno.into()))?;
+        let in_memory = match &memory {
+            Some(memory) => memory
+                .watch(&inotify)
+                .map_err(|errno| failed(errno.into()))?,
+            None => HashMap::new(),
+        };
+        let (ended, end) = io::pipe().map_err(Error::Start)?;
+        let mut watch = Watch {
+            dir: dir.to_owned(),
+            inotify,
+            memory,
+            in_memory,
+            unsure: false,
+            shared: Arc::clone(shared),
+            growing: BTreeSet::new(),
+            known: BTreeSet::new(),
+        };
+        // Before the first event is read: what is there by now may have had its
+        // events before the watch began.
+        watch.list().map_err(failed)?;
+        let thread = thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || {
+                if let Err(source) = watch.run(&ended.into()) {
+                    watch.shared.fail(Error::File {
+                        what: "watch",
+                        path: watch.dir.clone(),
+                        source,
+                    });
+                }
+            })
+            .map_err(Error::Start)?;
+        Ok(Self {
+            end: Some(end.into()),
+            thread: Some(thread),
+        })
+    }
+
+    /// CRIU writes no more: whatever is in the directory now is finished.
+    pub(super) fn end(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watch {
+    dir: PathBuf,
+    inotify: Inotify,
+    memory: Option<Arc<Memory>>,
+    /// Which of the files in memory a watch is of.
+    in_memory: HashMap<WatchDescriptor, String>,
+    /// Events were lost.
+    unsure: bool,
+    shared: Arc<Shared>,
+    growing: BTreeSet<String>,
+    known: BTreeSet<String>,
+}
+
+impl Watch {
+    fn run(&mut self, ended: &OwnedFd) -> io::Result<()> {
+        loop {
+            let timeout = match self.growing.is_empty() {
+                true => PollTimeout::NONE,
+                false => PollTimeout::from(LOOK),
+            };
+            let inotify = self.inotify.as_fd();
+            let mut ready = [
+                PollFd::new(inotify, PollFlags::POLLIN),
+                PollFd::new(ended.as_fd(), PollFlags::empty()),
+            ];
+            match poll(&mut ready, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let over = ready[1].revents().is_some_and(|events| !events.is_empty());
+            self.events()?;
+            self.look()?;
+            if over {
+                self.list()?;
+                for name in std::mem::take(&mut self.growing) {
+                    self.finished(&name)?;
+                }
+                self.shared.all_known();
+                return Ok(());
+            }
+        }
+    }
+
+    fn events(&mut self) -> io::Result<()> {
+        loop {
+            let events = match self.inotify.read_events() {
+                Ok(events) => events,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            };
+            for event in events {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                    // What was closed unheard is found at the end, and what was
+                    // taken up and has nothing in it can't be told from the rest.
+                    self.unsure = true;
+                    self.list()?;
+                }
+                let Some(name) = self.name(&event) else {
+                    continue;
+                };
+                if !is_pages(&name) {
+                    continue;
+                }
+                self.add(&name);
+                if event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE) && self.growing.remove(&name)
+                {
+                    self.finished(&name)?;
+                }
+            }
+        }
+    }
+
+    /// The file that an event is about.
+    fn name(&self, event: &InotifyEvent) -> Option<String> {
+        match self.in_memory.get(&event.wd) {
+            Some(name) => Some(name.clone()),
+            None => event.name.as_ref()?.to_str().map(str::to_owned),
+        }
+    }
+
+    fn list(&mut self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            if let Some(name) = name.to_str().filter(|name| is_pages(name))
+                && !self.is_untouched(name)
+            {
+                self.add(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file is there only because we made it.
+    fn is_untouched(&self, name: &str) -> bool {
+        let memory = self.memory.as_ref().filter(|_| !self.unsure);
+        memory.is_some_and(|memory| memory.has_empty(name))
+    }
+
+    fn add(&mut self, name: &str) {
+        if self.known.insert(name.to_owned()) {
+            self.growing.insert(name.to_owned());
+            self.shared.add(name);
+        }
+    }
+
+    fn look(&self) -> io::Result<()> {
+        for name in &self.growing {
+            self.shared.grown(name, self.length(name)?, false);
+        }
+        Ok(())
+    }
+
+    fn finished(&self, name: &str) -> io::Result<()> {
+        self.shared.grown(name, self.length(name)?, true);
+        Ok(())
+    }
+
+    fn length(&self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.dir.join(name))?.len())
+    }
+}

@@ -1,0 +1,585 @@
+//! The workers, and what they share.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::format::manifest::{Entry, Kind};
+use crate::format::pages::{Compression, Digest, Encoder, FRAME, Summary, TableBuilder, Writer};
+use crate::progress::{Observer, Phase, Progress};
+use crate::sys;
+
+use super::disk::{Queue, Stream, create};
+use super::{Error, Followed, Share, stored_name};
+
+/// What workers, watcher and the follower itself have in common.
+pub(super) struct Shared {
+    dir: PathBuf,
+    compression: Compression,
+    share: Share,
+    state: Mutex<State>,
+    /// There may be a piece to take, or none any more.
+    changed: Condvar,
+    observer: Arc<Observer>,
+    /// To the disk, if that is where it has to go.
+    queue: Option<Queue>,
+    raw: AtomicU64,
+    done: AtomicU64,
+    stored: AtomicU64,
+    punches: AtomicBool,
+}
+
+struct State {
+    /// Files with something left to take, in the order in which CRIU began them.
+    waiting: VecDeque<Waiting>,
+    /// Files that are stored.
+    finished: Vec<Stored>,
+    /// Files that are not: waiting, or their last piece is under way.
+    unfinished: usize,
+    /// Pieces that were taken and are not yet written.
+    in_memory: usize,
+    /// Buffers that are to be used again.
+    spare: Vec<Vec<u8>>,
+    /// The watcher has seen all there is.
+    complete: bool,
+    /// CRIU has ended: no reason to be slow any more.
+    hurried: bool,
+    /// Workers of low priority, by thread id.
+    low: Vec<i32>,
+    /// Those of low priority are to go.
+    replaced: bool,
+    stopped: bool,
+    failed: Option<Error>,
+}
+
+/// A page image with something left to take.
+struct Waiting {
+    name: String,
+    length: u64,
+    taken: u64,
+    closed: bool,
+    file: Option<Arc<PageFile>>,
+}
+
+/// A page image that is being stored.
+struct PageFile {
+    name: String,
+    path: PathBuf,
+    raw: File,
+    out: Mutex<Out>,
+}
+
+/// Where pieces go, in turn.
+struct Out {
+    /// Raw bytes of the pieces so far: the beginning of the one whose turn it is.
+    turn: u64,
+    /// Pieces that are ready before their turn, by their beginning.
+    ready: BTreeMap<u64, Ready>,
+    /// Nothing while somebody is writing, and at the end.
+    sink: Option<Sink>,
+}
+
+enum Sink {
+    Frames {
+        writer: Writer<Stream>,
+        path: PathBuf,
+    },
+    Digests(TableBuilder),
+}
+
+struct Stored {
+    raw_path: PathBuf,
+    entries: Vec<Entry>,
+    summary: Summary,
+}
+
+/// A few frames to store.
+struct Piece {
+    file: Arc<PageFile>,
+    offset: u64,
+    length: u64,
+    last: bool,
+}
+
+/// A piece that only has to be written.
+struct Ready {
+    length: u64,
+    last: bool,
+    /// The frames, one after the other.
+    stored: Vec<u8>,
+    /// Raw and stored length of each frame, and its digest.
+    frames: Vec<(u32, usize, Digest)>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        dir: &Path,
+        compression: Compression,
+        share: Share,
+        queue: Option<Queue>,
+        observer: Arc<Observer>,
+    ) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            compression,
+            share,
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                finished: Vec::new(),
+                unfinished: 0,
+                in_memory: 0,
+                spare: Vec::new(),
+                complete: false,
+                hurried: false,
+                low: Vec::new(),
+                replaced: false,
+                stopped: false,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+            observer,
+            queue,
+            raw: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            punches: AtomicBool::new(true),
+        }
+    }
+
+    /// A worker that panicked is found by what it left undone, not by its lock.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.share.workers
+    }
+
+    /// CRIU has begun a page image.
+    pub(super) fn add(&self, name: &str) {
+        let mut state = self.state();
+        state.unfinished += 1;
+        state.waiting.push_back(Waiting {
+            name: name.to_owned(),
+            length: 0,
+            taken: 0,
+            closed: false,
+            file: None,
+        });
+    }
+
+    /// A page image is this long now, and maybe finished.
+    pub(super) fn grown(&self, name: &str, length: u64, closed: bool) {
+        let mut state = self.state();
+        let Some(file) = state.waiting.iter_mut().find(|file| file.name == name) else {
+            return;
+        };
+        self.raw
+            .fetch_add(length.saturating_sub(file.length), Relaxed);
+        file.length = file.length.max(length);
+        file.closed |= closed;
+        if file.closed || file.length - file.taken >= self.share.piece {
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// No page image will be added.
+    pub(super) fn all_known(&self) {
+        self.state().complete = true;
+        self.changed.notify_all();
+    }
+
+    /// Gives the workers the priority `nice`. False if that is not allowed: then
+    /// they go, each after its piece, and others must be started.
+    pub(super) fn hurry(&self, nice: i32) -> bool {
+        let mut state = self.state();
+        state.hurried = true;
+        let low = std::mem::take(&mut state.low);
+        let raised = low
+            .into_iter()
+            .all(|thread| sys::raise_priority(thread, nice));
+        state.replaced = !raised;
+        drop(state);
+        self.changed.notify_all();
+        raised
+    }
+
+    /// A worker begins: at low priority, if CRIU is still running. Digests alone
+    /// take so little that they would only be left for the time after CRIU.
+    fn begin(&self) {
+        let mut state = self.state();
+        if !state.hurried && self.compression != Compression::None {
+            state.low.push(sys::thread_id());
+            sys::lower_priority();
+        }
+    }
+
+    /// A worker ends, and its thread id may become another's.
+    fn end(&self) {
+        let thread = sys::thread_id();
+        self.state().low.retain(|low| *low != thread);
+    }
+
+    pub(super) fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn fail(&self, error: Error) {
+        self.state().failed.get_or_insert(error);
+        self.stop();
+    }
+
+    /// What was stored, once all workers have ended; and away with CRIU's files.
+    pub(super) fn take(&self) -> Result<Followed, Error> {
+        let mut state = self.state();
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        if state.unfinished > 0 {
+            return Err(Error::Start(io::Error::other("a thread ended too early")));
+        }
+        let mut followed = Followed {
+            files: Vec::new(),
+            raw_bytes: 0,
+            stored_bytes: 0,
+            punched: self.punches.load(Relaxed),
+        };
+        for file in state.finished.drain(..) {
+            let path = file.raw_path;
+            let found = fs::metadata(&path).map_err(at("read", &path))?.len();
+            if found != file.summary.raw_bytes {
+                return Err(Error::Changed {
+                    path,
+                    found,
+                    read: file.summary.raw_bytes,
+                });
+            }
+            if self.compression != Compression::None {
+                fs::remove_file(&path).map_err(at("remove", &path))?;
+            }
+            followed.raw_bytes += file.summary.raw_bytes;
+            followed.stored_bytes += file.summary.stored_bytes;
+            followed.files.extend(file.entries);
+        }
+        Ok(followed)
+    }
+
+    /// Waits for the next piece; nothing if this worker is to go.
+    fn next(&self, low: bool) -> Option<Piece> {
+        let mut state = self.state();
+        loop {
+            if state.stopped || (low && state.replaced) {
+                return None;
+            }
+            let ready =
+                |file: &Waiting| file.closed || file.length - file.taken >= self.share.piece;
+            let room = state.in_memory < self.share.in_memory;
+            if let Some(at) = state.waiting.iter().position(ready).filter(|_| room) {
+                return match self.piece_of(&mut state, at) {
+                    Ok(piece) => Some(piece),
+                    Err(error) => {
+                        drop(state);
+                        self.fail(error);
+                        None
+                    }
+                };
+            }
+            if state.complete && state.waiting.is_empty() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn piece_of(&self, state: &mut State, at: usize) -> Result<Piece, Error> {
+        let waiting = &mut state.waiting[at];
+        let file = match &waiting.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(PageFile::open(self, &waiting.name)?);
+                waiting.file = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let offset = waiting.taken;
+        let length = (waiting.length - offset).min(self.share.piece);
+        waiting.taken += length;
+        let last = waiting.closed && waiting.taken == waiting.length;
+        if last {
+            state.waiting.remove(at);
+            // Those who wait for a file may find that there is none any more.
+            self.changed.notify_all();
+        }
+        state.in_memory += 1;
+        Ok(Piece {
+            file,
+            offset,
+            length,
+            last,
+        })
+    }
+
+    /// Tells how far it is.
+    pub(super) fn tell(&self) {
+        let phase = match self.state().hurried {
+            true => Phase::Compress,
+            false => Phase::Dump,
+        };
+        (self.observer)(Progress {
+            phase,
+            raw: self.raw.load(Relaxed),
+            done: self.done.load(Relaxed),
+            stored: self.stored.load(Relaxed),
+        });
+    }
+}
+
+/// A worker's life.
+///
+/// `low` says that it was started while CRIU was running.
+pub(super) fn work(shared: &Shared, low: bool) {
+    shared.begin();
+    let result = Desk::new(shared).and_then(|mut desk| {
+        while let Some(piece) = shared.next(low) {
+            desk.store(shared, &piece)?;
+        }
+        Ok(())
+    });
+    shared.end();
+    if let Err(error) = result {
+        shared.fail(error);
+    }
+}
+
+/// What a worker has in memory.
+struct Desk {
+    encoder: Encoder,
+    raw: Vec<u8>,
+}
+
+impl Desk {
+    fn new(shared: &Shared) -> Result<Self, Error> {
+        Ok(Self {
+            encoder: Encoder::new(shared.compression).map_err(Error::Encoder)?,
+            raw: Vec::new(),
+        })
+    }
+
+    fn store(&mut self, shared: &Shared, piece: &Piece) -> Result<(), Error> {
+        let file = &*piece.file;
+        // At most a piece, whose length was chosen by the memory there may be.
+        self.raw.resize(piece.length as usize, 0);
+        file.raw
+            .read_exact_at(&mut self.raw, piece.offset)
+            .map_err(at("read", &file.path))?;
+        let ready = self.compress(shared, piece)?;
+        shared.write(file, piece.offset, ready)
+    }
+
+    fn compress(&mut self, shared: &Shared, piece: &Piece) -> Result<Ready, Error> {
+        let mut stored = shared.state().spare.pop().unwrap_or_default();
+        stored.clear();
+        let mut frames = Vec::new();
+        for raw in self.raw.chunks(FRAME as usize) {
+            let before = stored.len();
+            let digest = match shared.compression {
+                Compression::None => Digest::of(raw),
+                Compression::Zstd { .. } => self
+                    .encoder
+                    .encode(raw, &mut stored)
+                    .map_err(Error::Encoder)?,
+            };
+            // A frame's length fits: it is at most FRAME.
+            frames.push((raw.len() as u32, stored.len() - before, digest));
+        }
+        Ok(Ready {
+            length: piece.length,
+            last: piece.last,
+            stored,
+            frames,
+        })
+    }
+}
+
+impl Shared {
+    /// Writes a piece if it is its turn, and those after it that are ready. If it
+    /// isn't, or if another is writing, it is left to whoever comes to it: no
+    /// worker waits for another.
+    fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
+        let mut out = file.out();
+        out.ready.insert(offset, ready);
+        loop {
+            let turn = out.turn;
+            let Some(mut sink) = out.sink.take() else {
+                return Ok(());
+            };
+            let Some(piece) = out.ready.remove(&turn) else {
+                out.sink = Some(sink);
+                return Ok(());
+            };
+            drop(out);
+            self.append(&mut sink, file, &piece)?;
+            if self.compression != Compression::None {
+                punch(self, file, turn, piece.length)?;
+            }
+            self.done.fetch_add(piece.length, Relaxed);
+            self.stored.fetch_add(piece.stored.len() as u64, Relaxed);
+            if piece.last {
+                finish(self, file, sink)?;
+                self.written(piece);
+                return Ok(());
+            }
+            out = file.out();
+            out.turn += piece.length;
+            out.sink = Some(sink);
+            drop(out);
+            self.written(piece);
+            out = file.out();
+        }
+    }
+
+    fn append(&self, sink: &mut Sink, file: &PageFile, piece: &Ready) -> Result<(), Error> {
+        let mut stored = &piece.stored[..];
+        for (raw, length, digest) in &piece.frames {
+            match sink {
+                Sink::Frames { writer, path, .. } => {
+                    let (frame, rest) = stored.split_at(*length);
+                    writer
+                        .frame(*raw, frame, *digest)
+                        .map_err(at("write", path))?;
+                    stored = rest;
+                }
+                Sink::Digests(table) => table
+                    .frame(*raw, *raw, *digest)
+                    .map_err(at("digest", &file.path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece is out of memory: there is room for another.
+    fn written(&self, piece: Ready) {
+        let mut state = self.state();
+        state.in_memory -= 1;
+        state.spare.push(piece.stored);
+        drop(state);
+        self.changed.notify_all();
+        self.tell();
+    }
+}
+
+/// Gives back what of CRIU's file is stored.
+fn punch(shared: &Shared, file: &PageFile, offset: u64, length: u64) -> Result<(), Error> {
+    if length == 0 || !shared.punches.load(Relaxed) {
+        return Ok(());
+    }
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    // File offsets fit: the kernel's are signed, too.
+    match fallocate(&file.raw, flags, offset as i64, length as i64) {
+        Ok(()) => Ok(()),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            shared.punches.store(false, Relaxed);
+            Ok(())
+        }
+        Err(errno) => Err(at("punch a hole into", &file.path)(errno.into())),
+    }
+}
+
+/// The last piece is written: the trailer.
+fn finish(shared: &Shared, file: &PageFile, sink: Sink) -> Result<(), Error> {
+    let (name, kind) = stored_name(&file.name, shared.compression);
+    let (summary, entries) = match sink {
+        Sink::Frames { writer, path } => {
+            let (stream, summary) = writer.finish().map_err(at("write", &path))?;
+            stream.end().map_err(at("write", &path))?;
+            let entry = Entry::pages(&name, kind, &summary);
+            (summary, vec![entry])
+        }
+        Sink::Digests(table) => {
+            let (trailer, summary) = table.finish();
+            let table_name = format!("{name}.table");
+            let path = shared.dir.join(&table_name);
+            let table = create(&path).map_err(at("make", &path))?;
+            (&table).write_all(&trailer).map_err(at("write", &path))?;
+            if let Some(queue) = &shared.queue {
+                let raw = File::open(&file.path).map_err(at("open", &file.path))?;
+                queue.begin(Arc::new(raw));
+            }
+            let size = trailer.len() as u64;
+            let entries = vec![
+                Entry::pages(&name, kind, &summary),
+                Entry::whole(&table_name, Kind::Table, size, summary.table_digest),
+            ];
+            (summary, entries)
+        }
+    };
+    let mut state = shared.state();
+    state.unfinished -= 1;
+    state.finished.push(Stored {
+        raw_path: file.path.clone(),
+        entries,
+        summary,
+    });
+    Ok(())
+}
+
+impl PageFile {
+    fn open(shared: &Shared, name: &str) -> Result<Self, Error> {
+        let Shared {
+            dir, compression, ..
+        } = shared;
+        let path = dir.join(name);
+        let raw = OpenOptions::new()
+            .read(true)
+            .write(*compression != Compression::None)
+            .open(&path)
+            .map_err(at("open", &path))?;
+        let sink = match compression {
+            Compression::None => Sink::Digests(TableBuilder::new(FRAME)),
+            Compression::Zstd { .. } => {
+                let path = dir.join(stored_name(name, *compression).0);
+                let stream =
+                    Stream::create(&path, shared.queue.clone()).map_err(at("make", &path))?;
+                Sink::Frames {
+                    writer: Writer::new(stream, FRAME),
+                    path,
+                }
+            }
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            raw,
+            out: Mutex::new(Out {
+                turn: 0,
+                ready: BTreeMap::new(),
+                sink: Some(sink),
+            }),
+        })
+    }
+
+    fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File {
+        what,
+        path: path.clone(),
+        source,
+    }
+}

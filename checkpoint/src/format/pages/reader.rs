@@ -1,0 +1,469 @@
+//! Reading page files: any part, from any number of threads at once.
+//!
+//! Nothing is given out that has not been checked: the trailer against the
+//! manifest when the file is opened, a frame against the trailer before it is
+//! decoded. So zstd never sees bytes that no [`super::Writer`] wrote.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use super::digest::Digest;
+use super::table::{FOOTER, Malformed, Table};
+
+/// Why a page file can't be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The system could not read it.
+    #[error("the checkpoint's {} cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its end is no trailer, or one that does not fit the file.
+    #[error("the checkpoint's {} is damaged or truncated: {why}; take the checkpoint again or restore another", file.display())]
+    Trailer {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with the trailer.
+        why: Malformed,
+    },
+    /// Its trailer is not the one that the manifest names.
+    #[error("the checkpoint's {} does not match the manifest: it is damaged or of another checkpoint; take the checkpoint again or restore another", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A frame's bytes are not what they were.
+    #[error("the checkpoint's {} is damaged in frame {frame} (bytes {start} to {end} of the file); take the checkpoint again or restore another", file.display())]
+    Frame {
+        /// The file.
+        file: PathBuf,
+        /// The frame's number, from 0.
+        frame: usize,
+        /// Where the frame's stored bytes begin.
+        start: u64,
+        /// Where they end.
+        end: u64,
+    },
+}
+
+/// zstd's working memory and a frame's stored bytes; one per thread.
+#[derive(Default)]
+pub struct Decoder {
+    zstd: zstd::bulk::Decompressor<'static>,
+    stored: Vec<u8>,
+    /// A frame of which only a part is wanted.
+    raw: Vec<u8>,
+}
+
+/// How the frames of a file are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Zstd,
+    AsTheyAre,
+}
+
+/// A page file, open for reading.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    path: PathBuf,
+    table: Table,
+    stored: Stored,
+}
+
+impl Reader {
+    /// Opens a compressed page file. `digest` is its trailer's, from the
+    /// manifest; without one the file is only checked against itself.
+    ///
+    /// # Errors
+    /// It can't be read, or its trailer is damaged.
+    pub fn open(path: &Path, digest: Option<blake3::Hash>) -> Result<Self, Damage> {
+        let (file, length) = open(path)?;
+        let trailer = trailer_of(&file, length, path)?;
+        let table = check(path, &trailer, digest)?;
+        if table.stored_bytes() != length - trailer.len() as u64 {
+            return Err(unfit(path));
+        }
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            table,
+            stored: Stored::Zstd,
+        })
+    }
+
+    /// Opens a page file that is stored as it is, whose trailer is the file
+    /// `table`.
+    ///
+    /// # Errors
+    /// One of both can't be read, or the trailer is damaged or not this file's.
+    pub fn open_plain(
+        path: &Path,
+        table: &Path,
+        digest: Option<blake3::Hash>,
+    ) -> Result<Self, Damage> {
+        let (table_file, table_length) = open(table)?;
+        let trailer = trailer_of(&table_file, table_length, table)?;
+        if trailer.len() as u64 != table_length {
+            return Err(unfit(table));
+        }
+        let trailer = check(table, &trailer, digest)?;
+        let (file, length) = open(path)?;
+        // With equal sums, no frame is stored shorter than another longer.
+        let as_it_is = (0..trailer.frames()).all(|frame| {
+            trailer
+                .stored(frame)
+                .is_some_and(|(_, stored)| stored == trailer.raw_len(frame))
+        });
+        if !as_it_is || trailer.raw_bytes() != length {
+            return Err(unfit(path));
+        }
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            table: trailer,
+            stored: Stored::AsTheyAre,
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the system says of the file.
+    ///
+    /// # Errors
+    /// It can't be asked.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// Where the frames are.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// A frame's raw bytes, checked. `out` becomes exactly as long as they are.
+    ///
+    /// # Errors
+    /// The frame is damaged or can't be read; it is named.
+    ///
+    /// # Panics
+    /// There is no such frame.
+    pub fn decode(
+        &self,
+        frame: usize,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damage> {
+        out.resize(self.table.raw_len(frame), 0);
+        self.decode_into(frame, decoder, out)
+    }
+
+    /// As [`Self::decode`], to a place of the frame's length.
+    ///
+    /// # Errors
+    /// The frame is damaged or can't be read; it is named.
+    ///
+    /// # Panics
+    /// There is no such frame, or `out` has another length.
+    pub fn decode_into(
+        &self,
+        frame: usize,
+        decoder: &mut Decoder,
+        out: &mut [u8],
+    ) -> Result<(), Damage> {
+        let (start, length) = self.table.stored(frame).expect("a frame of this file");
+        assert_eq!(out.len(), self.table.raw_len(frame), "the frame's length");
+        let damaged = || Damage::Frame {
+            file: self.path.clone(),
+            frame,
+            start,
+            end: start + length as u64,
+        };
+        let stored: &[u8] = match self.stored {
+            Stored::AsTheyAre => {
+                self.read(start, out)?;
+                out
+            }
+            Stored::Zstd => {
+                decoder.stored.resize(length, 0);
+                self.read(start, &mut decoder.stored)?;
+                &decoder.stored
+            }
+        };
+        if self.table.digest(frame) != Some(Digest::of(stored)) {
+            return Err(damaged());
+        }
+        if self.stored == Stored::Zstd {
+            match decoder.zstd.decompress_to_buffer(&decoder.stored, out) {
+                Ok(written) if written == out.len() => {}
+                _ => return Err(damaged()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `out` from the raw file at `offset`, up to the file's end, and
+    /// returns how much that was. Frames that `out` has room for are decoded in
+    /// place.
+    ///
+    /// # Errors
+    /// A frame is damaged or can't be read; it is named.
+    pub fn read_at(
+        &self,
+        offset: u64,
+        decoder: &mut Decoder,
+        out: &mut [u8],
+    ) -> Result<usize, Damage> {
+        let frame_size = u64::from(self.table.frame_size());
+        let mut done = 0;
+        while done < out.len() {
+            let at = offset.saturating_add(done as u64);
+            if at >= self.table.raw_bytes() {
+                break;
+            }
+            // Both fit: there are fewer frames than a u32 counts, and a frame
+            // is smaller.
+            let frame = (at / frame_size) as usize;
+            let skip = (at % frame_size) as usize;
+            let length = self.table.raw_len(frame);
+            let wanted = (out.len() - done).min(length - skip);
+            let place = &mut out[done..done + wanted];
+            if wanted == length {
+                self.decode_into(frame, decoder, place)?;
+            } else {
+                let mut raw = std::mem::take(&mut decoder.raw);
+                let result = self.decode(frame, decoder, &mut raw);
+                if result.is_ok() {
+                    place.copy_from_slice(&raw[skip..skip + wanted]);
+                }
+                decoder.raw = raw;
+                result?;
+            }
+            done += wanted;
+        }
+        Ok(done)
+    }
+
+    fn read(&self, start: u64, out: &mut [u8]) -> Result<(), Damage> {
+        self.file
+            .read_exact_at(out, start)
+            .map_err(|source| Damage::Read {
+                file: self.path.clone(),
+                source,
+            })
+    }
+}
+
+/// Opens a regular file: a link can lead anywhere, and a pipe would keep us
+/// waiting.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        )),
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64), Damage> {
+    let open = || {
+        let file = open_regular(path)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    };
+    open().map_err(|source| Damage::Read {
+        file: path.to_owned(),
+        source,
+    })
+}
+
+fn unfit(path: &Path) -> Damage {
+    Damage::Trailer {
+        file: path.to_owned(),
+        why: Malformed::LENGTH,
+    }
+}
+
+/// The trailer at the end of a file, not looked at yet. It is no longer than the
+/// file.
+fn trailer_of(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, Damage> {
+    let read = |bytes: &mut [u8]| {
+        let start = length.saturating_sub(bytes.len() as u64);
+        file.read_exact_at(bytes, start)
+            .map_err(|source| Damage::Read {
+                file: path.to_owned(),
+                source,
+            })
+    };
+    let mut footer = [0; FOOTER];
+    if length < FOOTER as u64 {
+        return Err(unfit(path));
+    }
+    read(&mut footer)?;
+    let trailer = Table::length(footer).map_err(|why| Damage::Trailer {
+        file: path.to_owned(),
+        why,
+    })?;
+    if trailer > length {
+        return Err(unfit(path));
+    }
+    let mut bytes = vec![0; trailer as usize];
+    read(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn check(path: &Path, trailer: &[u8], digest: Option<blake3::Hash>) -> Result<Table, Damage> {
+    if digest.is_some_and(|digest| digest != blake3::hash(trailer)) {
+        return Err(Damage::Foreign {
+            file: path.to_owned(),
+        });
+    }
+    Table::parse(trailer).map_err(|why| Damage::Trailer {
+        file: path.to_owned(),
+        why,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Compression, Encoder, TableBuilder, Writer};
+    use super::*;
+    use std::fs;
+
+    const FRAME: usize = 4096;
+
+    fn raw() -> Vec<u8> {
+        (0..5_000u32).flat_map(|n| (n / 30).to_le_bytes()).collect()
+    }
+
+    fn stored(dir: &Path) -> (PathBuf, blake3::Hash) {
+        let path = dir.join("pages-1.img.zst");
+        let file = File::create(&path).expect("create");
+        let mut encoder = Encoder::new(Compression::Zstd { level: 1 }).expect("encoder");
+        let mut writer = Writer::new(file, FRAME as u32);
+        for chunk in raw().chunks(FRAME) {
+            let mut frame = Vec::new();
+            let digest = encoder.encode(chunk, &mut frame).expect("encode");
+            writer
+                .frame(chunk.len() as u32, &frame, digest)
+                .expect("frame");
+        }
+        (path, writer.finish().expect("finish").1.table_digest)
+    }
+
+    #[test]
+    fn any_part_is_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (path, digest) = stored(dir.path());
+        let reader = Reader::open(&path, Some(digest)).expect("open");
+        let raw = raw();
+        let mut decoder = Decoder::default();
+        for (offset, length) in [
+            (0, raw.len()),
+            (0, raw.len() + 100),
+            (1, 1),
+            (FRAME - 1, 2),
+            (FRAME, FRAME),
+            (100, 3 * FRAME),
+            (raw.len() - 1, 10),
+            (raw.len(), 10),
+            (usize::MAX, 10),
+        ] {
+            let mut out = vec![0; length];
+            let got = reader
+                .read_at(offset as u64, &mut decoder, &mut out)
+                .expect("read");
+            let start = offset.min(raw.len());
+            let expected = &raw[start..start.saturating_add(length).min(raw.len())];
+            assert_eq!(&out[..got], expected, "{length} at {offset}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found_and_named() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (path, digest) = stored(dir.path());
+        let whole = fs::read(&path).expect("read");
+        let table = Reader::open(&path, None).expect("open").table;
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            fs::write(&path, bytes).expect("write");
+            let mut out = vec![0; raw().len()];
+            let result = Reader::open(&path, Some(digest))
+                .and_then(|reader| reader.read_at(0, &mut Decoder::default(), &mut out));
+            match result.expect_err("damage") {
+                Damage::Frame {
+                    frame, start, end, ..
+                } => {
+                    assert!((start..end).contains(&(at as u64)));
+                    assert_eq!(table.stored(frame).map(|(start, _)| start), Some(start));
+                }
+                Damage::Foreign { .. } | Damage::Trailer { .. } => {
+                    assert!(at as u64 >= table.stored_bytes());
+                }
+                Damage::Read { source, .. } => panic!("{source}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_is_found() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (path, _) = stored(dir.path());
+        let whole = fs::read(&path).expect("read");
+        for end in 0..whole.len() {
+            fs::write(&path, &whole[..end]).expect("write");
+            assert!(Reader::open(&path, None).is_err(), "cut to {end}");
+        }
+    }
+
+    #[test]
+    fn file_that_stays_as_it_is() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let [path, table] = ["pages-1.img", "pages-1.img.table"].map(|name| dir.path().join(name));
+        let mut raw = raw();
+        let mut builder = TableBuilder::new(FRAME as u32);
+        for chunk in raw.chunks(FRAME) {
+            let length = chunk.len() as u32;
+            builder
+                .frame(length, length, Digest::of(chunk))
+                .expect("frame");
+        }
+        let (trailer, summary) = builder.finish();
+        fs::write(&path, &raw).expect("write");
+        fs::write(&table, trailer).expect("write");
+        let open = || Reader::open_plain(&path, &table, Some(summary.table_digest));
+        let mut out = vec![0; raw.len()];
+        let mut decoder = Decoder::default();
+        open()
+            .expect("open")
+            .read_at(0, &mut decoder, &mut out)
+            .expect("read");
+        assert!(out == raw);
+        raw[FRAME] ^= 1;
+        fs::write(&path, &raw).expect("write");
+        let read = open().expect("open").read_at(0, &mut decoder, &mut out);
+        assert!(matches!(read, Err(Damage::Frame { frame: 1, .. })));
+        fs::write(&path, &raw[1..]).expect("write");
+        assert!(matches!(open(), Err(Damage::Trailer { .. })));
+    }
+}

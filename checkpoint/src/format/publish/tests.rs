@@ -1,0 +1,258 @@
+use super::*;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::format::manifest::{Container, Cost, FORMAT, Machine, Versions};
+
+thread_local! {
+    /// How many more changes this thread may make.
+    static STEPS: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+pub(super) fn step() -> io::Result<()> {
+    STEPS.with(|steps| match steps.get() {
+        Some(0) => Err(io::Error::other("killed")),
+        Some(left) => {
+            steps.set(Some(left - 1));
+            Ok(())
+        }
+        None => Ok(()),
+    })
+}
+
+fn write(dir: &Path, names: &[&str], text: &str) {
+    for name in names {
+        fs::write(dir.join(name), text).expect("write");
+    }
+}
+
+fn contents(dir: &Path) -> BTreeMap<String, String> {
+    list(dir)
+        .expect("dir")
+        .iter()
+        .map(|path| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            (file_name(path), text)
+        })
+        .collect()
+}
+
+fn holds(dir: &Path, pairs: &[(&str, &str)]) {
+    let expected: BTreeMap<_, _> = pairs
+        .iter()
+        .map(|&(name, text)| (name.to_owned(), text.to_owned()))
+        .collect();
+    assert_eq!(contents(dir), expected);
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        format: FORMAT,
+        created: 0,
+        files: Vec::new(),
+        parent: None,
+        machine: Machine::default(),
+        versions: Versions::default(),
+        container: Container::default(),
+        options: BTreeMap::new(),
+        cost: Cost::default(),
+    }
+}
+
+/// An older checkpoint, of another form than the new one, and a foreign file.
+fn older() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let names = [
+        "inventory.img",
+        "core-1.img",
+        "pages-1.img",
+        "descriptors.json",
+    ];
+    write(dir.path(), &names, "old");
+    write(dir.path(), &["note"], "old");
+    dir
+}
+
+const OLD: [(&str, &str); 5] = [
+    ("core-1.img", "old"),
+    ("descriptors.json", "old"),
+    ("inventory.img", "old"),
+    ("note", "old"),
+    ("pages-1.img", "old"),
+];
+
+const NEW_NAMES: [&str; 3] = ["inventory.img", "core-1.img", "pages-1.img.zst"];
+
+fn is_new(dir: &Path) {
+    let mut found = contents(dir);
+    let manifest = found.remove(manifest::NAME);
+    assert!(manifest.is_some_and(|text| text.contains("\"format\": 1")));
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    let mut expected = NEW_NAMES.to_vec();
+    expected.sort_unstable();
+    expected.push("note");
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(NEW_NAMES.iter().all(|name| found[*name] == "new"));
+}
+
+#[test]
+fn only_what_is_new_is_removed() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let made = dir.path().join("a/b");
+    let new = Store::prepare(&made, Durability::Disk).expect("store");
+    for dir in [&made, &made.join(NEW)] {
+        let mode = fs::metadata(dir).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+    write(new.place(), &["core-1.img"], "");
+    // CRIU works in the same directory, say.
+    write(&made, &["dump.log"], "");
+    new.abandon().expect("remove");
+    assert!(!made.exists());
+
+    let empty = tempfile::tempdir().expect("tempdir");
+    let store = Store::prepare(empty.path(), Durability::Disk).expect("store");
+    write(empty.path(), &["core-1.img"], "");
+    fs::create_dir(empty.path().join("d")).expect("mkdir");
+    drop(store);
+    holds(empty.path(), &[]);
+
+    let dir = older();
+    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &NEW_NAMES, "half");
+    write(dir.path(), &["dump.log"], "why");
+    store.abandon().expect("remove");
+    fs::remove_file(dir.path().join("dump.log")).expect("the log stays");
+    holds(dir.path(), &OLD);
+}
+
+#[test]
+fn an_older_checkpoint_stays_until_the_new_one_is_whole() {
+    let dir = older();
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &NEW_NAMES, "new");
+    assert_eq!(contents(dir.path()).len(), OLD.len() + 1);
+    store.publish(Some(&manifest())).expect("publish");
+    is_new(dir.path());
+}
+
+#[test]
+fn killed_anywhere_it_is_the_older_or_the_new() {
+    let mut seen_new = false;
+    for steps in 0.. {
+        let dir = older();
+        let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+        write(store.place(), &NEW_NAMES, "new");
+        STEPS.set(Some(steps));
+        let result = store.publish(Some(&manifest()));
+        // A killed process runs no destructor that changes anything, but its
+        // lock goes.
+        STEPS.set(Some(0));
+        drop(store);
+        // Killed again while it recovers.
+        STEPS.set(Some(steps % 3));
+        let _ = recover(dir.path());
+        STEPS.set(None);
+        if dir.path().join(INVENTORY).exists() {
+            let inventory = fs::read_to_string(dir.path().join(INVENTORY)).expect("read");
+            match inventory.as_str() {
+                "old" => assert!(!seen_new, "the older came back after step {steps}"),
+                // Whole as soon as it can be taken for a checkpoint.
+                _ => {
+                    let names = contents(dir.path());
+                    assert!(NEW_NAMES.iter().all(|name| names[*name] == "new"));
+                }
+            }
+        }
+        recover(dir.path()).expect("recover");
+        if dir.path().join(manifest::NAME).exists() {
+            is_new(dir.path());
+            seen_new = true;
+        } else {
+            holds(dir.path(), &OLD);
+            assert!(!seen_new);
+        }
+        if result.is_ok() {
+            assert!(seen_new && steps > 10);
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_killed_runs_leftover_goes_at_the_next() {
+    let dir = older();
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &NEW_NAMES, "half");
+    store.done = true;
+    drop(store);
+    assert!(dir.path().join(NEW).exists());
+    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    holds(store.place(), &[]);
+    drop(store);
+    holds(dir.path(), &OLD);
+}
+
+#[test]
+fn two_at_a_time_do_not_meet() {
+    let dir = older();
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &NEW_NAMES, "new");
+    let second = Store::prepare(dir.path(), Durability::Disk);
+    assert!(matches!(second, Err(Error::Busy { .. })));
+    recover(dir.path()).expect("nothing is touched");
+    assert_eq!(contents(store.place()).len(), NEW_NAMES.len());
+    store.publish(Some(&manifest())).expect("publish");
+    is_new(dir.path());
+}
+
+#[test]
+fn digests_and_what_has_none() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &["core-1.img", "descriptors.json"], "abc");
+    write(store.place(), &["dump.log", "pages-1.img.zst"], "x");
+    std::os::unix::fs::symlink("../../first", store.place().join(PARENT)).expect("symlink");
+    let pages = Entry::whole("pages-1.img.zst", Kind::Pages, 1, blake3::hash(b"x"));
+    let entries = store.digest(vec![pages.clone()]).expect("digest");
+    let abc = |name, kind| Entry::whole(name, kind, 3, blake3::hash(b"abc"));
+    let expected = [
+        abc("core-1.img", Kind::Image),
+        abc("descriptors.json", Kind::Other),
+        pages,
+    ];
+    assert_eq!(entries, expected);
+    let parent = store.parent(Path::new("../first")).expect("parent");
+    assert_eq!(parent.as_deref(), Some("../first"));
+    store.publish(None).expect("publish");
+    let link = fs::read_link(dir.path().join(PARENT)).expect("link");
+    assert_eq!(link, Path::new("../first"));
+}
+
+#[test]
+fn in_place_means_that_the_older_goes_first() {
+    let dir = older();
+    let mut store = Store::in_place(dir.path()).expect("store");
+    assert_eq!(store.place(), dir.path());
+    holds(dir.path(), &[("note", "old")]);
+    write(dir.path(), &NEW_NAMES, "new");
+    store.publish(None).expect("publish");
+    assert_eq!(contents(dir.path()).len(), 4);
+}
+
+#[test]
+fn what_must_not_be_lost_is_kept() {
+    let dir = older();
+    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
+    write(store.place(), &NEW_NAMES, "new");
+    STEPS.set(Some(3));
+    store.publish(Some(&manifest())).expect_err("killed");
+    STEPS.set(None);
+    let kept = store.keep();
+    assert!(contents(&kept).len() >= NEW_NAMES.len());
+    drop(Store::prepare(dir.path(), Durability::Disk).expect("store"));
+    assert!(contents(&kept).len() >= NEW_NAMES.len());
+}

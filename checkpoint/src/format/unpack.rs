@@ -1,0 +1,166 @@
+//! Writing a checkpoint as CRIU wrote it.
+//!
+//! Frames are decoded on all processors, each taking the next one that nobody
+//! has taken and writing it to its place, so there is no order to wait for and no
+//! more memory in use than a frame per processor.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::contents::{Directory, Node};
+use super::pages::{Damage, Decoder, Reader, open_regular};
+
+/// Why a checkpoint could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] Damage),
+    /// The new file can't be written.
+    #[error("cannot write {}: {source}{}", file.display(), if crate::format::publish::is_full(source) { "; make room or choose another directory" } else { "" })]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Writes everything that is in `directory` into the directory `to`, and waits
+/// until it is on disk. What has been written when this fails stays.
+///
+/// # Errors
+/// Something can't be read, or turns out to be damaged, or can't be written.
+pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
+    for (name, node) in directory {
+        let path = to.join(name);
+        let failed = |source| Error::Write {
+            file: path.clone(),
+            source,
+        };
+        if let Node::Directory(within) = node {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .map_err(failed)?;
+            unpack(within, &path)?;
+            continue;
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match node {
+            Node::File { path: from } => {
+                let unreadable = |source| Damage::Read {
+                    file: from.clone(),
+                    source,
+                };
+                let mut source = open_regular(from).map_err(unreadable)?;
+                io::copy(&mut source, &mut &file).map_err(failed)?;
+            }
+            Node::Edited { bytes, .. } => (&file).write_all(bytes).map_err(failed)?,
+            Node::Pages { reader, .. } => pages(reader, &file, &path)?,
+            Node::Directory(_) => {}
+        }
+        file.sync_all().map_err(failed)?;
+    }
+    let failed = |source| Error::Write {
+        file: to.to_owned(),
+        source,
+    };
+    File::open(to)
+        .and_then(|dir| dir.sync_all())
+        .map_err(failed)
+}
+
+fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
+    let frames = reader.table().frames();
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), Error> {
+        let mut decoder = Decoder::default();
+        let mut raw = Vec::new();
+        loop {
+            let frame = next.fetch_add(1, Ordering::Relaxed);
+            if frame >= frames {
+                return Ok(());
+            }
+            let offset = frame as u64 * u64::from(reader.table().frame_size());
+            let written = reader
+                .decode(frame, &mut decoder, &mut raw)
+                .map_err(Error::Read)
+                .and_then(|()| {
+                    file.write_all_at(&raw, offset)
+                        .map_err(|source| Error::Write {
+                            file: path.to_owned(),
+                            source,
+                        })
+                });
+            if written.is_err() {
+                // Nobody needs to go on.
+                next.store(frames, Ordering::Relaxed);
+                return written;
+            }
+        }
+    };
+    let others = thread::available_parallelism().map_or(0, |count| count.get() - 1);
+    thread::scope(|scope| {
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
+        let ours = work();
+        others.into_iter().fold(ours, |result, other| {
+            let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            result.and(other)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contents::tests::{memory, stored};
+    use super::super::contents::{Directory, Node, open};
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_are_those_that_criu_wrote() {
+        let (dir, manifest) = stored();
+        let mut directory = open(dir.path(), &manifest).expect("open");
+        let parent = open(dir.path(), &manifest).expect("open");
+        directory.insert("parent".to_owned(), Node::Directory(parent));
+        let to = tempfile::tempdir().expect("tempdir");
+        unpack(&directory, to.path()).expect("unpack");
+        for place in [to.path().to_owned(), to.path().join("parent")] {
+            for name in ["pages-1.img", "pages-2.img"] {
+                assert!(fs::read(place.join(name)).expect("read") == memory());
+            }
+            let core = fs::read(dir.path().join("core-1.img")).expect("read");
+            assert_eq!(fs::read(place.join("core-1.img")).expect("read"), core);
+            crate::images::verify(&place).expect("a checkpoint");
+        }
+        let names = fs::read_dir(to.path()).expect("list").count();
+        assert_eq!(names, 5);
+    }
+
+    #[test]
+    fn damage_is_named_and_nothing_overwritten() {
+        let (dir, manifest) = stored();
+        let directory: Directory = open(dir.path(), &manifest).expect("open");
+        let path = dir.path().join("pages-1.img.zst");
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).expect("write");
+        let to = tempfile::tempdir().expect("tempdir");
+        let error = unpack(&directory, to.path()).expect_err("damage");
+        assert!(matches!(error, Error::Read(Damage::Frame { frame: 0, .. })));
+        let error = unpack(&directory, to.path()).expect_err("is there");
+        assert!(error.to_string().starts_with("cannot write"), "{error}");
+    }
+}

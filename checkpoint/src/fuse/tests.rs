@@ -1,0 +1,172 @@
+//! Serving for real; where the machine has no FUSE, these tests say so and pass.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::*;
+use crate::format::pages::{Compression, Encoder, Writer};
+
+const FRAME: u32 = 64 << 10;
+
+fn memory() -> Vec<u8> {
+    (0..1_000_000u32)
+        .flat_map(|n| (n.wrapping_mul(2_654_435_761) >> (n % 7)).to_le_bytes())
+        .collect()
+}
+
+fn pages(dir: &Path, raw: &[u8]) -> PathBuf {
+    let path = dir.join("pages-1.img.zst");
+    let mut encoder = Encoder::new(Compression::Zstd { level: 1 }).expect("encoder");
+    let mut writer = Writer::new(File::create(&path).expect("create"), FRAME);
+    for chunk in raw.chunks(FRAME as usize) {
+        let mut frame = Vec::new();
+        let digest = encoder.encode(chunk, &mut frame).expect("encode");
+        writer
+            .frame(chunk.len() as u32, &frame, digest)
+            .expect("frame");
+    }
+    writer.finish().expect("finish");
+    path
+}
+
+fn directory(dir: &Path, by_page: bool) -> Directory {
+    let path = dir.join("core-1.img");
+    fs::write(&path, "core").expect("write");
+    let parent = Directory::from([("core-1.img".to_owned(), Node::File { path: path.clone() })]);
+    let reader = Reader::open(&dir.join("pages-1.img.zst"), None).expect("open");
+    Directory::from([
+        ("core-1.img".to_owned(), Node::File { path }),
+        ("pages-1.img".to_owned(), Node::Pages { reader, by_page }),
+        ("parent".to_owned(), Node::Directory(parent)),
+    ])
+}
+
+fn served(dir: &Path, memory: u64, by_page: bool) -> Option<Server> {
+    served_to(dir, memory, by_page, Root::default())
+}
+
+fn served_to(dir: &Path, memory: u64, by_page: bool, root: Root) -> Option<Server> {
+    match Server::start(directory(dir, by_page), memory, root) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn directory_is_as_criu_wrote_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let raw = memory();
+    pages(dir.path(), &raw);
+    let Some(server) = served(dir.path(), 1 << 20, false) else {
+        return;
+    };
+    let shown = server.path();
+    let mut names: Vec<_> = fs::read_dir(&shown)
+        .expect("list")
+        .map(|entry| entry.expect("entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["core-1.img", "pages-1.img", "parent"]);
+    let core = shown.join("parent/core-1.img");
+    assert_eq!(fs::read_to_string(core).expect("read"), "core");
+    let missing = fs::metadata(shown.join("core-2.img")).expect_err("missing");
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    let file = shown.join("pages-1.img");
+    assert_eq!(fs::metadata(&file).expect("stat").len(), raw.len() as u64);
+    assert!(fs::read(&file).expect("read") == raw);
+    assert!(fs::write(shown.join("new"), "").is_err());
+    assert!(server.damage().is_none());
+}
+
+#[test]
+fn any_part_by_many_at_once_in_little_memory() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let raw = memory();
+    pages(dir.path(), &raw);
+    for by_page in [false, true] {
+        let Some(server) = served(dir.path(), 2 * u64::from(FRAME), by_page) else {
+            return;
+        };
+        let file = server.path().join("pages-1.img");
+        thread::scope(|scope| {
+            for start in 0..6usize {
+                let (file, raw) = (&file, &raw);
+                scope.spawn(move || {
+                    let file = File::open(file).expect("open");
+                    let mut at = start * 4096;
+                    while at < raw.len() {
+                        let length = (at % 700_000 + 1).min(raw.len() - at);
+                        let mut out = vec![0; length];
+                        file.read_exact_at(&mut out, at as u64).expect("read");
+                        assert!(out == raw[at..at + length], "{length} at {at}");
+                        at += length + start * 10_000;
+                    }
+                });
+            }
+        });
+        assert!(server.damage().is_none());
+    }
+}
+
+#[test]
+fn flipped_bit_fails_the_read_and_is_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let raw = memory();
+    let path = pages(dir.path(), &raw);
+    let mut bytes = fs::read(&path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).expect("write");
+    let Some(server) = served(dir.path(), 16 << 20, true) else {
+        return;
+    };
+    let read = fs::read(server.path().join("pages-1.img"));
+    let errno = read.expect_err("damage").raw_os_error();
+    assert_eq!(errno, Some(libc::EIO));
+    let damage = server.damage().expect("damage");
+    assert!(
+        matches!(&*damage, Damage::Frame { start, end, .. } if (*start..*end).contains(&(middle as u64))),
+        "{damage}"
+    );
+}
+
+#[test]
+fn stops_while_somebody_holds_a_file() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    pages(dir.path(), &memory());
+    let Some(server) = served(dir.path(), 1 << 20, false) else {
+        return;
+    };
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(server.path().join("pages-1.img"))
+        .expect("open");
+    drop(server);
+    let read = file.read_at(&mut [0; 4096], 0).expect_err("nobody serves");
+    assert_eq!(read.raw_os_error(), Some(libc::ENOTCONN));
+}
+
+#[test]
+fn the_containers_root_reads_what_root_may() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    pages(dir.path(), &memory());
+    let Some(server) = served_to(dir.path(), 1 << 20, false, Root(100_000)) else {
+        return;
+    };
+    for (stored, shown) in [
+        ("core-1.img", "core-1.img"),
+        ("pages-1.img.zst", "pages-1.img"),
+    ] {
+        let own = fs::metadata(dir.path().join(stored)).expect("it is ours");
+        let seen = fs::metadata(server.path().join(shown)).expect("it is shown");
+        if own.uid() == 0 {
+            assert_eq!((seen.uid(), seen.gid()), (100_000, own.gid()), "{shown}");
+            assert_eq!(seen.mode() & 0o440, 0o440, "{shown}");
+        }
+    }
+}

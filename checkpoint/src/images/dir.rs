@@ -1,0 +1,95 @@
+//! A checkpoint's directory, read image by image.
+
+use std::io;
+use std::path::Path;
+
+use super::frame::{Fault, Records};
+use super::proto::wire::Message;
+use super::verify::name;
+use crate::images::Error;
+
+/// The most records of one file that are held at a time. A process can't have
+/// more descriptors than fs.nr_open, whose default this is.
+const MAX_RECORDS: usize = 1 << 20;
+
+/// A directory of images. Those that a checkpoint need not have count as empty
+/// when they are missing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dir<'a>(pub(crate) &'a Path);
+
+impl Dir<'_> {
+    /// Reads an image; nothing if it is missing.
+    pub(crate) fn open<T>(
+        &self,
+        image: &str,
+        read: impl FnOnce(&mut Records) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Error> {
+        let path = self.0.join(image);
+        match Records::open(&path).and_then(|mut records| read(&mut records)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Fault::Read(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(fault) => Err(name(fault, path)),
+        }
+    }
+
+    /// The first record of an image.
+    pub(crate) fn first<M: Message>(&self, image: &str) -> Result<Option<M>, Error> {
+        self.open(image, Records::next_message).map(Option::flatten)
+    }
+
+    /// All records of an image.
+    pub(crate) fn all<M: Message>(&self, image: &str) -> Result<Vec<M>, Error> {
+        let mut messages = Vec::new();
+        self.each(image, |message| {
+            if messages.len() == MAX_RECORDS {
+                return Err(Fault::TooMany);
+            }
+            messages.push(message);
+            Ok(())
+        })?;
+        Ok(messages)
+    }
+
+    /// Hands over the records of an image one by one.
+    pub(crate) fn each<M: Message>(
+        &self,
+        image: &str,
+        mut take: impl FnMut(M) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        self.open(image, |records| {
+            while let Some(message) = records.next_message()? {
+                take(message)?;
+            }
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    /// The names of regular files, and their sizes.
+    pub(crate) fn files(&self) -> Result<Vec<(String, u64)>, Error> {
+        let unreadable = |source| Error::Directory {
+            dir: self.0.to_owned(),
+            source,
+        };
+        let mut files = Vec::new();
+        for entry in self.0.read_dir().map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            // Not following links: what they lead to is not of the checkpoint.
+            let metadata = entry.metadata().map_err(unreadable)?;
+            if metadata.is_file() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                files.push((name, metadata.len()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+/// The number in an image's name, such as 7 in `core-7.img`.
+pub(crate) fn number<N: std::str::FromStr>(name: &str, prefix: &str) -> Option<N> {
+    name.strip_prefix(prefix)?
+        .strip_suffix(".img")?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,49 @@
+//! Which processes are forks that did not exec?
+//!
+//! Their memory began as their parent's. CRIU restores it the same way: it
+//! forks, and then reads the child's pages one by one to compare each with what
+//! was inherited (CRIU's mem.c, `restore_priv_vma_content`). For everybody else
+//! it reads in long stretches.
+//!
+//! exec gives a process a new stack at a random place; fork keeps it. So two
+//! processes with their stack at the same place have the same exec behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::dir::Dir;
+use super::proto::{Mm, PagemapHead, PstreeEntry};
+use super::verify::Error;
+
+/// The names of such processes' page files. It decides only how CRIU's reads are
+/// cached, so an image that is not understood names none.
+pub(crate) fn pages(dir: &Path) -> Result<BTreeSet<String>, Error> {
+    match read(dir) {
+        Err(Error::Unknown { .. } | Error::TooMany { .. }) => Ok(BTreeSet::new()),
+        names => names,
+    }
+}
+
+fn read(dir: &Path) -> Result<BTreeSet<String>, Error> {
+    let dir = Dir(dir);
+    let processes: Vec<PstreeEntry> = dir.all("pstree.img")?;
+    let mut stacks = BTreeMap::new();
+    for process in &processes {
+        // A zombie has no memory.
+        if let Some(mm) = dir.first::<Mm>(&format!("mm-{}.img", process.pid))? {
+            stacks.insert(process.pid, mm.mm_start_stack);
+        }
+    }
+    let mut names = BTreeSet::new();
+    for process in &processes {
+        let stack = stacks.get(&process.pid);
+        if stack.is_none() || stack != stacks.get(&process.ppid) {
+            continue;
+        }
+        let pagemap = format!("pagemap-{}.img", process.pid);
+        if let Some(head) = dir.first::<PagemapHead>(&pagemap)? {
+            names.insert(format!("pages-{}.img", head.pages_id));
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,114 @@
+//! The framing that CRIU's image files share: magic numbers, then records.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use super::proto::wire::{Malformed, Message};
+
+/// First word of every framed image but the inventory (CRIU's magic.h).
+const COMMON: u32 = 0x5456_4319;
+
+/// First word of CRIU's files that are no images: its statistics.
+const SERVICE: u32 = 0x5510_5940;
+
+/// First word of the inventory.
+pub(crate) const INVENTORY: u32 = 0x5831_3116;
+
+/// No record of the files that we look into is as large as this; a length
+/// beyond it is damage and must not be allocated.
+const MAX_RECORD: u32 = 16 << 20;
+
+/// What is wrong with a file.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Read(io::Error),
+    NotAnImage,
+    Truncated,
+    /// A record is no message of the kind that it should be.
+    Malformed,
+    /// More records than a checkpoint can have.
+    TooMany,
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+/// The records of one file, in order.
+pub(crate) struct Records {
+    file: BufReader<File>,
+    /// The record that was read last: a pagemap has one for each run of pages, of a
+    /// few bytes each.
+    record: Vec<u8>,
+}
+
+impl Records {
+    /// Opens a file and checks its magic. Only regular files are opened: a pipe
+    /// would keep us waiting, and a link can lead anywhere.
+    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
+        if !path.symlink_metadata().map_err(Fault::Read)?.is_file() {
+            return Err(Fault::NotAnImage);
+        }
+        let mut records = Self {
+            file: BufReader::new(File::open(path).map_err(Fault::Read)?),
+            record: Vec::new(),
+        };
+        match records.word()? {
+            Some(INVENTORY) => Ok(records),
+            Some(COMMON | SERVICE) => match records.word()? {
+                Some(_) => Ok(records),
+                None => Err(Fault::Truncated),
+            },
+            Some(_) => Err(Fault::NotAnImage),
+            None => Err(Fault::Truncated),
+        }
+    }
+
+    /// The next record, or nothing at the file's proper end.
+    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, Fault> {
+        let Some(length) = self.word()? else {
+            return Ok(None);
+        };
+        if length > MAX_RECORD {
+            return Err(Fault::Truncated);
+        }
+        self.record.clear();
+        // Grown by what is really there, so a wrong length costs no memory.
+        (&mut self.file)
+            .take(u64::from(length))
+            .read_to_end(&mut self.record)
+            .map_err(Fault::Read)?;
+        if self.record.len() as u64 == u64::from(length) {
+            Ok(Some(&self.record))
+        } else {
+            Err(Fault::Truncated)
+        }
+    }
+
+    /// The next record as the message that it is.
+    pub(crate) fn next_message<M: Message>(&mut self) -> Result<Option<M>, Fault> {
+        match self.next()? {
+            Some(record) => Ok(Some(M::decode(record)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// A little-endian word, or nothing at the end. Part of a word is damage.
+    fn word(&mut self) -> Result<Option<u32>, Fault> {
+        let mut word = [0; 4];
+        let mut read = 0;
+        while read < word.len() {
+            match self.file.read(&mut word[read..]) {
+                Ok(0) if read == 0 => return Ok(None),
+                Ok(0) => return Err(Fault::Truncated),
+                Ok(count) => read += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Read(error)),
+            }
+        }
+        Ok(Some(u32::from_le_bytes(word)))
+    }
+}

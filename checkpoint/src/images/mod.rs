@@ -1,0 +1,34 @@
+//! The files of a checkpoint, as CRIU writes them.
+//!
+//! ```text
+//! <dir>/inventory.img     one record: versions and what is in here
+//!       pstree.img        the process tree
+//!       core-N.img ...    per process
+//!       netns-N.img       network namespace; says if it was left out (external)
+//!       pages-N.img       memory, no framing
+//! ```
+//!
+//! Every framed file begins with one or two 32-bit magic numbers and then holds
+//! records, each a 32-bit length and a protobuf message (CRIU's image.c and
+//! protobuf.c). [`frame`] reads the framing, [`proto`] the messages, [`dir`] a
+//! directory of such files.
+//!
+//! [`verify`](verify()) tells a complete checkpoint from a damaged one before
+//! anything is changed. [`network`] says whether the network namespace was left
+//! out, [`sockets`](sockets()) lists the sockets, [`unrestorable`](unrestorable())
+//! what CRIU dumps and can't restore, and [`forked`] finds the processes that
+//! share memory with their parent.
+
+pub(crate) mod dir;
+pub(crate) mod forked;
+pub(crate) mod frame;
+mod netns;
+pub(crate) mod proto;
+mod sockets;
+mod unrestorable;
+pub(crate) mod verify;
+
+pub use netns::{Network, network};
+pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
+pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};
+pub use verify::{Error, verify};

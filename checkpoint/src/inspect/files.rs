@@ -1,0 +1,293 @@
+//! Open files: what every descriptor of a process is.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::{Dir, Socket};
+use crate::images::Error;
+use crate::images::proto::{self, FdInfo, FileEntry, MemfdInode, RemapFilePath, TtyInfo};
+
+/// One descriptor of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OpenFile {
+    /// The descriptor.
+    pub fd: u32,
+    /// CRIU's number for the open file; descriptors that were duplicated have
+    /// the same.
+    pub id: u32,
+    /// What it is.
+    pub kind: OpenFileKind,
+    /// Its path, or what else it is told by: `pipe:[3]`, `memfd:name`.
+    pub name: Option<String>,
+    /// Whether it can be read and written: `r`, `w`, `rw`.
+    pub access: Option<&'static str>,
+    /// Where in the file it stands.
+    pub offset: Option<u64>,
+    /// Whether the file has no name any more; then it is in the checkpoint.
+    pub deleted: bool,
+    /// Whether it is closed on exec.
+    pub close_on_exec: bool,
+}
+
+/// What a descriptor stands for (`fd_types` of CRIU's fdinfo.proto).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum OpenFileKind {
+    File,
+    Directory,
+    Device,
+    Pipe,
+    Fifo,
+    Inet,
+    Unix,
+    Packet,
+    Netlink,
+    Eventfd,
+    Epoll,
+    Inotify,
+    Fanotify,
+    Signalfd,
+    Timerfd,
+    Tty,
+    Namespace,
+    Tun,
+    External,
+    Memfd,
+    BpfMap,
+    Pidfd,
+    Unknown,
+}
+
+/// What is kept of an open file until all are known.
+#[derive(Debug)]
+enum Open {
+    File {
+        name: String,
+        flags: u32,
+        offset: u64,
+        mode: u32,
+    },
+    Pipe {
+        id: u32,
+        flags: u32,
+    },
+    Fifo(Option<u32>),
+    Tty(u32, Option<u32>),
+    Memfd {
+        inode: u32,
+        flags: u32,
+        offset: u64,
+    },
+    Told(String),
+    Nothing,
+}
+
+/// All open files of a checkpoint.
+#[derive(Debug)]
+pub(super) struct Files {
+    open: HashMap<(u32, u32), Open>,
+    sockets: Vec<Socket>,
+    deleted: HashSet<u32>,
+    ttys: HashMap<u32, TtyInfo>,
+    memfds: HashMap<u64, MemfdInode>,
+}
+
+/// `fd_types`.
+const REG: u32 = 1;
+const MEMFD: u32 = 18;
+
+impl Files {
+    pub(super) fn read(dir: &Dir<'_>) -> Result<Self, Error> {
+        let mut open = HashMap::new();
+        let mut sockets = Vec::new();
+        for entry in dir.all::<FileEntry>("files.img")? {
+            sockets.extend(Socket::of(dir, &entry)?);
+            open.insert((entry.kind, entry.id), Open::of(entry));
+        }
+        let deleted = dir
+            .all::<RemapFilePath>("remap-fpath.img")?
+            .into_iter()
+            // A file that merely has another name now (0), or that is a dead
+            // process's in /proc (2), is not in the checkpoint.
+            .filter(|remap| remap.remap_type.unwrap_or(1) == 1)
+            .map(|remap| remap.orig_id)
+            .collect();
+        let ttys = dir.all::<TtyInfo>("tty-info.img")?;
+        let memfds = dir.all::<MemfdInode>("memfd.img")?;
+        Ok(Self {
+            open,
+            sockets,
+            deleted,
+            ttys: ttys.into_iter().map(|tty| (tty.id, tty)).collect(),
+            memfds: memfds
+                .into_iter()
+                .map(|memfd| (memfd.inode_id, memfd))
+                .collect(),
+        })
+    }
+
+    pub(super) fn into_sockets(self) -> Vec<Socket> {
+        self.sockets
+    }
+
+    /// The path of a regular file.
+    pub(super) fn path(&self, id: u32) -> Option<String> {
+        match self.open.get(&(REG, id))? {
+            Open::File { name, .. } => Some(absolute(name)),
+            _ => None,
+        }
+    }
+
+    /// The memory file behind an open one.
+    pub(super) fn memfd(&self, id: u32) -> Option<&MemfdInode> {
+        match self.open.get(&(MEMFD, id))? {
+            Open::Memfd { inode, .. } => self.memfds.get(&u64::from(*inode)),
+            _ => None,
+        }
+    }
+
+    /// A process's descriptors, by the number of its table.
+    pub(super) fn table(&self, dir: &Dir<'_>, table: u32) -> Result<Vec<OpenFile>, Error> {
+        let descriptors = dir.all::<FdInfo>(&format!("fdinfo-{table}.img"))?;
+        let mut files: Vec<_> = descriptors.iter().map(|fd| self.describe(fd)).collect();
+        files.sort_by_key(|file| file.fd);
+        Ok(files)
+    }
+
+    fn describe(&self, descriptor: &FdInfo) -> OpenFile {
+        const FD_CLOEXEC: u32 = 1;
+        let mut file = OpenFile {
+            fd: descriptor.fd,
+            id: descriptor.id,
+            kind: OpenFileKind::of(descriptor.kind),
+            name: None,
+            access: None,
+            offset: None,
+            deleted: false,
+            close_on_exec: descriptor.flags & FD_CLOEXEC != 0,
+        };
+        match self.open.get(&(descriptor.kind, descriptor.id)) {
+            Some(Open::File {
+                name,
+                flags,
+                offset,
+                mode,
+            }) => {
+                file.kind = OpenFileKind::of_mode(*mode);
+                file.name = Some(absolute(name));
+                file.access = access(*flags);
+                file.offset = Some(*offset);
+                file.deleted = self.deleted.contains(&descriptor.id);
+            }
+            Some(Open::Pipe { id, flags }) => {
+                file.name = Some(format!("pipe:[{id}]"));
+                file.access = access(*flags);
+            }
+            Some(Open::Fifo(path)) => file.name = path.and_then(|id| self.path(id)),
+            Some(Open::Tty(info, path)) => {
+                let pty = self.ttys.get(info).and_then(|tty| tty.pty.as_ref());
+                file.name = path
+                    .and_then(|id| self.path(id))
+                    .or_else(|| Some(format!("/dev/pts/{}", pty?.index)));
+            }
+            Some(Open::Memfd {
+                inode,
+                flags,
+                offset,
+            }) => {
+                let memfd = self.memfds.get(&u64::from(*inode));
+                file.name = memfd.map(|memfd| format!("memfd:{}", memfd.name));
+                file.access = access(*flags);
+                file.offset = Some(*offset);
+            }
+            Some(Open::Told(name)) => file.name = Some(name.clone()),
+            Some(Open::Nothing) | None => {}
+        }
+        file
+    }
+}
+
+impl Open {
+    fn of(entry: FileEntry) -> Self {
+        if let Some(reg) = entry.reg {
+            return Self::File {
+                name: reg.name,
+                flags: reg.flags,
+                offset: reg.pos,
+                mode: reg.mode.unwrap_or_default(),
+            };
+        }
+        if let Some(pipe) = entry.pipe {
+            return Self::Pipe {
+                id: pipe.pipe_id,
+                flags: pipe.flags,
+            };
+        }
+        if let Some(fifo) = entry.fifo {
+            return Self::Fifo(fifo.regf_id);
+        }
+        if let Some(tty) = entry.tty {
+            return Self::Tty(tty.tty_info_id, tty.regf_id);
+        }
+        if let Some(memfd) = entry.memfd {
+            return Self::Memfd {
+                inode: memfd.inode_id,
+                flags: memfd.flags,
+                offset: memfd.pos,
+            };
+        }
+        let told = if let Some(efd) = entry.efd {
+            format!("counter {}", efd.counter)
+        } else if let Some(epfd) = entry.epfd {
+            format!("{} descriptors", epfd.tfd.len())
+        } else if let Some(ify) = entry.ify {
+            format!("{} watches", ify.wd.len())
+        } else if let Some(bpf) = entry.bpf {
+            bpf.map_name
+        } else if let Some(pidfd) = entry.pidfd {
+            format!("process {}", pidfd.nspid)
+        } else if let Some(proto::TunFile { netdev: Some(name) }) = entry.tunf {
+            name
+        } else {
+            return Self::Nothing;
+        };
+        Self::Told(told)
+    }
+}
+
+impl OpenFileKind {
+    fn of(number: u32) -> Self {
+        use OpenFileKind::*;
+        const KINDS: [OpenFileKind; 21] = [
+            Unknown, File, Pipe, Fifo, Inet, Unix, Eventfd, Epoll, Inotify, Signalfd, Packet, Tty,
+            Fanotify, Netlink, Namespace, Tun, External, Timerfd, Memfd, BpfMap, Pidfd,
+        ];
+        KINDS.get(number as usize).copied().unwrap_or(Unknown)
+    }
+
+    /// CRIU's regular files are all that is opened by a path (inode(7)).
+    fn of_mode(mode: u32) -> Self {
+        match mode & 0o170_000 {
+            0o040_000 => Self::Directory,
+            0o020_000 | 0o060_000 => Self::Device,
+            _ => Self::File,
+        }
+    }
+}
+
+/// CRIU keeps paths relative to the root of the mount namespace.
+fn absolute(name: &str) -> String {
+    let name = name.strip_prefix('.').unwrap_or(name);
+    if name.starts_with('/') {
+        name.to_owned()
+    } else {
+        format!("/{name}")
+    }
+}
+
+/// The access mode of open(2).
+fn access(flags: u32) -> Option<&'static str> {
+    ["r", "w", "rw"].get((flags & 3) as usize).copied()
+}

@@ -1,0 +1,116 @@
+//! The mounts of a checkpoint.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Dir;
+use crate::images::Error;
+use crate::images::dir::number;
+use crate::images::proto;
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// CRIU's number for the mount namespace.
+    pub namespace: u32,
+    /// Its ID, as in /proc/PID/mountinfo.
+    pub id: u32,
+    /// That of the mount that it is mounted on.
+    pub parent: u32,
+    /// Where it is.
+    pub mountpoint: String,
+    /// The directory of the file system that is mounted.
+    pub root: String,
+    /// The file system's type.
+    pub fstype: String,
+    /// What is mounted.
+    pub source: String,
+    /// The file system's options.
+    pub options: String,
+    /// The key under which a restore must be given it, if it comes from
+    /// outside.
+    pub external: Option<String>,
+}
+
+pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount>, Error> {
+    let mut mounts = Vec::new();
+    for (name, _) in listing {
+        let Some(namespace) = number(name, "mountpoints-") else {
+            continue;
+        };
+        for mount in dir.all::<proto::Mount>(name)? {
+            mounts.push(Mount {
+                namespace,
+                id: mount.mnt_id,
+                parent: mount.parent_mnt_id,
+                fstype: fstype(&mount),
+                // Old versions say only that it is external; the root is the key.
+                external: mount.ext_key.or_else(|| {
+                    mount
+                        .ext_mount
+                        .filter(|ext| *ext)
+                        .map(|_| mount.root.clone())
+                }),
+                mountpoint: mount.mountpoint,
+                root: mount.root,
+                source: mount.source,
+                options: mount.options,
+            });
+        }
+    }
+    Ok(mounts)
+}
+
+/// The keys of the mounts in the checkpoint in `path` that come from outside.
+/// Files that can't be read count as absent; [`crate::images::verify`] is what
+/// complains about damage.
+#[must_use]
+pub fn external_mounts(path: &Path) -> Vec<String> {
+    let dir = Dir(path);
+    let listing = dir.files().unwrap_or_default();
+    let mounts = read(&dir, &listing).unwrap_or_default();
+    mounts
+        .into_iter()
+        .filter_map(|mount| mount.external)
+        .collect()
+}
+
+/// The numbers of CRIU's mnt.proto. What has none is stored with its name.
+fn fstype(mount: &proto::Mount) -> String {
+    const NAMES: [&str; 24] = [
+        "",
+        "proc",
+        "sysfs",
+        "devtmpfs",
+        "binfmt_misc",
+        "tmpfs",
+        "devpts",
+        "simfs",
+        "pstore",
+        "securityfs",
+        "fusectl",
+        "debugfs",
+        "cgroup",
+        "aufs",
+        "mqueue",
+        "fuse",
+        "",
+        "overlay",
+        "autofs",
+        "tracefs",
+        "rpc_pipefs",
+        "nfs",
+        "nfs4",
+        "cgroup2",
+    ];
+    let name = NAMES
+        .get(mount.fstype as usize)
+        .copied()
+        .unwrap_or_default();
+    match &mount.fsname {
+        Some(stored) if name.is_empty() => stored.clone(),
+        _ if name.is_empty() => "unknown".to_owned(),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,165 @@
+//! The process tree.
+
+use serde::Serialize;
+
+use super::Dir;
+use super::files::{Files, OpenFile};
+use super::memory::{Memory, Pages};
+use crate::images::Error;
+use crate::images::proto::{Core, Fs, Ids, PstreeEntry};
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its ID within the container.
+    pub pid: u32,
+    /// Its parent's; 0 for the container's init.
+    pub ppid: u32,
+    /// Its process group's.
+    pub pgid: u32,
+    /// Its session's.
+    pub sid: u32,
+    /// Whether it ran.
+    pub state: ProcessState,
+    /// Its command's name, up to 15 bytes, as ps(1) shows it.
+    pub comm: String,
+    /// Effective user.
+    pub uid: Option<u32>,
+    /// Effective group.
+    pub gid: Option<u32>,
+    /// The program that it runs.
+    pub executable: Option<String>,
+    /// Its working directory.
+    pub directory: Option<String>,
+    /// Its threads; the first is its own.
+    pub threads: Vec<Thread>,
+    /// Its memory; none if it had ended.
+    pub memory: Option<Memory>,
+    /// Its descriptors.
+    pub files: Vec<OpenFile>,
+}
+
+/// Whether a process ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// It ran or waited.
+    Running,
+    /// A signal had stopped it.
+    Stopped,
+    /// It had ended and was not waited for.
+    Zombie,
+    /// CRIU's number for it is not known here.
+    Unknown,
+}
+
+/// A thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Thread {
+    /// Its ID.
+    pub tid: u32,
+    /// Its name, if it is not its process's.
+    pub comm: Option<String>,
+}
+
+/// A process, and what the checkpoint as a whole is made up from.
+pub(super) struct Found {
+    pub(super) process: Process,
+    pub(super) ids: Option<Ids>,
+    pub(super) machine: Option<&'static str>,
+}
+
+pub(super) fn read(dir: &Dir<'_>, files: &Files, pages: &mut Pages) -> Result<Vec<Found>, Error> {
+    dir.all::<PstreeEntry>("pstree.img")?
+        .into_iter()
+        .map(|entry| process(dir, entry, files, pages))
+        .collect()
+}
+
+fn process(
+    dir: &Dir<'_>,
+    entry: PstreeEntry,
+    files: &Files,
+    pages: &mut Pages,
+) -> Result<Found, Error> {
+    let pid = entry.pid;
+    let core = dir
+        .first::<Core>(&format!("core-{pid}.img"))?
+        .unwrap_or_default();
+    let task = core.tc.unwrap_or_default();
+    let creds = core.thread_core.and_then(|thread| thread.creds);
+    // In an image of its own, or, before CRIU 2, in the core.
+    let ids = dir.first::<Ids>(&format!("ids-{pid}.img"))?.or(core.ids);
+    let fs = dir.first::<Fs>(&format!("fs-{pid}.img"))?;
+    let (memory, executable) = match Memory::read(dir, pid, files, pages)? {
+        Some((memory, executable)) => (Some(memory), files.path(executable)),
+        None => (None, None),
+    };
+    let mut threads = Vec::new();
+    for tid in entry.threads {
+        let name = if tid == pid {
+            None
+        } else {
+            let core = dir.first::<Core>(&format!("core-{tid}.img"))?;
+            core.and_then(|core| core.thread_core?.comm)
+        };
+        threads.push(Thread {
+            tid,
+            comm: name.filter(|name| *name != task.comm),
+        });
+    }
+    let process = Process {
+        pid,
+        ppid: entry.ppid,
+        pgid: entry.pgid,
+        sid: entry.sid,
+        state: ProcessState::of(task.task_state),
+        comm: task.comm,
+        uid: creds.as_ref().map(|creds| creds.euid),
+        gid: creds.as_ref().map(|creds| creds.egid),
+        executable,
+        directory: fs.and_then(|fs| files.path(fs.cwd_id)),
+        threads,
+        memory,
+        files: match &ids {
+            Some(ids) => files.table(dir, ids.files_id)?,
+            None => Vec::new(),
+        },
+    };
+    Ok(Found {
+        process,
+        ids,
+        machine: machine(core.mtype),
+    })
+}
+
+impl ProcessState {
+    /// CRIU's compel/include/uapi/task-state.h.
+    fn of(number: u32) -> Self {
+        match number {
+            1 => Self::Running,
+            3 => Self::Stopped,
+            2 | 6 => Self::Zombie,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The machine's architecture as uname(2) names it.
+fn machine(number: u32) -> Option<&'static str> {
+    const MACHINES: [&str; 9] = [
+        "unknown",
+        "x86_64",
+        "arm",
+        "aarch64",
+        "ppc64",
+        "s390",
+        "mips",
+        "loongarch64",
+        "riscv64",
+    ];
+    MACHINES
+        .get(number as usize)
+        .copied()
+        .filter(|_| number != 0)
+}

@@ -1,0 +1,377 @@
+//! The page source: one thread that answers, and threads that prefetch.
+//!
+//! It does as much as there is to do whenever [`Source::step`] is called, and
+//! never waits. When to call it is told by its descriptor (an epoll) and by
+//! [`Source::timeout`].
+
+mod answer;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::geteuid;
+
+use super::pending::{Frame, Pending};
+use super::prefetch::Prefetch;
+use super::protocol::{self, Said};
+use super::space::Space;
+use super::{Failure, Metrics, Touches, metrics};
+use crate::format::pages::Decoder;
+use crate::lazy::layout::{Memory, Run};
+use answer::Waiting;
+
+/// What the epoll tells of; spaces count from here.
+const LISTENER: u64 = 0;
+const CRIU: u64 = 1;
+const NEWS: u64 = 2;
+const FIRST_SPACE: u64 = 3;
+
+/// How many descriptors are looked at in one step.
+const EVENTS: usize = 64;
+
+/// How often it is looked whether forked children have ended, of which the kernel
+/// says nothing: each holds a descriptor until then.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// CRIU is at work.
+    Restoring,
+    /// The processes run, and memory is missing.
+    Running,
+    /// The restored processes have all of their memory. Children that they forked
+    /// meanwhile lack some.
+    Restored,
+    /// Nothing is missing any more.
+    Complete,
+}
+
+/// See the module's documentation.
+pub struct Source {
+    epoll: Epoll,
+    listener: Option<UnixListener>,
+    criu: Option<UnixStream>,
+    processes: std::collections::BTreeMap<i32, Vec<Run>>,
+    spaces: HashMap<u64, Arc<Space>>,
+    next: u64,
+    waiting: VecDeque<Waiting>,
+    /// When the first of them may be tried again.
+    retry: Option<Duration>,
+    phase: Phase,
+    /// When forked children were looked at.
+    looked: Instant,
+    /// When the processes were set going.
+    running_since: Option<Instant>,
+    touches: Touches,
+    about_to_run: Box<dyn FnMut()>,
+    prefetch: Prefetch,
+    held: bool,
+    page: u64,
+    decoder: Decoder,
+    /// The frame that was decoded last.
+    decoded: Option<Frame>,
+    bytes: Vec<u8>,
+    times: metrics::Times,
+    lazy_bytes: u64,
+    faulted_bytes: u64,
+}
+
+impl Source {
+    /// A source for the processes of a checkpoint, prefetching with so many
+    /// threads. CRIU will connect to `listener`. `about_to_run` is called when
+    /// the processes are about to be set going, before anything else changes.
+    ///
+    /// # Errors
+    /// No descriptor or thread is left.
+    pub fn new(
+        memory: Memory,
+        listener: UnixListener,
+        page: u64,
+        threads: usize,
+        about_to_run: Box<dyn FnMut()>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let lazy_bytes = memory.bytes();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let prefetch = Prefetch::new(memory.files, threads)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        epoll.add(&listener, readable(LISTENER))?;
+        epoll.add(&prefetch.shared.news, readable(NEWS))?;
+        Ok(Self {
+            epoll,
+            listener: Some(listener),
+            criu: None,
+            processes: memory.processes,
+            spaces: HashMap::new(),
+            next: FIRST_SPACE,
+            waiting: VecDeque::new(),
+            retry: None,
+            phase: Phase::Restoring,
+            looked: Instant::now(),
+            running_since: None,
+            touches: Touches::default(),
+            about_to_run,
+            prefetch,
+            held: false,
+            page,
+            decoder: Decoder::default(),
+            decoded: None,
+            bytes: Vec::new(),
+            times: metrics::Times::default(),
+            lazy_bytes,
+            faulted_bytes: 0,
+        })
+    }
+
+    /// How far the restore is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// When to call [`Self::step`] even if nothing has come in.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        let forked = self.spaces.values().any(|space| space.is_forked());
+        let look = forked.then(|| LOOK.saturating_sub(self.looked.elapsed()));
+        self.retry.into_iter().chain(look).min()
+    }
+
+    /// The connection to CRIU, while there is one.
+    #[must_use]
+    pub fn criu(&self) -> Option<BorrowedFd<'_>> {
+        self.criu.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether CRIU has ever come.
+    #[must_use]
+    pub fn was_asked(&self) -> bool {
+        self.listener.is_none()
+    }
+
+    /// How much is missing.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.spaces.values().map(|space| space.missing()).sum()
+    }
+
+    /// How much children lack that were forked since: a checkpoint needs a copy of
+    /// it for each.
+    #[must_use]
+    pub fn missing_in_children(&self) -> u64 {
+        let forked = self.spaces.values().filter(|space| space.is_forked());
+        forked.map(|space| space.missing()).sum()
+    }
+
+    /// Says what will be asked for first: it comes first.
+    pub fn expect(&mut self, touches: &Touches) {
+        self.prefetch.expect(touches);
+    }
+
+    /// What was asked for first, so far.
+    #[must_use]
+    pub fn touches(&self) -> &Touches {
+        &self.touches
+    }
+
+    /// Gives only what is asked for, until [`Self::begin_prefetch`].
+    pub fn hold_prefetch(&mut self) {
+        self.held = true;
+    }
+
+    /// Gives the rest, too.
+    pub fn begin_prefetch(&mut self) {
+        self.held = false;
+        if self.phase != Phase::Restoring {
+            self.prefetch.begin();
+        }
+    }
+
+    /// Finishes as soon as this machine can: somebody waits for it.
+    pub fn hurry(&mut self) {
+        self.begin_prefetch();
+        self.prefetch.hurry();
+    }
+
+    /// What it took so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            lazy_bytes: self.lazy_bytes,
+            faulted_bytes: self.faulted_bytes,
+            prefetched_bytes: self.prefetch.shared.given.load(Ordering::Relaxed),
+            expected_bytes: self.prefetch.shared.expected.load(Ordering::Relaxed),
+            ..self.times.summary()
+        }
+    }
+
+    /// Does what there is to do.
+    ///
+    /// # Errors
+    /// The restore has failed, or the container must not go on: its memory
+    /// can't be given.
+    pub fn step(&mut self) -> Result<(), Failure> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(Failure::system("epoll")(error.into())),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                LISTENER => self.accept().map_err(Failure::system("accept CRIU"))?,
+                CRIU => self.hear()?,
+                NEWS => {
+                    let _ = self.prefetch.shared.news.read();
+                }
+                token => self.follow(token)?,
+            }
+        }
+        if let Some(failure) = self.prefetch.failure() {
+            return Err(failure);
+        }
+        self.answer()?;
+        self.settle();
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else {
+            return Ok(());
+        };
+        match listener.accept() {
+            // It gets the memory of the checkpoint: CRIU runs as we do.
+            Ok((stream, _)) if peer(&stream)? != geteuid().as_raw() => {
+                self.listener = Some(listener);
+            }
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, CRIU);
+                self.epoll.add(&stream, event)?;
+                self.criu = Some(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.listener = Some(listener);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Takes one message of CRIU's.
+    fn hear(&mut self) -> Result<(), Failure> {
+        let Some(criu) = &mut self.criu else {
+            return Ok(());
+        };
+        let hear = Failure::system("hear CRIU");
+        if protocol::is_last_word(criu).map_err(&hear)? {
+            (self.about_to_run)();
+        }
+        match protocol::receive(criu).map_err(&hear)? {
+            Said::Zombie => {}
+            Said::Task { pid, uffd } => {
+                let runs = self.processes.remove(&pid);
+                let runs = runs.ok_or(Failure::UnknownProcess { pid })?;
+                let space = Space::new(Some(pid), uffd, Pending::new(&runs), self.page);
+                self.add(space.map_err(Failure::system("userfaultfd"))?)?;
+            }
+            Said::Finished => {
+                self.phase = Phase::Running;
+                self.running_since = Some(Instant::now());
+                if !self.held {
+                    self.prefetch.begin();
+                }
+                // Of processes that CRIU did not restore nothing is missed.
+                self.processes.clear();
+            }
+            Said::End if self.phase == Phase::Restoring => return Err(Failure::Unfinished),
+            Said::End => {
+                let _ = self.epoll.delete(&*criu);
+                self.criu = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, space: Space) -> Result<(), Failure> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.next);
+        self.epoll
+            .add(&space, event)
+            .map_err(|error| Failure::system("epoll")(error.into()))?;
+        let space = Arc::new(space);
+        self.spaces.insert(self.next, space.clone());
+        self.prefetch.add(space);
+        self.next += 1;
+        Ok(())
+    }
+
+    fn follow(&mut self, token: u64) -> Result<(), Failure> {
+        let Some(space) = self.spaces.get(&token).cloned() else {
+            return Ok(());
+        };
+        let seen = space.follow().map_err(Failure::system("userfaultfd"))?;
+        let since = Instant::now();
+        for address in seen.faults {
+            self.waiting.push_back(Waiting {
+                space: space.clone(),
+                address,
+                since,
+                refused: 0,
+            });
+        }
+        for child in seen.children {
+            self.add(child)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of address spaces that lack nothing.
+    fn settle(&mut self) {
+        if self.phase == Phase::Restoring {
+            return;
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let forked = self.spaces.values().filter(|space| space.is_forked());
+            forked.for_each(|space| space.look());
+        }
+        let prefetch = &self.prefetch;
+        let epoll = &self.epoll;
+        self.spaces.retain(|_, space| {
+            let done = space.is_done();
+            if done {
+                prefetch.remove(space);
+                // The descriptor may live on in a thread for a moment.
+                let _ = epoll.delete(&**space);
+            }
+            !done
+        });
+        self.waiting.retain(|fault| !fault.space.is_done());
+        if self.spaces.is_empty() {
+            self.phase = Phase::Complete;
+        } else if self.spaces.values().all(|space| space.is_forked()) {
+            self.phase = Phase::Restored;
+        }
+    }
+}
+
+/// The user at the other end of a connection.
+fn peer(stream: &UnixStream) -> io::Result<u32> {
+    Ok(getsockopt(stream, PeerCredentials)?.uid())
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
