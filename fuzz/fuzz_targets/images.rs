@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use cedana_checkpoint::image;
+use cedana_checkpoint::format::{self, contents};
+use cedana_checkpoint::{images, inspect, lazy};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tempfile::TempDir;
 
 const WHOLE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/../checkpoint/src/image/inspect/data"
+    "/../checkpoint/src/inspect/data"
 );
 
 /// Threads and processes that are like others. Without their files each input
@@ -40,12 +41,12 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let original = path.exists().then(|| Path::new(WHOLE).join(name));
     fs::write(&path, content).expect("an image");
     // Sockets and the network are among what it looks for.
-    let _ = image::inspect::inspect(DIR.path());
-    let _ = image::verify(DIR.path());
-    let _ = image::lazy::Layout::read(DIR.path(), 4096);
-    let node = image::contents::Node::File { path: path.clone() };
-    let mut directory = image::contents::Directory::from([(name.to_owned(), node)]);
-    image::reserve(&mut directory, 0);
+    let _ = inspect::inspect(DIR.path());
+    let _ = images::verify(DIR.path());
+    let _ = lazy::layout::Layout::read(DIR.path(), 4096);
+    let node = contents::Node::File { path: path.clone() };
+    let mut directory = contents::Directory::from([(name.to_owned(), node)]);
+    format::reserve(&mut directory, 0);
     match original {
         Some(original) => drop(fs::copy(original, path).expect("the image as it was")),
         None => fs::remove_file(path).expect("no image"),

@@ -8,61 +8,59 @@
 //! ```
 //!
 //! Around a checkpoint or restore it adds what the wrapped runtime leaves
-//! undone: CRIU options that real programs need ([`checkpoint`]), a network
-//! namespace for the restored container ([`netns`], [`bundle`]), a look at init
-//! before success is reported ([`settle`]), and, when CRIU fails, a sentence
-//! that names the cause and the remedy ([`report`]).
+//! undone: CRIU options that real programs need, compression while CRIU writes, a
+//! network namespace for the restored container, memory that comes while the
+//! container runs, and, when CRIU fails, a sentence that names the cause and the
+//! remedy.
 //!
-//! It is a process that ends: nothing of it stays in a running container's way.
+//! ```text
+//! commands   one verb, one module; error: why it did not succeed
+//! lazy       the page source of a restored container
+//! criu       CRIU's configuration, its log, the directory that it restores from
+//! network    namespace, connections
+//! engine     what Docker and containerd do around a checkpoint
+//! oci        the wrapped runtime, its state, the bundle
+//! host       processes, cgroups, system calls
+//! output     stderr, the log, progress
+//! cli        the command line
+//! ```
+//!
+//! Each uses those below it only.
+//!
+//! It is a process that ends with its command; nothing of it stays with a running
+//! container but, for a while, the page source.
 
-mod bundle;
-mod cgroup;
-mod checkpoint;
-mod child;
 mod cli;
-mod collected;
-mod console;
+mod commands;
 mod criu;
-mod docker;
-mod doubtful;
-mod error;
-mod gate;
-mod inspect;
-mod kept_log;
+mod engine;
+mod host;
 mod lazy;
-mod nested_mounts;
-mod netns;
-mod network_lock;
-mod obstacle;
-mod packed;
-mod process;
-mod progress;
-mod prune;
-mod report;
-mod restore;
-mod runtime;
-mod settle;
-mod shown;
-mod spec;
-mod state;
-mod sys;
-mod units;
-mod unpack;
+mod network;
+mod oci;
+mod output;
 
 use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::Invocation;
-use report::Reporter;
+use commands::{checkpoint, inspect, passthrough, restore, unpack};
+use criu::post_dump;
+use host::sys;
+use network::netns;
+use output::report::Reporter;
 
 fn main() -> ExitCode {
     sys::provide_path();
-    if let Some(end) = gate::asked_by_criu() {
+    if let Some(end) = post_dump::asked_by_criu() {
         return end;
     }
     let args: Vec<OsString> = env::args_os().skip(1).collect();
-    let reporter = Reporter::from_globals(&cli::globals(&args));
+    let reporter = {
+        let globals = cli::globals(&args);
+        Reporter::new(globals.log, globals.log_json)
+    };
     let result = match cli::parse(&args) {
         Ok(Invocation::OwnVersion) => {
             println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
@@ -73,8 +71,8 @@ fn main() -> ExitCode {
                 .map_err(Into::into)
         }
         Ok(Invocation::ServePages) => return lazy::serve(),
-        Ok(Invocation::Restores { json }) => lazy::show(json),
-        Ok(Invocation::PassThrough) => runtime::exec(&args)
+        Ok(Invocation::Restores { json }) => inspect::restores(json),
+        Ok(Invocation::PassThrough) => passthrough::exec(&args)
             .map(|never| match never {})
             .map_err(Into::into),
         Ok(Invocation::Checkpoint(request)) => checkpoint::run(&request, &reporter),

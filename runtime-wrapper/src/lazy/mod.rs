@@ -28,17 +28,17 @@
 //! file of the bundle ([`death`]). A checkpoint taken before memory is complete
 //! would be one of a container with holes: it waits ([`finish`]).
 
+mod complete_memory;
+mod completion_socket;
 mod control;
-mod criu;
-mod death;
-mod door;
-mod finish;
-mod guard;
+mod criu_process;
+pub(crate) mod history;
+mod kill;
 mod ledger;
-mod process;
-mod record;
+mod page_source;
 mod session;
-mod touched;
+mod touch_cache;
+mod watchdog;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,12 +48,12 @@ use cedana_checkpoint::lazy;
 use cedana_checkpoint::lazy::layout::Layout;
 use cedana_config::{Config, Mode};
 
-use crate::runtime::Runtime;
-use crate::{sys, units};
+use crate::host::sys;
+use crate::oci::runtime::Runtime;
+use crate::output::units;
 
-pub(crate) use finish::{Error as Incomplete, finish};
-pub(crate) use process::serve;
-pub(crate) use record::show;
+pub(crate) use complete_memory::{Error as Incomplete, finish};
+pub(crate) use page_source::serve;
 pub(crate) use session::{Session, Settings};
 
 /// How this program is asked to be a page source. Not an option for people.
@@ -131,7 +131,7 @@ const KNOWN: &str = "/run/cedana/lazy";
 
 /// The socket at which a container's page source can be asked to finish.
 fn known(init: i32) -> Option<PathBuf> {
-    let started = crate::process::started(init)?;
+    let started = crate::host::procfs::started(init)?;
     Some(Path::new(KNOWN).join(format!("{init}-{started}")))
 }
 

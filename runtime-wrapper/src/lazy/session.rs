@@ -14,11 +14,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::control::{Control, text};
-use super::{FLAG, death};
-use crate::child::Next;
-use crate::report::Reporter;
-use crate::state::Container;
-use crate::sys;
+use super::{FLAG, kill};
+use crate::host::child::Next;
+use crate::host::sys;
+use crate::oci::state::Container;
+use crate::output::report::Reporter;
 
 /// The name of the page source, as long as the guard's ([`sys::rename`]). The
 /// name of this program is not in it: who kills that by name means restores.
@@ -142,7 +142,7 @@ impl Session {
         }
         if let Some(container) = find() {
             let cgroup = container.cgroup.as_deref();
-            self.control.say(&death::describe(container.init, cgroup));
+            self.control.say(&kill::describe(container.init, cgroup));
             self.told = true;
         }
     }
@@ -222,7 +222,7 @@ impl Session {
     pub(crate) fn end(mut self) {
         self.control.hang_up();
         let pid = self.child.id().cast_signed();
-        if sys::pidfd_open(pid).is_ok_and(|source| death::ends_within(source.as_fd(), PATIENCE)) {
+        if sys::pidfd_open(pid).is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE)) {
             let _ = self.child.wait();
         }
     }

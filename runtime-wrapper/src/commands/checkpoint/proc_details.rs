@@ -1,0 +1,225 @@
+//! Completes what CRIU's log says of a failed dump with what /proc says.
+//!
+//! CRIU names a watched file by its inode, a message queue by a path that could be
+//! any file's, and a missing descriptor by whatever needed one. The container runs
+//! on after a failed dump, so its processes can be asked.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cedana_checkpoint::criu::cause::{Descriptor, Watched};
+use cedana_checkpoint::criu::{Cause, Diagnosis};
+use nix::libc;
+use nix::sys::statfs::{FsType, statfs};
+
+use crate::host::procfs::{Init, Stat, descends, free_descriptors, stats_of};
+use crate::oci::nested_mounts;
+
+/// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
+/// `MQUEUE_MAGIC`).
+const MQUEUE: FsType = FsType(0x1980_0202);
+
+/// How many names are looked at for a watched file, and for how long at most. An
+/// image of an operating system has some ten thousand names; so many as these take
+/// about a second, if the disk need not be read.
+const NAMES: usize = 400_000;
+const TIME: Duration = Duration::from_secs(1);
+
+/// What a search may cost.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    names: usize,
+    end: Instant,
+}
+
+/// The number of free descriptors with which CRIU 4.2 dumps a process.
+const ENOUGH: usize = 4;
+
+/// Completes a diagnosis, for a container with this init and these processes.
+pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
+    let process = found.process.and_then(|pid| i32::try_from(pid).ok());
+    match &found.cause {
+        Some(Cause::OutsideFile(file)) => {
+            let queue = process.is_some_and(|pid| is_message_queue(pid, file));
+            if queue {
+                found.cause = Some(Cause::MessageQueue(Some(file.path.clone())));
+            }
+        }
+        Some(Cause::Inotify(Watched::Unknown)) => {
+            if let (Some(pid), Some((device, inode))) = (process, found.watched) {
+                found.cause = Some(Cause::Inotify(Watched::File {
+                    process: name_of(pid),
+                    inode,
+                    path: path_of(pid, device, inode),
+                }));
+            }
+        }
+        None if init.has_ended() => found.cause = Some(Cause::Ended),
+        None if lacks_descriptors(init, processes) => found.cause = Some(Cause::NoDescriptor),
+        _ => {}
+    }
+}
+
+fn name_of(pid: i32) -> String {
+    match Stat::read(pid) {
+        Some(stat) => format!("{pid} ({})", stat.name),
+        None => pid.to_string(),
+    }
+}
+
+fn is_message_queue(pid: i32, file: &Descriptor) -> bool {
+    let path = format!("/proc/{pid}/fd/{}", file.number);
+    statfs(path.as_str()).is_ok_and(|system| system.filesystem_type() == MQUEUE)
+}
+
+/// Whether a process of the dump, one that init started, has too few.
+fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
+    let stats = stats_of(processes);
+    processes
+        .iter()
+        .filter(|pid| descends(**pid, init.pid, &stats))
+        .any(|pid| free_descriptors(*pid, ENOUGH).is_some_and(|free| free < ENOUGH))
+}
+
+/// Where a file is in a container, by the numbers that the kernel has for it.
+fn path_of(pid: i32, device: u64, inode: u64) -> Option<String> {
+    // The kernel's own encoding (linux/kdev_t.h), not that of stat(2).
+    let (major, minor) = ((device >> 20) as u32, (device & 0xf_ffff) as u32);
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let mountinfo = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+    let mounts: HashSet<PathBuf> = nested_mounts::places(&mountinfo)
+        .filter_map(|place| Some(root.join(place.strip_prefix("/").ok()?)))
+        .collect();
+    let bounds = Bounds {
+        names: NAMES,
+        end: Instant::now() + TIME,
+    };
+    let found = search(&root, &mounts, libc::makedev(major, minor), inode, bounds)?;
+    let path = found.strip_prefix(&root).ok()?;
+    Some(Path::new("/").join(path).display().to_string())
+}
+
+/// Looks for a file below `root`, without leaving its file system: level by level,
+/// so that an odd deep tree does not use up the names.
+/// Mounts are not even looked at: their file system may be served by a process of
+/// the container, which can stand still.
+fn search(
+    root: &Path,
+    mounts: &HashSet<PathBuf>,
+    device: u64,
+    inode: u64,
+    mut bounds: Bounds,
+) -> Option<PathBuf> {
+    let is_it = |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (device, inode);
+    let top = fs::metadata(root.join(".")).ok()?;
+    if is_it(&top) {
+        return Some(root.to_owned());
+    }
+    let mut ahead = VecDeque::from([root.to_owned()]);
+    while let Some(dir) = ahead.pop_front() {
+        if Instant::now() > bounds.end {
+            return None;
+        }
+        // An unreadable directory is left out.
+        let Ok(entries) = fs::read_dir(dir.join(".")) else {
+            continue;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            bounds.names = bounds.names.checked_sub(1)?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // An overlay may show another number in a directory than for the file.
+            if !is_dir && entry.ino() != inode {
+                continue;
+            }
+            let path = dir.join(entry.file_name());
+            if is_dir && mounts.contains(&path) {
+                continue;
+            }
+            let Ok(meta) = fs::symlink_metadata(&path) else {
+                continue;
+            };
+            if is_it(&meta) {
+                return Some(path);
+            }
+            if is_dir && meta.dev() == top.dev() {
+                ahead.push_back(path);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_file_by_its_inode_within_bounds() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let deep = dir.path().join("a/b");
+        fs::create_dir_all(&deep).expect("directories");
+        fs::write(deep.join("file"), "x").expect("file");
+        let meta = fs::metadata(deep.join("file")).expect("there");
+        let bounds = |names| Bounds {
+            names,
+            end: Instant::now() + Duration::from_secs(60),
+        };
+        let none = HashSet::new();
+        let find = |inode, names| search(dir.path(), &none, meta.dev(), inode, bounds(names));
+        assert_eq!(find(meta.ino(), 100), Some(deep.join("file")));
+        assert_eq!(find(meta.ino(), 2), None, "too many names");
+        let b = fs::metadata(&deep).expect("there").ino();
+        assert_eq!(find(b, 100), Some(deep.clone()));
+        let elsewhere = meta.dev() + 1;
+        assert_eq!(search(dir.path(), &none, elsewhere, b, bounds(100)), None);
+        let mounts = HashSet::from([dir.path().join("a")]);
+        let below = search(dir.path(), &mounts, meta.dev(), b, bounds(100));
+        assert_eq!(below, None, "below a mount");
+        let late = Bounds {
+            end: Instant::now(),
+            ..bounds(100)
+        };
+        assert_eq!(search(dir.path(), &none, meta.dev(), b, late), None);
+    }
+
+    #[test]
+    fn an_unknown_cause_of_a_container_that_has_ended() {
+        let unknown = || Diagnosis {
+            error: Some("cg: BUG".into()),
+            ..Diagnosis::default()
+        };
+        let own = std::process::id().cast_signed();
+        let mut found = unknown();
+        complete(&mut found, Init::now(own), &[]);
+        assert_eq!(found.cause, None);
+        let ended = Init {
+            pid: own,
+            started: Some(0),
+        };
+        complete(&mut found, ended, &[]);
+        assert_eq!(found.cause, Some(Cause::Ended));
+        // What is known stays.
+        let mut found = unknown();
+        found.cause = Some(Cause::PacketPipe);
+        complete(&mut found, ended, &[]);
+        assert_eq!(found.cause, Some(Cause::PacketPipe));
+    }
+
+    #[test]
+    fn a_file_outside_that_is_no_queue_stays_one() {
+        let outside = Cause::OutsideFile(Descriptor {
+            number: 0,
+            path: "/x".into(),
+        });
+        let mut found = Diagnosis {
+            cause: Some(outside.clone()),
+            process: Some(std::process::id()),
+            ..Diagnosis::default()
+        };
+        complete(&mut found, Init::now(1), &[]);
+        assert_eq!(found.cause, Some(outside));
+    }
+}

@@ -1,0 +1,40 @@
+//! `unpack DIR [--to DIR2]`: a checkpoint of ours becomes a stock one.
+//!
+//! The result takes its place, or the original's, as a new checkpoint does: whole
+//! or not at all, whoever dies meanwhile.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::{self, contents, unpack};
+use nix::sys::stat::{Mode, umask};
+
+use super::error::{self, Error};
+use crate::cli::Unpack;
+
+/// Unpacks a checkpoint.
+pub(crate) fn run(request: &Unpack) -> Result<ExitCode, Error> {
+    let to = request.to.as_ref().unwrap_or(&request.dir);
+    match convert(&request.dir, to) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(source) => Err(Error::Unpack {
+            dir: request.dir.clone(),
+            source,
+        }),
+    }
+}
+
+fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
+    publish::recover(dir)?;
+    let manifest = Manifest::read(dir).map_err(format::Error::from)?;
+    let manifest = manifest.ok_or(error::Unpack::NotOurs)?;
+    let directory = contents::open(dir, &manifest)?;
+    // As secret as the checkpoint is.
+    umask(Mode::from_bits_truncate(0o077));
+    let mut store = Store::prepare(to, Durability::Disk)?;
+    unpack::unpack(&directory, store.place())?;
+    store.publish(None)?;
+    Ok(())
+}

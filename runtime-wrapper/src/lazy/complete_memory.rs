@@ -1,0 +1,80 @@
+//! A checkpoint of a container that lacks memory waits until it has it.
+//!
+//! CRIU takes a page that is not there for one of zeros. So the page source is
+//! asked to finish, with all processors, which works for a paused container as
+//! well: its memory is given to it, not taken by it. (An event of a process that
+//! was frozen in the middle of one has been read by then: it is in the kernel,
+//! where no freezer stops it.)
+
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::known;
+use crate::host::child::Signals;
+
+/// The source's word where a checkpoint would need more memory than there is.
+pub(super) const NO_ROOM: &str = "no room";
+
+/// Why memory is not complete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "the container was restored lazily and its memory can't be completed; see the runtime's log for why it was killed"
+    )]
+    Failed,
+    #[error(
+        "the container forked while its memory was still being restored, and its memory limit has no room for what the children share with it no more; raise the limit, or take the checkpoint when they have ended"
+    )]
+    NoRoom,
+    #[error("interrupted while its memory was still being restored")]
+    Interrupted,
+    #[error("cannot ask for the rest of its memory at {}: {source}", path.display())]
+    Ask { path: PathBuf, source: io::Error },
+}
+
+/// Returns once a container has all of its memory.
+pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
+    let Some(path) = known(init) else {
+        // It is gone; the runtime says so.
+        return Ok(());
+    };
+    let ask = |source| Error::Ask {
+        path: path.clone(),
+        source,
+    };
+    let mut source = match UnixStream::connect(&path) {
+        Ok(source) => source,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        // Its file is there, and nobody behind it.
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(Error::Failed),
+        Err(error) => return Err(ask(error)),
+    };
+    loop {
+        let mut ready = [
+            PollFd::new(source.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(ask(error.into())),
+        }
+        if ready[1].any().unwrap_or(false) {
+            return Err(Error::Interrupted);
+        }
+        if ready[0].any().unwrap_or(false) {
+            let mut word = String::new();
+            // An error is an end without a word.
+            let _ = source.read_to_string(&mut word);
+            return match word.as_str() {
+                "done" => Ok(()),
+                NO_ROOM => Err(Error::NoRoom),
+                _ => Err(Error::Failed),
+            };
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The CRIU that a page source serves, as a process.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::host::procfs::{Stat, descends};
+use crate::host::sys;
+use crate::lazy::kill::ends_within;
+
+/// How long a CRIU that fails may take to clean up. It takes milliseconds.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Criu {
+    pid: i32,
+    process: OwnedFd,
+}
+
+impl Criu {
+    /// The one at the other end of a connection; none if it has ended.
+    pub(super) fn at(connection: &OwnedFd) -> Option<Self> {
+        let pid = getsockopt(connection, PeerCredentials).ok()?.pid();
+        let process = sys::pidfd_open(pid).ok()?;
+        // As long as it has its end of the connection, the PID is nobody else's.
+        let mut ready = [PollFd::new(connection.as_fd(), PollFlags::empty())];
+        let gone = poll(&mut ready, PollTimeout::ZERO) != Ok(0);
+        (!gone).then_some(Self { pid, process })
+    }
+
+    /// Waits until it has ended, and ends it with all that it has made if that
+    /// takes too long.
+    pub(super) fn see_off(self, patience: Duration) {
+        if ends_within(self.process.as_fd(), patience) {
+            return;
+        }
+        let made = descendants(self.pid);
+        for process in std::iter::once(self.process).chain(made) {
+            let _ = sys::pidfd_kill(process.as_fd());
+        }
+    }
+}
+
+/// All processes that descend from one.
+fn descendants(pid: i32) -> Vec<OwnedFd> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats: HashMap<i32, Stat> = entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, Stat::read(pid)?))
+        })
+        .collect();
+    stats
+        .iter()
+        .filter(|(other, _)| **other != pid && descends(**other, pid, &stats))
+        .filter_map(|(&other, stat)| {
+            let process = sys::pidfd_open(other).ok()?;
+            // Still the same.
+            (Stat::read(other)?.parent == stat.parent).then_some(process)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio, id};
+
+    #[test]
+    fn who_is_at_the_other_end() {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        let ours = ours.into();
+        let found = Criu::at(&ours).map(|criu| criu.pid);
+        assert_eq!(found, Some(id().cast_signed()));
+        drop(theirs);
+        // A child of another test's may have it until its exec.
+        while Criu::at(&ours).is_some() {}
+    }
+
+    #[test]
+    fn whoever_takes_too_long_is_ended_with_its_children() {
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 1000 & wait"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("spawn");
+        let pid = child.id().cast_signed();
+        let made = loop {
+            let made = descendants(pid);
+            if !made.is_empty() {
+                break made;
+            }
+        };
+        assert!(!ends_within(made[0].as_fd(), Duration::ZERO));
+        Criu {
+            pid,
+            process: sys::pidfd_open(pid).expect("pidfd"),
+        }
+        .see_off(Duration::from_millis(10));
+        assert!(ends_within(made[0].as_fd(), Duration::from_secs(60)));
+        child.wait().expect("wait");
+    }
+}

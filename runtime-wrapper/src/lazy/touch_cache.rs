@@ -1,0 +1,106 @@
+//! Where it is kept what restores of a checkpoint had to be asked for first.
+//!
+//! Beside the checkpoint would be the obvious place, and is none: containerd and
+//! Docker unpack a checkpoint anew for each restore and throw that away. So it is
+//! kept by the node, under the fingerprint of the checkpoint's manifest, which
+//! names the digests of all that is in it.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use cedana_checkpoint::format::manifest;
+use cedana_checkpoint::lazy::{MAX_TOUCHES_BYTES, Touches};
+use tempfile::NamedTempFile;
+
+use crate::host::prune::prune;
+
+const DIR: &str = "/var/lib/cedana/touched";
+
+/// Of how many checkpoints it is kept: the last that were restored.
+const KEPT: usize = 64;
+
+/// The memory of one checkpoint's restores.
+pub(super) struct Touched {
+    path: PathBuf,
+    earlier: Touches,
+}
+
+impl Touched {
+    /// What is known of a checkpoint. Nothing is, if it can't be read.
+    pub(super) fn of(images: &Path) -> Option<Self> {
+        Self::known(Path::new(DIR), images)
+    }
+
+    fn known(dir: &Path, images: &Path) -> Option<Self> {
+        let name = manifest::fingerprint(images).ok()?;
+        let path = dir.join(format!("{name}.json"));
+        let mut text = Vec::new();
+        // The first time there is none.
+        let _ =
+            File::open(&path).and_then(|file| file.take(MAX_TOUCHES_BYTES).read_to_end(&mut text));
+        let earlier = Touches::parse(&text);
+        Some(Self { path, earlier })
+    }
+
+    pub(super) fn earlier(&self) -> &Touches {
+        &self.earlier
+    }
+
+    /// Adds what this restore was asked for.
+    ///
+    /// # Errors
+    /// It can't be written. The next restore is as fast as this one, then.
+    pub(super) fn add(mut self, touches: &Touches) -> io::Result<()> {
+        let known = !self.earlier.is_empty();
+        self.earlier.merge(touches);
+        if self.earlier.is_empty() {
+            return Ok(());
+        }
+        let dir = self.path.parent().unwrap_or(Path::new(DIR));
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        // Whole or not at all; of two at once one is as good as the other.
+        let mut file = NamedTempFile::new_in(dir)?;
+        file.write_all(&self.earlier.render())?;
+        file.persist(&self.path)?;
+        match known {
+            true => Ok(()),
+            // All of it is ours: the draft of a killed writer, too.
+            false => prune(dir, KEPT, |_| true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One touch, as it is written.
+    fn touch(address: u64) -> Touches {
+        Touches::parse(format!(r#"{{"format":1,"touches":[[1,{address},5]]}}"#).as_bytes())
+    }
+
+    #[test]
+    fn restores_of_one_checkpoint_add_up() {
+        let home = tempfile::tempdir().expect("tempdir");
+        let images = tempfile::tempdir().expect("tempdir");
+        let dir = home.path().join("touched");
+        assert!(Touched::known(&dir, images.path()).is_none());
+        fs::write(images.path().join(manifest::NAME), "one").expect("a manifest");
+        let of = || Touched::known(&dir, images.path()).expect("it has a manifest");
+        of().add(&Touches::default()).expect("nothing to keep");
+        assert!(!dir.exists());
+        of().add(&touch(0)).expect("kept");
+        of().add(&touch(1 << 20)).expect("kept");
+        let mut both = touch(0);
+        both.merge(&touch(1 << 20));
+        assert_eq!(*of().earlier(), both);
+        // Another checkpoint's are its own.
+        fs::write(images.path().join(manifest::NAME), "two").expect("a manifest");
+        assert!(of().earlier().is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! The wrapped runtime: which program it is.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, umount2};
+
+/// Why there is no runtime to wrap.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("settings: {0}")]
+    Config(#[from] cedana_config::Error),
+    #[error("the wrapped runtime \"{}\" is not in PATH ({path}); install it, or set runtime in config.toml", name.display())]
+    NotInPath { name: PathBuf, path: String },
+    #[error("the wrapped runtime {} cannot be run: {source}; set runtime in config.toml to runc or crun", program.display())]
+    Unusable { program: PathBuf, source: io::Error },
+    #[error("the wrapped runtime {} is cedana-runc itself; set runtime in config.toml (or CEDANA_RUNTIME) to runc or crun", program.display())]
+    Itself { program: PathBuf },
+}
+
+/// A runtime that exists and is not ourselves.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(crate) program: PathBuf,
+}
+
+impl Runtime {
+    /// Finds the program for a name or an absolute path.
+    pub(crate) fn find(name: &Path) -> Result<Self, Error> {
+        let program = if name.is_absolute() {
+            name.to_owned()
+        } else {
+            let path = env::var_os("PATH").unwrap_or_default();
+            in_path(name, &path).ok_or_else(|| Error::NotInPath {
+                name: name.to_owned(),
+                path: path.to_string_lossy().into_owned(),
+            })?
+        };
+        let unusable = |source| Error::Unusable {
+            program: program.clone(),
+            source,
+        };
+        let found = fs::metadata(&program).map_err(unusable)?;
+        // Resolved, so that neither a link nor a second name in PATH makes us
+        // start ourselves for ever; by name too, for a copy of ourselves.
+        let ours = fs::metadata("/proc/self/exe").map_err(unusable)?;
+        let same_file = (found.dev(), found.ino()) == (ours.dev(), ours.ino());
+        let target = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
+        if same_file || target.file_name() == Some(OsStr::new("cedana-runc")) {
+            return Err(Error::Itself { program });
+        }
+        Ok(Self { program })
+    }
+
+    /// Whether this is crun, by its name or, under any other than the usual two,
+    /// by what it says of itself.
+    pub(crate) fn is_crun(&self) -> bool {
+        match self.program.file_name().and_then(OsStr::to_str) {
+            Some("crun") => true,
+            Some("runc") => false,
+            _ => self.version().starts_with("crun "),
+        }
+    }
+
+    /// What `--version` prints; nothing if it can't be run.
+    pub(crate) fn version(&self) -> String {
+        Command::new(&self.program)
+            .arg("--version")
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// A command of this runtime. Its argv\[0\] is the program's path, from
+    /// which crun chooses its handler.
+    pub(crate) fn command(&self, args: &[OsString]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(args);
+        command
+    }
+}
+
+/// Unmounts the container's root that a killed restore can leave in the runtime's
+/// state (`criu-root`; runc 1.1 to 1.4, `restore`): runc's delete would remove it
+/// with everything in it.
+pub(crate) fn unmount_left_root(root: Option<&Path>, id: &OsStr) {
+    let root = root.unwrap_or(Path::new("/run/runc"));
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    // An error says that it is not there or no mount point, as it should be.
+    let _ = umount2(&root.join(id).join("criu-root"), flags);
+}
+
+fn in_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
+    env::split_paths(path)
+        .map(|dir| dir.join(name))
+        .find(|candidate| {
+            fs::metadata(candidate)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_itself() {
+        let ourselves = env::current_exe().expect("a test has a path");
+        assert!(matches!(
+            Runtime::find(&ourselves),
+            Err(Error::Itself { .. })
+        ));
+        let dir = tempfile::tempdir().expect("tempdir");
+        let link = dir.path().join("runc");
+        std::os::unix::fs::symlink(&ourselves, &link).expect("symlink");
+        assert!(matches!(Runtime::find(&link), Err(Error::Itself { .. })));
+        let copy = dir.path().join("cedana-runc");
+        fs::copy("/bin/true", &copy).expect("copy");
+        assert!(matches!(Runtime::find(&copy), Err(Error::Itself { .. })));
+    }
+
+    #[test]
+    fn missing_runtime_is_named() {
+        let error = Runtime::find(Path::new("no-such-runtime")).expect_err("missing");
+        assert!(error.to_string().contains("no-such-runtime"));
+        let error = Runtime::find(Path::new("/no/such/runtime")).expect_err("missing");
+        assert!(error.to_string().contains("/no/such/runtime"));
+    }
+}
