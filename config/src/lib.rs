@@ -32,7 +32,6 @@
 mod error;
 mod file;
 mod nearest;
-mod programs;
 mod setting;
 mod value;
 
@@ -40,9 +39,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cedana_contract::annotations::PREFIX as ANNOTATION_PREFIX;
 pub use error::Error;
 use error::Place;
-pub use programs::{DEFAULT_SEARCH_PATH, missing_search_path};
 
 /// Where the settings file is looked for when `CEDANA_CONFIG` names no other.
 pub const DEFAULT_PATH: &str = "/etc/cedana/config.toml";
@@ -54,17 +53,7 @@ pub const PATH_VARIABLE: &str = "CEDANA_CONFIG";
 /// `runtime` in the file.
 pub const RUNTIME_VARIABLE: &str = "CEDANA_RUNTIME";
 
-/// Environment variable by which the shim tells `cedana-runc checkpoint` that the
-/// client which asks for the checkpoint has paused the container for it and has
-/// read nothing of the container yet, so that it may run between two attempts.
-pub const MAY_RUN_VARIABLE: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
-
-/// Environment variable by which the shim tells `cedana-runc checkpoint` that it
-/// resumes the paused container as soon as CRIU is done.
-pub const RESUMES_VARIABLE: &str = "CEDANA_SHIM_RESUMES";
-
 const ENV_PREFIX: &str = "CEDANA_";
-const ANNOTATION_PREFIX: &str = "io.cedana.";
 
 /// A settings file holds a dozen short lines. The bound keeps a path that was
 /// mistyped to a disk image or a device from being read into memory.

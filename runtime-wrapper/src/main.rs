@@ -47,12 +47,12 @@ use std::process::ExitCode;
 use cli::Invocation;
 use commands::{checkpoint, inspect, passthrough, restore, unpack};
 use criu::post_dump;
-use host::sys;
 use network::netns;
 use output::report::Reporter;
 
 fn main() -> ExitCode {
-    sys::provide_path();
+    // SAFETY: this is the only thread.
+    unsafe { cedana_contract::search_path::provide() };
     if let Some(end) = post_dump::asked_by_criu() {
         return end;
     }

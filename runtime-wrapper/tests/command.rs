@@ -199,7 +199,10 @@ fn without_a_path_the_runtime_is_given_one() {
             let _ = fs::remove_file(stage.path("path"));
             assert_eq!(
                 told.unwrap_or_else(|error| panic!("{verb}: {error}: {said}")),
-                format!("PATH={}\n", cedana_config::DEFAULT_SEARCH_PATH),
+                format!(
+                    "PATH={}\n",
+                    cedana_contract::search_path::DEFAULT_SEARCH_PATH
+                ),
                 "{verb}"
             );
         }

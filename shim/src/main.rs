@@ -37,7 +37,8 @@ use error::{Context, Error};
 
 fn main() -> ExitCode {
     sys::tune_allocator();
-    sys::provide_path();
+    // SAFETY: the event loop starts later, so there is one thread.
+    unsafe { cedana_contract::search_path::provide() };
     match call() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

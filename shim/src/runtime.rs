@@ -20,6 +20,7 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
+use cedana_contract::{flags, process::die_with_parent, variables};
 use log::warn;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -29,16 +30,11 @@ use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
     reaper::{ExitStatus, Reaper},
-    sys,
 };
 
 /// Where containerd's own shim keeps runc's state, too; `runc --root
 /// /run/containerd/runc/<namespace> list` is what people type.
 const DEFAULT_ROOT: &str = "/run/containerd/runc";
-/// Tells the wrapper that this shim calls it.
-const SHIM_VARIABLE: &str = "CEDANA_SHIM";
-/// The wrapper that owns checkpoint and restore.
-const WRAPPER: &str = "cedana-runc";
 /// A runtime's log that is larger than this is not its error message.
 const LOG_LIMIT: u64 = 1 << 20;
 
@@ -112,10 +108,10 @@ impl Runtime {
     pub(crate) fn wrapper(&self, verb: &str) -> Command {
         let mut command = self.with_globals(Command::new(wrapper_path()), verb);
         // Whatever name we go by, containerd's own shim is not at work.
-        command.env(SHIM_VARIABLE, "1");
+        command.env(variables::SHIM, "1");
         // A client may itself name the wrapper as the runtime; the wrapper
         // then takes what its configuration says.
-        if self.binary.file_name() != Some(WRAPPER.as_ref()) {
+        if self.binary.file_name() != Some(flags::WRAPPER.as_ref()) {
             command.env("CEDANA_RUNTIME", &self.binary);
         }
         command
@@ -175,7 +171,7 @@ impl Runtime {
                 command.stdin(input).stdout(Stdio::null());
             }
         }
-        sys::die_with_parent(&mut command);
+        die_with_parent(&mut command);
         let program = PathBuf::from(command.get_program());
         let spawned = reaper.spawn(&mut command);
         // Closes our copies of the container's ends of the pipes.
@@ -224,9 +220,9 @@ impl Runtime {
 pub(crate) fn wrapper_path() -> PathBuf {
     std::env::current_exe()
         .ok()
-        .map(|exe| exe.with_file_name(WRAPPER))
+        .map(|exe| exe.with_file_name(flags::WRAPPER))
         .filter(|beside| beside.exists())
-        .unwrap_or_else(|| PathBuf::from(WRAPPER))
+        .unwrap_or_else(|| PathBuf::from(flags::WRAPPER))
 }
 
 /// Keeps what a command prints on stderr.

@@ -16,31 +16,6 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The command is killed when the shim dies, as runc is by containerd's own
-/// shim: nobody would be left to hear its result. (The kernel takes "parent" as
-/// the thread that forked: here the only one.)
-pub(crate) fn die_with_parent(command: &mut Command) {
-    let parent = std::process::id();
-    let hook = move || {
-        // SAFETY: prctl with these arguments and getppid touch no memory.
-        let (set, now) = unsafe {
-            (
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
-                libc::getppid(),
-            )
-        };
-        match set {
-            0 if now.cast_unsigned() == parent => Ok(()),
-            // The parent died before the prctl: the signal will never come.
-            0 => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: the hook runs between fork and exec and calls only
-    // async-signal-safe functions; it neither allocates nor locks.
-    unsafe { command.pre_exec(hook) };
-}
-
 /// The command finds `fds` as its descriptors 3, 4, 5 and so on.
 pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; N]) {
     let hook = move || {
@@ -62,7 +37,8 @@ pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; 
         }
         Ok(())
     };
-    // SAFETY: as in `die_with_parent`; the descriptors live in the closure.
+    // SAFETY: the hook runs between fork and exec and calls only
+    // async-signal-safe functions; the descriptors live in the closure.
     unsafe { command.pre_exec(hook) };
 }
 
@@ -161,16 +137,6 @@ pub(crate) fn schedule_on_own_cores() -> io::Result<()> {
     match unsafe { libc::prctl(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, PIDTYPE_TGID, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Sets `PATH` where containerd was started without one, for this process and for
-/// the programs that it starts. To be called before the event loop starts.
-pub(crate) fn provide_path() {
-    let path = std::env::var_os("PATH");
-    if let Some(missing) = cedana_config::missing_search_path(path.as_deref()) {
-        // SAFETY: there is one thread, so none reads the environment meanwhile.
-        unsafe { std::env::set_var("PATH", missing) };
     }
 }
 

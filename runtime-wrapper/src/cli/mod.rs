@@ -11,9 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// Asks for our own version; `--version` shows the wrapped runtime's, whose
-/// output clients parse. No OCI runtime can take it for a verb or a flag.
-const OWN_VERSION: &str = "--cedana-version";
+use cedana_contract::flags::{HOLD_NETNS, NETNS, OWN_VERSION, PAGE_SOURCE, PROGRESS_FD};
 
 /// Global flags that take a value, of runc 1.1 to 1.4 and crun 1.x.
 const GLOBAL_VALUES: [&str; 7] = [
@@ -68,17 +66,6 @@ const VERB_SWITCHES: [&str; 14] = [
 
 /// The same, for the one that only `restore` has beside those.
 const NO_PIVOT: &str = "no-pivot";
-
-/// A flag of `checkpoint` that is ours: whom to tell how far it is.
-const PROGRESS_FD: &str = "progress-fd";
-
-/// A flag of `restore` that is ours: the network namespace for a bundle that
-/// names none.
-const NETNS: &str = "netns";
-
-/// Makes a network namespace and holds it until stdin ends, see [`crate::network::netns`];
-/// what may follow is the checkpoint that is going to be restored there.
-const HOLD_NETNS: &str = "--cedana-hold-netns";
 
 /// What `inspect` shows if it is not a checkpoint.
 const RESTORES: &str = "--restores";
@@ -374,7 +361,7 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
         if only == OWN_VERSION {
             return Ok(Invocation::OwnVersion);
         }
-        if only == crate::lazy::FLAG {
+        if only == PAGE_SOURCE {
             return Ok(Invocation::ServePages);
         }
     }

@@ -18,11 +18,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-const WHITEOUT: &str = ".wh.cedana";
+use cedana_contract::engine::is_temporary_checkpoint;
 
-/// How containerd names the directory of a checkpoint that it packs
-/// (`services/tasks/local.go`, 1.7 to 2.4); digits follow.
-const CONTAINERDS: &str = "ctrd-checkpoint";
+const WHITEOUT: &str = ".wh.cedana";
 
 /// Adds a whiteout to a checkpoint that containerd packs.
 ///
@@ -37,12 +35,7 @@ pub(crate) fn set_apart_from_copies(images: &Path) -> io::Result<()> {
 
 /// Whether containerd packs what is written to this directory.
 pub(crate) fn is_packed(images: &Path) -> bool {
-    let digits = images
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix(CONTAINERDS));
-    digits.is_some_and(|digits| {
-        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
-    })
+    is_temporary_checkpoint(images)
 }
 
 #[cfg(test)]

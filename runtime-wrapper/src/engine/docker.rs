@@ -13,12 +13,11 @@ use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use cedana_contract::engine::DOCKER_NAMESPACE;
+use cedana_contract::variables;
 use serde_json::Value;
 
 use crate::cli::Request;
-
-/// Set by the shim of ours.
-const SHIM_VARIABLE: &str = "CEDANA_SHIM";
 
 /// The first version that can't.
 const FIRST: u32 = 28;
@@ -44,7 +43,7 @@ pub(crate) fn cannot_restore(request: &Request) -> Option<u32> {
 /// daemon.json names another.
 pub(crate) fn asks(request: &Request) -> bool {
     let root = request.globals.root.as_deref();
-    root.is_some_and(|root| root.ends_with("moby") || is_dockers(root))
+    root.is_some_and(|root| root.ends_with(DOCKER_NAMESPACE) || is_dockers(root))
 }
 
 /// Docker has runtimes given by path keep their state in
@@ -58,7 +57,7 @@ fn is_dockers(root: &Path) -> bool {
 
 fn is_called_by_containerds_shim() -> bool {
     // Ours may stand in its place, under its name.
-    env::var_os(SHIM_VARIABLE).is_none()
+    env::var_os(variables::SHIM).is_none()
         && fs::read_link(format!("/proc/{}/exe", parent_id()))
             .is_ok_and(|exe| exe.file_name() == Some("containerd-shim-runc-v2".as_ref()))
 }

@@ -7,6 +7,7 @@
 //! liveness  whether init runs after a restore
 //! prune     directories whose oldest files are removed
 //! sys       system calls that neither std nor nix offers
+//! test_hooks  what tests set in the environment
 //! ```
 
 pub(crate) mod cgroup;
@@ -15,3 +16,4 @@ pub(crate) mod liveness;
 pub(crate) mod procfs;
 pub(crate) mod prune;
 pub(crate) mod sys;
+pub(crate) mod test_hooks;

@@ -6,24 +6,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use cedana_contract::process::die_with_parent;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
-
-/// Sets `PATH` where the caller set none, for this process and for the programs
-/// that it starts. To be called first in `main`.
-pub(crate) fn provide_path() {
-    let path = std::env::var_os("PATH");
-    if let Some(missing) = cedana_config::missing_search_path(path.as_deref()) {
-        // SAFETY: there is one thread, so none reads the environment meanwhile.
-        unsafe { std::env::set_var("PATH", missing) };
-    }
-}
 
 /// Makes a child start with no signal blocked and die with this process.
 ///
@@ -33,15 +24,10 @@ pub(crate) fn provide_path() {
 /// CRIU itself is not killed: it notices that the runtime is gone, undoes what
 /// it did and lets the container run on.
 pub(crate) fn tie_to_parent(command: &mut Command) {
-    // SAFETY: between fork and exec the closure makes only async-signal-safe
-    // system calls (prctl, sigprocmask) and allocates nothing.
-    unsafe {
-        command.pre_exec(|| {
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            SigSet::empty().thread_set_mask()?;
-            Ok(())
-        });
-    }
+    die_with_parent(command);
+    // SAFETY: between fork and exec the closure makes only an async-signal-safe
+    // system call (sigprocmask) and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
 }
 
 /// Gives a child a mount namespace of its own: it sees what is mounted and

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cedana_contract::files;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,9 +21,6 @@ use super::control::text;
 use crate::host::cgroup::Cgroup;
 use crate::host::sys;
 use crate::output::report::Reporter;
-
-/// The file in the bundle. The shim knows it by this name, too.
-const FILE: &str = "cedana-killed";
 
 /// How long the last process may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -127,7 +125,7 @@ impl Mourners {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(self.bundle.join(FILE));
+            .open(self.bundle.join(files::KILLED));
         let _ = file.and_then(|mut file| file.write_all(reason.as_bytes()));
     }
 

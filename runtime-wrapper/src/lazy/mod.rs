@@ -56,9 +56,6 @@ pub(crate) use complete_memory::{Error as Incomplete, finish};
 pub(crate) use page_source::serve;
 pub(crate) use session::{Session, Settings};
 
-/// How this program is asked to be a page source. Not an option for people.
-pub(crate) const FLAG: &str = "--cedana-page-source";
-
 /// Less than this is restored before a page source has started.
 const SMALL: u64 = 8 << 20;
 

@@ -1,5 +1,6 @@
 //! `cedana-runc restore`'s side of its page source.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -7,18 +8,18 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use cedana_checkpoint::lazy::SOCKET;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 use super::control::{Control, text};
-use super::{FLAG, kill};
+use super::kill;
 use crate::host::child::Next;
-use crate::host::sys;
+use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
+use cedana_contract::flags;
 
 /// The name of the page source, as long as the guard's ([`sys::rename`]). The
 /// name of this program is not in it: who kills that by name means restores.
@@ -26,10 +27,6 @@ const NAME: &str = "cedana-pages";
 
 /// How long a source may take to end that serves no container.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Names a fifo before which prefetching waits. For tests, which want to look at
-/// a container that lacks memory, and to do so as long as they like.
-const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
 
 /// What the source is to know.
 pub(crate) struct Settings<'a> {
@@ -65,7 +62,7 @@ impl Session {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0(NAME)
-            .arg(FLAG)
+            .arg(flags::PAGE_SOURCE)
             .current_dir("/")
             .stdin(theirs)
             .stdout(OwnedFd::from(listener))
@@ -83,7 +80,7 @@ impl Session {
             "elapsed_us": u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
             "log": log.map(absolute).transpose()?,
             "log_json": log_json,
-            "gate": env::var(GATE).ok(),
+            "gate": test_hooks::prefetch_gate(),
         }));
         Ok(Self {
             child,

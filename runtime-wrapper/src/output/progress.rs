@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cedana_checkpoint::progress::{self, Observer, Phase};
+use cedana_contract::progress as contract;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::json;
 
 use crate::host::sys;
 use crate::output::units::bytes;
@@ -85,7 +85,7 @@ impl Progress {
     pub(crate) fn done(self) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = shown.last.map(|(_, progress)| progress);
-        shown.tell_program("done", last, Instant::now());
+        shown.tell_program(contract::Phase::Done, last, Instant::now());
     }
 }
 
@@ -124,7 +124,12 @@ impl Shown {
         }
     }
 
-    fn tell_program(&mut self, phase: &str, progress: Option<progress::Progress>, now: Instant) {
+    fn tell_program(
+        &mut self,
+        phase: contract::Phase,
+        progress: Option<progress::Progress>,
+        now: Instant,
+    ) {
         let Some(program) = &mut self.program else {
             return;
         };
@@ -133,14 +138,17 @@ impl Shown {
         }
         let elapsed = now.saturating_duration_since(self.begin).as_micros();
         let (raw, done, stored) = progress.map_or((0, 0, 0), |p| (p.raw, p.done, p.stored));
-        let line = json!({
-            "phase": phase,
-            "elapsed_us": u64::try_from(elapsed).unwrap_or(u64::MAX),
-            "raw_bytes": raw,
-            "done_bytes": done,
-            "stored_bytes": stored,
-        });
-        if program.write_all(format!("{line}\n").as_bytes()).is_err() {
+        let message = contract::Message {
+            phase,
+            elapsed_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
+            raw_bytes: raw,
+            done_bytes: done,
+            stored_bytes: stored,
+        };
+        let written = serde_json::to_string(&message)
+            .map_err(io::Error::from)
+            .and_then(|line| program.write_all(format!("{line}\n").as_bytes()));
+        if written.is_err() {
             // The reader has gone, which is its own business.
             self.program = None;
         }
@@ -163,11 +171,11 @@ fn takes(to: &impl AsFd) -> bool {
     matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1))
 }
 
-fn name(phase: Phase) -> &'static str {
+fn name(phase: Phase) -> contract::Phase {
     match phase {
-        Phase::Dump => "dump",
-        Phase::Compress => "compress",
-        Phase::Sync => "sync",
+        Phase::Dump => contract::Phase::Dump,
+        Phase::Compress => contract::Phase::Compress,
+        Phase::Sync => contract::Phase::Sync,
     }
 }
 

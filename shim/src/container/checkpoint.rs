@@ -9,8 +9,13 @@
 use std::{path::PathBuf, process::Command};
 
 use cedana_config::{Config, ResumeEarly};
+use cedana_contract::{
+    engine::DOCKER_NAMESPACE,
+    flags,
+    progress::{Message, Phase},
+    variables,
+};
 use containerd_shim::protos::events::task::TaskCheckpointed;
-use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     net::unix::pipe,
@@ -27,10 +32,6 @@ use crate::{
 
 /// How errors begin.
 const FAILED: &str = "checkpoint failed";
-
-/// containerd's namespace that is Docker's, unless `containerd-namespace` in
-/// daemon.json names another.
-const DOCKER: &str = "moby";
 
 /// What becomes of the container.
 struct Wishes {
@@ -111,7 +112,7 @@ impl Container {
         let leave_running = config
             .checkpoint
             .leave_running
-            .unwrap_or(self.host.namespace != DOCKER);
+            .unwrap_or(self.host.namespace != DOCKER_NAMESPACE);
         Ok(Wishes {
             exit: options.exit.unwrap_or(!leave_running),
             resume_early: config.checkpoint.resume_early,
@@ -139,11 +140,11 @@ impl Container {
         let mut command = self.runtime.wrapper("checkpoint");
         if resume_early {
             // As `run_and_resume` passes it.
-            command.args(["--progress-fd", "3"]);
-            command.env(cedana_config::RESUMES_VARIABLE, "1");
+            command.arg(format!("--{}=3", flags::PROGRESS_FD));
+            command.env(variables::SHIM_RESUMES, "1");
         }
         if self.may_run_between_attempts(options) {
-            command.env(cedana_config::MAY_RUN_VARIABLE, "1");
+            command.env(variables::MAY_RUN_BETWEEN_ATTEMPTS, "1");
         }
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
@@ -204,13 +205,9 @@ impl Container {
 /// Returns when `cedana-runc` has said that CRIU is done; never, if it doesn't
 /// say so.
 async fn dumped(progress: pipe::Receiver) {
-    #[derive(Deserialize)]
-    struct Line {
-        phase: String,
-    }
     let mut lines = BufReader::new(progress).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if serde_json::from_str::<Line>(&line).is_ok_and(|line| line.phase != "dump") {
+        if serde_json::from_str::<Message>(&line).is_ok_and(|said| said.phase != Phase::Dump) {
             return;
         }
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use cedana_contract::engine::is_temporary_checkpoint;
 use containerd_shim::protos::{events::task::TaskDelete, protobuf::MessageField};
 use log::warn;
 
@@ -113,14 +114,9 @@ fn remove_unpacked(checkpoint: &Path) {
     }
 }
 
-/// Whether containerd made the folder: `os.MkdirTemp(dir, "ctrd-checkpoint")`
-/// appends digits.
+/// Whether containerd made the folder.
 fn is_unpacked(checkpoint: &Path, temporary: &Path) -> bool {
-    let digits = checkpoint
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix("ctrd-checkpoint"));
-    checkpoint.parent() == Some(temporary)
-        && digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+    checkpoint.parent() == Some(temporary) && is_temporary_checkpoint(checkpoint)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::{fs::File, io::Read, sync::Arc};
 
+use cedana_contract::files;
 use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
 use log::{error, warn};
 use nix::libc::SIGKILL;
@@ -16,10 +17,6 @@ use crate::{
     reaper::Exit,
     state::State,
 };
-
-/// The file in the bundle that says why a container was killed by the page source
-/// of its restore; `cedana-runc` knows it by this name, too.
-const KILLED: &str = "cedana-killed";
 
 /// A reason is a sentence.
 const REASON_LIMIT: u64 = 64 << 10;
@@ -50,7 +47,7 @@ impl Container {
     /// that: a lazy restore had no more memory to give. The file is written
     /// before the kill.
     fn say_why_it_was_killed(&self) {
-        let file = self.bundle.join(KILLED);
+        let file = self.bundle.join(files::KILLED);
         let Ok(file) = File::open(&file) else { return };
         let mut reason = String::new();
         let read = file.take(REASON_LIMIT).read_to_string(&mut reason);

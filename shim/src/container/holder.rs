@@ -20,6 +20,7 @@
 
 use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc};
 
+use cedana_contract::{flags, process::die_with_parent};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{Container, lock};
@@ -29,7 +30,6 @@ use crate::{
     runtime::{keep_stderr, printed, wrapper_path},
     state::State,
     stdio::new_pipe,
-    sys,
 };
 
 /// Ends when dropped.
@@ -50,13 +50,13 @@ impl Holder {
             ))
         };
         let mut command = Command::new(&program);
-        command.arg("--cedana-hold-netns").arg(checkpoint);
+        command.arg(flags::HOLD_NETNS).arg(checkpoint);
         let stderr = keep_stderr(&mut command)?;
         let (theirs, stdin) = new_pipe()?;
         command.stdin(theirs);
         let (ours, theirs) = new_pipe()?;
         command.stdout(theirs);
-        sys::die_with_parent(&mut command);
+        die_with_parent(&mut command);
         let spawned = reaper.spawn(&mut command);
         // Our copies of its ends of the pipes.
         drop(command);

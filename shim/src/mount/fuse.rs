@@ -8,13 +8,13 @@ use std::{
     process::{Command, Stdio},
 };
 
+use cedana_contract::process::die_with_parent;
 use containerd_shim::protos::types::mount::Mount;
 
 use crate::{
     error::{Error, Result},
     reaper::Reaper,
     runtime::{keep_stderr, printed},
-    sys::die_with_parent,
 };
 
 /// A program that mounts, and the type that it mounts.

@@ -19,7 +19,7 @@
 //! asks for the memory, and an owner may be copying a volume. So it stays as it is
 //! and there is one attempt, unless the shim says that the client paused it for
 //! nothing but this checkpoint and has read nothing of it yet
-//! ([`MAY_RUN_VARIABLE`]). Then it runs between attempts, and is frozen again before
+//! ([`MAY_RUN_BETWEEN_ATTEMPTS`]). Then it runs between attempts, and is frozen again before
 //! the next, so that the client finds it as it left it.
 
 use std::env;
@@ -27,7 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::Cause;
-use cedana_config::MAY_RUN_VARIABLE;
+use cedana_contract::variables::MAY_RUN_BETWEEN_ATTEMPTS;
 
 use crate::commands::checkpoint::obstacle::{self, PATIENCE};
 use crate::host::cgroup::Cgroup;
@@ -93,7 +93,7 @@ impl<'a> Trials<'a> {
     ) -> Self {
         let pause = match cgroup.is_some_and(Cgroup::is_frozen) {
             false => Pause::None,
-            true if env::var_os(MAY_RUN_VARIABLE).is_some() => Pause::Clients,
+            true if env::var_os(MAY_RUN_BETWEEN_ATTEMPTS).is_some() => Pause::Clients,
             true => Pause::Owners,
         };
         Self {

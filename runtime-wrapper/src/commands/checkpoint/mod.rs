@@ -29,7 +29,8 @@ use std::time::Duration;
 use cedana_checkpoint::capture::Expected;
 use cedana_checkpoint::criu::DumpOptions;
 use cedana_checkpoint::inspect::dump_cost;
-use cedana_config::{Config, RESUMES_VARIABLE};
+use cedana_config::Config;
+use cedana_contract::variables;
 use nix::sys::stat::{Mode, umask};
 
 use crate::cli::Request;
@@ -44,6 +45,7 @@ use crate::host::child::{self, Keep, Next, Question, Signals};
 use crate::host::procfs::{
     Init, descends, free_descriptors, memory, namespace_inode, netns_inode, stats_of,
 };
+use crate::host::test_hooks;
 use crate::lazy;
 use crate::oci::nested_mounts;
 use crate::oci::runtime::Runtime;
@@ -232,7 +234,7 @@ impl Attempt<'_> {
             &kind,
             // An end that can't be held up would come before the rest is stored.
             kind.whole && (gate.is_some() || !kind.ends),
-            trials.was_frozen() && !kind.ends && env::var_os(RESUMES_VARIABLE).is_none(),
+            trials.was_frozen() && !kind.ends && env::var_os(variables::SHIM_RESUMES).is_none(),
             self.cgroup
                 .filter(|_| config.checkpoint.spare_memory)
                 .map(|_| expected(&processes)),
@@ -389,15 +391,11 @@ impl Dump {
     }
 }
 
-/// So many bytes are expected. For tests, whose containers are small.
-const EXPECTED: &str = "CEDANA_TEST_EXPECTED";
-
 /// What CRIU is going to write.
 fn expected(processes: &[i32]) -> Expected {
-    let told = env::var(EXPECTED).ok().and_then(|text| text.parse().ok());
     let sum = || processes.iter().filter_map(|pid| memory(*pid)).sum();
     Expected {
-        bytes: told.unwrap_or_else(sum),
+        bytes: test_hooks::expected_bytes().unwrap_or_else(sum),
         processes: processes.len(),
     }
 }

@@ -17,7 +17,7 @@ pub const DEFAULT_SEARCH_PATH: &str =
 /// it is unset or empty, else none.
 ///
 /// ```
-/// use cedana_config::{DEFAULT_SEARCH_PATH, missing_search_path};
+/// use cedana_contract::search_path::{DEFAULT_SEARCH_PATH, missing_search_path};
 /// use std::ffi::OsStr;
 ///
 /// assert_eq!(missing_search_path(None), Some(DEFAULT_SEARCH_PATH.into()));
@@ -27,6 +27,19 @@ pub const DEFAULT_SEARCH_PATH: &str =
 pub fn missing_search_path(path: Option<&OsStr>) -> Option<OsString> {
     path.is_none_or(OsStr::is_empty)
         .then(|| DEFAULT_SEARCH_PATH.into())
+}
+
+/// Sets `PATH` where the caller set none, for this process and for the programs
+/// that it starts.
+///
+/// # Safety
+/// No other thread exists, so none reads the environment meanwhile.
+pub unsafe fn provide() {
+    let path = std::env::var_os("PATH");
+    if let Some(missing) = missing_search_path(path.as_deref()) {
+        // SAFETY: the caller's promise.
+        unsafe { std::env::set_var("PATH", missing) };
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,4 @@
+//! OCI annotations.
+
+/// The prefix of annotations that are settings: `io.cedana.restore.mode`.
+pub const PREFIX: &str = "io.cedana.";

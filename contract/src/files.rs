@@ -1,0 +1,5 @@
+//! Names of files.
+
+/// The file in a bundle that says why the page source killed the container. It is
+/// written before the kill.
+pub const KILLED: &str = "cedana-killed";

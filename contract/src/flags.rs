@@ -1,0 +1,25 @@
+//! Command line flags, and the programs' names.
+
+/// The OCI runtime that owns checkpoint and restore.
+pub const WRAPPER: &str = "cedana-runc";
+
+/// `cedana-runc --cedana-version`: its own version. (`--version` prints the
+/// wrapped runtime's, whose output clients parse.)
+pub const OWN_VERSION: &str = "--cedana-version";
+
+/// `cedana-runc --cedana-hold-netns [CHECKPOINT]`: creates a network namespace,
+/// writes one byte to stdout, and holds the namespace until stdin ends.
+/// Connections of the checkpoint are locked in it.
+pub const HOLD_NETNS: &str = "--cedana-hold-netns";
+
+/// `cedana-runc --cedana-page-source`: serves the memory of a container that is
+/// being restored.
+pub const PAGE_SOURCE: &str = "--cedana-page-source";
+
+/// `cedana-runc checkpoint --progress-fd N`: the descriptor to which
+/// [`progress`](crate::progress) messages are written.
+pub const PROGRESS_FD: &str = "progress-fd";
+
+/// `cedana-runc restore --netns PATH`: the network namespace for a bundle that
+/// names none.
+pub const NETNS: &str = "netns";

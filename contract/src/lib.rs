@@ -1,0 +1,27 @@
+//! What the shim and `cedana-runc` agree on.
+//!
+//! The two are separate processes. Everything that one of them writes and the
+//! other reads is defined here, once:
+//!
+//! ```text
+//! shim ── variables, flags ──► cedana-runc ── files in the bundle ──► shim
+//!                                   └──────── progress messages ────► shim
+//! ```
+//!
+//! - [`variables`]: environment variables
+//! - [`flags`]: command line flags, and the programs' names
+//! - [`files`]: names of files and directories
+//! - [`annotations`]: OCI annotations
+//! - [`engine`]: names that containerd and Docker chose
+//! - [`progress`]: the progress of a checkpoint, as messages
+//! - [`process`]: how one of our processes starts another one
+//! - [`search_path`]: where programs are looked for without a `PATH`
+
+pub mod annotations;
+pub mod engine;
+pub mod files;
+pub mod flags;
+pub mod process;
+pub mod progress;
+pub mod search_path;
+pub mod variables;
