@@ -46,14 +46,14 @@ use std::process::ExitCode;
 
 use cli::Invocation;
 use commands::{checkpoint, inspect, passthrough, restore, unpack};
-use criu::post_dump;
+use criu::{post_dump, post_resume};
 use network::netns;
 use output::report::Reporter;
 
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
     unsafe { cedana_contract::search_path::provide() };
-    if let Some(end) = post_dump::asked_by_criu() {
+    if let Some(end) = post_dump::asked_by_criu().or_else(post_resume::asked_by_criu) {
         return end;
     }
     let args: Vec<OsString> = env::args_os().skip(1).collect();

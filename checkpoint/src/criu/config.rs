@@ -114,6 +114,8 @@ pub struct RestoreOptions {
     /// Mounts of the checkpoint that the runtime doesn't give, with paths that
     /// [`fits`] each.
     pub external_mounts: Vec<ExternalMount>,
+    /// A program that CRIU runs at each step. CRIU knows it since 3.19.
+    pub action_script: Option<PathBuf>,
 }
 
 impl RestoreOptions {
@@ -126,6 +128,9 @@ impl RestoreOptions {
         }
         for mount in &self.external_mounts {
             text.push_str(&external_mount(&mount.key, &mount.source.to_string_lossy()));
+        }
+        if let Some(script) = &self.action_script {
+            text.push_str(&format!("action-script {}\n", script.display()));
         }
         append(&mut text, inherited);
         text
@@ -185,7 +190,11 @@ mod tests {
         let mut options = RestoreOptions::default();
         assert_eq!(options.render(None), "");
         options.tcp_close = true;
-        assert_eq!(options.render(None), "tcp-close\n");
+        options.action_script = Some("/proc/1/exe".into());
+        assert_eq!(
+            options.render(None),
+            "tcp-close\naction-script /proc/1/exe\n"
+        );
     }
 
     #[test]
@@ -207,6 +216,7 @@ mod tests {
                 key: "/host/run".into(),
                 source: "/run".into(),
             }],
+            action_script: None,
         }
         .render(None);
         assert_eq!(text, "external mnt[/host/run]:/run\n");

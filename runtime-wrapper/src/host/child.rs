@@ -109,7 +109,7 @@ pub(crate) fn run_and_answer(
     signals: &Signals,
     mut command: Command,
     keep: Keep,
-    mut question: Option<Question<'_>>,
+    mut questions: Vec<Question<'_>>,
 ) -> std::io::Result<Outcome> {
     if keep == Keep::StderrAndOrphans {
         prctl::set_child_subreaper(true)?;
@@ -130,9 +130,9 @@ pub(crate) fn run_and_answer(
         })
     });
     let mut signalled = false;
-    let status = wait(&mut child, &signals.0, keep, &mut question, &mut signalled);
-    // Who is still waiting for an answer now would be waited for below.
-    if let Some(question) = question.take() {
+    let status = wait(&mut child, &signals.0, keep, &mut questions, &mut signalled);
+    // A process that still waits for an answer would be waited for below.
+    for question in questions {
         (question.answer)(false);
     }
     let status = status?;
@@ -152,7 +152,7 @@ fn wait(
     child: &mut Child,
     signals: &SignalFd,
     keep: Keep,
-    question: &mut Option<Question<'_>>,
+    questions: &mut Vec<Question<'_>>,
     signalled: &mut bool,
 ) -> std::io::Result<ExitStatus> {
     let own_group = keep == Keep::StderrAndOrphans;
@@ -163,20 +163,26 @@ fn wait(
             PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        if let Some(question) = &question {
-            ready.push(PollFd::new(question.asked, PollFlags::POLLIN));
-        }
+        let asked = questions
+            .iter()
+            .map(|question| PollFd::new(question.asked, PollFlags::POLLIN));
+        ready.extend(asked);
         match poll(&mut ready, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let asked = ready
-            .get(2)
-            .is_some_and(|ready| ready.any().unwrap_or(false));
+        let asked: Vec<bool> = ready[2..]
+            .iter()
+            .map(|ready| ready.any().unwrap_or(false))
+            .collect();
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        question.take_if(|question| asked && (question.answer)(true) == Next::Done);
+        let mut asked = asked.into_iter();
+        questions.retain_mut(|question| {
+            let is_asked = asked.next().unwrap_or(false);
+            !(is_asked && (question.answer)(true) == Next::Done)
+        });
         while let Some(info) = signals.read_signal()? {
             *signalled = true;
             let signal = i32::try_from(info.ssi_signo)
@@ -210,7 +216,7 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         let script = "grep -q '^SigBlk:.*0000000000000000$' /proc/self/status && exit 3";
         command.args(["-c", script]);
-        let outcome = run_and_answer(&signals, command, Keep::Stdio, None).expect("run");
+        let outcome = run_and_answer(&signals, command, Keep::Stdio, Vec::new()).expect("run");
         assert_eq!(outcome.status.code(), Some(3));
     }
 }

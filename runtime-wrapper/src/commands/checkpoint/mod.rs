@@ -280,12 +280,16 @@ impl Attempt<'_> {
             asked: gate.question(),
             answer: &mut answer,
         });
-        let outcome =
-            child::run_and_answer(self.signals, command, Keep::StderrAndOrphans, question)
-                .map_err(|source| Error::Spawn {
-                    program: runtime.program.clone(),
-                    source,
-                })?;
+        let outcome = child::run_and_answer(
+            self.signals,
+            command,
+            Keep::StderrAndOrphans,
+            question.into_iter().collect(),
+        )
+        .map_err(|source| Error::Spawn {
+            program: runtime.program.clone(),
+            source,
+        })?;
         // CRIU's word counts: a runtime that was killed after it, or that fails over
         // something else, must not cost the checkpoint of a container that may have
         // ended for it.

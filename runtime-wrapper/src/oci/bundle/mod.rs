@@ -219,7 +219,7 @@ impl Bundle {
     /// mounts the link itself, which then leads nowhere. Docker's `--init` has
     /// one: `/usr/bin/docker-init` is a link in Debian.) Nothing when it already
     /// is.
-    pub(crate) fn lend(&self, netns: Option<&Path>) -> Result<Option<Lent<'_>>, Error> {
+    pub(crate) fn lend(&self, netns: Option<&Path>) -> Result<Option<Lent>, Error> {
         let config = self.path.join(CONFIG);
         let failed = |source| Error::Write {
             path: config.clone(),
@@ -245,7 +245,9 @@ impl Bundle {
         }
         spec[MARK] = Value::from(true);
         fs::hard_link(&config, self.path.join(ORIGINAL)).map_err(failed)?;
-        let lent = Lent { bundle: &self.path };
+        let lent = Lent {
+            bundle: self.path.clone(),
+        };
         spec::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
         Ok(Some(lent))
     }
@@ -267,15 +269,15 @@ fn mounts_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
 
 /// While it lives, config.json is ours.
 #[derive(Debug)]
-pub(crate) struct Lent<'a> {
-    bundle: &'a Path,
+pub(crate) struct Lent {
+    bundle: PathBuf,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Lent {
     fn drop(&mut self) {
         // If this fails the original stays under its second name and the next
         // restore puts it back.
-        let _ = put_back(self.bundle);
+        let _ = put_back(&self.bundle);
     }
 }
 

@@ -1,0 +1,255 @@
+//! A restore that can begin: everything that the runtime and CRIU need is there.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use cedana_checkpoint::criu::Version;
+use cedana_checkpoint::criu::config::ExternalMount;
+use cedana_checkpoint::format::manifest::{self, Manifest};
+use cedana_checkpoint::fuse::Root;
+use cedana_checkpoint::images;
+use cedana_checkpoint::inspect::external_mounts;
+use cedana_config::{Config, Mode};
+
+use super::Context;
+use super::invocation::WorkDir;
+use super::network::{NetnsSource, RestoredNetwork};
+use super::restored::Restored;
+use super::running::{Ended, Running};
+use crate::commands::error::Error;
+use crate::criu;
+use crate::criu::images_view::Shown;
+use crate::lazy;
+use crate::network::network_lock::NetworkLock;
+use crate::network::tcp::Connections;
+use crate::oci::bundle::{Bundle, Lent};
+
+/// A restore before it has succeeded.
+pub(super) struct Prepared<'a> {
+    pub(super) context: &'a Context<'a>,
+    /// The node's settings and the bundle's annotations.
+    pub(super) config: Config,
+    pub(super) criu: Version,
+    pub(super) images: PathBuf,
+    /// Mounts below recursive bind mounts, which the runtime doesn't know.
+    pub(super) mounts: Vec<ExternalMount>,
+    pub(super) network: images::Network,
+    pub(super) connections: Connections,
+    pub(super) work: WorkDir,
+    /// Whether the runtime is given a network namespace that the bundle lacks.
+    lends_netns: bool,
+    held: Option<Held>,
+    pub(super) bundle: Bundle,
+}
+
+/// What exists for the runtime's restore alone. Released in this order.
+struct Held {
+    /// Segments of restored connections are dropped.
+    _network_lock: Option<NetworkLock>,
+    /// config.json as this restore needs it.
+    _config: Option<Lent>,
+    _netns: Option<NetnsSource>,
+    /// The directory that CRIU reads.
+    view: Shown,
+}
+
+impl<'a> Prepared<'a> {
+    /// Reads the bundle, verifies the checkpoint, and prepares network,
+    /// config.json and the directory that CRIU reads.
+    pub(super) fn new(context: &'a Context<'a>) -> Result<Self, Error> {
+        let request = context.request;
+        let id = || request.id.clone();
+        let in_bundle = |source| Error::Bundle { id: id(), source };
+        let path = request.value("bundle").filter(|path| !path.is_empty());
+        let bundle = Bundle::open(path.map_or(Path::new("."), Path::new)).map_err(in_bundle)?;
+        let config = context.config.clone().with_annotations(
+            bundle
+                .annotations()
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        )?;
+        let criu = criu::check(request)?;
+        let images = request.image_path();
+        refuse_stock_only(context, &images)?;
+        let view = view(context, &config, &bundle, &images, true)?;
+        if view.is_stock() && config.restore.mode == Mode::Lazy {
+            remark_eager(
+                context,
+                "a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page",
+            );
+        }
+        bundle.check_mounts().map_err(in_bundle)?;
+        let mounts = bundle
+            .mounts_below(external_mounts(&images))
+            .map_err(in_bundle)?;
+        let RestoredNetwork {
+            kind,
+            netns,
+            connections,
+            lock,
+        } = RestoredNetwork::prepare(context, &config, &bundle, &images)?;
+        let lent = bundle
+            .lend(netns.as_ref().map(NetnsSource::path))
+            .map_err(in_bundle)?;
+        Ok(Self {
+            context,
+            work: WorkDir::new(request)?,
+            config,
+            criu,
+            images,
+            mounts,
+            network: kind,
+            connections,
+            lends_netns: netns.is_some(),
+            held: Some(Held {
+                _network_lock: lock,
+                _config: lent,
+                _netns: netns,
+                view,
+            }),
+            bundle,
+        })
+    }
+
+    /// Restores. Returns when the container has run, or runs.
+    pub(super) fn run(mut self) -> Result<Restored<'a>, Error> {
+        loop {
+            let ended = Running::start(&mut self)?.wait(&mut self)?;
+            if ended.container_ran(self.context) {
+                return Ok(Restored {
+                    context: self.context,
+                    config: self.config,
+                    session: ended.session,
+                    status: ended.outcome.status,
+                    lends_netns: self.lends_netns,
+                    network: self.network,
+                });
+            }
+            self.change_for_another(ended)?;
+        }
+    }
+
+    /// Changes what another attempt may do better, or returns why there is none.
+    fn change_for_another(&mut self, mut ended: Ended) -> Result<(), Error> {
+        let is_final = ended.is_final();
+        // The runtime has removed the container already, and the hooks that set its
+        // network up may run again: Docker's moves the network to whichever
+        // namespace it is given (libnetwork, `Sandbox.SetKey`).
+        if !is_final && self.connections == Connections::Try && ended.misses_an_address() {
+            self.connections = Connections::Close;
+            ended.end_session();
+            return Ok(());
+        }
+        let failure = ended.failure(self);
+        if is_final || !ended.may_succeed_eagerly(self) {
+            return Err(failure);
+        }
+        // What CRIU, the kernel or the page source could not do lazily, an eager
+        // restore may do. If it can't either, its reason is the better one.
+        ended.end_session();
+        self.context
+            .reporter
+            .quiet_warning(&format!("restoring eagerly, because {failure}"));
+        self.see_all_memory()
+    }
+
+    /// Restores eagerly from now on.
+    pub(super) fn see_all_memory(&mut self) -> Result<(), Error> {
+        let view = view(
+            self.context,
+            &self.config,
+            &self.bundle,
+            &self.images,
+            false,
+        )?;
+        if let Some(held) = &mut self.held {
+            held.view = view;
+        }
+        Ok(())
+    }
+
+    /// Says why the container gets its memory before it runs.
+    pub(super) fn remark_eager(&self, why: &str) {
+        remark_eager(self.context, why);
+    }
+
+    /// The directory to restore from. `None` after [`Self::release`].
+    pub(super) fn view(&self) -> Option<&Shown> {
+        self.held.as_ref().map(|held| &held.view)
+    }
+
+    /// The container runs: gives up what exists for the restore alone.
+    pub(super) fn release(&mut self) {
+        self.held = None;
+    }
+}
+
+fn remark_eager(context: &Context<'_>, why: &str) {
+    context.reporter.remark(&format!(
+        "container {} gets all of its memory before it runs: {why}",
+        context.request.id
+    ));
+}
+
+/// Refuses flags that need the page files as CRIU wrote them: with `lazy-pages` a
+/// page daemon of the caller reads them where they are, and `auto-dedup` writes to
+/// them.
+fn refuse_stock_only(context: &Context<'_>, images: &Path) -> Result<(), Error> {
+    let flag = ["lazy-pages", "auto-dedup"]
+        .into_iter()
+        .find(|flag| context.request.has(flag));
+    match flag {
+        Some(flag) if images.join(manifest::NAME).exists() => Err(Error::StockOnly {
+            id: context.request.id.clone(),
+            flag,
+            dir: images.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The directory that CRIU reads, `lazily` if nothing speaks against it.
+fn view(
+    context: &Context<'_>,
+    config: &Config,
+    bundle: &Bundle,
+    images: &Path,
+    lazily: bool,
+) -> Result<Shown, Error> {
+    let is_lazy = |manifest: &Manifest| {
+        lazily
+            && may_be_lazy(context, config, bundle, images, manifest).unwrap_or_else(|why| {
+                remark_eager(context, &why);
+                false
+            })
+    };
+    let warn = |message: &str| context.reporter.quiet_warning(&message);
+    Shown::new(images, config.restore.memory, bundle.root(), is_lazy, warn).map_err(|source| {
+        Error::Shown {
+            id: context.request.id.clone(),
+            source,
+        }
+    })
+}
+
+/// Whether the restore is lazy, or the reason why it can't be.
+fn may_be_lazy(
+    context: &Context<'_>,
+    config: &Config,
+    bundle: &Bundle,
+    images: &Path,
+    manifest: &Manifest,
+) -> Result<bool, String> {
+    let limit = bundle.memory_limit();
+    let wanted = lazy::wanted(config, &context.runtime, manifest, images, limit)?;
+    match wanted && bundle.root() != Root(0) {
+        true => lazy::in_user_namespace(),
+        false => Ok(wanted),
+    }
+}
+
+/// The caller's socket for the container's terminal.
+pub(super) fn console_socket<'a>(context: &Context<'a>) -> Option<&'a Path> {
+    let path: Option<&OsStr> = context.request.value("console-socket");
+    path.filter(|path| !path.is_empty()).map(Path::new)
+}

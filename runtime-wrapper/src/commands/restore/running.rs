@@ -1,0 +1,227 @@
+//! One attempt at a restore: the page source, the runtime, and CRIU below it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+
+use cedana_checkpoint::criu::{Cause, RestoreOptions};
+
+use super::Context;
+use super::invocation::Invocation;
+use super::prepared::{Prepared, console_socket};
+use super::restored::remove;
+use crate::commands::error::Error;
+use crate::criu::post_dump::Gate;
+use crate::criu::post_resume::PostResume;
+use crate::criu::{self, ConfigFile, Log};
+use crate::host::child::{self, Keep, Next, Outcome, Question};
+use crate::host::sys;
+use crate::lazy::{self, Session};
+use crate::network::tcp::Connections;
+use crate::oci::console::Console;
+
+/// An attempt that can be started.
+pub(super) struct Running {
+    command: Command,
+    log: Log,
+    /// CRIU's configuration.
+    _options: Option<ConfigFile>,
+    session: Option<Session>,
+    console: Option<Console>,
+    /// CRIU's message that the container runs, in the foreground.
+    resumed: Option<PostResume>,
+}
+
+/// An attempt that has ended.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    pub(super) session: Option<Session>,
+    log: Log,
+}
+
+impl Running {
+    /// Starts the page source, if the restore is lazy, and prepares the runtime's
+    /// command.
+    pub(super) fn start(prepared: &mut Prepared<'_>) -> Result<Self, Error> {
+        let context = prepared.context;
+        let session = page_source(prepared)?;
+        // A lazy attempt may be followed by an eager one, and one that tries to
+        // keep connections by one that closes them.
+        let may_be_repeated = session.is_some() || prepared.connections == Connections::Try;
+        let console = match console_socket(context).filter(|_| may_be_repeated) {
+            Some(_) => Some(Console::listen(prepared.work.path()).map_err(Error::Console)?),
+            None => None,
+        };
+        let resumed = match context.is_detached() {
+            true => None,
+            false => PostResume::new(prepared.criu).map_err(Error::CriuConfig)?,
+        };
+        let view = prepared.view().and_then(|view| view.path());
+        let console_path = console.as_ref().map(Console::path);
+        let invocation = Invocation {
+            request: context.request,
+            runtime: &context.runtime,
+            work: &prepared.work,
+            images: view.as_deref(),
+            console: console_path.as_deref(),
+            lazy: session.is_some(),
+            options: RestoreOptions {
+                tcp_close: prepared.connections == Connections::Close,
+                external_mounts: prepared.mounts.clone(),
+                action_script: resumed.as_ref().map(|_| Gate::script()),
+            },
+        };
+        let (mut command, options) = invocation.command()?;
+        if let Some(resumed) = &resumed {
+            let (name, value) = resumed.variable();
+            command.env(name, value);
+        }
+        if prepared.bundle.endangers_mounts() {
+            sys::set_mounts_apart(&mut command);
+        }
+        Ok(Self {
+            command,
+            log: Log::before(prepared.work.path().join("restore.log")),
+            _options: options,
+            session,
+            console,
+            resumed,
+        })
+    }
+
+    /// Runs the runtime to its end. In the foreground that is the container's end,
+    /// and what `prepared` holds is given up when the container runs.
+    pub(super) fn wait(self, prepared: &mut Prepared<'_>) -> Result<Ended, Error> {
+        let context = prepared.context;
+        let mut session = self.session;
+        let messages: Option<OwnedFd> = session
+            .as_ref()
+            .and_then(|session| session.descriptor().ok());
+        let mut take_messages = |asked: bool| match &mut session {
+            Some(session) if asked => session.hear(|| context.container()),
+            _ => Next::Done,
+        };
+        let mut release = |asked: bool| {
+            if asked {
+                prepared.release();
+            }
+            Next::Done
+        };
+        let mut questions = Vec::new();
+        if let Some(messages) = &messages {
+            questions.push(Question {
+                asked: messages.as_fd(),
+                answer: &mut take_messages,
+            });
+        }
+        if let Some(resumed) = &self.resumed {
+            questions.push(Question {
+                asked: resumed.reached(),
+                answer: &mut release,
+            });
+        }
+        let outcome = child::run_and_answer(&context.signals, self.command, Keep::Stdio, questions)
+            .map_err(|source| Error::Spawn {
+                program: context.runtime.program.clone(),
+                source,
+            })?;
+        if outcome.status.success()
+            && let (Some(console), Some(caller)) = (self.console, console_socket(context))
+            && let Err(error) = console.pass_on(caller)
+        {
+            remove(context);
+            return Err(Error::Console(error));
+        }
+        Ok(Ended {
+            outcome,
+            session,
+            log: self.log,
+        })
+    }
+}
+
+/// Starts a page source for a lazy restore. If none can be started the restore
+/// becomes an eager one.
+fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
+    let context = prepared.context;
+    if !prepared.view().is_some_and(|view| view.is_in_part()) {
+        return Ok(None);
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let settings = lazy::Settings {
+        id: &context.request.id,
+        images: &prepared.images,
+        bundle: prepared.bundle.path(),
+        threads: prepared.config.restore.prefetch_cores.of(cores),
+        oom_score_adj: prepared.bundle.oom_score_adj(),
+        begun: context.begun,
+        reporter: context.reporter,
+    };
+    match Session::start(&settings, prepared.work.path()) {
+        Ok(session) => Ok(Some(session)),
+        Err(error) => {
+            prepared.remark_eager(&format!("no page source can be started: {error}"));
+            prepared.see_all_memory()?;
+            Ok(None)
+        }
+    }
+}
+
+impl Ended {
+    /// Whether the container runs, or has run. In the foreground the runtime's exit
+    /// code is the container's, so CRIU's log decides.
+    pub(super) fn container_ran(&self, context: &Context<'_>) -> bool {
+        self.outcome.status.success() || (!context.is_detached() && self.criu_succeeded())
+    }
+
+    fn criu_succeeded(&self) -> bool {
+        self.log.says("Restore finished successfully")
+    }
+
+    /// Whether CRIU found that the network lacks an address of a connection.
+    pub(super) fn misses_an_address(&self) -> bool {
+        self.log.cause() == Some(Cause::AddressNotAvailable)
+    }
+
+    /// Whether an eager attempt may succeed where this one failed. A hook that
+    /// failed has nothing to do with memory, and without its bundle the container is
+    /// no longer wanted.
+    pub(super) fn may_succeed_eagerly(&self, prepared: &Prepared<'_>) -> bool {
+        self.session.is_some()
+            && !criu::hook_failed(prepared.context.request)
+            && prepared.bundle.exists()
+    }
+
+    /// Whether another attempt is out of the question: the caller ended this one, or
+    /// the container may have run.
+    pub(super) fn is_final(&mut self) -> bool {
+        self.outcome.signalled
+            || self.criu_succeeded()
+            || self.session.as_mut().is_some_and(Session::may_run)
+    }
+
+    /// Ends the page source of an attempt that failed.
+    pub(super) fn end_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+    }
+
+    /// Why the restore failed: a damaged file, of which CRIU saw an I/O error; else
+    /// CRIU's own reason; else that of the page source, of which CRIU saw the end
+    /// of a connection.
+    pub(super) fn failure(&mut self, prepared: &Prepared<'_>) -> Error {
+        let request = prepared.context.request;
+        let mut failure = self.log.failure(request, &prepared.config, &self.outcome);
+        let damage = prepared.view().and_then(|view| view.damage());
+        let reason = match damage {
+            Some(damage) => Some(damage.to_string()),
+            None if self.log.has_own_reason() => None,
+            None => self.session.as_mut().and_then(Session::last_word),
+        };
+        if let Some(reason) = reason {
+            failure.why = reason.into();
+        }
+        Error::failed(request, failure)
+    }
+}
