@@ -188,6 +188,30 @@ mod tests {
         assert_eq!(stat.exit, None);
     }
 
+    fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
+        let stat = |&(pid, parent): &(i32, i32)| {
+            let text = format!("{pid} (x) S {parent} {pid} {pid} 0");
+            (pid, Stat::parse(&text).expect("valid"))
+        };
+        pairs.iter().map(stat).collect()
+    }
+
+    #[test]
+    fn exec_sessions_are_no_descendants() {
+        let stats = stats(&[(10, 1), (11, 10), (12, 11), (20, 5), (21, 20)]);
+        for pid in [10, 11, 12] {
+            assert!(descends(pid, 10, &stats));
+        }
+        for pid in [20, 21] {
+            assert!(!descends(pid, 10, &stats));
+        }
+    }
+
+    #[test]
+    fn reused_ids_cannot_loop() {
+        assert!(!descends(1, 9, &stats(&[(1, 2), (2, 1)])));
+    }
+
     #[test]
     fn session_and_threads() {
         let text = "9 (x) S 7 8 6 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 99 0";

@@ -40,11 +40,10 @@ use crate::oci::spec;
 
 /// The keys under which a dump leaves such mounts out. None where the
 /// configuration or the mounts can't be read: CRIU then dumps all of them.
-pub(crate) fn to_leave_out(config: &Path, init: i32) -> Vec<String> {
+pub(crate) fn to_leave_out(spec: &Value, config: &Path, init: i32) -> Vec<String> {
     let read = || -> Option<Vec<String>> {
-        let spec: Value = serde_json::from_slice(&fs::read(config).ok()?).ok()?;
         let destinations = Destinations::of(
-            &spec,
+            spec,
             config.parent()?,
             Path::new(&format!("/proc/{init}/root")),
         );

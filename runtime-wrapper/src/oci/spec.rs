@@ -2,8 +2,8 @@
 //! a file that holds one is replaced.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::Value;
@@ -65,4 +65,19 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         .set_permissions(fs::metadata(path)?.permissions())?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+/// The largest configuration that is read for a checkpoint. Real ones have some ten
+/// kilobytes.
+const MAX_SPEC: u64 = 4 << 20;
+
+/// Reads a container's configuration. `None` if that fails: a checkpoint is taken
+/// without it.
+pub(crate) fn read_bounded(path: &Path) -> Option<Value> {
+    let mut text = Vec::new();
+    File::open(path)
+        .ok()?
+        .take(MAX_SPEC)
+        .read_to_end(&mut text)
+        .ok()?;
+    serde_json::from_slice(&text).ok()
 }

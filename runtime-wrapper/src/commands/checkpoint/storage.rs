@@ -3,33 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use cedana_checkpoint::capture::{self, Expected, Followed, Follower};
-use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::format::publish::{self, Durability, Store};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
-use cedana_config::Config;
 use serde_json::Value;
 
-use super::{Dump, compression};
+use super::compression;
+use super::prepared::Prepared;
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::engine::checkpoint_dir;
-use crate::oci::state::Container;
-use crate::output::report::Reporter;
-
-/// The largest OCI configuration that is taken along. Real ones are some ten
-/// kilobytes.
-const MAX_SPEC: u64 = 4 << 20;
 
 /// Annotations by which engines tell a container's image (containerd's CRI,
 /// CRI-O).
@@ -37,14 +28,6 @@ const IMAGE_NAMES: [&str; 2] = [
     "io.kubernetes.cri.image-name",
     "io.kubernetes.cri-o.ImageName",
 ];
-
-/// What the manifest says beside what is stored.
-pub(super) struct Facts<'a> {
-    pub(super) criu: Version,
-    pub(super) runtime: &'a str,
-    pub(super) container: &'a Container,
-    pub(super) config: &'a Config,
-}
 
 /// What CRIU does while a checkpoint is finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +40,10 @@ pub(super) enum Criu {
 
 /// A checkpoint that is being taken.
 pub(super) struct Storing<'a> {
-    request: &'a Request,
+    prepared: &'a Prepared<'a>,
     store: Store,
     follower: Option<Follower>,
     compression: Compression,
-    ends: bool,
     observer: Arc<Observer>,
     start: Instant,
 }
@@ -98,20 +80,24 @@ impl<'a> Storing<'a> {
     /// Makes a place for the images, and follows CRIU there if `follow`. `waits` says
     /// that the container stands still until its caller has the checkpoint stored.
     pub(super) fn begin(
-        request: &'a Request,
-        config: &Config,
-        dump: &Dump,
+        prepared: &'a Prepared<'a>,
         follow: bool,
         waits: bool,
         expected: Option<Expected>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
+        let Prepared {
+            request,
+            config,
+            kind,
+            ..
+        } = prepared;
         let dir = request.image_path();
         let durability = match checkpoint_dir::is_packed(&dir) {
             true => Durability::Copied,
             false => Durability::Disk,
         };
-        let store = match dump.lazy {
+        let store = match kind.lazy {
             true => Store::in_place(&dir),
             false => Store::prepare(&dir, durability),
         };
@@ -131,11 +117,10 @@ impl<'a> Storing<'a> {
             false => None,
         };
         Ok(Self {
-            request,
+            prepared,
             store,
             follower,
             compression,
-            ends: dump.ends,
             observer,
             start: Instant::now(),
         })
@@ -164,30 +149,22 @@ impl<'a> Storing<'a> {
 
     /// The images are written: stores what is left of them, and publishes the
     /// checkpoint.
-    pub(super) fn finish(
-        mut self,
-        facts: &Facts<'_>,
-        criu: Criu,
-        reporter: &Reporter,
-    ) -> Result<(), Error> {
-        match self.complete(facts, criu, reporter) {
-            // The container is gone, and there is nothing else left of it.
-            Err(error) if self.ends && criu != Criu::Waits => Err(Error::Unfinished {
-                id: self.request.id.clone(),
-                source: Box::new(error),
-                left: self.store.keep(),
-            }),
+    pub(super) fn finish(mut self, criu: Criu) -> Result<(), Error> {
+        match self.complete(criu) {
+            // CRIU has killed the container, and nothing else is left of it.
+            Err(error) if self.prepared.kind.ends && criu != Criu::Waits => {
+                Err(Error::Unfinished {
+                    id: self.prepared.request.id.clone(),
+                    source: Box::new(error),
+                    left: self.store.keep(),
+                })
+            }
             result => result,
         }
     }
 
-    fn complete(
-        &mut self,
-        facts: &Facts<'_>,
-        criu: Criu,
-        reporter: &Reporter,
-    ) -> Result<(), Error> {
-        let request = self.request;
+    fn complete(&mut self, criu: Criu) -> Result<(), Error> {
+        let request = self.prepared.request;
         let dumped = self.start.elapsed();
         let followed = match self.follower.take() {
             Some(follower) => {
@@ -214,7 +191,7 @@ impl<'a> Storing<'a> {
                 .map_err(|source| in_store(request, source));
         };
         if !punched {
-            reporter.warning(&format!(
+            self.prepared.reporter.warning(&format!(
                 "the file system of {} cannot punch holes: until a checkpoint is done it takes the room of all memory there, {} MiB this time",
                 self.store.dir().display(),
                 raw_bytes >> 20
@@ -236,11 +213,11 @@ impl<'a> Storing<'a> {
             .store
             .digest(files)
             .map_err(|source| in_store(request, source))?;
-        let mut manifest = self.manifest(facts, files)?;
+        let mut manifest = self.manifest(files)?;
         manifest.parent = parent;
         manifest.cost = Cost {
             frozen_us: match criu {
-                Criu::Ended(Some(cost)) if !self.ends => Some(cost.frozen_us.into()),
+                Criu::Ended(Some(cost)) if !self.prepared.kind.ends => Some(cost.frozen_us.into()),
                 _ => None,
             },
             dump_us: micros(dumped),
@@ -253,32 +230,42 @@ impl<'a> Storing<'a> {
             .map_err(|source| in_store(request, source))
     }
 
-    fn manifest(&self, facts: &Facts<'_>, files: Vec<Entry>) -> Result<Manifest, Error> {
+    fn manifest(&self, files: Vec<Entry>) -> Result<Manifest, Error> {
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let container = facts.container;
+        let Prepared {
+            request,
+            criu,
+            runtime_version,
+            container,
+            spec,
+            ..
+        } = self.prepared;
         Ok(Manifest {
             format: FORMAT,
             created: created.map_or(0, |since| since.as_secs()),
             files,
             parent: None,
             machine: Machine::here().map_err(|source| Error::Machine {
-                id: self.request.id.clone(),
+                id: request.id.clone(),
                 source,
             })?,
             versions: Versions {
                 cedana: env!("CARGO_PKG_VERSION").to_owned(),
-                criu: facts.criu.to_string(),
-                runtime: facts.runtime.lines().next().unwrap_or_default().to_owned(),
+                criu: criu.to_string(),
+                runtime: runtime_version
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
             },
             container: manifest::Container {
-                id: self.request.id.clone(),
+                id: request.id.clone(),
                 image: IMAGE_NAMES
                     .iter()
                     .find_map(|name| container.annotations.get(*name).cloned()),
-                // A convenience: a bundle that is gone is no reason to fail.
-                spec: container.config.as_deref().and_then(read_spec),
+                spec: spec.clone(),
             },
-            options: options(self.request, facts.config, self.compression, self.ends),
+            options: options(self.prepared, self.compression),
             cost: Cost::default(),
         })
     }
@@ -296,12 +283,13 @@ fn parent(request: &Request) -> Option<&Path> {
 }
 
 /// How the checkpoint was taken, by the settings' and flags' names.
-fn options(
-    request: &Request,
-    config: &Config,
-    compression: Compression,
-    ends: bool,
-) -> BTreeMap<String, Value> {
+fn options(prepared: &Prepared<'_>, compression: Compression) -> BTreeMap<String, Value> {
+    let Prepared {
+        request,
+        config,
+        kind,
+        ..
+    } = prepared;
     let settings = &config.checkpoint;
     let flag = |name: &'static str, setting: bool| {
         (
@@ -316,7 +304,7 @@ fn options(
         flag("link_remap", settings.link_remap),
         flag("shell_job", false),
         ("ghost_limit", Value::from(settings.ghost_limit)),
-        ("leave_running", Value::from(!ends)),
+        ("leave_running", Value::from(!kind.ends)),
     ];
     match compression {
         Compression::None => options.push(("compression", Value::from("none"))),
@@ -329,16 +317,6 @@ fn options(
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
-}
-
-fn read_spec(path: &Path) -> Option<Value> {
-    let mut text = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(MAX_SPEC)
-        .read_to_end(&mut text)
-        .ok()?;
-    serde_json::from_slice(&text).ok()
 }
 
 fn micros(time: std::time::Duration) -> u64 {

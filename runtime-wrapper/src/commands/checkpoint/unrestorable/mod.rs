@@ -32,14 +32,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::images::{Unrestorable, deleted_directories, unrestorable};
-use cedana_config::{Config, Doubtful};
+use cedana_config::Doubtful;
 use serde_json::Value;
 
-use crate::cli::Request;
+use super::prepared::Prepared;
 use crate::engine::docker;
 use crate::host::procfs::{Stat, descends, stats_of};
 use crate::oci::state::{Container, Kind};
-use crate::output::report::Reporter;
 
 /// Why a checkpoint could never be restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,26 +68,23 @@ impl fmt::Display for Doubt {
 struct Seen<'a> {
     container: &'a Container,
     /// Its OCI configuration, as far as there is one.
-    spec: Value,
+    spec: &'a Value,
     /// Init and its descendants: the processes that CRIU dumps.
     processes: HashMap<i32, Stat>,
 }
 
 /// Looks at a container before CRIU does. `processes` are those in its cgroup.
-pub(crate) fn before_dump(
-    request: &Request,
-    container: &Container,
-    config: &Config,
-    processes: &[i32],
-    reporter: &Reporter,
-) -> Result<(), Doubt> {
+pub(super) fn before_dump(prepared: &Prepared<'_>, processes: &[i32]) -> Result<(), Doubt> {
+    let Prepared {
+        request, container, ..
+    } = prepared;
     // It can't be restored from, and its container runs on.
     if request.has("pre-dump") {
         return Ok(());
     }
-    let seen = Seen::of(container, processes);
+    let seen = Seen::of(prepared, processes);
     let mut doubts = Vec::new();
-    if docker::removes_at_end(request, &seen.spec) {
+    if docker::removes_at_end(request, seen.spec) {
         doubts.push(Doubt::new(
             "Docker removes the container, and its checkpoint with it, when it ends (--rm)",
             "run it without --rm",
@@ -102,39 +98,26 @@ pub(crate) fn before_dump(
     if container.kind == Kind::Runc {
         doubts.extend(pids::look(&seen));
     }
-    weigh(request, config, doubts, reporter)
+    weigh(prepared, doubts)
 }
 
 /// Looks at what CRIU has written to `images`. Images that can't be read are none
 /// of this module's business: storing them fails, or CRIU would.
-pub(crate) fn after_dump(
-    request: &Request,
-    container: &Container,
-    config: &Config,
-    images: &Path,
-    reporter: &Reporter,
-) -> Result<(), Doubt> {
-    weigh(
-        request,
-        config,
-        in_images(request, container, images),
-        reporter,
-    )
+pub(super) fn after_dump(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
+    weigh(prepared, in_images(prepared, images))
 }
 
 /// The same for a checkpoint that is finished, when there is nothing to refuse.
-pub(crate) fn warn_of(
-    request: &Request,
-    container: &Container,
-    images: &Path,
-    reporter: &Reporter,
-) {
-    for doubt in in_images(request, container, images) {
-        warn(request, &doubt, reporter);
+pub(super) fn warn_of(prepared: &Prepared<'_>, images: &Path) {
+    for doubt in in_images(prepared, images) {
+        warn(prepared, &doubt);
     }
 }
 
-fn in_images(request: &Request, container: &Container, images: &Path) -> Vec<Doubt> {
+fn in_images(prepared: &Prepared<'_>, images: &Path) -> Vec<Doubt> {
+    let Prepared {
+        request, container, ..
+    } = prepared;
     let found = unrestorable(images).unwrap_or_default();
     let mut doubts: Vec<Doubt> = found.into_iter().map(Doubt::from).collect();
     // Docker keeps the container's files; other engines may restore it on those of
@@ -169,37 +152,27 @@ fn is_replaced(root: &Path, path: &str) -> bool {
 }
 
 /// Refuses for the first doubt, or warns of all.
-fn weigh(
-    request: &Request,
-    config: &Config,
-    doubts: Vec<Doubt>,
-    reporter: &Reporter,
-) -> Result<(), Doubt> {
-    let ends = !request.has("leave-running");
+fn weigh(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
+    let ends = !prepared.request.has("leave-running");
     for doubt in doubts {
-        if ends && config.checkpoint.doubtful == Doubtful::Refuse {
+        if ends && prepared.config.checkpoint.doubtful == Doubtful::Refuse {
             return Err(doubt);
         }
-        warn(request, &doubt, reporter);
+        warn(prepared, &doubt);
     }
     Ok(())
 }
 
-fn warn(request: &Request, doubt: &Doubt, reporter: &Reporter) {
-    reporter.warning(&format!(
+fn warn(prepared: &Prepared<'_>, doubt: &Doubt) {
+    prepared.reporter.warning(&format!(
         "the checkpoint of container {} can't be restored: {doubt}",
-        request.id
+        prepared.request.id
     ));
 }
 
 impl<'a> Seen<'a> {
-    fn of(container: &'a Container, processes: &[i32]) -> Self {
-        let spec = container
-            .config
-            .as_deref()
-            .and_then(|path| fs::read(path).ok())
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+    fn of(prepared: &'a Prepared<'a>, processes: &[i32]) -> Self {
+        let container = &prepared.container;
         let all = stats_of(processes);
         let processes = all
             .iter()
@@ -208,7 +181,7 @@ impl<'a> Seen<'a> {
             .collect();
         Self {
             container,
-            spec,
+            spec: prepared.spec.as_ref().unwrap_or(&Value::Null),
             processes,
         }
     }

@@ -29,7 +29,7 @@ struct Overlay {
 
 pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     let hosts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let configured = configured(&seen.spec);
+    let configured = configured(seen.spec);
     let mut looked_at = HashSet::new();
     let mountpoint = seen.pids().into_iter().find_map(|pid| {
         // Most processes share one mount namespace.

@@ -19,7 +19,7 @@ const CRIU: u64 = 2;
 const HELPER: u64 = 1;
 
 pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
-    let limit = limit(&seen.spec)?;
+    let limit = limit(seen.spec)?;
     let processes = seen.processes.len() as u64;
     let threads = seen.processes.values().map(|s| u64::from(s.threads)).sum();
     let needed = needed(processes, threads);

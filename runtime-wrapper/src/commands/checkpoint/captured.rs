@@ -1,0 +1,152 @@
+//! The end of an attempt: a checkpoint, or the reason why there is none.
+
+use std::path::PathBuf;
+
+use cedana_checkpoint::inspect::dump_cost;
+
+use super::attempts::Trials;
+use super::prepared::Prepared;
+use super::proc_details::complete;
+use super::running::Images;
+use super::storage::{Criu, Storing};
+use super::unrestorable;
+use crate::commands::error::Error;
+use crate::criu::Log;
+use crate::engine::checkpoint_dir;
+use crate::host::child::Outcome;
+use crate::host::procfs::Init;
+
+/// An attempt that has ended.
+pub(super) enum Ended<'a> {
+    Captured(Captured<'a>),
+    Failed(Failed<'a>),
+}
+
+/// CRIU has written all images.
+pub(super) struct Captured<'a> {
+    pub(super) prepared: &'a Prepared<'a>,
+    pub(super) outcome: Outcome,
+    /// The images, if CRIU did not wait for their publication.
+    pub(super) unpublished: Option<Storing<'a>>,
+    /// CRIU's statistics.
+    pub(super) stats: Log,
+    /// CRIU's working directory.
+    pub(super) work: PathBuf,
+}
+
+impl Captured<'_> {
+    /// Publishes the checkpoint, if that is not done yet, and reports what its
+    /// caller should know.
+    pub(super) fn finish(self) -> Result<(), Error> {
+        let Prepared {
+            request, reporter, ..
+        } = self.prepared;
+        let images = request.image_path();
+        if let Some(storing) = self.unpublished {
+            let cost = self
+                .stats
+                .is_new()
+                .then(|| dump_cost(&self.work).ok().flatten())
+                .flatten();
+            storing.finish(Criu::Ended(cost))?;
+            // The container runs on, so there is nothing to refuse.
+            if !request.has("pre-dump") {
+                unrestorable::warn_of(self.prepared, &images);
+            }
+        }
+        eprint!("{}", self.outcome.stderr);
+        if !self.outcome.status.success() {
+            reporter.warning(&format!(
+                "the checkpoint of container {} in {} is complete although the runtime failed ({})",
+                request.id,
+                images.display(),
+                self.outcome.status
+            ));
+        }
+        if let Err(error) = checkpoint_dir::set_apart_from_copies(&images) {
+            reporter.warning(&format!(
+                "Docker may refuse to restore the checkpoint in {}: {error}",
+                images.display()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// There is no checkpoint.
+pub(super) struct Failed<'a> {
+    pub(super) prepared: &'a Prepared<'a>,
+    pub(super) outcome: Outcome,
+    pub(super) images: Images<'a>,
+    pub(super) log: Log,
+    /// Init and the container's processes when the attempt began.
+    pub(super) init: Init,
+    pub(super) processes: Vec<i32>,
+}
+
+impl Failed<'_> {
+    /// Thaws the container and removes the images.
+    ///
+    /// # Errors
+    /// Why there is no checkpoint; none if another attempt may succeed.
+    pub(super) fn clean_up(self, attempts: &mut Trials<'_>) -> Result<(), Error> {
+        let Self {
+            prepared,
+            outcome,
+            images,
+            log,
+            init,
+            processes,
+        } = self;
+        // First of all, because what follows takes time.
+        thaw(prepared, attempts);
+        let (refusal, storing) = match images {
+            Images::Captured(storing) => (None, Some(storing)),
+            Images::Published => (None, None),
+            Images::Refused(error, storing) => (Some(error), storing),
+        };
+        let cause = log.cause();
+        let failure = match refusal {
+            Some(error) => Some(error),
+            None if prepared.kind.repeatable && attempts.again(cause.as_ref(), &outcome) => {
+                if let Some(cause) = cause {
+                    prepared.reporter.note(&format!(
+                        "container {}: trying again: {cause}",
+                        prepared.request.id
+                    ));
+                }
+                None
+            }
+            None => {
+                let details = |found: &mut _| complete(found, init, &processes);
+                let mut failure =
+                    log.failure_with(prepared.request, &prepared.config, &outcome, details);
+                failure.why = format!("{}{}", failure.why, attempts.account()).into();
+                Some(Error::failed(prepared.request, failure))
+            }
+        };
+        if let Some(Err(error)) = storing.map(Storing::abandon) {
+            prepared.reporter.warning(&format!(
+                "cannot remove the incomplete checkpoint in {}: {error}",
+                prepared.request.image_path().display()
+            ));
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Thaws a container that CRIU left frozen, unless it was frozen before.
+fn thaw(prepared: &Prepared<'_>, attempts: &Trials<'_>) {
+    let frozen = prepared
+        .cgroup
+        .as_ref()
+        .filter(|cgroup| !attempts.was_frozen() && cgroup.is_frozen());
+    if let Some(cgroup) = frozen
+        && let Err(error) = cgroup.thaw()
+    {
+        prepared.reporter.warning(&format!(
+            "container {} is still frozen and cannot be thawed: {error}",
+            prepared.request.id
+        ));
+    }
+}

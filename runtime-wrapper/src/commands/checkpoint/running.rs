@@ -1,0 +1,188 @@
+//! One attempt at a checkpoint: the runtime, CRIU below it, and the capture of what
+//! CRIU writes.
+
+use std::env;
+use std::mem;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use cedana_checkpoint::progress::Observer;
+use cedana_contract::variables;
+
+use super::attempts::Trials;
+use super::captured::{Captured, Ended, Failed};
+use super::prepared::Prepared;
+use super::storage::{Criu, Paths, Storing};
+use super::{dump_options, unrestorable};
+use crate::commands::error::Error;
+use crate::criu::post_dump::Gate;
+use crate::criu::{ConfigFile, Log};
+use crate::host::child::{self, Keep, Next, Question};
+use crate::host::procfs::Init;
+
+/// An attempt that can be started.
+pub(super) struct Running<'a> {
+    prepared: &'a Prepared<'a>,
+    /// Init when the attempt began, and the processes of the container.
+    init: Init,
+    processes: Vec<i32>,
+    images: Images<'a>,
+    paths: Paths,
+    log: Log,
+    stats: Log,
+    command: Command,
+    /// CRIU's configuration, which CRIU reads through this process's entry in /proc.
+    _options: ConfigFile,
+    /// Where CRIU waits before it ends the container.
+    hook: Option<Gate>,
+}
+
+/// The images that CRIU writes.
+pub(super) enum Images<'a> {
+    /// Still being captured, or captured and not yet published.
+    Captured(Storing<'a>),
+    /// Published as a checkpoint.
+    Published,
+    /// Unusable. They are removed, and the container runs on.
+    Refused(Error, Option<Storing<'a>>),
+}
+
+impl<'a> Running<'a> {
+    /// Prepares a place for the images and starts the capture.
+    pub(super) fn start(
+        prepared: &'a Prepared<'a>,
+        attempts: &Trials<'_>,
+        observer: Arc<Observer>,
+    ) -> Result<Self, Error> {
+        let Prepared {
+            request,
+            kind,
+            config,
+            ..
+        } = prepared;
+        let init = Init::now(prepared.container.init);
+        let processes = prepared.processes();
+        let hook = match kind.ends {
+            true => Gate::new(prepared.criu).map_err(Error::CriuConfig)?,
+            false => None,
+        };
+        let options = dump_options::criu_options(prepared, attempts, hook.is_some());
+        let options =
+            ConfigFile::new(|inherited| options.render(inherited)).map_err(Error::CriuConfig)?;
+        let storing = Storing::begin(
+            prepared,
+            // Without the hook CRIU would end the container before the rest is
+            // stored.
+            kind.whole && (hook.is_some() || !kind.ends),
+            attempts.was_frozen() && !kind.ends && env::var_os(variables::SHIM_RESUMES).is_none(),
+            prepared
+                .cgroup
+                .as_ref()
+                .filter(|_| config.checkpoint.spare_memory)
+                .map(|_| dump_options::expected(&processes)),
+            observer,
+        )?;
+        let paths = storing.paths(request);
+        let flags = dump_options::runtime_flags(prepared);
+        let mut command = prepared
+            .runtime
+            .command(&request.with_values(&flags, &paths.flags()));
+        let (name, value) = options.variable();
+        command.env(name, value);
+        if let Some(hook) = &hook {
+            let (name, value) = hook.variable();
+            command.env(name, value);
+        }
+        Ok(Self {
+            prepared,
+            init,
+            processes,
+            log: Log::before(paths.work.join("dump.log")),
+            stats: Log::before(paths.work.join("stats-dump")),
+            images: Images::Captured(storing),
+            paths,
+            command,
+            _options: options,
+            hook,
+        })
+    }
+
+    /// Runs the runtime to its end. While CRIU waits in its post-dump script, the
+    /// images are published.
+    pub(super) fn wait(self) -> Result<Ended<'a>, Error> {
+        let Self {
+            prepared,
+            mut images,
+            mut log,
+            paths,
+            hook,
+            ..
+        } = self;
+        let mut answer = |asked: bool| {
+            if asked && let Images::Captured(storing) = mem::replace(&mut images, Images::Published)
+            {
+                images = publish(prepared, storing, paths.images());
+                // On disk or removed, and the log with it.
+                log.moved(prepared.request.image_path());
+            }
+            if let Some(hook) = &hook {
+                hook.answer(matches!(images, Images::Published));
+            }
+            Next::Done
+        };
+        let questions = hook.as_ref().map(|hook| Question {
+            asked: hook.question(),
+            answer: &mut answer,
+        });
+        let outcome = child::run_and_answer(
+            prepared.signals,
+            self.command,
+            Keep::StderrAndOrphans,
+            questions.into_iter().collect(),
+        )
+        .map_err(|source| Error::Spawn {
+            program: prepared.runtime.program.clone(),
+            source,
+        })?;
+        // CRIU's own message counts: a runtime that was killed after it, or that
+        // fails over something else, must not cost the checkpoint of a container
+        // that may have ended for it.
+        let dumped = outcome.status.success() || log.says("Dumping finished successfully");
+        Ok(match images {
+            Images::Captured(storing) if dumped => Ended::Captured(Captured {
+                prepared,
+                outcome,
+                unpublished: Some(storing),
+                stats: self.stats,
+                work: paths.work,
+            }),
+            Images::Published if dumped => Ended::Captured(Captured {
+                prepared,
+                outcome,
+                unpublished: None,
+                stats: self.stats,
+                work: paths.work,
+            }),
+            images => Ended::Failed(Failed {
+                prepared,
+                outcome,
+                images,
+                log,
+                init: self.init,
+                processes: self.processes,
+            }),
+        })
+    }
+}
+
+/// Publishes captured images unless they could never be restored.
+fn publish<'a>(prepared: &'a Prepared<'a>, storing: Storing<'a>, images: &Path) -> Images<'a> {
+    if let Err(doubt) = unrestorable::after_dump(prepared, images) {
+        return Images::Refused(prepared.refused(doubt), Some(storing));
+    }
+    match storing.finish(Criu::Waits) {
+        Ok(()) => Images::Published,
+        Err(error) => Images::Refused(error, None),
+    }
+}
