@@ -7,8 +7,8 @@ use std::time::Duration;
 use cedana_checkpoint::capture;
 use cedana_checkpoint::format::{self, publish, unpack};
 
+use super::checkpoint::doubt::Doubt;
 use super::checkpoint::obstacle::Found;
-use super::checkpoint::unrestorable::Doubt;
 use crate::cli::{self, Request};
 use crate::criu::{Failure, LogNote, images_view};
 use crate::lazy;

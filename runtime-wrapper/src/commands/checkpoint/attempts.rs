@@ -29,11 +29,11 @@ use std::time::{Duration, Instant};
 use cedana_checkpoint::criu::Cause;
 use cedana_contract::variables::MAY_RUN_BETWEEN_ATTEMPTS;
 
+use super::prepared::Prepared;
 use crate::commands::checkpoint::obstacle::{self, PATIENCE};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::{Outcome, Signals};
 use crate::host::procfs::Init;
-use crate::oci::state::Container;
 use crate::output::report::Reporter;
 
 /// How long CRIU may take to freeze the container while it has another attempt.
@@ -73,6 +73,7 @@ pub(super) struct Trials<'a> {
     cgroup: Option<&'a Cgroup>,
     init: Init,
     pause: Pause,
+    /// How long CRIU may take to freeze the container at most.
     setting: Duration,
     first_failure: Option<Instant>,
     failures: u32,
@@ -84,13 +85,10 @@ pub(super) struct Trials<'a> {
 }
 
 impl<'a> Trials<'a> {
-    /// Before the first. `setting` is how long CRIU may take to freeze at most.
-    pub(super) fn new(
-        signals: &'a Signals,
-        container: &Container,
-        cgroup: Option<&'a Cgroup>,
-        setting: Duration,
-    ) -> Self {
+    /// Before the first attempt.
+    pub(super) fn of(prepared: &'a Prepared<'a>) -> Self {
+        let (signals, cgroup) = (prepared.signals, prepared.cgroup.as_ref());
+        let setting = prepared.config.checkpoint.timeout;
         let pause = match cgroup.is_some_and(Cgroup::is_frozen) {
             false => Pause::None,
             true if env::var_os(MAY_RUN_BETWEEN_ATTEMPTS).is_some() => Pause::Clients,
@@ -99,7 +97,7 @@ impl<'a> Trials<'a> {
         Self {
             signals,
             cgroup,
-            init: Init::now(container.init),
+            init: Init::now(prepared.container.init),
             pause,
             setting,
             first_failure: None,

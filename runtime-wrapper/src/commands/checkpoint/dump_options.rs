@@ -1,44 +1,15 @@
-//! The kind of a dump, and its options for the runtime and CRIU.
+//! A dump's options for the runtime and CRIU.
 
 use cedana_checkpoint::capture::Expected;
 use cedana_checkpoint::criu::DumpOptions;
 
 use super::attempts::Trials;
 use super::prepared::Prepared;
-use crate::cli::Request;
 use crate::criu::post_dump::Gate;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
 use crate::host::test_hooks;
 use crate::oci::nested_mounts;
 use crate::oci::state::{Container, Kind, Network};
-
-/// What kind of dump is requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dump {
-    /// All of the container's memory is written into the image directory, so the
-    /// directory is a checkpoint by itself.
-    pub(super) whole: bool,
-    /// The images are used while CRIU is still running.
-    pub(super) lazy: bool,
-    /// The container ends with it.
-    pub(super) ends: bool,
-    /// It can be begun again: no other program reads it meanwhile.
-    pub(super) repeatable: bool,
-}
-
-impl Dump {
-    pub(super) fn of(request: &Request) -> Self {
-        let lazy = request.has("lazy-pages");
-        let pre_dump = request.has("pre-dump");
-        let paged_elsewhere = request.value("page-server").is_some();
-        Self {
-            whole: !lazy && !pre_dump && !paged_elsewhere,
-            lazy,
-            ends: !pre_dump && !lazy && !request.has("leave-running"),
-            repeatable: !lazy && !paged_elsewhere,
-        }
-    }
-}
 
 /// CRIU's options for one attempt.
 pub(super) fn criu_options(

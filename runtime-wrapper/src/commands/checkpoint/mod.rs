@@ -21,14 +21,16 @@
 mod attempts;
 mod captured;
 mod compression;
+pub(crate) mod doubt;
 mod dump_options;
 pub(crate) mod obstacle;
 mod prechecks;
+mod preparation;
 mod prepared;
 mod proc_details;
 mod running;
 mod storage;
-pub(crate) mod unrestorable;
+mod unrestorable;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,7 @@ use crate::cli::Request;
 use crate::host::child::Signals;
 use crate::output::progress::Progress;
 use crate::output::report::Reporter;
+use attempts::Trials;
 use captured::Ended;
 use prepared::Prepared;
 use running::Running;
@@ -50,8 +53,8 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     // Before the first thread starts.
     let signals = Signals::block().map_err(Error::Signals)?;
     let progress = Progress::new(request.progress_fd)?;
-    let prepared = Prepared::new(request, reporter, &signals)?;
-    let mut attempts = prepared.attempts();
+    let prepared = Prepared::prepare(request, reporter, &signals)?;
+    let mut attempts = Trials::of(&prepared);
     loop {
         prepared.wait_for_obstacles(&mut attempts)?;
         let observer = progress.observer();

@@ -13,7 +13,7 @@ use cedana_contract::variables;
 use super::attempts::Trials;
 use super::captured::{Captured, Ended, Failed};
 use super::prepared::Prepared;
-use super::storage::{Criu, Paths, Storing};
+use super::storage::{Criu, Images, Paths, Storing};
 use super::{dump_options, unrestorable};
 use crate::commands::error::Error;
 use crate::criu::post_dump::Gate;
@@ -36,16 +36,6 @@ pub(super) struct Running<'a> {
     _options: ConfigFile,
     /// Where CRIU waits before it ends the container.
     hook: Option<Gate>,
-}
-
-/// The images that CRIU writes.
-pub(super) enum Images<'a> {
-    /// Still being captured, or captured and not yet published.
-    Captured(Storing<'a>),
-    /// Published as a checkpoint.
-    Published,
-    /// Unusable. They are removed, and the container runs on.
-    Refused(Error, Option<Storing<'a>>),
 }
 
 impl<'a> Running<'a> {

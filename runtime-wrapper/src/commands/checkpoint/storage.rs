@@ -48,6 +48,16 @@ pub(super) struct Storing<'a> {
     start: Instant,
 }
 
+/// The images that CRIU writes.
+pub(super) enum Images<'a> {
+    /// Still being captured, or captured and not yet published.
+    Captured(Storing<'a>),
+    /// Published as a checkpoint.
+    Published,
+    /// Unusable. They are removed, and the container runs on.
+    Refused(Error, Option<Storing<'a>>),
+}
+
 /// Where the runtime is to put things.
 pub(super) struct Paths {
     images: PathBuf,

@@ -29,12 +29,15 @@ use cedana_config::Config;
 use super::error::Error;
 use crate::cli::Request;
 use crate::host::child::Signals;
+use crate::network::tcp::Connections;
 use crate::oci::runtime::Runtime;
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
 
 pub(crate) use network::lock_network;
 use prepared::Prepared;
+use restored::Restored;
+use running::{Ended, Running};
 
 /// Restores a container from a checkpoint.
 ///
@@ -42,7 +45,50 @@ use prepared::Prepared;
 /// The container does not run, and the checkpoint is as before.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
     let context = Context::new(request, reporter)?;
-    Prepared::new(&context)?.run()?.confirm()
+    attempts(Prepared::new(&context)?)?.confirm()
+}
+
+/// Attempts the restore until the container runs, or has run.
+fn attempts<'a>(mut prepared: Prepared<'a>) -> Result<Restored<'a>, Error> {
+    loop {
+        let ended = Running::start(&mut prepared)?.wait(&mut prepared)?;
+        if ended.container_ran(prepared.context) {
+            return Ok(Restored {
+                context: prepared.context,
+                config: prepared.config,
+                session: ended.session,
+                status: ended.outcome.status,
+                lends_netns: prepared.lends_netns,
+                network: prepared.network,
+            });
+        }
+        change_for_another(&mut prepared, ended)?;
+    }
+}
+
+/// Changes what another attempt may do better, or returns why there is none.
+fn change_for_another(prepared: &mut Prepared<'_>, mut ended: Ended) -> Result<(), Error> {
+    let is_final = ended.is_final();
+    // The runtime has removed the container already, and the hooks that set its
+    // network up may run again: Docker's moves the network to whichever
+    // namespace it is given (libnetwork, `Sandbox.SetKey`).
+    if !is_final && prepared.connections == Connections::Try && ended.misses_an_address() {
+        prepared.connections = Connections::Close;
+        ended.end_session();
+        return Ok(());
+    }
+    let failure = ended.failure(prepared);
+    if is_final || !ended.may_succeed_eagerly(prepared) {
+        return Err(failure);
+    }
+    // What CRIU, the kernel or the page source could not do lazily, an eager
+    // restore may do. If it can't either, its reason is the better one.
+    ended.end_session();
+    prepared
+        .context
+        .reporter
+        .quiet_warning(&format!("restoring eagerly, because {failure}"));
+    prepared.see_all_memory()
 }
 
 /// What every phase of a restore knows.
@@ -52,7 +98,7 @@ struct Context<'a> {
     /// When the command began.
     begun: Instant,
     signals: Signals,
-    /// The node's settings. A bundle's annotations are added in [`Prepared`].
+    /// The node's settings. The bundle's annotations are added in [`Prepared`].
     config: Config,
     runtime: Runtime,
 }

@@ -14,8 +14,6 @@ use cedana_config::{Config, Mode};
 use super::Context;
 use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
-use super::restored::Restored;
-use super::running::{Ended, Running};
 use crate::commands::error::Error;
 use crate::criu;
 use crate::criu::images_view::Shown;
@@ -37,7 +35,7 @@ pub(super) struct Prepared<'a> {
     pub(super) connections: Connections,
     pub(super) work: WorkDir,
     /// Whether the runtime is given a network namespace that the bundle lacks.
-    lends_netns: bool,
+    pub(super) lends_netns: bool,
     held: Option<Held>,
     pub(super) bundle: Bundle,
 }
@@ -109,48 +107,6 @@ impl<'a> Prepared<'a> {
             }),
             bundle,
         })
-    }
-
-    /// Restores. Returns when the container has run, or runs.
-    pub(super) fn run(mut self) -> Result<Restored<'a>, Error> {
-        loop {
-            let ended = Running::start(&mut self)?.wait(&mut self)?;
-            if ended.container_ran(self.context) {
-                return Ok(Restored {
-                    context: self.context,
-                    config: self.config,
-                    session: ended.session,
-                    status: ended.outcome.status,
-                    lends_netns: self.lends_netns,
-                    network: self.network,
-                });
-            }
-            self.change_for_another(ended)?;
-        }
-    }
-
-    /// Changes what another attempt may do better, or returns why there is none.
-    fn change_for_another(&mut self, mut ended: Ended) -> Result<(), Error> {
-        let is_final = ended.is_final();
-        // The runtime has removed the container already, and the hooks that set its
-        // network up may run again: Docker's moves the network to whichever
-        // namespace it is given (libnetwork, `Sandbox.SetKey`).
-        if !is_final && self.connections == Connections::Try && ended.misses_an_address() {
-            self.connections = Connections::Close;
-            ended.end_session();
-            return Ok(());
-        }
-        let failure = ended.failure(self);
-        if is_final || !ended.may_succeed_eagerly(self) {
-            return Err(failure);
-        }
-        // What CRIU, the kernel or the page source could not do lazily, an eager
-        // restore may do. If it can't either, its reason is the better one.
-        ended.end_session();
-        self.context
-            .reporter
-            .quiet_warning(&format!("restoring eagerly, because {failure}"));
-        self.see_all_memory()
     }
 
     /// Restores eagerly from now on.

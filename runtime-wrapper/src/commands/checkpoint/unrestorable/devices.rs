@@ -12,7 +12,8 @@
 use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 
-use super::{Doubt, Seen};
+use super::Seen;
+use crate::commands::checkpoint::doubt::Doubt;
 
 /// Where the kernel's documentation puts it (networking/tuntap.rst). CRIU knows
 /// it by this name, too, as the link of a descriptor ends.

@@ -27,7 +27,6 @@ mod programs;
 mod sessions;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,34 +34,11 @@ use cedana_checkpoint::images::{Unrestorable, deleted_directories, unrestorable}
 use cedana_config::Doubtful;
 use serde_json::Value;
 
+use super::doubt::Doubt;
 use super::prepared::Prepared;
 use crate::engine::docker;
 use crate::host::procfs::{Stat, descends, stats_of};
 use crate::oci::state::{Container, Kind};
-
-/// Why a checkpoint could never be restored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Doubt {
-    /// A sentence without its full stop.
-    what: String,
-    /// What to do before the checkpoint.
-    remedy: String,
-}
-
-impl Doubt {
-    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
-
-impl fmt::Display for Doubt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.what, self.remedy)
-    }
-}
 
 /// What the checks look at.
 struct Seen<'a> {

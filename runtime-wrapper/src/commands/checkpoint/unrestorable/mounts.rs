@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Doubt, Seen};
+use super::Seen;
+use crate::commands::checkpoint::doubt::Doubt;
 use crate::oci::nested_mounts::unescaped;
 
 /// An overlay of /proc/PID/mountinfo (proc_pid_mountinfo(5)).

@@ -10,7 +10,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::{Doubt, Seen};
+use super::Seen;
+use crate::commands::checkpoint::doubt::Doubt;
 
 /// Those that all processes of a dump must share. Mount and network namespaces
 /// may differ, a PID namespace can't be left, and cgroup namespaces are not

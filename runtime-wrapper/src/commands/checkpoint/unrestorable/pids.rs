@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Doubt, Seen};
+use super::Seen;
+use crate::commands::checkpoint::doubt::Doubt;
 
 /// CRIU and its cgroup daemon.
 const CRIU: u64 = 2;

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Doubt, Seen};
+use super::Seen;
+use crate::commands::checkpoint::doubt::Doubt;
 
 pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     let pid = seen.pids().into_iter().find(|&pid| {

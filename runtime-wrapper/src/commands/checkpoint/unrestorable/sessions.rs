@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use super::Doubt;
+use crate::commands::checkpoint::doubt::Doubt;
 use crate::host::procfs::Stat;
 
 pub(super) fn look(init: i32, processes: &HashMap<i32, Stat>) -> Option<Doubt> {
