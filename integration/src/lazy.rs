@@ -137,6 +137,31 @@ impl Lazy {
         process(name, &self.gate.0.display().to_string())
     }
 
+    /// Waits until `cedana-runc restore`, which still runs, has put config.json back
+    /// and serves no images any more.
+    #[track_caller]
+    pub fn gives_up_what_it_lent(&self) {
+        eventually(
+            "config.json is the original, and no images are served",
+            || {
+                let lent = self.frozen.bundle.file(".config.json.cedana").exists();
+                let restoring = self.process("cedana-runc").ok_or("the restore has ended")?;
+                let descriptors = fs::read_dir(format!("/proc/{restoring}/fd"))
+                    .map_err(|error| error.to_string())?;
+                let serves = descriptors.flatten().any(|descriptor| {
+                    fs::read_link(descriptor.path())
+                        .is_ok_and(|file| file == Path::new("/dev/fuse"))
+                });
+                match lent || serves {
+                    true => Err(format!(
+                        "config.json is lent: {lent}; /dev/fuse is open: {serves}"
+                    )),
+                    false => Ok(()),
+                }
+            },
+        );
+    }
+
     /// Kills one of both.
     #[track_caller]
     pub fn kill(&self, name: &str) {

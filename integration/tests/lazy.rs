@@ -563,6 +563,8 @@ fn in_the_foreground_it_is_no_different() {
                 }
             }
         });
+        // The runtime stays until the container exits, what was lent to it does not.
+        lazy.gives_up_what_it_lent();
         match killed {
             true => {
                 lazy.kill("cedana-pages");
