@@ -1,5 +1,5 @@
 # Every target is one command; `make help` lists them.
-.PHONY: help build unit test test-apps test-soak test-vm fuzz bench lint demo install uninstall clean
+.PHONY: help build unit stories test test-all test-apps test-soak test-vm fuzz bench lint demo install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -10,8 +10,14 @@ build: ## the shipped binaries, into target/release
 unit: ## tests that need no engine
 	cargo test --workspace --locked --exclude cedana-integration
 
-test: unit ## unit tests, then the integration tests on both suites of the testbed
+stories: ## the integration tests on both suites of the testbed
 	scripts/test
+
+test: ## what CI runs: lint, unit tests, stories, the microVM's smoke, fuzzing
+	scripts/check
+
+test-all: ## the same with every combination of engine and runtime, before a release
+	scripts/check --all
 
 test-apps: ## databases, a browser and other real programs, ten checkpoints and restores each
 	scripts/test --apps
@@ -19,7 +25,7 @@ test-apps: ## databases, a browser and other real programs, ten checkpoints and 
 test-soak: ## 200 rounds of run, exec, checkpoint, restore, delete: nothing may be left
 	CEDANA_CYCLES=200 scripts/test --test leftovers
 
-test-vm: ## the cgroup v2 smoke, in the microVM
+test-vm: ## cgroup v2, in the microVM: the smoke, and kinds of Docker containers
 	scripts/test --vm
 
 fuzz: ## the fuzz targets, each for FUZZ_SECONDS (60)

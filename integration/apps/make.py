@@ -3,7 +3,6 @@
 It has no client: integration/tests/apps.rs counts the objects that are made.
 """
 
-import os
 import subprocess
 import sys
 
@@ -26,7 +25,9 @@ def start():
     objects = " ".join(["main.o"] + [f"part{n}.o" for n in range(FILES)])
     app.file(f"{BUILD}/Makefile", f"result: {objects}\n\t$(CC) -o $@ $^\nCFLAGS = -O2\n")
     # A shell as the container's init: make must not have to reap others' children.
-    app.become("sh", "-c", f"make -C {BUILD} -j4 && echo built >{app.DATA}/end || echo failed >{app.DATA}/end; sleep infinity")
+    app.become(
+        "sh", "-c", f"make -C {BUILD} -j4 && echo built >{app.DATA}/end || echo failed >{app.DATA}/end; sleep infinity"
+    )
 
 
 def check():

@@ -61,7 +61,16 @@ class Client:
 
 
 def check(count):
-    run(BIN + "/pg_amcheck", "--host", "/tmp", "--username", "postgres", "--install-missing", "--all", "--heapallindexed")
+    run(
+        BIN + "/pg_amcheck",
+        "--host",
+        "/tmp",
+        "--username",
+        "postgres",
+        "--install-missing",
+        "--all",
+        "--heapallindexed",
+    )
     query = f"SELECT count(*) = {count} FROM kept"
     ask = ["psql", "-h", "/tmp", "-U", "postgres", "-tAc", query]
     answer = subprocess.run(ask, check=True, capture_output=True, text=True).stdout

@@ -4,7 +4,6 @@ import subprocess
 
 import app
 
-
 LARGE = [f"large:{n}" for n in range(1, 33)]
 
 

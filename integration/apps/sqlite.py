@@ -25,7 +25,9 @@ def serve():
                 if word == "put":
                     database.execute("INSERT INTO kept (value) VALUES (?)", (text,))
                     database.execute("INSERT INTO mine VALUES (?)", (text,))
-                tables = [list(database.execute(f"SELECT value FROM {name} ORDER BY rowid")) for name in ("kept", "mine")]
+                tables = [
+                    list(database.execute(f"SELECT value FROM {name} ORDER BY rowid")) for name in ("kept", "mine")
+                ]
                 answer = f"connection {self.client_address} kept {len(tables[0])} {app.digest(tables[0])} {app.digest(tables[1])}"
                 self.wfile.write((answer + "\n").encode())
 

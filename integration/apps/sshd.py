@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import app
 
@@ -45,7 +44,7 @@ class Client:
         self.ask(f'list="$list {app.value(number)}"; echo {app.value(number)} >>{app.JOURNAL}')
 
     def state(self):
-        return " ".join(self.ask('echo shell $$ $(tty) $SSH_CONNECTION values $(echo $list | sha256sum)'))
+        return " ".join(self.ask("echo shell $$ $(tty) $SSH_CONNECTION values $(echo $list | sha256sum)"))
 
 
 app.main(start, Client, app.journal_is_whole)

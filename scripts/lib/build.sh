@@ -14,11 +14,12 @@ executables() {
     sed -n 's/.*"kind":\["'"$kind"'"\].*"executable":"\([^"]*\)".*/\1/p'
 }
 
-build_shipped() { # DIR: the shipped binaries, release profile, alone in a folder
-  local path paths
-  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime)
-  for path in $paths; do install -m 0755 "$path" "$1/"; done
+build_shipped() { # DIR [CARGO_ARG]...: the shipped binaries, release profile, alone in a folder
+  local dir=$1 path paths
+  shift
+  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "$@")
+  for path in $paths; do install -m 0755 "$path" "$dir/"; done
   for path in "${SHIPPED[@]}"; do
-    [[ -x $1/$path ]] || die "the build made no $path"
+    [[ -x $dir/$path ]] || die "the build made no $path"
   done
 }

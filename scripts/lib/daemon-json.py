@@ -79,7 +79,7 @@ def add(path, note):
         added.append("file")
     runtimes = settings.get("runtimes", {})
     if not isinstance(runtimes, dict):
-        die(f"{path} is not changed: its \"runtimes\" is no object")
+        die(f'{path} is not changed: its "runtimes" is no object')
     if "cedana" in runtimes:
         print(f"keeping the runtime cedana in {path}")
     else:

@@ -4,6 +4,8 @@ The two take turns within every round, so that what else the machine does falls
 on both; medians and their ratio are what counts, beside what the machine itself
 can do. Prints a table; writes JSON and a plot into the directory given.
 
+With `docker` before the directory: Docker's checkpoints, in an instance with Docker.
+
 Environment: RUNTIME (the one measured), ONLY (start, checkpoint, family, redis, limits),
 SIZES (MiB), ROUNDS (of checkpoints, at least 3), STARTS (at least 15).
 """
@@ -14,6 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import docker
 import engine
 import machine
 import measures
@@ -72,13 +75,16 @@ def show(title, compared):
 
 
 def main():
+    rounds = max(3, int(os.environ.get("ROUNDS", "3")))
+    if sys.argv[1] == "docker":
+        sizes = [int(size) for size in os.environ.get("SIZES", "256,1024").split(",")]
+        return docker.main(sys.argv[2], sizes, rounds)
     out = sys.argv[1]
     only = os.environ.get("ONLY", "limits,start,checkpoint,family,redis").split(",")
     unknown = set(only) - {"limits", "start", "checkpoint", "family", "redis"}
     if unknown:
         sys.exit(f"nothing is called {', '.join(sorted(unknown))}: limits, start, checkpoint, family, redis")
     sizes = [int(size) for size in os.environ.get("SIZES", "64,256,1024,4096").split(",")]
-    rounds = max(3, int(os.environ.get("ROUNDS", "3")))
     starts = max(15, int(os.environ.get("STARTS", "15")))
     if engine.NAMES[engine.OURS] == engine.OWN_NAME:
         sys.exit("RUNTIME is containerd's own: there is nothing to compare")
@@ -93,8 +99,10 @@ def main():
     if "limits" in only:
         results["limits"] = found = measures.limits(rounds)
         gib = found["bytes"] / (1 << 30)
-        print(f"{gib:.0f} GiB on this machine: copied in memory {found['memory_copy_seconds']:.2f} s,"
-              f" written to disk {found['disk_write_seconds']:.2f} s")
+        print(
+            f"{gib:.0f} GiB on this machine: copied in memory {found['memory_copy_seconds']:.2f} s,"
+            f" written to disk {found['disk_write_seconds']:.2f} s"
+        )
     if "start" in only:
         results["start"] = measures.start_and_memory(starts)
         show("start, medians", results["start"])

@@ -105,7 +105,12 @@ def about():
     with open("/proc/meminfo") as f:
         memory = int(f.readline().split()[1]) * 1024
     versions = {}
-    for command in (["containerd", "--version"], ["runc", "--version"], ["criu", "--version"], ["cedana-runc", "--cedana-version"]):
+    for command in (
+        ["containerd", "--version"],
+        ["runc", "--version"],
+        ["criu", "--version"],
+        ["cedana-runc", "--cedana-version"],
+    ):
         lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
         versions[command[0]] = lines[0].strip() if lines else None
     return {

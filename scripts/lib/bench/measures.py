@@ -141,8 +141,18 @@ def restores_alone(samples, who, app):
     the checkpoint; its root stays mounted until it is removed."""
     program = "runc" if who == STOCK else "cedana-runc"
     directory, work, bundle = (fresh(f"{IMAGES}/{app.name}{suffix}") for suffix in ("", ".work", ".bundle"))
-    run(program, "--root", engine.RUNC_ROOT, "checkpoint", "--file-locks", "--image-path", directory,
-        "--work-path", work, app.name)
+    run(
+        program,
+        "--root",
+        engine.RUNC_ROOT,
+        "checkpoint",
+        "--file-locks",
+        "--image-path",
+        directory,
+        "--work-path",
+        work,
+        app.name,
+    )
     engines = f"{engine.BUNDLES}/{app.name}"
     with open(f"{engines}/config.json") as f:
         config = json.load(f)
@@ -156,13 +166,28 @@ def restores_alone(samples, who, app):
         is_lazy = mode == OURS and not app.is_family
         recorded = len(lazy_restores(app.name)) if is_lazy else 0
         begin = time.monotonic()
-        command = [program, "--root", ALONE, "restore", "--detach", "--file-locks", "--bundle", bundle,
-                   "--image-path", directory, "--work-path", work, app.name]
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        wait_until(lambda: len(app.gaps()) > before, f"{app.name} ticks", every=0.002)
+        command = [
+            program,
+            "--root",
+            ALONE,
+            "restore",
+            "--detach",
+            "--file-locks",
+            "--bundle",
+            bundle,
+            "--image-path",
+            directory,
+            "--work-path",
+            work,
+            app.name,
+        ]
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+        )
+        wait_until(lambda before=before: len(app.gaps()) > before, f"{app.name} ticks", every=0.002)
         samples.add("alone_restore_seconds", mode, time.monotonic() - begin)
         if is_lazy:
-            wait_until(lambda: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
+            wait_until(lambda recorded=recorded: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
         samples.add("alone_complete_seconds", mode, time.monotonic() - begin)
         run("runc", "--root", ALONE, "delete", "--force", app.name)
     for left in (directory, work, bundle):
@@ -248,9 +273,15 @@ def restore(app, image, mode):
     begin = time.monotonic()
     client = subprocess.Popen(
         ["ctr", "container", "restore", "--live", "--rw", app.name, image],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    failed = lambda: client.poll() not in (None, 0)
+
+    def failed():
+        return client.poll() not in (None, 0)
+
     wait_until(lambda: len(app.gaps()) > before or failed(), f"{app.name} ticks", every=0.002)
     found = {"tick_seconds": time.monotonic() - begin}
     wait_until(lambda: task_pid(app.name) or failed(), f"{app.name} runs", every=0.005)
@@ -260,7 +291,7 @@ def restore(app, image, mode):
     if app.is_family and not failed():
         found["memory_bytes"] = shared_once_bytes(task_pid(app.name))
     if is_lazy and not failed():
-        wait_until(lambda: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
+        wait_until(lambda recorded=recorded: len(lazy_restores(app.name)) > recorded, f"{app.name} is complete")
         found["complete_seconds"] = time.monotonic() - begin
         record = lazy_restores(app.name)[-1]
         found |= {f"fault_{name}_us": record[f"fault_{name}_us"] for name in ("mean", "p99", "max")}

@@ -60,7 +60,7 @@ def render(workloads):
     rows = math.ceil(len(PANELS) / COLUMNS)
     picture = Picture(COLUMNS * WIDTH, HEAD + rows * HEIGHT)
     x = LEFT
-    for who, title, colour in SERIES:
+    for _, title, colour in SERIES:
         picture.line([(x, 22), (x + 24, 22)], colour, 2)
         picture.dot(x + 12, 22, colour)
         picture.text(x + 32, 26, title)
@@ -90,7 +90,10 @@ def draw(picture, left, top, workloads, measure, title, unit, unit_name):
     x0, x1, y0, y1 = left + LEFT, left + WIDTH - RIGHT, top + HEIGHT - BOTTOM, top + TOP
     step = (x1 - x0) / len(workloads)
     across = {name: x0 + (n + 0.5) * step for n, name in enumerate(workloads)}
-    up = lambda value: y0 - (math.log10(value) - low) / (high - low) * (y0 - y1)
+
+    def up(value):
+        return y0 - (math.log10(value) - low) / (high - low) * (y0 - y1)
+
     for power in range(low, high + 1):
         y = up(10**power)
         picture.line([(x0, y), (x1, y)], "#dddddd")

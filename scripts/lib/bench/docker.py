@@ -1,12 +1,8 @@
-#!/usr/bin/env python3
-"""Measures `docker checkpoint create` beside the stock runtime's, and `docker
-start --checkpoint`, which the stock runtime can't do, inside an instance of the
-testbed with Docker.
+"""Measures `docker checkpoint create` beside the stock runtime's, and `docker start
+--checkpoint`, which the stock runtime can't do.
 
 The two take turns within every round, so that what else the machine does falls
-on both; medians and their ratio are what counts. Writes JSON to the path given.
-
-Environment: ROUNDS (at least 3), SIZES (MiB, separated by commas).
+on both; medians and their ratio are what counts.
 """
 
 import json
@@ -16,10 +12,10 @@ import subprocess
 import sys
 import time
 
+from engine import wait_until
+
 STOCK = "runc"
 OURS = "cedana"
-ROUNDS = max(3, int(os.environ.get("ROUNDS", "3")))
-SIZES = [int(size) for size in os.environ.get("SIZES", "256,1024").split(",")]
 # Half of it random bytes, half text: zero pages would not be dumped at all.
 HOLD = """
 import os, time
@@ -38,15 +34,6 @@ def docker(*arguments, check=True):
     if check and done.returncode:
         sys.exit(f"docker {' '.join(arguments)}: {done.stderr.strip()}")
     return done
-
-
-def wait_until(condition, what, seconds=300):
-    """Polls: Docker has no event for it that is cheaper to wait for."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            sys.exit(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
 
 
 def timed(*arguments, check=True):
@@ -69,8 +56,22 @@ def one(runtime, mib):
     """Seconds of a checkpoint that ends the container, and of its restores, lazy
     and eager."""
     name = "bench"
-    docker("run", "-d", "--name", name, "--runtime", runtime, "--network", "none", "-e", f"MIB={mib}",
-           "work:latest", "python3", "-c", HOLD)
+    docker(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "--runtime",
+        runtime,
+        "--network",
+        "none",
+        "-e",
+        f"MIB={mib}",
+        "work:latest",
+        "python3",
+        "-c",
+        HOLD,
+    )
     wait_until(lambda: "ready" in docker("logs", name).stdout, "the memory is filled")
     created, _ = timed("checkpoint", "create", name, "frozen")
     wait_until(lambda: not running(name), "the checkpoint has ended the container")
@@ -88,16 +89,17 @@ def one(runtime, mib):
     return created, started
 
 
-def main():
+def main(out, sizes, rounds):
+    """Prints a table, and writes docker.json into the directory `out`."""
     # A long run that is cut short has been of use.
     sys.stdout.reconfigure(line_buffering=True)
-    results = {"rounds": ROUNDS}
+    results = {"rounds": rounds}
     print(f"{'median':<36} {'stock':>9} {'ours':>9} {'':<4} {'ratio':>6}")
-    for mib in SIZES:
+    for mib in sizes:
         creates = {STOCK: [], OURS: []}
         starts = {"lazy": [], "eager": []}
         fails = 0
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for runtime in (STOCK, OURS):
                 created, started = one(runtime, mib)
                 creates[runtime].append(created)
@@ -105,13 +107,14 @@ def main():
                 for mode in started if runtime == OURS else ():
                     starts[mode].append(started[mode])
         stock, ours = (statistics.median(creates[runtime]) for runtime in (STOCK, OURS))
-        print(f"docker checkpoint create, {mib:>4} MiB     {stock * 1e3:9.0f} {ours * 1e3:9.0f} ms   {ours / stock:6.2f}")
-        theirs = f"{fails} of {ROUNDS} fail"
+        print(
+            f"docker checkpoint create, {mib:>4} MiB     {stock * 1e3:9.0f} {ours * 1e3:9.0f} ms   {ours / stock:6.2f}"
+        )
+        theirs = f"{fails} of {rounds} fail"
         lazy, eager = (statistics.median(starts[mode]) for mode in ("lazy", "eager"))
-        print(f"docker start --checkpoint, {mib:>4} MiB  {theirs:>11} {lazy * 1e3:9.0f} ms   {lazy / eager:6.2f} of eager ({eager * 1e3:.0f} ms)")
+        print(
+            f"docker start --checkpoint, {mib:>4} MiB  {theirs:>11} {lazy * 1e3:9.0f} ms   {lazy / eager:6.2f} of eager ({eager * 1e3:.0f} ms)"
+        )
         results[f"{mib} MiB"] = {"checkpoint": creates, "start": starts, "stock_start_fails": fails}
-    with open(sys.argv[1], "w") as f:
+    with open(f"{out}/docker.json", "w") as f:
         json.dump(results, f, indent=2)
-
-
-main()
