@@ -276,6 +276,30 @@ impl Cause {
         )
     }
 
+    /// Whether CRIU reports this cause also for a process that has ended during a
+    /// dump. Its files in /proc are missing then, and with init its mounts.
+    #[must_use]
+    pub fn can_follow_from_an_end(&self) -> bool {
+        matches!(
+            self,
+            // A zombie shows no IPC namespace, which is unlike that of init.
+            Self::NestedNamespace(_)
+                // Killed in the freezer of cgroup v1, it leaves CRIU waiting.
+                | Self::FreezeTimeout
+                | Self::Traced
+                // Killed between two of its threads' ends.
+                | Self::DeadLeader
+                | Self::MissingMount(_)
+                | Self::MissingFile(_)
+                // Its end of a connection is closed.
+                | Self::ExternalUnixSocket
+                | Self::EpollTarget
+                // It has no mappings.
+                | Self::Inject
+                | Self::Vdso
+        )
+    }
+
     /// The meaning of one error message, if it is a known one.
     #[must_use]
     pub fn of(message: &str) -> Option<Self> {
@@ -289,13 +313,8 @@ impl Cause {
     }
 }
 
-/// Processes that ended under CRIU's hands.
+/// Processes that exit or are killed while CRIU works on them.
 fn lives(m: &str) -> Option<Cause> {
-    // "Can't open 42/status on procfs", and the bare number that comes before it.
-    let in_proc = after(m, "Can't open ").is_some_and(|path| {
-        let name = path.trim_start_matches(|c: char| c.is_ascii_digit());
-        name != path && (name.starts_with(": No such") || name.contains(" on procfs: No such"))
-    });
     // The signals that end a program from outside; by others its own memory, or
     // CRIU's code in it, is at fault.
     let signal = number_after(m, "si_status=");
@@ -304,7 +323,8 @@ fn lives(m: &str) -> Option<Cause> {
         "was killed by 9 unexpectedly",
         "was killed by 15 unexpectedly",
     ];
-    let ended = in_proc
+    let ended = missing_in_proc(m)
+        || waited_for(m)
         || by_signal
         || unexpected.iter().any(|text| m.contains(text))
         || m.ends_with(": No such process")
@@ -314,6 +334,46 @@ fn lives(m: &str) -> Option<Cause> {
         return Some(Cause::Ended);
     }
     m.contains(" killed by signal 9").then_some(Cause::Killed)
+}
+
+/// Whether a file of a process in /proc can't be opened because the process has
+/// ended.
+fn missing_in_proc(m: &str) -> bool {
+    // criu/mount.c, of /proc/PID/root. The second error stands alone if the process
+    // ended a moment earlier, at readlink(2).
+    if m.contains("Can't open the task root: No such file")
+        || m.contains("Unable to get the root file descriptor of pid ")
+    {
+        return true;
+    }
+    // "Can't open 42/status on procfs", and the bare number that comes before it.
+    let Some(path) = after(m, "Can't open ") else {
+        return false;
+    };
+    let name = path.trim_start_matches(|c: char| c.is_ascii_digit());
+    name != path
+        && (name.starts_with(": No such")
+            || name.contains(" on procfs: No such")
+            // What the kernel answers for a process that has left its namespaces
+            // (`mounts_open_common` in fs/proc_namespace.c).
+            || name.starts_with("/mountinfo on procfs: Invalid argument"))
+}
+
+/// Whether CRIU waited for a process to stop and got the status of one that has
+/// ended: of that process, or of any other child, since CRIU waits for all of them
+/// while it dumps namespaces.
+fn waited_for(m: &str) -> bool {
+    let status = if let Some(rest) = after(m, "Task is still running (pid: ") {
+        after(rest, "status: 0x")
+            .and_then(|text| i32::from_str_radix(text.trim_end_matches(')'), 16).ok())
+    } else if let Some(rest) = after(m, " is in unexpected state: ") {
+        i32::from_str_radix(rest, 16).ok()
+    } else {
+        number_after(m, "Namespaces dumping finished with error ")
+            .filter(|status| status & 0x7f != 0)
+    };
+    // wait(2): the signal, 0 for an exit, 0x7f for a stop.
+    status.is_some_and(|status| matches!(status & 0x7f, 0 | 9 | 15))
 }
 
 /// Limits that have an error number in common with something else.

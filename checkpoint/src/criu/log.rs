@@ -128,6 +128,9 @@ pub struct Diagnosis {
     pub version: Option<Version>,
     /// The process that a dump stopped at, by its PID on the host.
     pub process: Option<u32>,
+    /// The process or thread that CRIU could not detach from because there was no
+    /// stopped one with this ID (ESRCH): it runs, or it has ended.
+    pub lost: Option<u32>,
     /// The watched file that CRIU could not find, by its device and inode as the
     /// kernel writes them in /proc/PID/fdinfo.
     pub watched: Option<(u64, u64)>,
@@ -174,11 +177,13 @@ pub fn diagnose_text(log: &str) -> Diagnosis {
     let mut report = None;
     let mut watched = None;
     let mut process = None;
+    let mut lost = None;
     for line in log.lines() {
         let Some(error) = LoggedError::parse(line) else {
             watched = watched_in(line).or(watched);
             continue;
         };
+        lost = lost.or_else(|| error.lost());
         if error.is_of(&PROBES) || error.is_of(&CLEANUP) {
             continue;
         }
@@ -198,6 +203,7 @@ pub fn diagnose_text(log: &str) -> Diagnosis {
         error: decides.map(|error| error.message.chars().take(QUOTE).collect()),
         version: Version::parse(log),
         process,
+        lost,
         watched,
     }
 }
@@ -237,6 +243,13 @@ impl<'a> LoggedError<'a> {
             file,
             message: message.trim(),
         })
+    }
+
+    /// The ID in "Unable to detach from 42: No such process".
+    fn lost(&self) -> Option<u32> {
+        let gone = self.message.ends_with(": No such process");
+        let id = number_after(self.message, "Unable to detach from ");
+        id.filter(|_| gone)
     }
 
     fn is_of(&self, kind: &[Lines]) -> bool {

@@ -75,16 +75,45 @@ fn outside(number: u32, path: &str) -> Cause {
     })
 }
 
-/// The container's init was killed while CRIU had stopped it, and before.
+/// Init, or the child of one, was killed at some point of a dump.
 #[test]
-fn real_dumps_of_a_container_that_ended_meanwhile() {
-    assert_eq!(real!("ended-while-dumping"), Some(Cause::Ended));
-    assert_eq!(real!("ended-before-seizing"), Some(Cause::Ended));
-    assert_eq!(real!("killed-ack"), Some(Cause::Ended));
-    assert_eq!(real!("killed-signal"), Some(Cause::Ended));
-    // CRIU's own code ended it, which found one free descriptor and needs two:
-    // the process is missing when CRIU wants to put its memory back.
-    assert_eq!(real!("one-descriptor"), Some(Cause::Ended));
+fn real_dumps_of_a_container_whose_process_is_killed() {
+    for (log, cause) in [
+        ("ended-while-dumping", real!("ended-while-dumping")),
+        ("ended-before-seizing", real!("ended-before-seizing")),
+        ("killed-ack", real!("killed-ack")),
+        ("killed-signal", real!("killed-signal")),
+        ("ended-mountinfo", real!("ended-mountinfo")),
+        ("ended-root", real!("ended-root")),
+        ("ended-injecting", real!("ended-injecting")),
+        ("ended-stopping", real!("ended-stopping")),
+        (
+            "ended-dumping-namespaces",
+            real!("ended-dumping-namespaces"),
+        ),
+        // CRIU's own code ended it, which found one free descriptor and needs two:
+        // the process is missing when CRIU wants to put its memory back.
+        ("one-descriptor", real!("one-descriptor")),
+    ] {
+        assert_eq!(cause, Some(Cause::Ended), "{log}");
+    }
+}
+
+/// CRIU's words for a killed process are those for a living one with another
+/// fault. The log has the PID that CRIU could not detach from.
+#[test]
+fn real_dumps_whose_log_leaves_open_whether_a_process_was_killed() {
+    let namespace = diagnose_text(include_str!("data/ended-namespace.log"));
+    let mount = diagnose_text(include_str!("data/ended-mount.log"));
+    assert_eq!(namespace.lost, Some(14880));
+    assert_eq!(mount.lost, Some(11925));
+    for found in [namespace, mount] {
+        let cause = found.cause.expect("known");
+        assert!(cause.can_follow_from_an_end(), "{cause:?}");
+    }
+    let other = diagnose_text(include_str!("data/nested-uts.log"));
+    assert_eq!(other.lost, None);
+    assert!(!Cause::PacketPipe.can_follow_from_an_end());
 }
 
 #[test]
@@ -152,6 +181,12 @@ fn known_texts() {
         "si_code=2 si_pid=42 si_status=9",
         "Can't open 42/stat on procfs: No such file or directory",
         "SEIZE 42: can't read signfo: No such process",
+        "mnt: Unable to get the root file descriptor of pid 42",
+        "Task is still running (pid: 42, status: 0x9)",
+        "Task 42 is in unexpected state: 9",
+        "Task 42 is in unexpected state: f",
+        "Task 42 is in unexpected state: 100",
+        "Namespaces dumping finished with error 15",
     ] {
         assert_eq!(cause(text), Some(Cause::Ended), "{text}");
     }
@@ -161,6 +196,18 @@ fn known_texts() {
         None
     );
     assert_eq!(cause("si_code=2 si_pid=42 si_status=11"), None);
+    for text in [
+        // A segmentation fault, and a stop by it.
+        "Task 42 is in unexpected state: 8b",
+        "Task 42 is in unexpected state: b7f",
+        "Task is still running (pid: 42, status: 0xb)",
+        // A dumper that failed.
+        "Namespaces dumping finished with error 256",
+        "Can't open 42/maps on procfs: Invalid argument",
+        "mnt: Can't open the task root: Permission denied",
+    ] {
+        assert_eq!(cause(text), None, "{text}");
+    }
     assert_eq!(
         cause("Can't open map_files: No such file or directory"),
         None

@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::cause::{Descriptor, Watched};
@@ -38,9 +39,20 @@ struct Bounds {
 /// The number of free descriptors with which CRIU 4.2 dumps a process.
 const ENOUGH: usize = 4;
 
+/// Time for processes that are being killed to become zombies after CRIU's end.
+const DYING: Duration = Duration::from_millis(500);
+
 /// Completes a diagnosis, for a container with this init and these processes.
 pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
     let process = found.process.and_then(|pid| i32::try_from(pid).ok());
+    let can_be_an_end = found
+        .cause
+        .as_ref()
+        .is_none_or(Cause::can_follow_from_an_end);
+    if can_be_an_end && one_has_ended(found, init, processes) {
+        found.cause = Some(Cause::Ended);
+        return;
+    }
     match &found.cause {
         Some(Cause::OutsideFile(file)) => {
             let queue = process.is_some_and(|pid| is_message_queue(pid, file));
@@ -57,10 +69,49 @@ pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
                 }));
             }
         }
-        None if init.has_ended() => found.cause = Some(Cause::Ended),
         None if lacks_descriptors(init, processes) => found.cause = Some(Cause::NoDescriptor),
         _ => {}
     }
+}
+
+/// Whether init, or the process that CRIU could not detach from, has ended.
+fn one_has_ended(found: &Diagnosis, init: Init, processes: &[i32]) -> bool {
+    let init_has_ended = || init.has_ended() && !is_dead_leader(init.pid);
+    if found.cause == Some(Cause::DeadLeader) {
+        // The main thread of a killed process can end before its other threads.
+        let leads_threads = || processes.iter().copied().any(is_dead_leader);
+        return !processes.is_empty() && comes_true(|| !leads_threads());
+    }
+    match found.lost.and_then(|pid| i32::try_from(pid).ok()) {
+        Some(lost) => comes_true(|| init_has_ended() || has_ended(lost)),
+        None => init_has_ended(),
+    }
+}
+
+/// Whether a condition becomes true within [`DYING`].
+fn comes_true(condition: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + DYING;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn has_ended(pid: i32) -> bool {
+    Stat::read(pid).is_none_or(|stat| is_dead(&stat) && stat.threads <= 1)
+}
+
+fn is_dead_leader(pid: i32) -> bool {
+    Stat::read(pid).is_some_and(|stat| is_dead(&stat) && stat.threads > 1)
+}
+
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X')
 }
 
 fn name_of(pid: i32) -> String {
@@ -206,6 +257,53 @@ mod tests {
         found.cause = Some(Cause::PacketPipe);
         complete(&mut found, ended, &[]);
         assert_eq!(found.cause, Some(Cause::PacketPipe));
+    }
+
+    #[test]
+    fn a_missing_mount_or_a_namespace_of_a_process_that_has_ended() {
+        let own = std::process::id();
+        let init = Init::now(own.cast_signed());
+        let ended = Init {
+            started: Some(0),
+            ..init
+        };
+        for cause in [
+            Cause::MissingMount("./sys/firmware".into()),
+            Cause::NestedNamespace("ipc".into()),
+            Cause::FreezeTimeout,
+        ] {
+            let found = |lost| Diagnosis {
+                cause: Some(cause.clone()),
+                lost,
+                ..Diagnosis::default()
+            };
+            let completed = |mut found: Diagnosis, init| {
+                complete(&mut found, init, &[]);
+                found.cause
+            };
+            assert_eq!(completed(found(None), init), Some(cause.clone()));
+            assert_eq!(completed(found(None), ended), Some(Cause::Ended));
+            // CRIU had let it run.
+            assert_eq!(completed(found(Some(own)), init), Some(cause.clone()));
+            // No PID is as large (PID_MAX_LIMIT of the kernel).
+            let none = Some(i32::MAX.cast_unsigned());
+            assert_eq!(completed(found(none), init), Some(Cause::Ended));
+        }
+    }
+
+    #[test]
+    fn a_dead_leader_with_threads_that_have_ended_too() {
+        let dead_leader = || Diagnosis {
+            cause: Some(Cause::DeadLeader),
+            ..Diagnosis::default()
+        };
+        let own = std::process::id().cast_signed();
+        let mut found = dead_leader();
+        complete(&mut found, Init::now(own), &[own]);
+        assert_eq!(found.cause, Some(Cause::Ended));
+        let mut found = dead_leader();
+        complete(&mut found, Init::now(own), &[]);
+        assert_eq!(found.cause, Some(Cause::DeadLeader), "no process is known");
     }
 
     #[test]
