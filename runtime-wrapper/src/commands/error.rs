@@ -92,7 +92,7 @@ pub(crate) enum Error {
     Follow { id: String, source: capture::Error },
     #[error("cannot checkpoint container {id}: cannot tell what machine this is: {source}")]
     Machine { id: String, source: io::Error },
-    #[error("container {id} has ended for its checkpoint, which cannot be finished: {source}; what there is of it is in {}", left.display())]
+    #[error("container {id} was stopped, but its checkpoint could not be completed: {source}; the partial checkpoint is in {}", left.display())]
     Unfinished {
         id: String,
         source: Box<Error>,
@@ -109,7 +109,7 @@ pub(crate) enum Error {
         id: String,
         source: lazy::Incomplete,
     },
-    #[error("cannot checkpoint container {id}: interrupted before it began")]
+    #[error("cannot checkpoint container {id}: interrupted before CRIU was started")]
     Interrupted { id: String },
     #[error("cannot read the records of restores: {0}")]
     Restores(io::Error),

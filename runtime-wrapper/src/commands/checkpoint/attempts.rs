@@ -1,26 +1,27 @@
-//! A checkpoint that fails for something that passes is tried again.
+//! Attempts at one checkpoint: a failure whose cause passes by itself is followed by
+//! another attempt.
 //!
 //! ```text
-//! look ─► attempt ─► whole                                        done
+//! look ─► attempt ─► captured                                     done
 //!  ▲         └─────► failed for a passing cause ─► container runs ─┐
 //!  └───────────────── until 2 s after the first failure ───────────┘
 //! ```
 //!
-//! A connection that is not accepted yet, unread data in a netlink socket and a
-//! process that is made while the cgroup is being frozen are gone a moment later,
-//! if the container runs. So between two attempts it runs, each time a little
-//! longer, and while there is more than one attempt left CRIU gets only a second
-//! for freezing. A container that needs longer than that (on an overloaded node) has
-//! one attempt with the whole of `checkpoint.timeout` at the end, unless its freezes
-//! fail because CRIU meets processes within vfork, which takes for ever.
+//! A connection that is not accepted yet, unread data in a netlink socket, a process
+//! that is made while the cgroup is being frozen: a moment later they are gone if the
+//! container runs. So the container runs between two attempts, each time a little
+//! longer. CRIU gets one second for freezing while another attempt may follow. On an
+//! overloaded node a container can need more; the last attempt has the whole of
+//! `checkpoint.timeout`, unless CRIU failed to freeze processes within vfork, which
+//! takes forever.
 //!
 //! **A paused container.** Nothing passes in it, and the client or the owner that
-//! paused it may count on its files: `ctr container checkpoint` has copied the writable layer before it
-//! asks for the memory, and an owner may be copying a volume. So it stays as it is
-//! and there is one attempt, unless the shim says that the client paused it for
-//! nothing but this checkpoint and has read nothing of it yet
-//! ([`MAY_RUN_BETWEEN_ATTEMPTS`]). Then it runs between attempts, and is frozen again before
-//! the next, so that the client finds it as it left it.
+//! paused it may rely on its files: `ctr container checkpoint` has copied the
+//! writable layer before it requests the memory, and an owner may be copying a
+//! volume. So the container stays paused and there is one attempt. The exception: the
+//! shim says that the client paused the container for this checkpoint alone and has
+//! read nothing of it yet ([`MAY_RUN_BETWEEN_ATTEMPTS`]). Then the container runs
+//! between attempts and is frozen again before the next one.
 
 use std::env;
 use std::thread;
@@ -40,35 +41,35 @@ use crate::output::report::Reporter;
 /// CRIU counts in whole seconds.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// With more threads than these CRIU may well need longer than that, at some
-/// hundred microseconds for each on a loaded node, and gets all of its time at once.
+/// With more threads CRIU may need longer than [`SHORT`], at some hundred
+/// microseconds for each on a loaded node, so the first attempt has the whole time.
 const MANY_THREADS: usize = 1000;
 
-/// How long the container runs after the first failure; twice as long after each
-/// further one, up to [`LONGEST`]. A server accepts its connections within it.
+/// How long the container runs after the first failure. The time doubles with each
+/// failure up to [`LONGEST`]. A server accepts its connections within it.
 const SHORTEST: Duration = Duration::from_millis(25);
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// A freezer that has not stopped the processes within this time is set anew, as
-/// runc does: on v1 a process that was being made can have missed it.
+/// How long a freezer gets before it is set again, as runc does: on v1 it misses a
+/// process that is being made.
 const SET_ANEW: Duration = Duration::from_millis(500);
 
-/// How long a container is frozen again before the user is told that it runs.
+/// How long freezing the container again may take before a warning says that it runs.
 const FREEZE: Duration = Duration::from_secs(10);
 
-/// Which program paused the container.
+/// The program that paused the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// It runs.
+    /// The container runs.
     None,
-    /// The client's, for this checkpoint alone.
+    /// The client, for this checkpoint alone.
     Clients,
-    /// Its owner's, or that of a client that counts on it.
+    /// Its owner, or a client that relies on the pause.
     Owners,
 }
 
 /// The attempts at one checkpoint.
-pub(super) struct Trials<'a> {
+pub(super) struct Attempts<'a> {
     signals: &'a Signals,
     cgroup: Option<&'a Cgroup>,
     init: Init,
@@ -84,7 +85,7 @@ pub(super) struct Trials<'a> {
     last: bool,
 }
 
-impl<'a> Trials<'a> {
+impl<'a> Attempts<'a> {
     /// Before the first attempt.
     pub(super) fn of(prepared: &'a Prepared<'a>) -> Self {
         let (signals, cgroup) = (prepared.signals, prepared.cgroup.as_ref());
@@ -119,8 +120,8 @@ impl<'a> Trials<'a> {
         self.pause != Pause::Owners
     }
 
-    /// The application starts programs by vfork. A freeze that meets one is not slow
-    /// but hopeless, since CRIU has stopped the child that the parent waits for.
+    /// Notes that the application starts programs by vfork. CRIU stops the child that
+    /// the parent waits for, so a freeze that meets one never ends.
     pub(super) fn saw_vforks(&mut self) {
         self.vforks = true;
     }
@@ -133,12 +134,12 @@ impl<'a> Trials<'a> {
         }
     }
 
-    /// Whether an attempt that failed so is followed by another.
+    /// Whether another attempt follows one with this outcome.
     pub(super) fn again(&mut self, cause: Option<&Cause>, outcome: &Outcome) -> bool {
-        // A caller that ends the runtime by a signal wants no other.
+        // The caller that ends the runtime by a signal wants no other attempt.
         let ended_by_itself = outcome.status.code().is_some() && !outcome.signalled;
         match cause {
-            Some(cause) if ended_by_itself && self.is_unharmed() => self.passes(cause),
+            Some(cause) if ended_by_itself && self.init_is_alive() => self.passes(cause),
             Some(_) => false,
             None => {
                 self.first_failure = None;
@@ -149,7 +150,7 @@ impl<'a> Trials<'a> {
 
     fn passes(&mut self, cause: &Cause) -> bool {
         if !cause.passes_by_itself() {
-            // The attempts before were about something else.
+            // Earlier attempts failed for another cause.
             self.first_failure = None;
             self.failures = 0;
             return false;
@@ -167,21 +168,21 @@ impl<'a> Trials<'a> {
         slow
     }
 
-    /// Whether init is the process that it was.
-    fn is_unharmed(&self) -> bool {
+    /// Whether init is still the process of the first attempt.
+    fn init_is_alive(&self) -> bool {
         !self.init.has_ended()
     }
 
-    /// Lets the container run for a moment, then has it as it was. False if a
-    /// signal came meanwhile.
+    /// Lets the container run for a moment, then freezes it again if its client had
+    /// paused it. False if a signal arrived meanwhile.
     pub(super) fn let_run(&self, reporter: &Reporter) -> bool {
         let doublings = self.failures.saturating_sub(1).min(8);
         let moment = (SHORTEST * (1 << doublings)).min(LONGEST);
         self.while_it_runs(reporter, || obstacle::pause(self.signals, moment))
     }
 
-    /// Does something while the container runs, if it may, and has it as it was
-    /// afterwards.
+    /// Calls `run` while the container runs, if it may, and freezes it again
+    /// afterwards if its client had paused it.
     pub(super) fn while_it_runs<T>(&self, reporter: &Reporter, run: impl FnOnce() -> T) -> T {
         let paused = self.cgroup.filter(|_| self.pause == Pause::Clients);
         let Some(cgroup) = paused else { return run() };
@@ -191,7 +192,7 @@ impl<'a> Trials<'a> {
         }
         let result = run();
         if !freeze_again(cgroup) {
-            // On v1 some processes stand still by now.
+            // On v1 some processes are frozen by now.
             let _ = cgroup.thaw();
             reporter.warning(
                 &"the container was paused by its client and could not be frozen again: it runs",
@@ -200,8 +201,8 @@ impl<'a> Trials<'a> {
         result
     }
 
-    /// What the attempts were, as the end of a reason; nothing if there was only
-    /// one and there could be no other.
+    /// The number of attempts, as the end of an error message. Empty if there was only
+    /// one and no other was possible.
     pub(super) fn account(&self) -> String {
         let Some(since) = self.first_failure else {
             return String::new();
@@ -222,7 +223,7 @@ impl<'a> Trials<'a> {
     }
 }
 
-/// Freezes and waits until every process stands still.
+/// Freezes the cgroup and waits until every process is frozen.
 fn freeze_again(cgroup: &Cgroup) -> bool {
     let begun = Instant::now();
     let mut set = Instant::now();
@@ -231,8 +232,8 @@ fn freeze_again(cgroup: &Cgroup) -> bool {
         if asked.is_err() || begun.elapsed() > FREEZE {
             return false;
         }
-        // The kernel tells of v2's end by inotify and of v1's not at all; it takes
-        // microseconds.
+        // The kernel reports the end on v2 by inotify and on v1 not at all. Freezing
+        // takes microseconds.
         thread::sleep(Duration::from_millis(1));
         if set.elapsed() > SET_ANEW {
             let _ = cgroup.thaw();
@@ -247,8 +248,8 @@ fn freeze_again(cgroup: &Cgroup) -> bool {
 mod tests {
     use super::*;
 
-    fn trials(signals: &Signals, pause: Pause) -> Trials<'_> {
-        Trials {
+    fn attempts(signals: &Signals, pause: Pause) -> Attempts<'_> {
+        Attempts {
             signals,
             cgroup: None,
             init: Init::now(std::process::id().cast_signed()),
@@ -261,66 +262,66 @@ mod tests {
         }
     }
 
-    fn passed(trials: &mut Trials<'_>) {
-        trials.first_failure = Instant::now().checked_sub(PATIENCE);
+    fn passed(attempts: &mut Attempts<'_>) {
+        attempts.first_failure = Instant::now().checked_sub(PATIENCE);
     }
 
     #[test]
-    fn what_passes_is_tried_again_until_patience_ends() {
+    fn a_passing_cause_is_tried_again_for_two_seconds() {
         let signals = Signals::block().expect("signals");
-        let mut trials = trials(&signals, Pause::None);
-        assert_eq!(trials.account(), "");
-        assert!(!trials.passes(&Cause::IoUring));
-        assert!(trials.passes(&Cause::InFlight));
-        // What follows is another matter.
-        assert!(!trials.passes(&Cause::IoUring));
-        assert_eq!(trials.account(), "");
-        assert!(trials.passes(&Cause::InFlight));
-        assert!(trials.passes(&Cause::NetlinkUnread));
-        assert_eq!(trials.freeze_timeout(), SHORT);
-        passed(&mut trials);
-        assert!(!trials.passes(&Cause::InFlight));
-        assert!(trials.account().starts_with(" (tried 3 times within 2."));
+        let mut attempts = attempts(&signals, Pause::None);
+        assert_eq!(attempts.account(), "");
+        assert!(!attempts.passes(&Cause::IoUring));
+        assert!(attempts.passes(&Cause::InFlight));
+        // A cause that does not pass ends the series.
+        assert!(!attempts.passes(&Cause::IoUring));
+        assert_eq!(attempts.account(), "");
+        assert!(attempts.passes(&Cause::InFlight));
+        assert!(attempts.passes(&Cause::NetlinkUnread));
+        assert_eq!(attempts.freeze_timeout(), SHORT);
+        passed(&mut attempts);
+        assert!(!attempts.passes(&Cause::InFlight));
+        assert!(attempts.account().starts_with(" (tried 3 times within 2."));
     }
 
     #[test]
-    fn a_slow_freeze_gets_its_whole_time_once() {
+    fn a_slow_freeze_gets_the_whole_time_once() {
         let signals = Signals::block().expect("signals");
-        let mut trials = trials(&signals, Pause::Clients);
-        assert!(trials.passes(&Cause::FreezeTimeout));
-        passed(&mut trials);
-        assert!(trials.passes(&Cause::FreezeTimeout));
-        assert_eq!(trials.freeze_timeout(), trials.setting);
-        assert!(!trials.passes(&Cause::FreezeTimeout));
+        let mut attempts = attempts(&signals, Pause::Clients);
+        assert!(attempts.passes(&Cause::FreezeTimeout));
+        passed(&mut attempts);
+        assert!(attempts.passes(&Cause::FreezeTimeout));
+        assert_eq!(attempts.freeze_timeout(), attempts.setting);
+        assert!(!attempts.passes(&Cause::FreezeTimeout));
     }
 
     #[test]
     fn a_freeze_that_meets_vforks_stays_short() {
         let signals = Signals::block().expect("signals");
-        let mut trials = trials(&signals, Pause::None);
-        trials.saw_vforks();
-        assert!(trials.passes(&Cause::FreezeTimeout));
-        passed(&mut trials);
-        assert_eq!(trials.freeze_timeout(), SHORT);
-        assert!(!trials.passes(&Cause::FreezeTimeout));
-        assert!(trials.account().contains("starts programs"));
+        let mut attempts = attempts(&signals, Pause::None);
+        attempts.saw_vforks();
+        assert!(attempts.passes(&Cause::FreezeTimeout));
+        passed(&mut attempts);
+        assert_eq!(attempts.freeze_timeout(), SHORT);
+        assert!(!attempts.passes(&Cause::FreezeTimeout));
+        assert!(attempts.account().contains("starts programs"));
     }
 
     #[test]
-    fn a_pause_of_the_owners_is_left_alone() {
+    fn a_pause_of_the_owner_allows_one_attempt() {
         let signals = Signals::block().expect("signals");
-        let mut trials = trials(&signals, Pause::Owners);
-        assert_eq!(trials.freeze_timeout(), trials.setting);
-        assert!(!trials.passes(&Cause::InFlight));
-        assert!(trials.account().contains("paused"));
+        let mut attempts = attempts(&signals, Pause::Owners);
+        assert_eq!(attempts.freeze_timeout(), attempts.setting);
+        assert!(!attempts.passes(&Cause::InFlight));
+        assert!(attempts.account().contains("paused"));
     }
 
     #[test]
-    fn a_container_that_has_ended_is_harmed() {
+    fn an_exited_init_is_noticed() {
         let signals = Signals::block().expect("signals");
-        let mut trials = trials(&signals, Pause::None);
-        assert!(trials.is_unharmed());
-        trials.init.started = Some(1);
-        assert!(!trials.is_unharmed());
+        let mut attempts = attempts(&signals, Pause::None);
+        assert!(attempts.init_is_alive());
+        attempts.init.started = Some(1);
+        assert!(!attempts.init_is_alive());
     }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use cedana_checkpoint::inspect::dump_cost;
 
-use super::attempts::Trials;
+use super::attempts::Attempts;
 use super::prepared::Prepared;
 use super::proc_details::complete;
-use super::storage::{Criu, Images, Storing};
+use super::storage::{Criu, Images, Storage};
 use super::unrestorable;
 use crate::commands::error::Error;
 use crate::criu::Log;
@@ -26,7 +26,7 @@ pub(super) struct Captured<'a> {
     pub(super) prepared: &'a Prepared<'a>,
     pub(super) outcome: Outcome,
     /// The images, if CRIU did not wait for their publication.
-    pub(super) unpublished: Option<Storing<'a>>,
+    pub(super) unpublished: Option<Storage<'a>>,
     /// CRIU's statistics.
     pub(super) stats: Log,
     /// CRIU's working directory.
@@ -88,7 +88,7 @@ impl Failed<'_> {
     ///
     /// # Errors
     /// Why there is no checkpoint; none if another attempt may succeed.
-    pub(super) fn clean_up(self, attempts: &mut Trials<'_>) -> Result<(), Error> {
+    pub(super) fn clean_up(self, attempts: &mut Attempts<'_>) -> Result<(), Error> {
         let Self {
             prepared,
             outcome,
@@ -124,7 +124,7 @@ impl Failed<'_> {
                 Some(Error::failed(prepared.request, failure))
             }
         };
-        if let Some(Err(error)) = storing.map(Storing::abandon) {
+        if let Some(Err(error)) = storing.map(Storage::abandon) {
             prepared.reporter.warning(&format!(
                 "cannot remove the incomplete checkpoint in {}: {error}",
                 prepared.request.image_path().display()
@@ -135,7 +135,7 @@ impl Failed<'_> {
 }
 
 /// Thaws a container that CRIU left frozen, unless it was frozen before.
-fn thaw(prepared: &Prepared<'_>, attempts: &Trials<'_>) {
+fn thaw(prepared: &Prepared<'_>, attempts: &Attempts<'_>) {
     let frozen = prepared
         .cgroup
         .as_ref()

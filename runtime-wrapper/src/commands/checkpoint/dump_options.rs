@@ -3,7 +3,7 @@
 use cedana_checkpoint::capture::Expected;
 use cedana_checkpoint::criu::DumpOptions;
 
-use super::attempts::Trials;
+use super::attempts::Attempts;
 use super::prepared::Prepared;
 use crate::criu::post_dump::Gate;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
@@ -14,7 +14,7 @@ use crate::oci::state::{Container, Kind, Network};
 /// CRIU's options for one attempt.
 pub(super) fn criu_options(
     prepared: &Prepared<'_>,
-    attempts: &Trials<'_>,
+    attempts: &Attempts<'_>,
     waits: bool,
 ) -> DumpOptions {
     let Prepared {

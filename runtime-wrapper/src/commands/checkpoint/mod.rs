@@ -39,7 +39,7 @@ use crate::cli::Request;
 use crate::host::child::Signals;
 use crate::output::progress::Progress;
 use crate::output::report::Reporter;
-use attempts::Trials;
+use attempts::Attempts;
 use captured::Ended;
 use prepared::Prepared;
 use running::Running;
@@ -54,7 +54,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let signals = Signals::block().map_err(Error::Signals)?;
     let progress = Progress::new(request.progress_fd)?;
     let prepared = Prepared::prepare(request, reporter, &signals)?;
-    let mut attempts = Trials::of(&prepared);
+    let mut attempts = Attempts::of(&prepared);
     loop {
         prepared.wait_for_obstacles(&mut attempts)?;
         let observer = progress.observer();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
-use super::attempts::Trials;
+use super::attempts::Attempts;
 use super::obstacle::{self, Obstacle, Wait};
 use super::prepared::{Dump, Prepared};
 use super::{prechecks, unrestorable};
@@ -109,7 +109,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Returns when CRIU can stop every process.
-    pub(super) fn wait_for_obstacles(&self, attempts: &mut Trials<'_>) -> Result<(), Error> {
+    pub(super) fn wait_for_obstacles(&self, attempts: &mut Attempts<'_>) -> Result<(), Error> {
         let Some(cgroup) = &self.cgroup else {
             return Ok(());
         };

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use cedana_checkpoint::progress::Observer;
 use cedana_contract::variables;
 
-use super::attempts::Trials;
+use super::attempts::Attempts;
 use super::captured::{Captured, Ended, Failed};
 use super::prepared::Prepared;
-use super::storage::{Criu, Images, Paths, Storing};
+use super::storage::{Criu, Images, Paths, Storage};
 use super::{dump_options, unrestorable};
 use crate::commands::error::Error;
 use crate::criu::post_dump::Gate;
@@ -42,7 +42,7 @@ impl<'a> Running<'a> {
     /// Prepares a place for the images and starts the capture.
     pub(super) fn start(
         prepared: &'a Prepared<'a>,
-        attempts: &Trials<'_>,
+        attempts: &Attempts<'_>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let Prepared {
@@ -60,7 +60,7 @@ impl<'a> Running<'a> {
         let options = dump_options::criu_options(prepared, attempts, hook.is_some());
         let options =
             ConfigFile::new(|inherited| options.render(inherited)).map_err(Error::CriuConfig)?;
-        let storing = Storing::begin(
+        let storing = Storage::begin(
             prepared,
             // Without the hook CRIU would end the container before the rest is
             // stored.
@@ -167,7 +167,7 @@ impl<'a> Running<'a> {
 }
 
 /// Publishes captured images unless they could never be restored.
-fn publish<'a>(prepared: &'a Prepared<'a>, storing: Storing<'a>, images: &Path) -> Images<'a> {
+fn publish<'a>(prepared: &'a Prepared<'a>, storing: Storage<'a>, images: &Path) -> Images<'a> {
     if let Err(doubt) = unrestorable::after_dump(prepared, images) {
         return Images::Refused(prepared.refused(doubt), Some(storing));
     }

@@ -1,5 +1,5 @@
-//! A checkpoint's way to disk: where CRIU writes, who follows it, and what is
-//! left to do when CRIU is done.
+//! Storage a checkpoint: the directory that CRIU writes to, the capture beside it, and
+//! what remains to be done when CRIU is done.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,24 +22,23 @@ use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::engine::checkpoint_dir;
 
-/// Annotations by which engines tell a container's image (containerd's CRI,
-/// CRI-O).
+/// Annotations that hold the name of a container's image (containerd's CRI, CRI-O).
 const IMAGE_NAMES: [&str; 2] = [
     "io.kubernetes.cri.image-name",
     "io.kubernetes.cri-o.ImageName",
 ];
 
-/// What CRIU does while a checkpoint is finished.
+/// The state of CRIU when a checkpoint is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Criu {
-    /// It waits before it ends the container.
+    /// CRIU waits in its post-dump script, and the container is frozen.
     Waits,
-    /// It has ended, with these statistics.
+    /// CRIU has exited, with these statistics.
     Ended(Option<DumpCost>),
 }
 
-/// A checkpoint that is being taken.
-pub(super) struct Storing<'a> {
+/// The files of a checkpoint that is being taken.
+pub(super) struct Storage<'a> {
     prepared: &'a Prepared<'a>,
     store: Store,
     follower: Option<Follower>,
@@ -51,29 +50,29 @@ pub(super) struct Storing<'a> {
 /// The images that CRIU writes.
 pub(super) enum Images<'a> {
     /// Still being captured, or captured and not yet published.
-    Captured(Storing<'a>),
+    Captured(Storage<'a>),
     /// Published as a checkpoint.
     Published,
     /// Unusable. They are removed, and the container runs on.
-    Refused(Error, Option<Storing<'a>>),
+    Refused(Error, Option<Storage<'a>>),
 }
 
-/// Where the runtime is to put things.
+/// Paths for the runtime and CRIU.
 pub(super) struct Paths {
     images: PathBuf,
-    /// Where CRIU logs.
+    /// CRIU's working directory, with its log.
     pub(super) work: PathBuf,
     work_flag: bool,
     parent: Option<PathBuf>,
 }
 
 impl Paths {
-    /// Where CRIU writes the images.
+    /// The directory that CRIU writes images to.
     pub(super) fn images(&self) -> &Path {
         &self.images
     }
 
-    /// The runtime's flags that say so.
+    /// The runtime's flags for these paths.
     pub(super) fn flags(&self) -> Vec<(&'static str, &OsStr)> {
         let mut flags = vec![("image-path", self.images.as_os_str())];
         if self.work_flag {
@@ -86,9 +85,10 @@ impl Paths {
     }
 }
 
-impl<'a> Storing<'a> {
-    /// Makes a place for the images, and follows CRIU there if `follow`. `waits` says
-    /// that the container stands still until its caller has the checkpoint stored.
+impl<'a> Storage<'a> {
+    /// Creates a directory for the images, and captures what CRIU writes there if
+    /// `follow`. `waits` says that the container is paused until its caller has stored
+    /// the checkpoint.
     pub(super) fn begin(
         prepared: &'a Prepared<'a>,
         follow: bool,
@@ -147,8 +147,8 @@ impl<'a> Storing<'a> {
                     .value("work-path")
                     .is_some_and(|path| !path.is_empty()),
             work: if within { images.clone() } else { work },
-            // It is relative to the images, which are one directory further down
-            // until they are published.
+            // The parent is relative to the images, which are one directory further
+            // down until they are published.
             parent: parent(request).map(|path| match images == shown {
                 true => path.to_owned(),
                 false => Path::new("..").join(path),
@@ -157,8 +157,7 @@ impl<'a> Storing<'a> {
         }
     }
 
-    /// The images are written: stores what is left of them, and publishes the
-    /// checkpoint.
+    /// Stores what remains of the images, and publishes the checkpoint.
     pub(super) fn finish(mut self, criu: Criu) -> Result<(), Error> {
         match self.complete(criu) {
             // CRIU has killed the container, and nothing else is left of it.
@@ -202,7 +201,7 @@ impl<'a> Storing<'a> {
         };
         if !punched {
             self.prepared.reporter.warning(&format!(
-                "the file system of {} cannot punch holes: until a checkpoint is done it takes the room of all memory there, {} MiB this time",
+                "the file system of {} cannot punch holes: until a checkpoint is complete it needs room for all of the memory there, {} MiB this time",
                 self.store.dir().display(),
                 raw_bytes >> 20
             ));
@@ -280,7 +279,7 @@ impl<'a> Storing<'a> {
         })
     }
 
-    /// Stops following and removes what was written.
+    /// Stops the capture and removes the images.
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
         self.follower = None;
         self.store.abandon()
@@ -292,7 +291,7 @@ fn parent(request: &Request) -> Option<&Path> {
     (!parent.is_empty()).then(|| Path::new(parent))
 }
 
-/// How the checkpoint was taken, by the settings' and flags' names.
+/// The options of the dump, by the names of settings and flags.
 fn options(prepared: &Prepared<'_>, compression: Compression) -> BTreeMap<String, Value> {
     let Prepared {
         request,
