@@ -109,7 +109,7 @@ pub(crate) enum Error {
         id: String,
         source: lazy::Incomplete,
     },
-    #[error("cannot checkpoint container {id}: interrupted before CRIU was started")]
+    #[error("cannot checkpoint container {id}: interrupted before it began")]
     Interrupted { id: String },
     #[error("cannot read the records of restores: {0}")]
     Restores(io::Error),
