@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cedana_integration::frozen::{Folder, json, read};
-use cedana_integration::{BareShim, Refused, Run, command, ctr, eventually, unique, workload};
+use cedana_integration::{
+    BareShim, Image, Refused, Run, command, ctr, eventually, unique, workload,
+};
 
 /// One kind of container whose checkpoint is refused.
 struct Refusal {
@@ -103,37 +105,54 @@ fn a_shell_within_a_shell_is_called_one() {
     terminal.type_line("echo outer $((40+3))");
     terminal.expect("outer 43");
     let image = ctr(&["task", "checkpoint", container.id()]).ok();
-    drop(cedana_integration::Image::named(image.stdout.trim()));
+    drop(Image::named(image.stdout.trim()));
 }
 
 /// CRIU runs the program that the container's own configuration names, when it
-/// has stopped the processes.
+/// has stopped the processes. The program kills init at once, or a moment later in
+/// the middle of CRIU's work.
 #[test]
 fn a_container_that_ends_meanwhile_is_said_to_have_ended() {
     let place = Folder::new("meanwhile");
-    let (script, settings) = (place.file("kill"), place.file("criu.conf"));
-    let text = "#!/bin/sh\n\
-        [ \"$CRTOOLS_SCRIPT_ACTION\" != network-lock ] || kill -KILL \"$CRTOOLS_INIT_PID\"\n";
-    let made = fs::write(&script, text)
-        .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
-        .and_then(|()| fs::write(&settings, format!("action-script {}\n", script.display())));
-    made.unwrap_or_else(|error| panic!("{error}"));
-    let container = Run::new("meanwhile")
-        .flags(&[
-            "--annotation",
-            &format!("org.criu.config={}", settings.display()),
-        ])
-        .workload(&[])
-        .detach();
-    let message = ctr(&["task", "checkpoint", container.id()]).refused();
-    says(
-        &message,
-        &[
-            "a process of the container ended while CRIU was working on it",
-            "try again if it runs",
-        ],
-    );
-    container.stopped();
+    for milliseconds in [0, 1, 3, 10, 30] {
+        let script = place.file(&format!("kill-{milliseconds}"));
+        let settings = place.file(&format!("criu-{milliseconds}.conf"));
+        let kill = match milliseconds {
+            0 => "kill -KILL \"$CRTOOLS_INIT_PID\"".to_owned(),
+            _ => format!(
+                "(sleep 0.{milliseconds:03}; kill -KILL \"$CRTOOLS_INIT_PID\") >/dev/null 2>&1 </dev/null &"
+            ),
+        };
+        let text = format!(
+            "#!/bin/sh\nif [ \"$CRTOOLS_SCRIPT_ACTION\" = network-lock ]; then {kill}\nfi\n"
+        );
+        let made = fs::write(&script, text)
+            .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+            .and_then(|()| fs::write(&settings, format!("action-script {}\n", script.display())));
+        made.unwrap_or_else(|error| panic!("{error}"));
+        let annotation = format!("org.criu.config={}", settings.display());
+        let run = Run::new("meanwhile").flags(&["--annotation", &annotation]);
+        let container = match milliseconds {
+            0 => run.workload(&[]).detach(),
+            // CRIU 4.2 can wait forever for a process with threads that is killed
+            // while CRIU's code runs in it (`parasite_fini_seized`).
+            _ => run.command(&["sleep", "1000"]).detach(),
+        };
+        let output = ctr(&["task", "checkpoint", container.id()]);
+        if output.code == 0 && milliseconds > 0 {
+            // CRIU was done before.
+            drop(Image::named(output.stdout.trim()));
+        } else {
+            says(
+                &output.to_string(),
+                &[
+                    "a process of the container ended while CRIU was working on it",
+                    "try again if it runs",
+                ],
+            );
+        }
+        container.stopped();
+    }
 }
 
 /// A container without an engine, whose standard output is a file of the host.
