@@ -588,7 +588,7 @@ fn a_checkpoint_is_inspected_without_a_runtime() {
     let stage = Stage::new("exit 1");
     let data = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/../checkpoint/src/image/inspect/data"
+        "/../checkpoint/src/inspect/data"
     );
     let text = stage.run(&["inspect", data]);
     assert!(text.status.success(), "{text:?}");

@@ -14,4 +14,5 @@ pub(crate) mod child;
 pub(crate) mod liveness;
 pub(crate) mod procfs;
 pub(crate) mod prune;
+pub(crate) mod search_path;
 pub(crate) mod sys;

@@ -34,7 +34,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cli::Request;
 use crate::commands::error::Error;
-use crate::criu::post_dump::Gate;
+use crate::criu::post_dump::PostDump;
 use crate::criu::{self, ConfigFile, Log};
 use crate::engine::checkpoint_dir;
 use crate::engine::content_gc;
@@ -209,7 +209,7 @@ impl Attempt<'_> {
         let processes = self.cgroup.map(Cgroup::processes).unwrap_or_default();
         let kind = Dump::of(request);
         let gate = match kind.ends {
-            true => Gate::new(facts.criu).map_err(Error::CriuConfig)?,
+            true => PostDump::new(facts.criu).map_err(Error::CriuConfig)?,
             false => None,
         };
         let options = DumpOptions {
@@ -222,7 +222,7 @@ impl Attempt<'_> {
             ghost_limit: config.checkpoint.ghost_limit,
             link_remap: config.checkpoint.link_remap,
             timeout: trials.freeze_timeout(),
-            action_script: gate.as_ref().map(|_| Gate::script()),
+            action_script: gate.as_ref().map(|_| PostDump::script()),
         };
         let options =
             ConfigFile::new(|inherited| options.render(inherited)).map_err(Error::CriuConfig)?;
@@ -287,7 +287,7 @@ impl Attempt<'_> {
         // CRIU's word counts: a runtime that was killed after it, or that fails over
         // something else, must not cost the checkpoint of a container that may have
         // ended for it.
-        let dumped = outcome.status.success() || log.says("Dumping finished successfully");
+        let dumped = outcome.status.success() || log.contains("Dumping finished successfully");
         if dumped && !matches!(stored, Some(Err(_))) {
             let unseen = storing.is_some() && !request.has("pre-dump");
             if let Some(storing) = storing.take() {

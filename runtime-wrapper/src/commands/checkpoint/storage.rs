@@ -271,7 +271,7 @@ impl<'a> Storing<'a> {
                 runtime: facts.runtime.lines().next().unwrap_or_default().to_owned(),
             },
             container: manifest::Container {
-                id: self.request.id.clone(),
+                id: self.request.id.to_string(),
                 image: IMAGE_NAMES
                     .iter()
                     .find_map(|name| container.annotations.get(*name).cloned()),

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 
 use crate::cli::Request;
 use crate::commands::error::Error;
-use crate::criu::images_view::Shown;
+use crate::criu::images_view::ImagesView;
 use crate::criu::{self, ConfigFile, Failure, Log};
 use crate::host::child::{self, Keep, Next, Outcome, Question, Signals};
 use crate::host::liveness;
@@ -40,7 +40,7 @@ use crate::network::network_lock::NetworkLock;
 use crate::network::tcp::{self, Connections, Target};
 use crate::oci::bundle::Bundle;
 use crate::oci::console::Console;
-use crate::oci::runtime::{Runtime, unmount_left_root};
+use crate::oci::runtime::{Runtime, unmount_leftover_root};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
 
@@ -87,8 +87,8 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     };
     let show = |lazily: &dyn Fn(&Manifest) -> bool| {
         let tell = |message: &str| reporter.quiet_warning(&message);
-        Shown::new(&images, config.restore.memory, bundle.root(), lazily, tell)
-            .map_err(|source| Error::Shown { id: id(), source })
+        ImagesView::new(&images, config.restore.memory, bundle.root(), lazily, tell)
+            .map_err(|source| Error::ImagesView { id: id(), source })
     };
     let mut shown = show(&lazily)?;
     if shown.is_stock() && config.restore.mode == Mode::Lazy {
@@ -139,7 +139,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     let find = || Container::find(request, &runtime).ok();
     let (outcome, log, mut session) = loop {
         let mut session = None;
-        if shown.is_in_part() {
+        if shown.is_lazy() {
             let cores = thread::available_parallelism().map_or(1, usize::from);
             let settings = lazy::Settings {
                 id: &request.id,
@@ -181,7 +181,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             console.as_ref().map(Console::path).as_deref(),
         )?;
         if bundle.endangers_mounts() {
-            sys::set_mounts_apart(&mut command.command);
+            sys::unshare_mounts(&mut command.command);
         }
         let asked = session
             .as_ref()
@@ -271,7 +271,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
 
 /// Whether a restore came so far that the container may have run.
 fn has_run(log: &Log, session: Option<&mut Session>) -> bool {
-    log.says("Restore finished successfully") || session.is_some_and(Session::may_run)
+    log.contains("Restore finished successfully") || session.is_some_and(Session::may_run)
 }
 
 /// Why a restore failed. A damaged file comes first, of which CRIU saw an I/O
@@ -282,7 +282,7 @@ fn failure(
     config: &Config,
     log: &Log,
     outcome: &Outcome,
-    shown: &Shown,
+    shown: &ImagesView,
     session: Option<&mut Session>,
 ) -> Error {
     let mut failure = log.failure(request, config, outcome);
@@ -512,7 +512,7 @@ fn settle_down(
 /// whose restore fails, so that its ID can be used again.
 fn remove(request: &Request, runtime: &Runtime) {
     let root = request.globals.root.as_deref();
-    unmount_left_root(root, OsStr::new(&request.id));
+    unmount_leftover_root(root, &request.id);
     let mut args: Vec<OsString> = request.before.clone();
     args.extend(["delete", "--force", &request.id].map(Into::into));
     // What can't be deleted is the caller's to clean up, who learns of the
