@@ -7,8 +7,8 @@ use std::time::Duration;
 use cedana_checkpoint::capture;
 use cedana_checkpoint::format::{self, publish, unpack};
 
-use super::checkpoint::obstacle::Found;
 use super::checkpoint::unrestorable::Doubt;
+use super::checkpoint::unseizable::Unseizable;
 use crate::cli::{self, ContainerId, Request};
 use crate::criu::{Failure, LogNote, images_view};
 use crate::lazy;
@@ -72,7 +72,7 @@ pub(crate) enum Error {
     )]
     Obstacle {
         id: ContainerId,
-        found: Found,
+        found: Unseizable,
         /// How long it was waited for.
         waited: Duration,
     },

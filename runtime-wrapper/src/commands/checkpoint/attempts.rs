@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use cedana_checkpoint::criu::Cause;
 use cedana_config::MAY_RUN_VARIABLE;
 
-use crate::commands::checkpoint::obstacle::{self, PATIENCE};
+use crate::commands::checkpoint::unseizable::{self, PATIENCE};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::{Outcome, Signals};
 use crate::host::procfs::Init;
@@ -179,7 +179,7 @@ impl<'a> Trials<'a> {
     pub(super) fn let_run(&self, reporter: &Reporter) -> bool {
         let doublings = self.failures.saturating_sub(1).min(8);
         let moment = (SHORTEST * (1 << doublings)).min(LONGEST);
-        self.while_it_runs(reporter, || obstacle::pause(self.signals, moment))
+        self.while_it_runs(reporter, || unseizable::pause(self.signals, moment))
     }
 
     /// Does something while the container runs, if it may, and has it as it was

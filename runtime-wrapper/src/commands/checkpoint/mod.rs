@@ -15,10 +15,10 @@
 
 mod attempts;
 mod compression;
-pub(crate) mod obstacle;
 mod proc_details;
 mod storage;
 pub(crate) mod unrestorable;
+pub(crate) mod unseizable;
 
 use std::env;
 use std::io;
@@ -51,10 +51,10 @@ use crate::oci::state::{Container, Kind, Network};
 use crate::output::progress::Progress;
 use crate::output::report::Reporter;
 use attempts::Trials;
-use obstacle::{Found, Obstacle, Wait};
 use proc_details::complete;
 use storage::{Criu, Facts, Storing};
 use unrestorable::Doubt;
+use unseizable::{Reason, Unseizable, Wait};
 
 /// Takes a checkpoint.
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
@@ -174,13 +174,13 @@ impl Attempt<'_> {
                 waited: Duration::ZERO,
             });
         }
-        if found.obstacle == Obstacle::Vfork {
+        if found.reason == Reason::Vfork {
             trials.saw_vforks();
         }
-        let waits = |found: &Found| {
+        let waits = |found: &Unseizable| {
             reporter.note(&format!("container {}: waiting: {found}", request.id));
         };
-        let end = trials.while_it_runs(reporter, || obstacle::wait(self.signals, look, waits));
+        let end = trials.while_it_runs(reporter, || unseizable::wait(self.signals, look, waits));
         match end {
             Wait::Clear => Ok(()),
             Wait::Stays(found, waited) => Err(Error::Obstacle {
@@ -217,7 +217,7 @@ impl Attempt<'_> {
             external_mounts: container
                 .config
                 .as_deref()
-                .map(|config| nested_mounts::to_leave_out(config, container.init))
+                .map(|config| nested_mounts::external_keys(config, container.init))
                 .unwrap_or_default(),
             ghost_limit: config.checkpoint.ghost_limit,
             link_remap: config.checkpoint.link_remap,
@@ -298,7 +298,7 @@ impl Attempt<'_> {
                 storing.finish(facts, Criu::Ended(cost.flatten()), reporter)?;
             }
             if unseen {
-                unrestorable::warn_of(request, container, &request.image_path(), reporter);
+                unrestorable::warn_after_dump(request, container, &request.image_path(), reporter);
             }
             eprint!("{}", outcome.stderr);
             if !outcome.status.success() {
@@ -309,7 +309,7 @@ impl Attempt<'_> {
                     outcome.status
                 ));
             }
-            if let Err(error) = checkpoint_dir::set_apart_from_copies(&request.image_path()) {
+            if let Err(error) = checkpoint_dir::add_whiteout(&request.image_path()) {
                 reporter.warning(&format!(
                     "Docker may refuse to restore the checkpoint in {}: {error}",
                     request.image_path().display()
@@ -454,13 +454,13 @@ fn runc_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// The processes that CRIU could not stop.
-fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Found> {
+fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Unseizable> {
     let stats = stats_of(&cgroup.processes());
     stats
         .iter()
         .filter_map(|(&pid, stat)| {
             let ours = descends(pid, init, &stats);
-            obstacle::of(pid, stat, cgroup.version(), ours)
+            unseizable::check(pid, stat, cgroup.version(), ours)
         })
         .collect()
 }
