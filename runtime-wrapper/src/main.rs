@@ -7,28 +7,27 @@
 //!                                             same arguments, output, exit code)
 //! ```
 //!
-//! Around a checkpoint or restore it adds what the wrapped runtime leaves
-//! undone: CRIU options that real programs need, compression while CRIU writes, a
-//! network namespace for the restored container, memory that comes while the
-//! container runs, and, when CRIU fails, a sentence that names the cause and the
-//! remedy.
+//! To a checkpoint or restore it adds what the wrapped runtime lacks: CRIU options
+//! that real programs need, compression while CRIU writes, a network namespace for
+//! the restored container, memory that is loaded while the container runs, and, when
+//! CRIU fails, an error message with the cause and the remedy.
 //!
 //! ```text
-//! commands   one verb, one module; error: why it did not succeed
+//! commands   one module for each verb; error: why a command failed
 //! lazy       the page source of a restored container
 //! criu       CRIU's configuration, its log, the directory that it restores from
-//! network    namespace, connections
+//! network    network namespaces, TCP connections
 //! engine     what Docker and containerd do around a checkpoint
 //! oci        the wrapped runtime, its state, the bundle
-//! host       processes, cgroups, system calls
+//! host       processes, cgroups, mounts, PATH, system calls
 //! output     stderr, the log, progress
 //! cli        the command line
 //! ```
 //!
-//! Each uses those below it only.
+//! Each uses only those below it.
 //!
-//! It is a process that ends with its command; nothing of it stays with a running
-//! container but, for a while, the page source.
+//! The process ends with its command; only the page source of a lazy restore runs on
+//! beside the container, until all memory is loaded.
 
 mod cli;
 mod commands;
@@ -53,12 +52,12 @@ use output::report::Reporter;
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
     unsafe { cedana_contract::search_path::provide() };
-    if let Some(end) = post_dump::asked_by_criu().or_else(post_resume::asked_by_criu) {
-        return end;
+    if let Some(code) = post_dump::run_as_script().or_else(post_resume::run_as_script) {
+        return code;
     }
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     let reporter = {
-        let globals = cli::globals(&args);
+        let globals = cli::Globals::parse(&args);
         Reporter::new(globals.log, globals.log_json)
     };
     let result = match cli::parse(&args) {
@@ -71,7 +70,6 @@ fn main() -> ExitCode {
                 .map_err(Into::into)
         }
         Ok(Invocation::ServePages) => return lazy::serve(),
-        Ok(Invocation::Restores { json }) => inspect::restores(json),
         Ok(Invocation::PassThrough) => passthrough::exec(&args)
             .map(|never| match never {})
             .map_err(Into::into),

@@ -1,3 +1,6 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStringExt;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -17,7 +20,7 @@ fn passes(line: &str) -> bool {
 }
 
 #[test]
-fn verb_after_every_spelling_of_globals() {
+fn verbs_follow_every_spelling_of_global_flags() {
     for line in [
         "checkpoint c",
         "--root /r checkpoint c",
@@ -27,21 +30,21 @@ fn verb_after_every_spelling_of_globals() {
         "--debug=true --cgroup-manager systemd --log-level error checkpoint c",
         "--root /r -- checkpoint c",
     ] {
-        assert_eq!(request(line).id, "c", "{line}");
+        assert_eq!(&*request(line).id, "c", "{line}");
     }
 }
 
 #[test]
-fn value_that_looks_like_a_verb_is_a_value() {
+fn values_that_look_like_verbs_are_values() {
     assert!(passes("--root checkpoint state c"));
     assert!(passes("--log restore list"));
-    let globals = globals(&args("--root checkpoint --log=x state"));
+    let globals = Globals::parse(&args("--root checkpoint --log=x state"));
     assert_eq!(globals.root.as_deref(), Some("checkpoint".as_ref()));
     assert_eq!(globals.log.as_deref(), Some("x".as_ref()));
 }
 
 #[test]
-fn everything_else_passes() {
+fn other_command_lines_are_passed_through() {
     for line in [
         "",
         "--version",
@@ -53,7 +56,7 @@ fn everything_else_passes() {
         "checkpoint",
         "checkpoint --help",
         "restore --image-path /i",
-        // Podman looks for the runtime's own complaint.
+        // Podman looks for the runtime's own error text.
         "restore --lsm-mount-context",
         "checkpoint c --work-path",
     ] {
@@ -62,7 +65,7 @@ fn everything_else_passes() {
 }
 
 #[test]
-fn own_version_only_alone() {
+fn own_version_is_a_single_argument() {
     assert!(matches!(
         parse(&args("--cedana-version")),
         Ok(Invocation::OwnVersion)
@@ -77,7 +80,7 @@ fn flags_of_the_go_shim() {
         "--root /run/containerd/runc/default --log /b/log.json --log-format json restore --image-path /i \
          --work-path=/w --tcp-established --console-socket /s --bundle /b --detach --pid-file /p c1",
     );
-    assert_eq!(request.id, "c1");
+    assert_eq!(&*request.id, "c1");
     assert_eq!(request.image_path(), PathBuf::from("/i"));
     assert_eq!(request.work_path(), PathBuf::from("/w"));
     assert!(request.has("detach") && request.has("tcp-established"));
@@ -98,7 +101,7 @@ fn flags_may_follow_the_id_and_be_short() {
 }
 
 #[test]
-fn switch_can_be_turned_off() {
+fn switches_can_be_turned_off() {
     assert!(!request("checkpoint --tcp-established=false c").has("tcp-established"));
     assert!(request("checkpoint --tcp-established=true c").has("tcp-established"));
 }
@@ -114,7 +117,7 @@ fn errors_name_the_flag() {
 }
 
 #[test]
-fn the_runtime_does_not_see_what_is_ours() {
+fn our_own_flags_do_not_reach_the_runtime() {
     for line in [
         "checkpoint --leave-running --progress-fd 7 --work-path /w c",
         "checkpoint --leave-running --progress-fd=7 --work-path /w c",
@@ -139,27 +142,33 @@ fn the_runtime_does_not_see_what_is_ours() {
 }
 
 #[test]
-fn inspect_takes_a_directory() {
+fn inspect_takes_a_directory_or_the_records_of_restores() {
     let inspect = |line: &str| match parse(&args(line)) {
-        Ok(Invocation::Inspect(inspect)) => Ok((inspect.dir, inspect.json)),
+        Ok(Invocation::Inspect(inspect)) => Ok((inspect.subject, inspect.json)),
         Err(error) => Err(error),
         other => panic!("{line}: {other:?}"),
     };
-    assert_eq!(inspect("inspect /c"), Ok((PathBuf::from("/c"), false)));
+    let checkpoint = |dir: &str| Subject::Checkpoint(PathBuf::from(dir));
+    assert_eq!(inspect("inspect /c"), Ok((checkpoint("/c"), false)));
     assert_eq!(
         inspect("--debug inspect --json /c"),
-        Ok((PathBuf::from("/c"), true))
+        Ok((checkpoint("/c"), true))
     );
     assert_eq!(inspect("inspect /c -json"), inspect("inspect --json /c"));
     assert_eq!(
         inspect("inspect -- --json"),
-        Ok((PathBuf::from("--json"), false))
+        Ok((checkpoint("--json"), false))
+    );
+    assert_eq!(
+        inspect("inspect --json --restores"),
+        Ok((Subject::Restores, true))
     );
     for line in [
         "inspect",
         "inspect /c /d",
         "inspect --help",
         "inspect --x /c",
+        "inspect --restores /c",
     ] {
         assert_eq!(inspect(line), Err(Error::InspectUsage), "{line}");
     }
@@ -167,13 +176,13 @@ fn inspect_takes_a_directory() {
 
 proptest! {
     #[test]
-    fn any_arguments(words in prop::collection::vec(prop::collection::vec(1u8.., 0..12), 0..8)) {
+    fn no_arguments_panic(words in prop::collection::vec(prop::collection::vec(1u8.., 0..12), 0..8)) {
         let args: Vec<OsString> = words.into_iter().map(OsString::from_vec).collect();
         let _ = parse(&args);
     }
 
     #[test]
-    fn an_id_never_leaves_its_directory(
+    fn an_id_is_one_path_component(
         flags in prop::sample::subsequence(vec!["--leave-running", "--image-path=/i", "--file-locks"], 0..3),
         id in "\\PC{1,20}",
     ) {
@@ -181,7 +190,7 @@ proptest! {
         args.extend(flags.iter().map(OsString::from));
         args.push(id.into());
         if let Ok(Invocation::Checkpoint(request)) = parse(&args) {
-            prop_assert!(!request.id.contains('/') && request.id != "..");
+            prop_assert!(!request.id.contains('/') && &*request.id != "..");
         }
     }
 
@@ -203,7 +212,7 @@ proptest! {
 }
 
 #[test]
-fn unpacking() {
+fn unpack_takes_a_directory_and_a_destination() {
     let parse = |args: &[&str]| {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         match parse(&args) {

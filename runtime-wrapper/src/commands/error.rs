@@ -8,8 +8,8 @@ use cedana_checkpoint::capture;
 use cedana_checkpoint::format::{self, publish, unpack};
 
 use super::checkpoint::doubt::Doubt;
-use super::checkpoint::obstacle::Found;
-use crate::cli::{self, Request};
+use super::checkpoint::unseizable::Unseizable;
+use crate::cli::{self, ContainerId, Request};
 use crate::criu::{Failure, LogNote, images_view};
 use crate::lazy;
 use crate::network::{netns, tcp};
@@ -33,51 +33,61 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error("cannot restore container {id}: {source}")]
-    Bundle { id: String, source: bundle::Error },
+    Bundle {
+        id: ContainerId,
+        source: bundle::Error,
+    },
     #[error("cannot restore container {id}: {source}")]
-    Shown {
-        id: String,
+    ImagesView {
+        id: ContainerId,
         source: images_view::Error,
     },
     #[error("cannot restore container {id}: --{flag} needs a checkpoint as CRIU wrote it; make it one with `cedana-runc unpack {}`", dir.display())]
     StockOnly {
-        id: String,
+        id: ContainerId,
         flag: &'static str,
         dir: PathBuf,
     },
     #[error("cannot unpack {}: {source}", dir.display())]
     Unpack { dir: PathBuf, source: Unpack },
     #[error("cannot restore container {id}: {source}")]
-    Netns { id: String, source: netns::Error },
+    Netns {
+        id: ContainerId,
+        source: netns::Error,
+    },
     #[error(
         "cannot checkpoint container {id} and end it: Docker {version} can't start it again from a checkpoint with a runtime given by \"path\"; give the runtime by \"runtimeType\": \"io.containerd.cedana.v2\" in daemon.json, or use --leave-running"
     )]
-    NoWayBack { id: String, version: u32 },
+    NoWayBack { id: ContainerId, version: u32 },
     #[error(
         "cannot checkpoint container {id} and end it, because the checkpoint could never be restored: {doubt}; or let the container run on (--leave-running), or set checkpoint.doubtful to \"warn\""
     )]
-    Doubtful { id: String, doubt: Doubt },
+    Doubtful { id: ContainerId, doubt: Doubt },
     #[error("cannot restore container {id}: {source}")]
-    Connections { id: String, source: tcp::Error },
+    Connections { id: ContainerId, source: tcp::Error },
     #[error("cannot hold a network namespace: {0}")]
     HoldNetns(#[from] netns::Error),
     #[error(
         "cannot checkpoint container {id}: {found}{}", shown_wait(*.waited)
     )]
     Obstacle {
-        id: String,
-        found: Found,
+        id: ContainerId,
+        found: Unseizable,
         /// How long it was waited for.
         waited: Duration,
     },
     #[error(
         "cannot checkpoint container {id}: process {pid} ({name}) can open at most one more file, and CRIU, which needs to open some in it, would end it; raise its limit of open files (RLIMIT_NOFILE), or close some"
     )]
-    NoDescriptor { id: String, pid: i32, name: String },
+    NoDescriptor {
+        id: ContainerId,
+        pid: i32,
+        name: String,
+    },
     #[error("cannot {verb} container {id} {} {}: {why}{log}", if *verb == "restore" { "from" } else { "to" }, images.display())]
     Failed {
         verb: &'static str,
-        id: String,
+        id: ContainerId,
         images: Box<Path>,
         why: Box<str>,
         log: LogNote,
@@ -85,32 +95,39 @@ pub(crate) enum Error {
     #[error("cannot {verb} container {id}: {source}{}", if source.is_full() { FULL } else { "" })]
     Store {
         verb: &'static str,
-        id: String,
+        id: ContainerId,
         source: publish::Error,
     },
     #[error("cannot checkpoint container {id}: {source}{}", if source.is_full() { FULL } else { "" })]
-    Follow { id: String, source: capture::Error },
+    Follow {
+        id: ContainerId,
+        source: capture::Error,
+    },
     #[error("cannot checkpoint container {id}: cannot tell what machine this is: {source}")]
-    Machine { id: String, source: io::Error },
+    Machine { id: ContainerId, source: io::Error },
     #[error("container {id} was stopped, but its checkpoint could not be completed: {source}; the partial checkpoint is in {}", left.display())]
     Unfinished {
-        id: String,
+        id: ContainerId,
         source: Box<Error>,
         left: PathBuf,
     },
     #[error(
         "container {id} was restored but its init process {pid} ended at once ({how}); the checkpoint may hold a state that cannot go on"
     )]
-    Died { id: String, pid: i32, how: String },
+    Died {
+        id: ContainerId,
+        pid: i32,
+        how: String,
+    },
     #[error("cannot inspect: {0}")]
     Inspect(format::Error),
     #[error("cannot checkpoint container {id}: {source}")]
     Incomplete {
-        id: String,
+        id: ContainerId,
         source: lazy::Incomplete,
     },
     #[error("cannot checkpoint container {id}: interrupted before it began")]
-    Interrupted { id: String },
+    Interrupted { id: ContainerId },
     #[error("cannot read the records of restores: {0}")]
     Restores(io::Error),
     #[error(transparent)]

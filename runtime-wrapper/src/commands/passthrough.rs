@@ -1,5 +1,4 @@
-//! Every verb but `checkpoint` and `restore`: the wrapped runtime's, in this
-//! process.
+//! Every other verb: execs the wrapped runtime in this process.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -7,15 +6,15 @@ use std::os::unix::process::CommandExt;
 
 use cedana_config::Config;
 
-use crate::cli;
-use crate::oci::runtime::{Error, Runtime, unmount_left_root};
+use crate::cli::Globals;
+use crate::oci::runtime::{Error, Runtime, unmount_leftover_root};
 
-/// Becomes the wrapped runtime. Returns only if that fails.
+/// Execs the wrapped runtime. Returns only if that fails.
 pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, Error> {
     let runtime = Runtime::find(&Config::load_runtime()?)?;
-    let globals = cli::globals(args);
-    if let Some(id) = globals.deletes(args) {
-        unmount_left_root(globals.root.as_deref(), id);
+    let globals = Globals::parse(args);
+    if let Some(id) = globals.deleted_container(args) {
+        unmount_leftover_root(globals.root.as_deref(), &id);
     }
     let source = runtime.command(args).exec();
     Err(Error::Unusable {

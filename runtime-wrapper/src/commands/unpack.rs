@@ -1,7 +1,7 @@
-//! `unpack DIR [--to DIR2]`: a checkpoint of ours becomes a stock one.
+//! `unpack DIR [--to DIR2]`: turns one of our checkpoints into a stock one.
 //!
-//! The result takes its place, or the original's, as a new checkpoint does: whole
-//! or not at all, whoever dies meanwhile.
+//! The result is published in one step, as a new checkpoint is, so a killed process
+//! leaves either the original or the whole result.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
     let manifest = Manifest::read(dir).map_err(format::Error::from)?;
     let manifest = manifest.ok_or(error::Unpack::NotOurs)?;
     let directory = contents::open(dir, &manifest)?;
-    // As secret as the checkpoint is.
+    // For root alone, like the checkpoint.
     umask(Mode::from_bits_truncate(0o077));
     let mut store = Store::prepare(to, Durability::Disk)?;
     unpack::unpack(&directory, store.place())?;

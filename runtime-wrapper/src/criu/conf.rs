@@ -1,5 +1,4 @@
-//! The wrapped runtime's CRIU: checked before it is needed, and configured for one
-//! run.
+//! The wrapped runtime's CRIU: its version, and its configuration for one run.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,8 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::cli::Request;
 
-/// Checks that CRIU is there and not hopelessly old, and says which it is. runc
-/// 1.1 can be told which one; crun and later runcs take it from `PATH`.
+/// The version of CRIU, checked to be installed and not too old. runc 1.1 has a flag
+/// for its path; crun and later runcs take it from `PATH`.
 pub(crate) fn check(request: &Request) -> Result<Version, version::Error> {
     Ok(match &request.globals.criu {
         Some(program) if program.is_absolute() && program.exists() => version::ask(program)?,
@@ -22,17 +21,16 @@ pub(crate) fn check(request: &Request) -> Result<Version, version::Error> {
     })
 }
 
-/// A CRIU configuration file that exists only in memory. CRIU, two processes
-/// further down, opens it through our entry in /proc, so nothing is left behind
-/// however this ends.
+/// A CRIU configuration file in memory. CRIU, our grandchild, opens it through our
+/// entry in /proc, so no file is left if we are killed.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     file: File,
 }
 
 impl ConfigFile {
-    /// Writes the options as `render` gives them, which is told the text of the
-    /// file that the caller's environment names, so that it keeps its effect.
+    /// Writes the options that `render` returns. It is given the text of the file that
+    /// the caller's environment names, so that the caller's options stay in effect.
     pub(crate) fn new(render: impl FnOnce(Option<&str>) -> String) -> io::Result<Self> {
         let inherited = match env::var_os(FILE_VARIABLE) {
             Some(path) => match fs::read_to_string(&path) {

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! no manifest ─► the checkpoint itself: a stock runtime took it
-//! manifest ─► machine fits? files whole? ─► served, decoded while CRIU reads
-//!                                      └──► no FUSE here: unpacked, and removed afterwards
+//! manifest ─► machine compatible? files valid? ─► FUSE: decoded while CRIU reads
+//!                                             └─► without FUSE: unpacked, removed afterwards
 //! ```
 //!
-//! Served files vanish with this process. An unpacked copy stands where an
-//! unfinished checkpoint would stand, within the checkpoint's directory, and so
-//! the next checkpoint or restore clears away what a killed one left; where that
-//! can't be written to, it stands in the directory for temporary files.
+//! The FUSE mount ends with this process. The unpacked copy is in the place of an
+//! incomplete checkpoint, within the checkpoint's directory, so the next checkpoint
+//! or restore removes the copy of a killed one. If that directory is not writable,
+//! the copy is in the directory for temporary files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use crate::host::sys;
 
-/// Why there is nothing to restore from.
+/// Why a checkpoint can't be restored from.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -35,54 +35,58 @@ pub(crate) enum Error {
     Images(#[from] format::Error),
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    #[error("cannot tell what machine this is: {0}")]
+    #[error("cannot read this machine's properties: {0}")]
     Machine(io::Error),
     #[error(
-        "the checkpoint's files cannot be served ({unavailable}), and there is no place to unpack them: {source}"
+        "the checkpoint's files cannot be mounted with FUSE ({unavailable}), and no directory to unpack them can be made: {source}"
     )]
-    NoPlace {
+    NoDirectory {
         unavailable: Unavailable,
         source: io::Error,
     },
-    #[error("the checkpoint's files cannot be served ({unavailable}), nor unpacked: {source}")]
+    #[error(
+        "the checkpoint's files cannot be mounted with FUSE ({unavailable}), and unpacking them failed: {source}"
+    )]
     Unpack {
         unavailable: Unavailable,
         source: unpack::Error,
     },
 }
 
-/// What is decoded ahead where most is never read: stacks and the data of
-/// libraries are scattered over a page file, a few frames of it.
-const LAZY: u64 = 1 << 20;
+/// The bytes that are decoded ahead in a lazy restore. CRIU then reads little, such
+/// as stacks and the data of libraries, which are in a few frames of a page file.
+const LAZY_READ_AHEAD: u64 = 1 << 20;
 
-/// A checkpoint as CRIU wants to see it, until this is dropped.
-pub(crate) struct Shown(How);
+/// A checkpoint's images in CRIU's own format, until this is dropped.
+pub(crate) struct ImagesView(Source);
 
-enum How {
-    Itself,
-    Served(Server),
-    /// What may come later is never read.
-    ServedInPart(Server),
-    Within(Store),
-    Temporary(TempDir),
+enum Source {
+    /// A stock checkpoint.
+    Stock,
+    Fuse(Server),
+    /// CRIU leaves the lazy pages to a page source.
+    FuseLazy(Server),
+    UnpackedWithin(Store),
+    UnpackedElsewhere(TempDir),
 }
 
-impl Shown {
-    /// Checks a checkpoint and shows it, with up to `memory` bytes for what is
-    /// decoded ahead. `lazy` says whether most of it will not be read; `tell` is
-    /// told if this takes space on disk. The files are readable for `root`.
+impl ImagesView {
+    /// Checks a checkpoint and mounts it, with up to `memory` bytes decoded ahead.
+    /// `lazy` decides whether CRIU leaves lazy pages unread; `warn` is called if the
+    /// checkpoint is unpacked and so takes space on disk. The files are readable for
+    /// `root`.
     pub(crate) fn new(
         dir: &Path,
         memory: u64,
         root: Root,
         lazy: impl FnOnce(&Manifest) -> bool,
-        tell: impl Fn(&str),
+        warn: impl Fn(&str),
     ) -> Result<Self, Error> {
         publish::recover(dir)?;
         let manifest = Manifest::read(dir).map_err(format::Error::from)?;
         let Some(manifest) = manifest else {
             images::verify(dir).map_err(format::Error::from)?;
-            return Ok(Self(How::Itself));
+            return Ok(Self(Source::Stock));
         };
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
@@ -93,11 +97,11 @@ impl Shown {
         };
         let served = directory()?;
         let lazy = lazy(&manifest);
-        let memory = if lazy { LAZY } else { memory };
+        let memory = if lazy { LAZY_READ_AHEAD } else { memory };
         match Server::start(served, memory, root) {
-            Ok(server) if lazy => Ok(Self(How::ServedInPart(server))),
-            Ok(server) => Ok(Self(How::Served(server))),
-            Err(unavailable) => Self::unpacked(dir, &directory()?, unavailable, tell),
+            Ok(server) if lazy => Ok(Self(Source::FuseLazy(server))),
+            Ok(server) => Ok(Self(Source::Fuse(server))),
+            Err(unavailable) => Self::unpacked(dir, &directory()?, unavailable, warn),
         }
     }
 
@@ -105,33 +109,33 @@ impl Shown {
         dir: &Path,
         directory: &Directory,
         unavailable: Unavailable,
-        tell: impl Fn(&str),
+        warn: impl Fn(&str),
     ) -> Result<Self, Error> {
         let place = match Store::prepare(dir, Durability::Copied) {
-            Ok(store) => How::Within(store),
-            // Read-only, full, or in use: whatever it is, there is another.
+            Ok(store) => Source::UnpackedWithin(store),
+            // Read-only, full, or in use.
             Err(_) => match tempfile::Builder::new()
                 .prefix("cedana-unpacked-")
                 .tempdir()
             {
-                Ok(place) => How::Temporary(place),
+                Ok(place) => Source::UnpackedElsewhere(place),
                 Err(source) => {
-                    return Err(Error::NoPlace {
+                    return Err(Error::NoDirectory {
                         unavailable,
                         source,
                     });
                 }
             },
         };
-        let shown = Self(place);
-        let path = shown.path().unwrap_or_default();
-        tell(&format!(
-            "the checkpoint in {} is unpacked to {} for this restore, because its files cannot be served: {unavailable}",
+        let view = Self(place);
+        let path = view.path().unwrap_or_default();
+        warn(&format!(
+            "the checkpoint in {} is unpacked to {} for this restore, because its files cannot be mounted with FUSE: {unavailable}",
             dir.display(),
             path.display()
         ));
         match unpack::unpack(directory, &path) {
-            Ok(()) => Ok(shown),
+            Ok(()) => Ok(view),
             Err(source) => Err(Error::Unpack {
                 unavailable,
                 source,
@@ -139,30 +143,30 @@ impl Shown {
         }
     }
 
-    /// The directory to restore from, if it is not the checkpoint's own.
+    /// The directory to restore from; `None` if it is the checkpoint's own.
     pub(crate) fn path(&self) -> Option<PathBuf> {
         match &self.0 {
-            How::Itself => None,
-            How::Served(server) | How::ServedInPart(server) => Some(server.path()),
-            How::Within(store) => Some(store.place().to_owned()),
-            How::Temporary(dir) => Some(dir.path().to_owned()),
+            Source::Stock => None,
+            Source::Fuse(server) | Source::FuseLazy(server) => Some(server.path()),
+            Source::UnpackedWithin(store) => Some(store.place().to_owned()),
+            Source::UnpackedElsewhere(dir) => Some(dir.path().to_owned()),
         }
     }
 
-    /// Whether its lazy pages can be left to a page source.
-    pub(crate) fn is_in_part(&self) -> bool {
-        matches!(self.0, How::ServedInPart(_))
+    /// Whether its lazy pages are left to a page source.
+    pub(crate) fn is_lazy(&self) -> bool {
+        matches!(self.0, Source::FuseLazy(_))
     }
 
     /// Whether a stock runtime took it.
     pub(crate) fn is_stock(&self) -> bool {
-        matches!(self.0, How::Itself)
+        matches!(self.0, Source::Stock)
     }
 
-    /// What turned out to be damaged while CRIU read it.
+    /// The damage that was found while CRIU read the images, `None` if none was.
     pub(crate) fn damage(&self) -> Option<Arc<Damage>> {
         match &self.0 {
-            How::Served(server) | How::ServedInPart(server) => server.damage(),
+            Source::Fuse(server) | Source::FuseLazy(server) => server.damage(),
             _ => None,
         }
     }

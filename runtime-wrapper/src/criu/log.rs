@@ -1,5 +1,5 @@
-//! The log of one run of CRIU, or of the runtime that drives it, judged after a
-//! failure.
+//! The log of one run of CRIU, or of the runtime that runs it, and the cause of a
+//! failure in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ use crate::host::child::Outcome;
 pub(crate) struct Failure {
     /// The reason, and the remedy if there is one.
     pub(crate) why: Box<str>,
-    /// Where CRIU's log is.
+    /// The copy of CRIU's log.
     pub(crate) log: LogNote,
 }
 
 impl Failure {
-    /// A failure of which CRIU has no log.
+    /// A failure without a log of CRIU.
     pub(crate) fn without_log(why: impl Into<Box<str>>) -> Self {
         Self {
             why: why.into(),
@@ -32,8 +32,8 @@ impl Failure {
     }
 }
 
-/// A CRIU log, or another file that CRIU leaves, as it was before a run, to tell
-/// this run's from an older one.
+/// A CRIU log, or another file that CRIU writes, and its state before a run, which
+/// tells this run's file from an older one.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) path: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The log of a run that is about to write to this file.
+    /// The log of a run that has not started yet.
     pub(crate) fn before(path: PathBuf) -> Self {
         let before = Self::state(&path);
         Self { path, before }
@@ -52,7 +52,7 @@ impl Log {
         Some((meta.modified().ok()?, meta.len()))
     }
 
-    /// The run's file may be in this directory by now.
+    /// Follows the run's file if it was moved to this directory.
     pub(crate) fn moved(&mut self, dir: PathBuf) {
         let there = dir.join(self.path.file_name().unwrap_or_default());
         if !self.path.exists() && there.exists() {
@@ -60,20 +60,19 @@ impl Log {
         }
     }
 
-    /// Whether the run wrote this sentence into it.
-    pub(crate) fn says(&self, sentence: &str) -> bool {
+    /// Whether the run wrote this text into it.
+    pub(crate) fn contains(&self, text: &str) -> bool {
         self.is_new()
-            && fs::read(&self.path)
-                .is_ok_and(|text| String::from_utf8_lossy(&text).contains(sentence))
+            && fs::read(&self.path).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
     }
 
-    /// Why the run failed, as far as it is known.
+    /// The cause of the run's failure, `None` if it is unknown.
     pub(crate) fn cause(&self) -> Option<Cause> {
         self.is_new().then(|| diagnose(&self.path).ok()?.cause)?
     }
 
-    /// Whether CRIU found a reason of its own, other than that its connection to
-    /// the page source has ended (criu/uffd.c).
+    /// Whether CRIU failed for a reason other than the end of its connection to the
+    /// page source (criu/uffd.c).
     pub(crate) fn has_own_reason(&self) -> bool {
         let found = self.is_new().then(|| diagnose(&self.path).ok());
         found.flatten().is_some_and(|found| {
@@ -88,12 +87,13 @@ impl Log {
         now.is_some() && now != self.before
     }
 
-    /// What the failure was, with the log kept for the details.
+    /// The failure; the log is archived.
     pub(crate) fn failure(&self, request: &Request, config: &Config, outcome: &Outcome) -> Failure {
         self.failure_with(request, config, outcome, |_| ())
     }
 
-    /// The same, where the caller knows more than the log says.
+    /// The failure, after `complete` has added to the log's diagnosis; the log is
+    /// archived.
     pub(crate) fn failure_with(
         &self,
         request: &Request,
@@ -102,7 +102,7 @@ impl Log {
         complete: impl FnOnce(&mut Diagnosis),
     ) -> Failure {
         let (found, kept) = if self.is_new() {
-            let kept = log_archive::keep(
+            let kept = log_archive::archive(
                 &config.log_dir,
                 config.log_keep,
                 &request.id,
@@ -115,7 +115,7 @@ impl Log {
         } else {
             (None, LogNote::None)
         };
-        let runtime = || last_error(&outcome.stderr).or_else(|| runtimes_error(request));
+        let runtime = || last_error(&outcome.stderr).or_else(|| runtime_error(request));
         let why = found
             .or_else(|| runtime().map(with_remedy))
             .unwrap_or_else(|| format!("the wrapped runtime failed ({})", outcome.status));
@@ -126,39 +126,39 @@ impl Log {
     }
 }
 
-/// The last error in the log that the caller has named to the runtime.
-fn runtimes_error(request: &Request) -> Option<String> {
+/// The last error in the runtime's log (`--log`).
+fn runtime_error(request: &Request) -> Option<String> {
     let text = fs::read(request.globals.log.as_ref()?).ok()?;
     last_error(&String::from_utf8_lossy(&text))
 }
 
-/// Whether the runtime failed because a hook of the container did: one that sets
-/// its network up, in the middle of CRIU's restore (runc's "error running hook #0",
-/// "error running prestart hook #0").
+/// Whether the runtime failed because a hook of the container failed. Docker's hook,
+/// for instance, sets the network up in the middle of CRIU's restore (runc's "error
+/// running hook #0", "error running prestart hook #0").
 pub(crate) fn hook_failed(request: &Request) -> bool {
-    runtimes_error(request).is_some_and(|error| is_of_a_hook(&error))
+    runtime_error(request).is_some_and(|error| is_hook_error(&error))
 }
 
-fn is_of_a_hook(error: &str) -> bool {
+fn is_hook_error(error: &str) -> bool {
     error.contains("error running") && error.contains("hook")
 }
 
-/// What CRIU answers to options that it does not take, before it has a log
-/// (EBADRQC; criu/include/cr-errno.h).
+/// CRIU's answer to options that it does not accept, before it opens its log (EBADRQC;
+/// criu/include/cr-errno.h).
 const BAD_OPTIONS: &str = "errno 56";
 
-/// The runtime's words, with the remedy where CRIU left no log.
+/// The runtime's error text, with the remedy if CRIU refused its options.
 fn with_remedy(error: String) -> String {
     match error.starts_with("criu failed") && error.contains(BAD_OPTIONS) {
         true => format!(
-            "CRIU does not take its options ({error}); correct the options in /etc/criu/runc.conf, in the file that the annotation org.criu.config names, and in /etc/criu/default.conf"
+            "CRIU does not accept its options ({error}); correct the options in /etc/criu/runc.conf, in the file that the annotation org.criu.config names, and in /etc/criu/default.conf"
         ),
         false => error,
     }
 }
 
-/// The last error in what a runtime wrote, in any of its formats: bare text on
-/// stderr, or a log line of logrus as text or JSON.
+/// The last error in a runtime's output, in any of its formats: plain text on
+/// stderr, or lines of logrus as text or JSON.
 fn last_error(text: &str) -> Option<String> {
     text.lines().rev().find_map(|line| {
         let line = line.trim();
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_error_in_every_format() {
+    fn the_last_error_is_found_in_every_format() {
         assert_eq!(
             last_error("warn\nbad thing\n\n").as_deref(),
             Some("bad thing")
@@ -207,18 +207,18 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_is_told_from_criu() {
+    fn errors_of_hooks_are_recognized() {
         for said in [
             "error running hook #0: fork/exec /proc/158/exe: no such file or directory",
             "criu failed: error running prestart hook #1: exit status 1",
         ] {
-            assert!(is_of_a_hook(said), "{said}");
+            assert!(is_hook_error(said), "{said}");
         }
-        assert!(!is_of_a_hook("criu failed: type NOTIFY errno 0"));
+        assert!(!is_hook_error("criu failed: type NOTIFY errno 0"));
     }
 
     #[test]
-    fn options_that_criu_does_not_take_have_a_remedy() {
+    fn refused_options_have_a_remedy() {
         let said = with_remedy("criu failed: type RESTORE errno 56".to_owned());
         assert!(said.contains("org.criu.config"), "{said}");
         let other = "criu failed: type NOTIFY errno 0";
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn old_log_is_not_taken_for_new() {
+    fn logs_of_older_runs_are_told_apart() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("dump.log");
         fs::write(&path, "old").expect("write");

@@ -1,8 +1,8 @@
-//! The CRIU logs of failures, kept where the error message says.
+//! Copies of CRIU's logs after failures.
 //!
-//! Clients delete the directories in which CRIU logs before anyone can look. A
-//! copy goes to the log directory, readable by root alone: a log names the
-//! container's files, processes and addresses.
+//! Clients delete the directory that CRIU logs to as soon as a command has failed. So
+//! a copy goes to the log directory, and the error message names it. It is readable by
+//! root alone, because a log names the container's files, processes and addresses.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -10,13 +10,16 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::host::prune::prune;
+use time::OffsetDateTime;
 
-/// The most that is kept of one log: its end, where the failure is. With the
-/// default of a hundred logs the directory stays below 400 MiB at the worst.
+use crate::host::prune::prune;
+use crate::output::timestamp;
+
+/// The most that is kept of one log, from its end, since the failure is there. With
+/// the default of a hundred logs the directory has at most 400 MiB.
 const MAX: u64 = 4 << 20;
 
-/// Where CRIU's log is, as the end of a sentence.
+/// The place of CRIU's log, shown as the end of an error message.
 #[derive(Debug)]
 pub(crate) enum LogNote {
     Kept(PathBuf),
@@ -41,14 +44,14 @@ impl fmt::Display for LogNote {
 }
 
 /// Copies `log` into `dir` and removes the oldest beyond `keep`.
-pub(crate) fn keep(dir: &Path, keep: usize, id: &str, verb: &str, log: &Path) -> LogNote {
+pub(crate) fn archive(dir: &Path, keep: usize, id: &str, verb: &str, log: &Path) -> LogNote {
     if keep == 0 || !log.exists() {
         return LogNote::None;
     }
     match copy(dir, id, verb, log) {
         Ok(path) => {
-            // Too many logs are no reason to hide this failure's cause.
-            let _ = prune(dir, keep, is_ours);
+            // An error here must not hide the failure's cause.
+            let _ = prune(dir, keep, is_archived);
             LogNote::Kept(path)
         }
         Err(error) => LogNote::NotKept {
@@ -66,9 +69,8 @@ fn copy(dir: &Path, id: &str, verb: &str, log: &Path) -> io::Result<PathBuf> {
     let mut from = File::open(log)?;
     let length = from.metadata()?.len();
     from.seek(SeekFrom::Start(length.saturating_sub(MAX)))?;
-    let stamp = stamp();
-    // An ID is one path component by now, but may be nearly as long as a file
-    // name can be.
+    let stamp = timestamp::compact(OffsetDateTime::now_utc());
+    // An ID may be nearly as long as a file name can be.
     let id: String = id.chars().take(150).collect();
     for again in 0..100 {
         let suffix = if again == 0 {
@@ -94,9 +96,9 @@ fn copy(dir: &Path, id: &str, verb: &str, log: &Path) -> io::Result<PathBuf> {
     Err(io::ErrorKind::AlreadyExists.into())
 }
 
-/// Whether a name ends as ours do: `-VERB-20260102T030405.678Z`, maybe `-2`, and
-/// `.log`. The directory may hold other programs' logs.
-fn is_ours(name: &str) -> bool {
+/// Whether a name ends in `-VERB-20260102T030405.678Z`, an optional `-2`, and `.log`.
+/// The directory may hold other programs' logs.
+fn is_archived(name: &str) -> bool {
     let stamped = |verb: &str| {
         let (_, rest) = name.strip_suffix(".log")?.rsplit_once(verb)?;
         let (stamp, again) = rest.split_once('Z')?;
@@ -110,34 +112,19 @@ fn is_ours(name: &str) -> bool {
         .is_some()
 }
 
-/// The time in UTC, to the millisecond, sortable as text.
-fn stamp() -> String {
-    let now = time::OffsetDateTime::now_utc();
-    format!(
-        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:03}Z",
-        now.year(),
-        u8::from(now.month()),
-        now.day(),
-        now.hour(),
-        now.minute(),
-        now.second(),
-        now.millisecond()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn kept_private_and_bounded_in_number() {
+    fn copies_are_private_and_limited_in_number() {
         let dir = tempfile::tempdir().expect("tempdir");
         let logs = dir.path().join("logs");
         let log = dir.path().join("dump.log");
         fs::write(&log, "Error").expect("write");
         for _ in 0..4 {
-            let LogNote::Kept(path) = keep(&logs, 3, "c", "checkpoint", &log) else {
+            let LogNote::Kept(path) = archive(&logs, 3, "c", "checkpoint", &log) else {
                 panic!("not kept");
             };
             assert_eq!(fs::read_to_string(&path).expect("read"), "Error");
@@ -145,24 +132,24 @@ mod tests {
             assert_eq!((mode(&path), mode(&logs)), (0o600, 0o700));
         }
         fs::write(logs.join("notes.log"), "").expect("write");
-        keep(&logs, 3, "c", "restore", &log);
+        archive(&logs, 3, "c", "restore", &log);
         assert_eq!(fs::read_dir(&logs).expect("dir").count(), 4);
     }
 
     #[test]
-    fn nothing_to_keep() {
+    fn missing_logs_are_not_kept_and_long_ones_are_cut() {
         let dir = tempfile::tempdir().expect("tempdir");
         let log = dir.path().join("dump.log");
         assert!(matches!(
-            keep(dir.path(), 3, "c", "restore", &log),
+            archive(dir.path(), 3, "c", "restore", &log),
             LogNote::None
         ));
         fs::write(&log, vec![b'x'; 5 << 20]).expect("write");
         assert!(matches!(
-            keep(dir.path(), 0, "c", "restore", &log),
+            archive(dir.path(), 0, "c", "restore", &log),
             LogNote::None
         ));
-        let LogNote::Kept(path) = keep(dir.path(), 1, "c", "restore", &log) else {
+        let LogNote::Kept(path) = archive(dir.path(), 1, "c", "restore", &log) else {
             panic!("not kept");
         };
         assert_eq!(fs::metadata(path).expect("meta").len(), MAX);

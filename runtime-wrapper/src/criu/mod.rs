@@ -1,12 +1,12 @@
-//! CRIU as the wrapped runtime runs it.
+//! CRIU, run by the wrapped runtime.
 //!
 //! ```text
-//! conf         is CRIU there; its configuration for one run
+//! conf         CRIU's version, and its configuration for one run
 //! images_view  the directory that it restores from
-//! post_dump    the action script in which it waits until a checkpoint is stored
-//! post_resume  the action script by which it says that a restored container runs
-//! log          what a run left: its log, and why it failed
-//! log_archive  the logs of failures, kept where the error message says
+//! post_dump    the action script that waits until a checkpoint is stored
+//! post_resume  the action script that reports that a restored container runs
+//! log          the log of one run, and the cause of its failure
+//! log_archive  copies of the logs of failures
 //! ```
 
 mod conf;

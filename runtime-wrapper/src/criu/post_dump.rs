@@ -1,25 +1,25 @@
-//! Nobody's last processes are killed before their checkpoint is on disk.
+//! Keeps CRIU from killing the container before its checkpoint is stored.
 //!
-//! When a checkpoint is to end its container, CRIU kills the processes as soon
-//! as it has written its images. Should storing them fail after that, there
-//! would be neither. CRIU has a hook for this: before it decides, it runs its
-//! action scripts with `post-dump`, and lets the processes go on if one fails
-//! (criu/cr-dump.c, `cr_dump_finish`). So we are such a script:
+//! If a checkpoint ends its container, CRIU kills the processes as soon as it has
+//! written its images. A failure to store them would then lose both. Before CRIU
+//! kills, it runs its action scripts with `post-dump`, and it resumes the processes
+//! if a script fails (criu/cr-dump.c, `cr_dump_finish`). This program is such a
+//! script:
 //!
 //! ```text
 //! cedana-runc checkpoint ── runc ── CRIU ── post-dump: cedana-runc, as a script
 //!        ▲  │                                              │     ▲
-//!        │  └────────── verdict: a byte, or the end ───────┼─────┘
+//!        │  └────────── verdict: a byte, or EOF ───────────┼─────┘
 //!        └───────────────────── question: a byte ──────────┘
 //!   stores, syncs, publishes in between
 //! ```
 //!
-//! The two pipes are opened through our entry in /proc, since neither runtime
-//! hands descriptors down. If we die, the script reads the end of the pipe, and
-//! the processes go on.
+//! The script opens the two pipes through our entry in /proc, since neither runtime
+//! passes descriptors on. If we are killed, the script reads EOF, and CRIU resumes the
+//! processes.
 //!
-//! Action scripts of a configuration file are run beside the runtime's own
-//! notifications since CRIU 3.19; an older one would abort.
+//! Since CRIU 3.19, action scripts of a configuration file run in addition to the
+//! runtime's own notifications; an older CRIU would abort.
 
 use std::cell::Cell;
 use std::env;
@@ -32,27 +32,27 @@ use std::process::ExitCode;
 
 use cedana_checkpoint::criu::Version;
 
-/// Names the pipes to the script, as `QUESTION:VERDICT`.
+/// The environment variable with the script's pipes, as `QUESTION:VERDICT`.
 const VARIABLE: &str = "CEDANA_DUMP_GATE";
 
-/// By which CRIU tells a script what happened (criu/action-scripts.c).
+/// The environment variable with the action (criu/action-scripts.c).
 const ACTION: &str = "CRTOOLS_SCRIPT_ACTION";
 
-/// The first CRIU that can be asked to wait.
+/// The first CRIU that runs such a script.
 const SINCE: Version = Version {
     major: 3,
     minor: 19,
     sublevel: 0,
 };
 
-/// What CRIU waits at.
-pub(crate) struct Gate {
+/// The pipes to the script.
+pub(crate) struct PostDump {
     question: (PipeReader, PipeWriter),
     verdict: (PipeReader, Cell<Option<PipeWriter>>),
 }
 
-impl Gate {
-    /// A gate for this CRIU; nothing if it wouldn't stop at one.
+impl PostDump {
+    /// The pipes for a script of this CRIU; `None` if this CRIU would not run it.
     pub(crate) fn new(criu: Version) -> io::Result<Option<Self>> {
         if criu < SINCE {
             return Ok(None);
@@ -64,39 +64,40 @@ impl Gate {
         }))
     }
 
-    /// The script for CRIU's configuration: ourselves, whatever our path.
+    /// The script for CRIU's configuration: this program.
     pub(crate) fn script() -> PathBuf {
         PathBuf::from(format!("/proc/{}/exe", std::process::id()))
     }
 
-    /// The environment variable by which the script finds us.
+    /// The environment variable that names the pipes.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        let ours = std::process::id();
+        let pid = std::process::id();
         let question = self.question.1.as_raw_fd();
         let verdict = self.verdict.0.as_raw_fd();
-        let value = format!("/proc/{ours}/fd/{question}:/proc/{ours}/fd/{verdict}");
+        let value = format!("/proc/{pid}/fd/{question}:/proc/{pid}/fd/{verdict}");
         (VARIABLE, value.into())
     }
 
-    /// Readable once CRIU is there.
+    /// Readable once CRIU runs the script.
     pub(crate) fn question(&self) -> BorrowedFd<'_> {
         self.question.0.as_fd()
     }
 
-    /// Lets CRIU do what it is to do, or have the processes go on. Without a
-    /// call it is the latter. Only the first counts.
-    pub(crate) fn answer(&self, go_ahead: bool) {
+    /// Lets CRIU kill the processes if `kill`, or else resume them. Only the first call
+    /// counts; without a call CRIU resumes them.
+    pub(crate) fn answer(&self, kill: bool) {
         if let Some(mut verdict) = self.verdict.1.take()
-            && go_ahead
+            && kill
         {
-            // It can't block or fail: the pipe is empty, and we hold its end.
+            // It can't block or fail: the pipe is empty, and we hold its reading end.
             let _ = verdict.write_all(&[1]);
         }
     }
 }
 
-/// Whether CRIU has started this process as its script, and if so the end of it.
-pub(crate) fn asked_by_criu() -> Option<ExitCode> {
+/// Runs the script and returns its exit code; `None` if CRIU has not started this
+/// process.
+pub(crate) fn run_as_script() -> Option<ExitCode> {
     let action = env::var_os(ACTION)?;
     let pipes = env::var(VARIABLE).ok()?;
     if action != "post-dump" {
@@ -108,10 +109,10 @@ pub(crate) fn asked_by_criu() -> Option<ExitCode> {
     })
 }
 
-/// Asks and waits for the verdict.
+/// Writes the question and waits for the verdict.
 fn wait(pipes: &str) -> io::Result<bool> {
     let (question, verdict) = pipes.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
-    // Open before the question is asked, or the verdict could be gone.
+    // Opened before the question: the pipe may be closed right after the verdict.
     let mut verdict = File::open(verdict)?;
     OpenOptions::new()
         .write(true)
@@ -125,34 +126,36 @@ mod tests {
     use super::*;
     use std::thread;
 
-    const FIT: Version = Version::MINIMUM;
+    const OLD: Version = Version::MINIMUM;
 
-    fn ask(gate: &Gate) -> thread::JoinHandle<bool> {
-        let pipes = gate.variable().1.into_string().expect("text");
+    fn run_script(post_dump: &PostDump) -> thread::JoinHandle<bool> {
+        let pipes = post_dump.variable().1.into_string().expect("text");
         thread::spawn(move || wait(&pipes).expect("pipes"))
     }
 
     #[test]
     fn criu_waits_for_the_verdict() {
-        assert!(Gate::new(FIT).expect("pipes").is_none());
-        for go_ahead in [true, false] {
-            let gate = Gate::new(SINCE).expect("pipes").expect("new enough");
-            let script = ask(&gate);
+        assert!(PostDump::new(OLD).expect("pipes").is_none());
+        for kill in [true, false] {
+            let post_dump = PostDump::new(SINCE).expect("pipes").expect("new enough");
+            let script = run_script(&post_dump);
             let mut byte = [0];
-            (&gate.question.0).read_exact(&mut byte).expect("asked");
-            gate.answer(go_ahead);
-            gate.answer(true);
-            assert_eq!(script.join().expect("script"), go_ahead);
+            (&post_dump.question.0)
+                .read_exact(&mut byte)
+                .expect("asked");
+            post_dump.answer(kill);
+            post_dump.answer(true);
+            assert_eq!(script.join().expect("script"), kill);
         }
     }
 
     #[test]
-    fn no_answer_is_no() {
-        let gate = Gate::new(SINCE).expect("pipes").expect("new enough");
-        gate.answer(false);
-        assert!(!ask(&gate).join().expect("script"));
-        let pipes = gate.variable().1.into_string().expect("text");
-        drop(gate);
+    fn without_an_answer_the_container_is_resumed() {
+        let post_dump = PostDump::new(SINCE).expect("pipes").expect("new enough");
+        post_dump.answer(false);
+        assert!(!run_script(&post_dump).join().expect("script"));
+        let pipes = post_dump.variable().1.into_string().expect("text");
+        drop(post_dump);
         assert!(wait(&pipes).is_err());
     }
 }

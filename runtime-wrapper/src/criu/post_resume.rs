@@ -70,7 +70,7 @@ impl PostResume {
 
 /// The exit code of this process if CRIU started it as that script. It is success in
 /// any case: a failing script would fail the restore.
-pub(crate) fn asked_by_criu() -> Option<ExitCode> {
+pub(crate) fn run_as_script() -> Option<ExitCode> {
     let action = env::var_os(ACTION)?;
     let pipe = env::var_os(VARIABLE)?;
     if action == "post-resume"

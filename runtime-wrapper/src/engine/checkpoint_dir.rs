@@ -1,18 +1,18 @@
-//! Checkpoints that containerd packs: unless its client says where one is to
-//! stand, it has it made in a temporary directory, packs that into an archive in
-//! its content store, syncs the archive, and removes the directory. Which has two
-//! consequences.
+//! Checkpoint directories that containerd packs.
 //!
-//! **Nothing is synced**, since the directory is not what lasts. After a power
-//! failure nobody would look for it, and what was synced would keep the disk from
-//! the archive.
+//! Unless its client names a directory, containerd has a checkpoint written to a
+//! temporary directory, packs it into an archive in its content store, syncs the
+//! archive, and removes the directory. This has two consequences.
 //!
-//! **The archive must differ from that of a copy.** Docker lets containerd pack a checkpoint into an archive, unpacks that and
-//! drops it; to restore it packs the copy again and stores the archive, which
-//! fails ("content sha256:... already exists", moby issue 42900) as long as the
-//! equal first one has not been collected. A whiteout of a file that never was
-//! makes them differ: whoever unpacks an archive with it removes nothing, and
-//! leaves it out.
+//! **The directory is not synced.** After a power failure it is not used, and syncing it
+//! would delay the writing of the archive.
+//!
+//! **The archive must differ from an archive of its copy.** Docker unpacks containerd's
+//! archive and drops it. To restore, Docker packs the copy again and stores the new
+//! archive, which fails ("content sha256:... already exists", moby issue 42900) until
+//! the equal first archive is garbage-collected. A whiteout of a file that does not
+//! exist makes the archives differ: unpacking it removes no file, and the copy does not
+//! contain it.
 
 use std::fs;
 use std::io;
@@ -25,15 +25,15 @@ const WHITEOUT: &str = ".wh.cedana";
 /// Adds a whiteout to a checkpoint that containerd packs.
 ///
 /// # Errors
-/// It can't be written.
-pub(crate) fn set_apart_from_copies(images: &Path) -> io::Result<()> {
+/// The whiteout can't be written.
+pub(crate) fn add_whiteout(images: &Path) -> io::Result<()> {
     match is_packed(images) {
         true => fs::write(images.join(WHITEOUT), ""),
         false => Ok(()),
     }
 }
 
-/// Whether containerd packs what is written to this directory.
+/// Whether containerd packs this directory.
 pub(crate) fn is_packed(images: &Path) -> bool {
     is_temporary_checkpoint(images)
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_containerd_packs_is_set_apart() {
+    fn only_packed_directories_get_a_whiteout() {
         let dir = tempfile::tempdir().expect("tempdir");
         for (name, marked) in [
             ("ctrd-checkpoint123", true),
@@ -53,7 +53,7 @@ mod tests {
         ] {
             let images = dir.path().join(name);
             fs::create_dir(&images).expect("mkdir");
-            set_apart_from_copies(&images).expect("write");
+            add_whiteout(&images).expect("write");
             assert_eq!(images.join(WHITEOUT).exists(), marked, "{name}");
         }
     }

@@ -1,18 +1,16 @@
-//! What containerd keeps of a container's checkpoint before, until it has
-//! collected it.
+//! Waits until containerd has garbage-collected the container's previous checkpoint.
 //!
-//! With every checkpoint that it packs, containerd stores the container's spec.
-//! Docker drops both at once, and containerd removes what was dropped by a garbage
-//! collection, a quarter of a second or more after the one before. In between,
-//! containerd before 2.0 refuses to store the same spec again ("content sha256:...
-//! already exists", `services/tasks/local.go`, `writeContent`): it does so when the
-//! second checkpoint has been taken, and a container that was to end with it has
-//! ended for nothing. So Docker's checkpoints wait for the collection, while the
-//! container still runs. (containerd 2 wouldn't need it, but nothing that is before
-//! us tells which it is.)
+//! With every checkpoint that it packs, containerd stores the container's spec. Docker
+//! drops both at once, and containerd's garbage collection removes them a quarter of a
+//! second or more after the previous collection. Until then, containerd before 2.0
+//! refuses to store the same spec again ("content sha256:... already exists",
+//! `services/tasks/local.go`, `writeContent`). It refuses after the second checkpoint
+//! was taken, so a container that the checkpoint ended would be lost. So Docker's
+//! checkpoints wait for the collection while the container still runs. (containerd 2
+//! does not need it, but its version is not known here.)
 //!
-//! Other clients keep what they checkpoint, and pause before they ask. For them
-//! nothing is waited for.
+//! Other clients keep their checkpoints, and pause the container before the request.
+//! Their checkpoints do not wait.
 
 use std::fs;
 use std::io;
@@ -31,21 +29,20 @@ use crate::engine::docker;
 use crate::host::child::Signals;
 use crate::oci::state::Container;
 
-/// Collections are 49 times as far apart as they take, and 245 ms at least
-/// (`gc/scheduler`, `pause_threshold`): one of 200 ms would be a very long one.
+/// The longest wait. Collections are 49 times as far apart as they take, and at least
+/// 245 ms (`gc/scheduler`, `pause_threshold`); one of 200 ms would be very long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The type of a spec as containerd stores it (`typeurl`).
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
-/// Returns once containerd can store the spec of a container that Docker
-/// checkpoints, or when that has taken too long to be worth waiting for.
+/// Returns once containerd can store the spec of a container that Docker checkpoints,
+/// or after [`PATIENCE`].
 ///
 /// # Errors
-/// A signal came meanwhile ([`io::ErrorKind::Interrupted`]), or the file can't
-/// be watched.
+/// A signal arrived ([`io::ErrorKind::Interrupted`]), or the file can't be watched.
 pub(crate) fn wait(request: &Request, container: &Container, signals: &Signals) -> io::Result<()> {
-    if !docker::asks(request) || !checkpoint_dir::is_packed(&request.image_path()) {
+    if !docker::is_caller(request) || !checkpoint_dir::is_packed(&request.image_path()) {
         return Ok(());
     }
     match container.config.as_deref().and_then(blob) {
@@ -55,7 +52,7 @@ pub(crate) fn wait(request: &Request, container: &Container, signals: &Signals) 
 }
 
 /// The file in containerd's content store that holds the spec in `config`. The
-/// bundle's `work` leads to `<root>/io.containerd.runtime.v2.task/<namespace>/<id>`.
+/// bundle's `work` links to `<root>/io.containerd.runtime.v2.task/<namespace>/<id>`.
 fn blob(config: &Path) -> Option<PathBuf> {
     let work = fs::read_link(config.parent()?.join("work")).ok()?;
     let spec = fs::read(config).ok()?;
@@ -88,7 +85,7 @@ fn any(url: &str, value: &[u8]) -> Vec<u8> {
 fn wait_for_removal(file: &Path, patience: Duration, signals: &Signals) -> io::Result<()> {
     let deadline = Instant::now() + patience;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    // A file that somebody has open sends its removal as a change of its links.
+    // For a file that is open, inotify reports the removal as a change of its links.
     let removal = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_ATTRIB;
     match inotify.add_watch(file, removal) {
         Err(Errno::ENOENT) => return Ok(()),
@@ -130,7 +127,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_blob_is_named_as_containerd_names_it() {
+    fn the_blob_has_containerds_name() {
         let dir = tempfile::tempdir().expect("tempdir");
         let root = dir.path().join("root");
         symlink(
@@ -155,7 +152,7 @@ mod tests {
         let signals = Signals::block().expect("signals");
         let dir = tempfile::tempdir().expect("tempdir");
         let file = dir.path().join("blob");
-        wait_for_removal(&file, LONG, &signals).expect("nothing to wait for");
+        wait_for_removal(&file, LONG, &signals).expect("no file");
         let open = File::create(&file).expect("create");
         let removed = thread::scope(|scope| {
             let waiting = scope.spawn(|| wait_for_removal(&file, LONG, &signals));
@@ -167,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends() {
+    fn the_wait_ends_after_a_time_out() {
         let signals = Signals::block().expect("signals");
         let dir = tempfile::tempdir().expect("tempdir");
         let file = dir.path().join("blob");
         File::create(&file).expect("create");
-        wait_for_removal(&file, Duration::from_millis(1), &signals).expect("goes on");
+        wait_for_removal(&file, Duration::from_millis(1), &signals).expect("time-out");
         assert!(file.exists());
     }
 }

@@ -1,11 +1,10 @@
-//! What Docker can't bring back, refused while there is still something to lose.
+//! Recognizes Docker, and checkpoints that Docker can't restore.
 //!
-//! A runtime that is given to Docker by `path` is driven by containerd's own
-//! shim. Since version 28, Docker sets a container's network up through the PID
-//! of the created task, and that shim has none for a task that is created from a
-//! checkpoint (containerd issue 12141): `docker start --checkpoint` fails before
-//! anything of ours is called. A checkpoint that ends the container would
-//! therefore end it for good.
+//! containerd's own shim runs a runtime that is given to Docker by `path`. Since
+//! version 28, Docker sets a container's network up through the PID of the created
+//! task, and that shim has no PID for a task that is created from a checkpoint
+//! (containerd issue 12141). So `docker start --checkpoint` fails before it calls
+//! cedana-runc, and a checkpoint that ends the container would lose it.
 
 use std::env;
 use std::fs;
@@ -19,36 +18,35 @@ use serde_json::Value;
 
 use crate::cli::Request;
 
-/// The first version that can't.
-const FIRST: u32 = 28;
+/// The first version of Docker that sets the network up through the PID.
+const NETWORK_BY_PID: u32 = 28;
 
-/// The Docker by which we are called and which can't restore what we take: its
-/// version.
+/// The version of the calling Docker if it can't restore the checkpoint, else `None`.
 pub(crate) fn cannot_restore(request: &Request) -> Option<u32> {
     let root = request.globals.root.as_deref()?;
-    if !is_dockers(root) || !is_called_by_containerds_shim() {
+    if !is_docker_root(root) || !is_called_by_containerds_shim() {
         return None;
     }
-    // Nobody else knows which it is.
+    // Only dockerd knows its version.
     let output = Command::new("dockerd")
         .arg("--version")
         .stdin(Stdio::null())
         .output()
         .ok()?;
-    version(&String::from_utf8_lossy(&output.stdout)).filter(|version| *version >= FIRST)
+    version(&String::from_utf8_lossy(&output.stdout)).filter(|version| *version >= NETWORK_BY_PID)
 }
 
-/// Whether Docker asks: containerd's shim, and ours, keep a runtime's state by
-/// containerd's namespace, which is Docker's unless `containerd-namespace` in
-/// daemon.json names another.
-pub(crate) fn asks(request: &Request) -> bool {
+/// Whether Docker is the caller. containerd's shim and ours name a runtime's state
+/// directory by containerd's namespace, which is `moby` unless `containerd-namespace`
+/// in daemon.json names another.
+pub(crate) fn is_caller(request: &Request) -> bool {
     let root = request.globals.root.as_deref();
-    root.is_some_and(|root| root.ends_with(DOCKER_NAMESPACE) || is_dockers(root))
+    root.is_some_and(|root| root.ends_with(DOCKER_NAMESPACE) || is_docker_root(root))
 }
 
-/// Docker has runtimes given by path keep their state in
+/// Whether this is a state directory of a runtime that Docker was given by path:
 /// `<exec-root>/runtime-<name>/<namespace>` (`daemon/runtime_unix.go`).
-fn is_dockers(root: &Path) -> bool {
+fn is_docker_root(root: &Path) -> bool {
     root.parent()
         .and_then(Path::file_name)
         .and_then(|name| name.to_str())
@@ -56,29 +54,28 @@ fn is_dockers(root: &Path) -> bool {
 }
 
 fn is_called_by_containerds_shim() -> bool {
-    // Ours may stand in its place, under its name.
+    // Our shim may be installed under that name.
     env::var_os(variables::SHIM).is_none()
         && fs::read_link(format!("/proc/{}/exe", parent_id()))
             .is_ok_and(|exe| exe.file_name() == Some("containerd-shim-runc-v2".as_ref()))
 }
 
-/// Whether Docker removes the container, and what lies in its directory, as soon
-/// as it ends: `docker run --rm`. A checkpoint lies there, and a container that
-/// is removed can't be started from one kept elsewhere (`--checkpoint-dir`).
+/// Whether Docker removes the container with its directory as soon as it ends (`docker
+/// run --rm`). The checkpoint is in that directory, and a removed container can't be
+/// started from a checkpoint elsewhere (`--checkpoint-dir`) either.
 pub(crate) fn removes_at_end(request: &Request, spec: &Value) -> bool {
     let directory = directory(&request.id, spec)
-        .or_else(|| asks(request).then(|| Path::new(DEFAULT_DIRECTORY).join(&request.id)));
+        .or_else(|| is_caller(request).then(|| Path::new(DEFAULT_DIRECTORY).join(&request.id)));
     directory
         .and_then(|directory| fs::read(directory.join("hostconfig.json")).ok())
         .is_some_and(|text| is_auto_removed(&text))
 }
 
-/// Where Docker keeps its containers unless `data-root` in daemon.json says
-/// otherwise.
+/// The directory of Docker's containers unless `data-root` in daemon.json is set.
 const DEFAULT_DIRECTORY: &str = "/var/lib/docker/containers";
 
-/// A container's own directory, wherever Docker's data root is: it mounts these
-/// files from there.
+/// The container's own directory in any data root, by the files that Docker mounts
+/// from there.
 fn directory(id: &str, spec: &Value) -> Option<PathBuf> {
     const FILES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
     let mounts = spec.get("mounts")?.as_array()?;
@@ -106,14 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_root_tells_docker() {
-        assert!(is_dockers(Path::new("/var/run/docker/runtime-runc/moby")));
-        assert!(!is_dockers(Path::new("/run/containerd/runc/moby")));
-        assert!(!is_dockers(Path::new("/")));
+    fn docker_is_recognized_by_the_state_root() {
+        assert!(is_docker_root(Path::new(
+            "/var/run/docker/runtime-runc/moby"
+        )));
+        assert!(!is_docker_root(Path::new("/run/containerd/runc/moby")));
+        assert!(!is_docker_root(Path::new("/")));
     }
 
     #[test]
-    fn the_containers_directory_is_in_its_mounts() {
+    fn the_containers_directory_is_found_in_its_mounts() {
         let spec = serde_json::json!({"mounts": [
             {"destination": "/proc", "source": "proc"},
             {"destination": "/etc/hosts", "source": "/home/x/hosts"},
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_true_value_removes() {
+    fn only_true_means_removed_at_the_end() {
         assert!(is_auto_removed(b"{\"AutoRemove\":true}"));
         for other in [
             "{\"AutoRemove\":false}",
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_docker() {
+    fn versions_of_docker_are_parsed() {
         assert_eq!(
             version("Docker version 28.5.2+dfsg4, build ecc6942\n"),
             Some(28)

@@ -1,9 +1,9 @@
-//! The container engines above the runtime, where a checkpoint depends on them.
+//! Behaviour of Docker and containerd that a checkpoint depends on.
 //!
 //! ```text
-//! docker          what Docker can't restore
-//! checkpoint_dir  directories that containerd packs
-//! content_gc      the garbage collection of containerd's content store
+//! docker          recognizes Docker, and checkpoints that it can't restore
+//! checkpoint_dir  directories that containerd packs into an archive
+//! content_gc      waits for the garbage collection of containerd's content store
 //! ```
 
 pub(crate) mod checkpoint_dir;

@@ -1,7 +1,7 @@
-//! A container's cgroup: who is in it, and is it frozen.
+//! A container's cgroups: its processes, its freezer, and its limits.
 //!
-//! Works on cgroup v1's freezer hierarchy and on v2, told apart by the file that
-//! freezes (kernel: cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst).
+//! Works on cgroup v1 and v2. The file that freezes tells them apart (kernel:
+//! cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst).
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ pub(crate) enum Version {
 }
 
 impl Cgroup {
-    /// Nothing if the directory has no freezer.
+    /// `None` if the directory has no freezer.
     pub(crate) fn open(dir: &Path) -> Option<Self> {
         let version = if dir.join("freezer.state").exists() {
             Version::V1
@@ -40,12 +40,12 @@ impl Cgroup {
         self.version
     }
 
-    /// All processes in it and below. A cgroup that vanishes meanwhile has none.
+    /// All processes in it and below; none if the cgroup is removed meanwhile.
     pub(crate) fn processes(&self) -> Vec<i32> {
         self.listed("cgroup.procs")
     }
 
-    /// How many threads are in it and below.
+    /// The number of threads in it and below.
     pub(crate) fn threads(&self) -> usize {
         let file = match self.version {
             Version::V1 => "tasks",
@@ -78,8 +78,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether every process stands still by now, which the kernel tells some time
-    /// after it was asked for.
+    /// Whether every process is frozen, some time after the request to freeze.
     pub(crate) fn has_frozen(&self) -> bool {
         let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
         match self.version {
@@ -89,7 +88,7 @@ impl Cgroup {
     }
 
     /// Asks the kernel to freeze every process. On v1 a second request reaches
-    /// processes that were being made during the first.
+    /// processes that were forked during the first.
     pub(crate) fn freeze(&self) -> io::Result<()> {
         match self.version {
             Version::V1 => fs::write(self.dir.join("freezer.state"), "FROZEN"),
@@ -105,28 +104,69 @@ impl Cgroup {
     }
 }
 
-/// How many bytes a process's cgroup has left below its memory limit, file cache
-/// that the kernel can drop counted as left; nothing if it has no limit. Limits of
-/// the cgroups above are not looked at.
-pub(crate) fn memory_headroom(pid: i32) -> Option<u64> {
-    let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let root = Path::new("/sys/fs/cgroup");
-    let below = |root: PathBuf, path: &str| root.join(path.trim_start_matches('/'));
-    membership.lines().find_map(|line| {
-        let (_, controllers_and_path) = line.split_once(':')?;
-        let (controllers, path) = controllers_and_path.split_once(':')?;
-        match controllers {
-            "" => headroom(&below(root.to_owned(), path), V2),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                headroom(&below(root.join("memory"), path), V1)
-            }
-            _ => None,
-        }
-    })
+/// The mountpoint of v2's hierarchy, and the parent of v1's.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// The directory with a freezer of a cgroup, whose path is relative to its
+/// hierarchy: v2's or v1's freezer hierarchy.
+pub(crate) fn freezer_directory(path: &str) -> Option<PathBuf> {
+    let path = path.trim_start_matches('/');
+    if path.is_empty() {
+        return None;
+    }
+    [PathBuf::from(ROOT), Path::new(ROOT).join("freezer")]
+        .into_iter()
+        .map(|root| root.join(path))
+        .find(|dir| Cgroup::open(dir).is_some())
 }
 
-/// The files of a memory controller: the limit, what is used, and the line of
-/// `memory.stat` that counts what can be dropped.
+/// The bytes that a process's cgroup has left below its memory limit, including file
+/// cache that the kernel can drop; `None` without a limit. Limits of the cgroups above
+/// are ignored.
+pub(crate) fn memory_headroom(pid: i32) -> Option<u64> {
+    let (version, dir) = directory_of(pid, "memory")?;
+    match version {
+        Version::V1 => headroom(&dir, V1),
+        Version::V2 => headroom(&dir, V2),
+    }
+}
+
+/// The limit of processes and threads of a process's cgroup; `None` without a limit.
+pub(crate) fn pids_limit(pid: i32) -> Option<u64> {
+    let (_, dir) = directory_of(pid, "pids")?;
+    let limit = fs::read_to_string(dir.join("pids.max")).ok()?;
+    limit.trim().parse().ok()
+}
+
+fn directory_of(pid: i32, controller: &str) -> Option<(Version, PathBuf)> {
+    directory(
+        &fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?,
+        controller,
+    )
+}
+
+/// The directory of a controller, of either version, by /proc/PID/cgroup (cgroups(7)).
+fn directory(membership: &str, controller: &str) -> Option<(Version, PathBuf)> {
+    let path_of = |wanted: &str| {
+        membership.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            let path = fields.next()?;
+            controllers
+                .split(',')
+                .any(|name| name == wanted)
+                .then(|| path.trim_start_matches('/'))
+        })
+    };
+    let root = Path::new(ROOT);
+    match path_of(controller) {
+        Some(path) => Some((Version::V1, root.join(controller).join(path))),
+        None => Some((Version::V2, root.join(path_of("")?))),
+    }
+}
+
+/// The files of a memory controller: the limit, the usage, and the line of
+/// `memory.stat` that counts droppable bytes.
 type MemoryFiles = [&'static str; 3];
 const V1: MemoryFiles = [
     "memory.limit_in_bytes",
@@ -151,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_limit_leaves() {
+    fn headroom_below_a_limit() {
         let dir = tempfile::tempdir().expect("tempdir");
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("write");
         assert_eq!(headroom(dir.path(), V1), None);
@@ -167,7 +207,20 @@ mod tests {
     }
 
     #[test]
-    fn both_versions() {
+    fn controllers_of_both_versions() {
+        assert_eq!(
+            directory("4:pids:/docker/a\n1:cpu,memory:/x\n0::/y\n", "pids"),
+            Some((Version::V1, "/sys/fs/cgroup/pids/docker/a".into()))
+        );
+        assert_eq!(
+            directory("0::/a:b\n", "pids"),
+            Some((Version::V2, "/sys/fs/cgroup/a:b".into()))
+        );
+        assert_eq!(directory("", "pids"), None);
+    }
+
+    #[test]
+    fn freezers_of_both_versions() {
         for (file, frozen, thawed, version) in [
             ("freezer.state", "FROZEN\n", "THAWED", Version::V1),
             ("cgroup.freeze", "1\n", "0", Version::V2),

@@ -1,14 +1,14 @@
-//! Running the wrapped runtime as a child, so that something can be done after
-//! it ends.
+//! Runs the wrapped runtime as a child.
 //!
-//! A caller that signals us means the runtime: signals are blocked here, taken
-//! from a signalfd, and forwarded. Signals of a terminal reach the whole process
-//! group by themselves and are not doubled; except during a dump, which gets a
-//! group of its own: Ctrl-C would hit CRIU in the middle, and a CRIU that dies
-//! undoes nothing. The child's end is seen on a pidfd.
+//! A caller's signal is meant for the runtime: signals are blocked here, read from a
+//! signalfd, and forwarded. The kernel sends a terminal's signals to the whole process
+//! group, so these are not forwarded. A dump runs in a process group of its own,
+//! because Ctrl-C would kill CRIU, and a killed CRIU does not undo its changes. A pidfd
+//! reports the child's end.
 //!
-//! The kernel hands a signal to any thread that does not block it, and there it
-//! would end the process. So [`Signals::block`] comes before the first thread.
+//! The kernel delivers a signal to any thread that does not block it, and the signal
+//! would end the process. So [`Signals::block`] is called before the first thread
+//! starts.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,8 +27,7 @@ use nix::unistd::Pid;
 
 use crate::host::sys;
 
-/// What is forwarded: everything by which a caller asks a process to end or
-/// passes it a message.
+/// The forwarded signals: those by which callers end a process or notify it.
 const FORWARDED: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -38,35 +37,35 @@ const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// How much of a child's stderr is kept: a runtime's error and CRIU's quoted
+/// The bytes of a child's stderr that are kept: a runtime's error and CRIU's quoted
 /// lines are a few kilobytes.
 const MAX_STDERR: usize = 64 << 10;
 
-/// What a child did.
+/// The end of a child.
 pub(crate) struct Outcome {
     pub(crate) status: ExitStatus,
     /// The beginning of its stderr, if it was captured.
     pub(crate) stderr: String,
-    /// The caller sent a signal meanwhile.
+    /// Whether the caller sent a signal while the child ran.
     pub(crate) signalled: bool,
 }
 
-/// Which part of the child's surroundings is ours to take.
+/// What is taken over from the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// stderr stays the caller's: on restore it becomes the container's.
+    /// Nothing. stderr stays the caller's: on restore it becomes the container's.
     Stdio,
-    /// stderr is captured, and the runtime's orphans (CRIU, when the runtime is
-    /// killed) are waited for, so that what they leave can be judged.
+    /// stderr is captured, and the runtime's orphans (CRIU, if the runtime is killed)
+    /// are waited for, so that their results are complete.
     StderrAndOrphans,
 }
 
-/// Something that is asked while the child runs.
+/// A question of another process while the child runs.
 pub(crate) struct Question<'a> {
-    /// Readable when it is asked.
+    /// Readable when the question is asked.
     pub(crate) asked: BorrowedFd<'a>,
-    /// Answers it. Given false if the child ended without having asked, or may
-    /// have; what is returned then does not matter.
+    /// Answers it. Called with false if the child ended, possibly without a question;
+    /// the return value is then ignored.
     pub(crate) answer: &'a mut dyn FnMut(bool) -> Next,
 }
 
@@ -84,7 +83,7 @@ impl Signals {
     /// Blocks them in this thread and in every thread that it starts.
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// No descriptor is left.
     pub(crate) fn block() -> std::io::Result<Self> {
         let mut signals = SigSet::empty();
         FORWARDED.into_iter().for_each(|signal| signals.add(signal));
@@ -95,13 +94,13 @@ impl Signals {
 }
 
 impl AsFd for Signals {
-    /// Readable when a caller wants this program to end, or something else.
+    /// Readable when a signal is pending.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// Runs `command` to its end, and answers questions meanwhile.
+/// Runs `command` to its end, and answers questions while it runs.
 ///
 /// # Errors
 /// It can't be started or waited for.
@@ -121,8 +120,8 @@ pub(crate) fn run_and_answer(
     let stderr = child.stderr.take().map(|stderr| {
         thread::spawn(move || {
             let mut text = Vec::new();
-            // Read to the end even past the bound: a full pipe would stop the
-            // runtime. An error ends the text like an end of file does.
+            // Read to the end even past the limit: a full pipe would block the
+            // runtime. An error ends the text as an end of file does.
             let mut stderr = stderr;
             let _ = (&mut stderr).take(MAX_STDERR as u64).read_to_end(&mut text);
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
@@ -131,7 +130,7 @@ pub(crate) fn run_and_answer(
     });
     let mut signalled = false;
     let status = wait(&mut child, &signals.0, keep, &mut questions, &mut signalled);
-    // A process that still waits for an answer would be waited for below.
+    // CRIU may still wait for an answer, and it is waited for below.
     for question in questions {
         (question.answer)(false);
     }
@@ -188,18 +187,18 @@ fn wait(
             let signal = i32::try_from(info.ssi_signo)
                 .ok()
                 .and_then(|number| Signal::try_from(number).ok());
-            // A positive code is the kernel's own: the terminal's.
-            let heard = !own_group && info.ssi_code > libc::SI_USER;
-            if let Some(signal) = signal.filter(|_| !heard) {
-                // Not yet waited for, so the id can't be another's.
+            // A positive code is the kernel's, so the terminal sent it to the group.
+            let reached_child = !own_group && info.ssi_code > libc::SI_USER;
+            if let Some(signal) = signal.filter(|_| !reached_child) {
+                // The child was not reaped yet, so its PID is not reused.
                 kill(Pid::from_raw(pid), signal)?;
             }
         }
     }
 }
 
-/// Waits for processes that the child left to us: a CRIU whose runtime was
-/// killed finishes its dump or undoes it, and ends.
+/// Waits for the child's orphans: a CRIU whose runtime was killed finishes its dump or
+/// undoes it, and exits.
 fn reap_orphans() {
     while let Ok(_) | Err(Errno::EINTR) = waitpid(Pid::from_raw(-1), None) {}
 }
@@ -208,10 +207,10 @@ fn reap_orphans() {
 mod tests {
     use super::*;
 
-    // What captures stderr also waits for any child of the process, the other
-    // tests' among them; it is tested with the whole program in tests/.
+    // `StderrAndOrphans` waits for every child of this process, other tests' included,
+    // so it is tested with the whole program in tests/.
     #[test]
-    fn child_starts_with_no_signal_blocked() {
+    fn a_child_starts_with_no_signal_blocked() {
         let signals = Signals::block().expect("signals");
         let mut command = Command::new("/bin/sh");
         let script = "grep -q '^SigBlk:.*0000000000000000$' /proc/self/status && exit 3";

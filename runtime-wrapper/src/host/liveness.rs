@@ -1,8 +1,8 @@
-//! Is init still there shortly after a restore?
+//! Checks that init still runs shortly after a restore.
 //!
-//! CRIU reports success once the processes have been set going. One that can't
-//! go on (a missing CPU feature, a sleep that comes back interrupted) ends in its
-//! first moments, and the caller would be told of a running container.
+//! CRIU reports success once the processes run. A process that can't continue (a
+//! missing CPU feature, an interrupted sleep) exits within milliseconds, and without
+//! this check the caller would see a running container.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -16,14 +16,14 @@ use nix::sys::signal::Signal;
 use crate::host::procfs::Stat;
 use crate::host::sys;
 
-/// Watches a process for as long as `settle`; nothing if it lives, otherwise how
-/// it ended.
+/// Watches a process for the time `settle`. Returns how it ended, `None` if it still
+/// runs or exited with code 0.
 pub(crate) fn watch(pid: i32, settle: Duration) -> Option<String> {
-    let gone = || Some("it is gone".to_owned());
+    let unknown = || Some("its exit status is unknown".to_owned());
     let pidfd = match sys::pidfd_open(pid) {
         Ok(pidfd) => pidfd,
-        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return gone(),
-        // Out of descriptors, say: that is not the container's fault.
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return unknown(),
+        // An error here, such as too many descriptors, is not the container's.
         Err(_) => return None,
     };
     let timeout = PollTimeout::try_from(settle).unwrap_or(PollTimeout::MAX);
@@ -32,16 +32,16 @@ pub(crate) fn watch(pid: i32, settle: Duration) -> Option<String> {
         match poll(&mut ready, timeout) {
             Ok(0) => return None,
             Err(Errno::EINTR) => {}
-            // A kernel that can't poll this can't tell; CRIU's word stands.
+            // Without poll the check is impossible, and CRIU's success counts.
             Err(_) => return None,
             Ok(_) => break,
         }
     }
     match Stat::read(pid).and_then(|stat| stat.exit) {
-        // A job whose last step was short has simply done it.
+        // A job may simply have finished.
         Some(0) => None,
         Some(status) => Some(describe(status)),
-        None => gone(),
+        None => unknown(),
     }
 }
 
@@ -57,7 +57,7 @@ fn describe(status: i32) -> String {
     }
 }
 
-/// The process id that a runtime wrote into its `--pid-file`.
+/// The PID that a runtime wrote into its `--pid-file`.
 pub(crate) fn pid_of(file: &Path) -> Option<i32> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
@@ -68,12 +68,12 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn living_and_dead() {
+    fn running_and_killed_processes() {
         assert_eq!(
             watch(std::process::id().cast_signed(), Duration::ZERO),
             None
         );
-        // Its pipe never closes while we hold it, so it cannot end by itself.
+        // It does not end by itself while we hold its stdin open.
         let mut child = Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
@@ -86,11 +86,14 @@ mod tests {
             Some("killed by SIGKILL")
         );
         child.wait().expect("wait");
-        assert_eq!(watch(pid, Duration::ZERO).as_deref(), Some("it is gone"));
+        assert_eq!(
+            watch(pid, Duration::ZERO).as_deref(),
+            Some("its exit status is unknown")
+        );
     }
 
     #[test]
-    fn statuses() {
+    fn wait_statuses_are_described() {
         assert_eq!(describe(256), "exit code 1");
         assert_eq!(describe(11 | 0x80), "killed by SIGSEGV");
     }

@@ -1,18 +1,19 @@
-//! What /proc says about a process.
+//! Processes in /proc (proc(5)).
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::PathBuf;
 
-/// The parts of /proc/PID/stat that are asked for here (proc(5)).
+/// The used fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) name: String,
     pub(crate) state: char,
     pub(crate) parent: i32,
-    /// The process that made its session, which may have ended since.
+    /// The PID of its session's leader, which may have ended.
     pub(crate) session: i32,
     pub(crate) threads: u32,
-    /// Its wait status, once it is a zombie.
+    /// The wait status of a zombie.
     pub(crate) exit: Option<i32>,
 }
 
@@ -21,8 +22,8 @@ impl Stat {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name stands in parentheses and may hold any character, so what
-    /// follows is found from its last parenthesis.
+    /// The name is in parentheses and may contain any character, so the fields begin
+    /// after the last parenthesis.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (head, rest) = text.rsplit_once(')')?;
         let (_, name) = head.split_once('(')?;
@@ -45,7 +46,7 @@ impl Stat {
     }
 }
 
-/// What is known of those processes that are still there.
+/// The fields of the processes that still exist.
 pub(crate) fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
     processes
         .iter()
@@ -53,8 +54,8 @@ pub(crate) fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
         .collect()
 }
 
-/// Whether a process is init or one of its descendants. Every step goes to a
-/// parent among those that are known, and a loop is ended by the number of steps.
+/// Whether a process is init or one of its descendants. Parents are looked up in
+/// `stats`, and the number of steps is limited in case of a loop.
 pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
     let mut pid = pid;
     for _ in 0..=stats.len() {
@@ -69,8 +70,8 @@ pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool 
     false
 }
 
-/// When a process was started, in clock ticks since boot: with its PID, a name
-/// that no other process ever has.
+/// The start time of a process, in clock ticks since boot. With the PID it identifies
+/// a process even after the PID is reused.
 pub(crate) fn started(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
@@ -78,7 +79,7 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// A container's init process, to be recognized.
+/// A container's init process, identified by PID and start time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Init {
     pub(crate) pid: i32,
@@ -94,18 +95,40 @@ impl Init {
         }
     }
 
-    /// Whether it has ended, even if its PID is another process's by now.
+    /// Whether it has ended, even if another process has its PID now.
     pub(crate) fn has_ended(self) -> bool {
         let is_dead = Stat::read(self.pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
         is_dead || started(self.pid) != self.started
     }
 }
 
-/// What of a process's memory has no file, in bytes, in memory or swapped out: about
-/// what a dump takes of it.
+/// The bytes of a process's memory without a file, resident or swapped out: about the
+/// size of its dump.
 pub(crate) fn memory(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     memory_in(&status)
+}
+
+/// The container's root directory as a process sees it.
+pub(crate) fn root(pid: i32) -> PathBuf {
+    format!("/proc/{pid}/root").into()
+}
+
+/// A number in /proc/PID/status (proc_pid_status(5)).
+pub(crate) fn status_number(status: &str, field: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    value.trim().parse().ok()
+}
+
+/// The number of threads on this machine that run or wait for a core, without the
+/// calling one. /proc/loadavg is "0.20 0.18 0.12 1/80 11206" (proc_loadavg(5)).
+pub(crate) fn running_threads() -> Option<usize> {
+    running_in(&fs::read_to_string("/proc/loadavg").ok()?)
+}
+
+fn running_in(loadavg: &str) -> Option<usize> {
+    let (running, _) = loadavg.split(' ').nth(3)?.split_once('/')?;
+    running.parse::<usize>().ok()?.checked_sub(1)
 }
 
 fn memory_in(status: &str) -> Option<u64> {
@@ -113,7 +136,7 @@ fn memory_in(status: &str) -> Option<u64> {
         let value = status.lines().find_map(|line| line.strip_prefix(field))?;
         value.trim().strip_suffix("kB")?.trim().parse().ok()
     };
-    // Zombies have none of them (proc_pid_status(5)).
+    // A zombie has none of these fields (proc_pid_status(5)).
     let sum: Option<u64> = ["RssAnon:", "RssShmem:", "VmSwap:"]
         .into_iter()
         .map(kib)
@@ -122,17 +145,18 @@ fn memory_in(status: &str) -> Option<u64> {
     Some(sum?.saturating_add(huge).saturating_mul(1024))
 }
 
-/// How many more files a process may open. Where there are clearly more than
-/// `enough`, that is the answer, without a look at every open file.
+/// The number of files that a process may still open. Returns `enough`, without
+/// counting the open files, if clearly more are free.
 pub(crate) fn free_descriptors(pid: i32, enough: usize) -> Option<usize> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let Some(limit) = open_files(&limits)? else {
         return Some(enough);
     };
-    // The kernel's table grows when a number above its size is needed, so all
-    // numbers above are free.
-    if limit.saturating_sub(table_size(&status)?) >= enough {
+    // The kernel's table grows when a number above its size is needed, so all numbers
+    // above are free.
+    let table_size = usize::try_from(status_number(&status, "FDSize:")?).ok()?;
+    if limit.saturating_sub(table_size) >= enough {
         return Some(enough);
     }
     let used = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -143,7 +167,7 @@ pub(crate) fn free_descriptors(pid: i32, enough: usize) -> Option<usize> {
     Some(limit.saturating_sub(used))
 }
 
-/// The soft limit of open files in /proc/PID/limits; none within if there is none.
+/// The soft limit of open files in /proc/PID/limits; `Some(None)` if it is unlimited.
 fn open_files(limits: &str) -> Option<Option<usize>> {
     let line = limits
         .lines()
@@ -154,19 +178,12 @@ fn open_files(limits: &str) -> Option<Option<usize>> {
     }
 }
 
-fn table_size(status: &str) -> Option<usize> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("FDSize:"))?;
-    line.trim().parse().ok()
-}
-
-/// Inode of a process' network namespace.
+/// The inode of a process's network namespace.
 pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
     namespace_inode(pid, "net")
 }
 
-/// Inode of one of a process' namespaces, by which the kernel identifies it.
+/// The inode of a process's namespace, by which the kernel identifies it.
 pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
@@ -178,7 +195,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_may_hold_anything() {
+    fn names_may_contain_parentheses() {
         let stat = Stat::parse("42 (a) R 1 (x)) S 7 42 42 0 -1 0 0").expect("valid");
         assert_eq!(
             (stat.name.as_str(), stat.state, stat.parent),
@@ -213,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn session_and_threads() {
+    fn session_and_threads_are_read() {
         let text = "9 (x) S 7 8 6 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 99 0";
         let stat = Stat::parse(text).expect("valid");
         assert_eq!((stat.parent, stat.session, stat.threads), (7, 6, 3));
@@ -226,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_without_a_file() {
+    fn memory_without_a_file_is_summed() {
         let status =
             "Name:\tx\nRssAnon:\t     100 kB\nRssFile:\t7 kB\nRssShmem:\t 20 kB\nVmSwap:\t 3 kB\n";
         assert_eq!(memory_in(status), Some(123 << 10));
@@ -245,7 +262,9 @@ mod tests {
         assert_eq!(open_files(&text("64")), Some(Some(64)));
         assert_eq!(open_files(&text("unlimited")), Some(None));
         assert_eq!(open_files("Max locked memory 8 8 bytes\n"), None);
-        assert_eq!(table_size("Name:\tx\nFDSize:\t256\n"), Some(256));
+        let status = "Name:\tx\nFDSize:\t256\n";
+        assert_eq!(status_number(status, "FDSize:"), Some(256));
+        assert_eq!(status_number(status, "TracerPid:"), None);
         let own = std::process::id().cast_signed();
         assert_eq!(free_descriptors(own, 4), Some(4));
         let few = free_descriptors(own, usize::MAX).expect("readable");
@@ -253,12 +272,27 @@ mod tests {
     }
 
     #[test]
-    fn ourselves() {
+    fn this_process_has_its_parent() {
         let stat = Stat::read(std::process::id().cast_signed()).expect("alive");
         assert_eq!(
             stat.parent,
             std::os::unix::process::parent_id().cast_signed()
         );
+    }
+
+    #[test]
+    fn running_threads_are_counted_without_the_caller() {
+        assert_eq!(running_in("0.20 0.18 0.12 1/80 11206\n"), Some(0));
+        assert_eq!(running_in("16.1 1.0 0.1 18/940 5\n"), Some(17));
+        for text in [
+            "",
+            "0.20 0.18 0.12",
+            "0 0 0 0/1 5",
+            "0 0 0 x/1 5",
+            "0 0 0 1 5",
+        ] {
+            assert_eq!(running_in(text), None, "{text:?}");
+        }
     }
 
     proptest! {
@@ -267,7 +301,8 @@ mod tests {
             let _ = Stat::parse(&text);
             let _ = memory_in(&text);
             let _ = open_files(&text);
-            let _ = table_size(&text);
+            let _ = status_number(&text, "FDSize:");
+            let _ = running_in(&text);
         }
     }
 }

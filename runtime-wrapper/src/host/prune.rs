@@ -1,9 +1,9 @@
-//! Directories of which the newest files are kept.
+//! Limits the number of files in a directory.
 
 use std::path::Path;
 use std::{fs, io};
 
-/// Removes all but the newest of those files whose names are ours.
+/// Removes all but the newest `keep` of the files that `is_ours` accepts by name.
 pub(crate) fn prune(dir: &Path, keep: usize, is_ours: impl Fn(&str) -> bool) -> io::Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -31,7 +31,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn the_oldest_go() {
+    fn the_oldest_files_are_removed() {
         let dir = tempfile::tempdir().expect("tempdir");
         for number in 0..5u64 {
             let file = File::create(dir.path().join(number.to_string())).expect("a file");

@@ -1,4 +1,4 @@
-//! The few calls that neither the standard library nor `nix` offers safely.
+//! The few system calls that neither the standard library nor `nix` offers safely.
 
 use std::ffi::CStr;
 use std::io;
@@ -16,13 +16,12 @@ use nix::sys::signal::SigSet;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Makes a child start with no signal blocked and die with this process.
+/// Makes a child start with no signal blocked and be killed when this process ends.
 ///
-/// Both are inherited through exec, and both must be right in the wrapped
-/// runtime: we block signals to forward them, and a runtime that outlived a
-/// killed wrapper could end the container after its caller was told of failure.
-/// CRIU itself is not killed: it notices that the runtime is gone, undoes what
-/// it did and lets the container run on.
+/// exec keeps both, and the wrapped runtime needs both: we block signals to forward
+/// them, and a runtime that outlives a killed wrapper could end the container after
+/// the caller saw a failure. CRIU itself is not killed: it notices that the runtime
+/// has ended, undoes what it did and resumes the container.
 pub(crate) fn tie_to_parent(command: &mut Command) {
     die_with_parent(command);
     // SAFETY: between fork and exec the closure makes only an async-signal-safe
@@ -30,9 +29,9 @@ pub(crate) fn tie_to_parent(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
 }
 
-/// Gives a child a mount namespace of its own: it sees what is mounted and
-/// unmounted here, and what it mounts and unmounts itself stays there.
-pub(crate) fn set_mounts_apart(command: &mut Command) {
+/// Gives a child a slave mount namespace: mounts and unmounts of this one reach it,
+/// and its own mounts and unmounts stay in it.
+pub(crate) fn unshare_mounts(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes only system calls (unshare,
     // mount) with arguments that exist already, and allocates nothing.
     unsafe {
@@ -46,15 +45,15 @@ pub(crate) fn set_mounts_apart(command: &mut Command) {
     }
 }
 
-/// A descriptor that the caller of this program left open for it, as one of our
-/// own. Programs that we run don't get it, but for the standard ones.
+/// Duplicates a descriptor that this program inherited, and makes the inherited one
+/// close-on-exec unless it is a standard one.
 pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: used for two calls that fail on a number that is no descriptor,
     // and nothing else closes descriptors meanwhile.
-    let theirs = unsafe { BorrowedFd::borrow_raw(number) };
-    let ours = theirs.try_clone_to_owned()?;
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    let ours = inherited.try_clone_to_owned()?;
     if number > libc::STDERR_FILENO {
-        fcntl(theirs, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        fcntl(inherited, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     Ok(ours)
 }
@@ -80,11 +79,11 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just returned this descriptor and nobody else has it.
+    // SAFETY: the kernel just returned this descriptor, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Kills the process of such a descriptor.
+/// Kills the process of a pidfd.
 pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
@@ -103,22 +102,21 @@ pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Forks, but for the descriptor table, which both go on to share: what one of
-/// them opens or closes is open or closed in the other. The child's PID, and
-/// nothing in the child.
+/// Forks with a shared descriptor table: what one process opens or closes is open or
+/// closed in the other. Returns the child's PID, and `None` in the child.
 ///
 /// # Errors
-/// No process is left; or this one has more than one thread, and the child, with
-/// only one of them, might wait for ever for what another had locked.
+/// No process can be made, or this process has more than one thread. The child has
+/// one thread only and could wait for ever for a lock that another held.
 pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("more than one thread"));
     }
     let flags = libc::CLONE_FILES | libc::SIGCHLD;
     // SAFETY: without CLONE_VM the child has memory of its own, and without a
-    // stack given it goes on with a copy of this one, as after fork. There is no
-    // other thread whose locks it could have copied. The four arguments that
-    // are not used are null, whatever their order on this architecture.
+    // given stack it continues on a copy of this one, as after fork. There is no
+    // other thread whose locks it could have copied. The four unused arguments are
+    // null, so their order, which differs between architectures, does not matter.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match i32::try_from(pid) {
         Ok(0) => Ok(None),
@@ -127,8 +125,8 @@ pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
     }
 }
 
-/// Shows this process under another name of the same length: in `comm`, and in
-/// its command line, whose first word the name replaces.
+/// Replaces this process's `comm` and, by a name of the same length, the first
+/// word of its command line.
 pub(crate) fn rename(name: &CStr) {
     let _ = prctl::set_name(name);
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -141,9 +139,8 @@ pub(crate) fn rename(name: &CStr) {
         .next()
         .is_some_and(|first| first.len() == name.count_bytes());
     if let Some(start) = start.filter(|start| *start != 0 && as_long) {
-        // SAFETY: the kernel put the first argument there, in memory of this
-        // process that may be written to; it is exactly as long, and nothing
-        // holds a reference to it.
+        // SAFETY: the kernel put the first argument there, in writable memory of
+        // this process; it is exactly as long, and nothing holds a reference to it.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 name.as_ptr().cast::<u8>(),
@@ -154,28 +151,28 @@ pub(crate) fn rename(name: &CStr) {
     }
 }
 
-/// Closes every descriptor but the standard ones. To be called before anything of
+/// Closes every descriptor but the standard ones. To be called before any value of
 /// this process owns one.
 pub(crate) fn close_all_but_standard() -> io::Result<()> {
     // SAFETY: close_range takes three numbers, and nothing owns what it closes.
     if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) } == 0 {
         return Ok(());
     }
-    // Before Linux 5.9. Listed first: the listing has a descriptor of its own,
-    // which is closed by then.
+    // Before Linux 5.9. All names are read first, since the listing has a descriptor
+    // of its own, which is closed after it.
     let listed: Vec<_> = std::fs::read_dir("/proc/self/fd")?.collect();
     for entry in listed {
         let number = entry?.file_name().to_str().and_then(|n| n.parse().ok());
         if let Some(number) = number.filter(|number: &i32| *number > libc::STDERR_FILENO) {
-            // SAFETY: nothing owns it; closing what is closed is an error only.
+            // SAFETY: nothing owns it, and closing a closed one is only an error.
             let _ = unsafe { libc::close(number) };
         }
     }
     Ok(())
 }
 
-/// Makes a child outlive this process and know nothing of it: a session of its
-/// own, and no signal blocked.
+/// Makes a child start in a session of its own with no signal blocked, so that it
+/// outlives this process.
 pub(crate) fn set_apart(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes only async-signal-safe
     // system calls (setsid, sigprocmask) and allocates nothing.
@@ -188,8 +185,8 @@ pub(crate) fn set_apart(command: &mut Command) {
     }
 }
 
-/// Turns the loopback interface of this thread's network namespace on, given
-/// any socket in it.
+/// Turns on the loopback interface of this thread's network namespace, through any
+/// socket in it.
 pub(crate) fn loopback_up(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     // SAFETY: ifreq is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

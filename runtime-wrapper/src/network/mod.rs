@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! netns         a network namespace for a bundle that has none
-//! tcp           which connections of the checkpoint are kept
-//! network_lock  their segments, dropped until both ends exist
+//! tcp           whether the checkpoint's TCP connections are kept or closed
+//! network_lock  drops the connections' segments until they are restored
 //! ```
 
 pub(crate) mod netns;

@@ -1,15 +1,14 @@
-//! A network namespace for a container that brings none.
+//! Makes a network namespace for a container whose bundle names none.
 //!
-//! A namespace lives as long as something refers to it. During a restore that is
-//! a thread of ours ([`Netns`]), so nothing is mounted, and if we are killed
-//! nothing is left: the path /proc/PID/task/TID/ns/net leads to the namespace
-//! while the thread waits, and by the time it ends the restored container holds
-//! the namespace itself.
+//! A namespace exists as long as a process or mount refers to it. During a restore a
+//! thread of ours refers to it ([`Netns`]), so no mount is left if we are killed. The
+//! path /proc/PID/task/TID/ns/net names the namespace while the thread waits, and the
+//! restored container holds the namespace before the thread ends.
 //!
-//! An engine that sets the network up between a task's creation and its start
-//! needs the namespace before there is a restore: Docker does so since version
-//! 28, through /proc/PID/ns/net of the created task. For such a task the shim
-//! runs this program to do nothing but [`hold`] one.
+//! An engine that sets the network up between a task's creation and its start needs
+//! the namespace before the restore: Docker does so since version 28, through
+//! /proc/PID/ns/net of the created task. For such a task the shim runs this program to
+//! [`hold`] one.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,23 +24,23 @@ use nix::unistd::{getpid, gettid};
 
 use crate::host::sys;
 
-/// Why there is no namespace.
+/// Why a namespace can't be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot make a network namespace: {0}; it needs CAP_SYS_ADMIN")]
     Unshare(io::Error),
     #[error("cannot turn on the loopback interface of the new network namespace: {0}")]
     Loopback(io::Error),
-    #[error("cannot say that the network namespace is ready: {0}")]
-    Tell(io::Error),
+    #[error("cannot report that the network namespace is ready: {0}")]
+    Report(io::Error),
 }
 
-/// Moves this process into a fresh network namespace with loopback on, prepares
-/// that, says so by a line on stdout, and stays until stdin ends: it does when
-/// whoever started us wants it or dies. What was prepared is dropped then.
+/// Moves this process into a new network namespace with loopback on, calls `prepare`,
+/// writes `ready` to stdout, and waits until the caller closes stdin or ends. Then it
+/// drops the result of `prepare`.
 ///
 /// # Errors
-/// The namespace can't be made, or nobody is there to be told.
+/// The namespace can't be made, or stdout is closed.
 pub(crate) fn hold<T>(prepare: impl FnOnce(&Path) -> T) -> Result<ExitCode, Error> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Unshare(errno.into()))?;
     loopback_up().map_err(Error::Loopback)?;
@@ -49,14 +48,14 @@ pub(crate) fn hold<T>(prepare: impl FnOnce(&Path) -> T) -> Result<ExitCode, Erro
     let mut out = io::stdout().lock();
     out.write_all(b"ready\n")
         .and_then(|()| out.flush())
-        .map_err(Error::Tell)?;
-    // Nobody sends anything; an error is an end, too.
+        .map_err(Error::Report)?;
+    // The caller writes nothing; an error counts as the end of stdin.
     let _ = io::stdin().lock().read(&mut [0]);
     drop(prepared);
     Ok(ExitCode::SUCCESS)
 }
 
-/// A fresh network namespace with loopback on, held until dropped.
+/// A new network namespace with loopback on, held until dropped.
 #[derive(Debug)]
 pub(crate) struct Netns {
     path: PathBuf,
@@ -66,19 +65,19 @@ pub(crate) struct Netns {
 
 impl Netns {
     pub(crate) fn create() -> Result<Self, Error> {
-        let (tell, told) = mpsc::channel();
-        let (release, wait) = mpsc::channel::<()>();
+        let (made, result) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
         let holder = thread::spawn(move || {
-            let made = unshare(CloneFlags::CLONE_NEWNET)
+            let path = unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| Error::Unshare(errno.into()))
                 .and_then(|()| loopback_up().map_err(Error::Loopback))
                 .map(|()| format!("/proc/{}/task/{}/ns/net", getpid(), gettid()));
-            // Nobody listens only if our creator is gone, and then so are we.
-            let _ = tell.send(made);
-            // Ends with an error when the sender is dropped: the signal to go.
-            let _ = wait.recv();
+            // The receiver waits for this message.
+            let _ = made.send(path);
+            // Returns an error when the sender is dropped.
+            let _ = released.recv();
         });
-        let path = told
+        let path = result
             .recv()
             .unwrap_or_else(|_| Err(Error::Unshare(io::ErrorKind::Other.into())))?;
         Ok(Self {
@@ -97,7 +96,7 @@ impl Drop for Netns {
     fn drop(&mut self) {
         self.release.take();
         if let Some(holder) = self.holder.take() {
-            // A holder that panicked is gone as well.
+            // A thread that panicked has ended, too.
             let _ = holder.join();
         }
     }
@@ -121,22 +120,22 @@ pub(crate) fn addresses(netns: &Path) -> io::Result<Vec<IpAddr>> {
     })
 }
 
-/// Does something in a network namespace, on a thread that enters it and ends.
+/// Calls `operation` in a network namespace, on a thread of its own.
 pub(crate) fn within<T: Send + 'static>(
     netns: &Path,
-    what: impl FnOnce() -> io::Result<T> + Send + 'static,
+    operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let file = File::open(netns)?;
     thread::spawn(move || {
         setns(file, CloneFlags::CLONE_NEWNET)?;
-        what()
+        operation()
     })
     .join()
     .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
 fn loopback_up() -> io::Result<()> {
-    // Any socket of the namespace will do; binding to port 0 of the wildcard
+    // Any socket of the namespace can be used; binding to port 0 of the wildcard
     // needs no interface.
     sys::loopback_up(&UdpSocket::bind("0.0.0.0:0")?)
 }
@@ -147,7 +146,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn namespace_is_another_and_goes_with_its_holder() {
+    fn a_namespace_is_new_and_ends_with_its_holder() {
         let netns = match Netns::create() {
             Ok(netns) => netns,
             Err(Error::Unshare(error)) if error.raw_os_error() == Some(1) => return,
@@ -155,7 +154,7 @@ mod tests {
         };
         let ours = std::fs::metadata("/proc/self/ns/net").expect("ours").ino();
         let path = netns.path().to_owned();
-        assert_ne!(std::fs::metadata(&path).expect("theirs").ino(), ours);
+        assert_ne!(std::fs::metadata(&path).expect("new").ino(), ours);
         drop(netns);
         assert!(!path.exists());
     }

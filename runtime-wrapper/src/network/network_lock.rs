@@ -1,26 +1,26 @@
-//! Keeping restored connections and their peers apart until both ends are there.
+//! Drops the segments of restored connections until the restore has ended.
 //!
-//! A peer repeats what nobody acknowledges, at times of its own. In a network
-//! namespace that has the address again and the connection not yet, the kernel
-//! answers with a reset, and the connection is dead; while CRIU fills its queues,
-//! a segment would be counted twice. CRIU locks the network itself only when it
-//! takes the checkpoint: a namespace that it is given for the restore has none
-//! of its rules (criu/cr-restore.c, `network_lock_internal` with an empty
-//! namespace alone). So segments to the connections are dropped, from before the
-//! namespace has its addresses until the runtime's restore has ended.
+//! A peer retransmits unacknowledged segments at any time. If the network namespace
+//! already has the address but not the connection, the kernel answers with a reset,
+//! which ends the connection. While CRIU fills the connection's queues, a segment would
+//! be counted twice. CRIU locks the network only for the checkpoint: a namespace that
+//! it is given for the restore has none of its rules (criu/cr-restore.c,
+//! `network_lock_internal` with an empty namespace alone). So segments to the
+//! connections are dropped, from before the namespace has its addresses until the
+//! runtime's restore has ended.
 //!
-//! Nor must the container speak first. When CRIU hands a connection over to the
-//! kernel, the kernel sends its peer a window probe, an acknowledgement without
-//! data (`tcp_send_window_probe`, by TCP_REPAIR_OFF). Where addresses are
-//! translated on the way, the translation was often forgotten with the old
-//! container (Docker deletes it): the probe reaches the peer untranslated, the
-//! peer knows of no such connection and answers with a reset. Once the peer
-//! speaks first, translation begins anew and the connection goes on. CRIU's own
-//! lock would not help: it ends before. So these connections' probes are dropped
-//! as well, and no more bytes than they have.
+//! The container must not send the first segment either. When CRIU hands a connection
+//! over to the kernel, the kernel sends the peer a window probe, an acknowledgement
+//! without data (`tcp_send_window_probe`, by TCP_REPAIR_OFF). If addresses are
+//! translated on the way, the translation was often deleted with the old container
+//! (Docker does so). The probe then reaches the peer untranslated, and the peer answers
+//! with a reset, since it has no such connection. If the peer sends first, the
+//! translation is made anew and the connection continues. CRIU's own lock would not
+//! help, because it ends before. So the connections' probes are dropped, too, limited to
+//! the probes' number of bytes.
 //!
-//! If we are killed the rules stay, and concern only these connections of a
-//! container whose restore nobody heard of.
+//! If we are killed the rules remain. They affect only the connections of this
+//! container, whose restore has failed then.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -32,7 +32,7 @@ use cedana_checkpoint::images::Inet;
 
 use crate::network::netns::within;
 
-/// Locks connections until it is dropped.
+/// The lock of connections, until it is dropped.
 pub(crate) struct NetworkLock {
     netns: PathBuf,
     rules: Vec<(Family, Vec<String>)>,
@@ -45,10 +45,10 @@ enum Family {
 }
 
 impl NetworkLock {
-    /// Locks connections that are about to be restored in a network namespace.
+    /// Locks connections before they are restored in a network namespace.
     ///
     /// # Errors
-    /// iptables is missing or refuses: connections may be lost.
+    /// iptables is missing or fails: connections may be lost.
     pub(crate) fn begin(netns: &Path, connections: &[Inet]) -> io::Result<Self> {
         let mut lock = Self {
             netns: netns.to_owned(),
@@ -73,7 +73,7 @@ impl NetworkLock {
 impl Drop for NetworkLock {
     fn drop(&mut self) {
         for (family, rules) in &self.rules {
-            // With a namespace that has gone, they have, too.
+            // An error means that the namespace, with its rules, was removed.
             let _ = family.apply(&self.netns, "-D", rules);
         }
     }
@@ -101,7 +101,7 @@ impl Family {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()?;
-            // One that ends early says why itself.
+            // If it ends early, its stderr has the reason.
             let _ = child
                 .stdin
                 .take()
@@ -119,16 +119,16 @@ impl Family {
     }
 }
 
-/// The addresses on the wire: of IPv4 in IPv6 (RFC 4291, 2.5.5.2) the former's.
+/// The address on the wire: IPv4 for an IPv4-mapped address (RFC 4291, 2.5.5.2).
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The rules for one connection. What comes over loopback stays free: CRIU sends
-/// half-closed connections their peer's last segment itself (soccr, `send_fin`).
+/// The rules for one connection. Loopback is exempt, because CRIU itself sends the
+/// peer's last segment to half-closed connections (soccr, `send_fin`).
 fn rules(own: SocketAddr, peer: SocketAddr) -> [String; 2] {
     let header = if own.is_ipv4() { 20 } else { 40 };
-    // With the longest options that such a segment has, a timestamp.
+    // Including the longest options of such a segment, a timestamp.
     let probe = header + 20 + 12;
     // The kernel may send a second one.
     let quota = 2 * probe;
@@ -161,23 +161,23 @@ mod tests {
 
     #[test]
     fn rules_name_one_connection_and_a_probe() {
-        let [arriving, leaving] = rules(address("10.0.0.2:80"), address("10.0.0.9:5000"));
+        let [incoming, outgoing] = rules(address("10.0.0.2:80"), address("10.0.0.9:5000"));
         assert_eq!(
-            arriving,
+            incoming,
             "INPUT ! -i lo -p tcp -s 10.0.0.9 --sport 5000 -d 10.0.0.2 --dport 80 -j DROP"
         );
         assert!(
-            leaving.contains("-s 10.0.0.2 --sport 80 -d 10.0.0.9 --dport 5000 "),
-            "{leaving}"
+            outgoing.contains("-s 10.0.0.2 --sport 80 -d 10.0.0.9 --dport 5000 "),
+            "{outgoing}"
         );
-        assert!(leaving.contains("--length 0:52 "), "{leaving}");
-        assert!(leaving.contains("--quota 104 "), "{leaving}");
+        assert!(outgoing.contains("--length 0:52 "), "{outgoing}");
+        assert!(outgoing.contains("--quota 104 "), "{outgoing}");
     }
 
     #[test]
     fn ipv6_has_longer_headers_and_mapped_addresses_are_ipv4() {
-        let [_, leaving] = rules(address("[fd00::2]:80"), address("[fd00::9]:5000"));
-        assert!(leaving.contains("--length 0:72 "), "{leaving}");
+        let [_, outgoing] = rules(address("[fd00::2]:80"), address("[fd00::9]:5000"));
+        assert!(outgoing.contains("--length 0:72 "), "{outgoing}");
         let mapped = canonical(address("[::ffff:10.0.0.2]:80"));
         assert_eq!(mapped, address("10.0.0.2:80"));
     }

@@ -1,15 +1,14 @@
-//! What becomes of the TCP connections in a checkpoint.
+//! Decides whether a checkpoint's TCP connections are kept or closed.
 //!
-//! A connection can only come back where its own address is. CRIU fails where
-//! one is missing, and an engine may well have given the container another:
-//! closing them is then what a client expects of a server that has moved. So the
-//! checkpoint's sockets are compared with the addresses of the network that it
-//! is restored into.
+//! A connection can only be restored in a network that has its own address. CRIU fails
+//! if an address is missing, and an engine may have given the container another one.
+//! The connections are then closed, as a client expects of a server that has moved. So
+//! the checkpoint's sockets are compared with the addresses of the network that it is
+//! restored into.
 //!
-//! Docker up to 26 sets the network up from a hook that runs in the middle of
-//! the restore, when CRIU has made the namespaces and no socket yet. Nothing can
-//! be compared before, so keeping is tried, and closing if CRIU misses an
-//! address.
+//! Docker up to 26 sets the network up in a hook in the middle of the restore, when
+//! CRIU has made the namespaces but no sockets. The addresses are unknown before, so a
+//! restore first keeps the connections, and closes them if CRIU misses an address.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -17,29 +16,30 @@ use std::path::Path;
 use cedana_checkpoint::images::{self, Inet, Protocol, SocketKind, TcpState};
 use cedana_config::Tcp;
 
+use crate::network::netns;
+
 /// How connections are restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Connections {
-    /// As they are.
     Keep,
-    /// As they are if all their addresses turn out to be there.
+    /// Kept if CRIU finds all their addresses, else closed.
     Try,
-    /// Closed: the application reads their end.
+    /// The application reads EOF.
     Close,
 }
 
-/// Where the container is restored into, as far as it is known.
+/// The network that the container is restored into.
 pub(crate) enum Target<'a> {
-    /// This network namespace, set up.
+    /// This network namespace, with its addresses.
     Namespace(&'a Path),
-    /// One that is set up in the middle of the restore.
+    /// A namespace that is set up in the middle of the restore.
     Later,
-    /// One that CRIU makes anew. It holds loopback alone, which is down until the
-    /// restore is done, so CRIU can't connect anything ("Network is unreachable").
+    /// A namespace that CRIU makes. It has only loopback, which is down until the
+    /// restore is done, so CRIU can't connect sockets ("Network is unreachable").
     Empty,
 }
 
-/// A checkpoint whose connections must not be restored.
+/// Why a checkpoint's connections can't be handled.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -52,7 +52,7 @@ pub(crate) enum Error {
     Refused { count: usize, example: String },
 }
 
-/// Decides for a checkpoint with these [`connections`].
+/// Decides about a checkpoint with these [`connections`].
 pub(crate) fn decide(
     setting: Tcp,
     connections: &[Inet],
@@ -69,15 +69,15 @@ pub(crate) fn decide(
             example: describe(first),
         }),
         (Tcp::Auto, Target::Later) => Ok(Connections::Try),
-        (Tcp::Auto, Target::Namespace(netns)) => {
-            let there = crate::network::netns::addresses(netns).map_err(Error::Addresses)?;
-            Ok(choose(connections, &there))
+        (Tcp::Auto, Target::Namespace(netns_path)) => {
+            let available = netns::addresses(netns_path).map_err(Error::Addresses)?;
+            Ok(choose(connections, &available))
         }
     }
 }
 
-/// The connections in a checkpoint that CRIU restores: those with a peer, listening and closed
-/// sockets having none (criu/include/sk-inet.h, `tcp_connection`).
+/// The connections in a checkpoint that CRIU restores: those with a peer, which listening
+/// and closed sockets don't have (criu/include/sk-inet.h, `tcp_connection`).
 pub(crate) fn connections(images: &Path) -> Result<Vec<Inet>, Error> {
     let sockets = images::sockets(images)?;
     Ok(sockets
@@ -94,12 +94,15 @@ pub(crate) fn connections(images: &Path) -> Result<Vec<Inet>, Error> {
         .collect())
 }
 
-fn choose(connections: &[Inet], there: &[IpAddr]) -> Connections {
-    let is_there = |inet: &Inet| {
+fn choose(connections: &[Inet], available: &[IpAddr]) -> Connections {
+    let is_available = |inet: &Inet| {
         let own = inet.source.ip().to_canonical();
-        own.is_loopback() || there.iter().any(|address| address.to_canonical() == own)
+        own.is_loopback()
+            || available
+                .iter()
+                .any(|address| address.to_canonical() == own)
     };
-    if connections.iter().all(is_there) {
+    if connections.iter().all(is_available) {
         Connections::Keep
     } else {
         Connections::Close
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_connected_in_an_empty_network() {
+    fn connections_are_closed_in_an_empty_network() {
         let local = [inet("127.0.0.1:80")];
         let decided = |setting| decide(setting, &local, &Target::Empty).expect("decided");
         assert_eq!(decided(Tcp::Auto), Connections::Close);
@@ -138,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn kept_where_every_address_is_there() {
-        let there = ["172.17.0.2", "fd00::2"].map(|ip| ip.parse().expect("address"));
+    fn connections_are_kept_if_every_address_is_available() {
+        let available = ["172.17.0.2", "fd00::2"].map(|ip| ip.parse().expect("address"));
         let choose = |sources: &[&str]| {
             let all: Vec<_> = sources.iter().map(|source| inet(source)).collect();
-            super::choose(&all, &there)
+            super::choose(&all, &available)
         };
         assert_eq!(choose(&[]), Connections::Keep);
         assert_eq!(choose(&["172.17.0.2:80"]), Connections::Keep);

@@ -1,16 +1,19 @@
-//! The wrapped runtime: which program it is.
+//! The wrapped runtime's program.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, umount2};
 
-/// Why there is no runtime to wrap.
+use crate::cli::ContainerId;
+use crate::host::search_path;
+
+/// Why no runtime can be wrapped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("settings: {0}")]
@@ -23,7 +26,7 @@ pub(crate) enum Error {
     Itself { program: PathBuf },
 }
 
-/// A runtime that exists and is not ourselves.
+/// An existing runtime other than this program.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     pub(crate) program: PathBuf,
@@ -36,7 +39,7 @@ impl Runtime {
             name.to_owned()
         } else {
             let path = env::var_os("PATH").unwrap_or_default();
-            in_path(name, &path).ok_or_else(|| Error::NotInPath {
+            search_path::find(name, &path).ok_or_else(|| Error::NotInPath {
                 name: name.to_owned(),
                 path: path.to_string_lossy().into_owned(),
             })?
@@ -46,8 +49,8 @@ impl Runtime {
             source,
         };
         let found = fs::metadata(&program).map_err(unusable)?;
-        // Resolved, so that neither a link nor a second name in PATH makes us
-        // start ourselves for ever; by name too, for a copy of ourselves.
+        // Compared by file, since a link or a second name in PATH would make us start
+        // ourselves for ever; and by name, for a copy of this program.
         let ours = fs::metadata("/proc/self/exe").map_err(unusable)?;
         let same_file = (found.dev(), found.ino()) == (ours.dev(), ours.ino());
         let target = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
@@ -57,8 +60,8 @@ impl Runtime {
         Ok(Self { program })
     }
 
-    /// Whether this is crun, by its name or, under any other than the usual two,
-    /// by what it says of itself.
+    /// Whether this is crun: by its name, or by its `--version` if it is called
+    /// neither crun nor runc.
     pub(crate) fn is_crun(&self) -> bool {
         match self.program.file_name().and_then(OsStr::to_str) {
             Some("crun") => true,
@@ -67,7 +70,7 @@ impl Runtime {
         }
     }
 
-    /// What `--version` prints; nothing if it can't be run.
+    /// The output of `--version`, empty if it can't be run.
     pub(crate) fn version(&self) -> String {
         Command::new(&self.program)
             .arg("--version")
@@ -86,22 +89,13 @@ impl Runtime {
 }
 
 /// Unmounts the container's root that a killed restore can leave in the runtime's
-/// state (`criu-root`; runc 1.1 to 1.4, `restore`): runc's delete would remove it
-/// with everything in it.
-pub(crate) fn unmount_left_root(root: Option<&Path>, id: &OsStr) {
+/// state (`criu-root`; runc 1.1 to 1.4, `restore`), because runc's delete would
+/// remove all files in it.
+pub(crate) fn unmount_leftover_root(root: Option<&Path>, id: &ContainerId) {
     let root = root.unwrap_or(Path::new("/run/runc"));
     let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
-    // An error says that it is not there or no mount point, as it should be.
+    // An error means that it does not exist or is no mount point, as it should be.
     let _ = umount2(&root.join(id).join("criu-root"), flags);
-}
-
-fn in_path(name: &Path, path: &OsStr) -> Option<PathBuf> {
-    env::split_paths(path)
-        .map(|dir| dir.join(name))
-        .find(|candidate| {
-            fs::metadata(candidate)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
 }
 
 #[cfg(test)]
@@ -109,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_itself() {
+    fn itself_is_refused() {
         let ourselves = env::current_exe().expect("a test has a path");
         assert!(matches!(
             Runtime::find(&ourselves),

@@ -1,11 +1,13 @@
-//! What the caller reads.
+//! The output for the caller.
 //!
 //! ```text
-//! report    errors and warnings: stderr and the runtime's log
-//! progress  how far a checkpoint is
-//! units     sizes and times as text
+//! report     errors and warnings: stderr and the runtime's log
+//! progress   the progress of a checkpoint
+//! units      sizes and durations as text
+//! timestamp  times as text
 //! ```
 
 pub(crate) mod progress;
 pub(crate) mod report;
+pub(crate) mod timestamp;
 pub(crate) mod units;

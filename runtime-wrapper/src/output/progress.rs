@@ -1,12 +1,12 @@
-//! How far a checkpoint is: a line on a terminal, and JSON lines for a program.
+//! The progress of a checkpoint: a line on a terminal, and JSON lines for a program.
 //!
-//! The engine's threads tell it ([`Progress::observer`]) and must not be held
-//! up: a terminal that was stopped, or a reader that doesn't read, is looked at
-//! before each write and passed over. Lines are whole and short, so a pipe takes
-//! one or none of it.
+//! The engine's threads report it ([`Progress::observer`]) and must not be blocked by
+//! a stopped terminal or by a reader that does not read. So the descriptor is polled
+//! before each write, and the line is skipped if the write would block. Lines are
+//! short, so a pipe takes a whole line or none of it.
 //!
-//! The terminal's line is on stderr, is written over by the next, and is wiped
-//! when the checkpoint is done, before anything else is said there.
+//! The terminal's line is on stderr, is overwritten by the next, and is erased when
+//! the checkpoint is done, before any other output there.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -21,10 +21,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::host::sys;
 use crate::output::units::bytes;
 
-/// How often a line is written. More than an eye can follow is of no use.
+/// The shortest time between two lines: people can't read faster.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A descriptor that can't be written to.
+/// A `--progress-fd` that can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("--progress-fd {fd} is not open for us to write to: {source}")]
 pub(crate) struct BadDescriptor {
@@ -32,19 +32,19 @@ pub(crate) struct BadDescriptor {
     source: io::Error,
 }
 
-/// Shows how far a checkpoint is, until it is dropped.
-pub(crate) struct Progress(Arc<Mutex<Shown>>);
+/// Shows the progress of a checkpoint until it is dropped.
+pub(crate) struct Progress(Arc<Mutex<Display>>);
 
-struct Shown {
+struct Display {
     begin: Instant,
     last: Option<(Instant, progress::Progress)>,
     terminal: Option<io::Stderr>,
-    /// What `--progress-fd` named.
+    /// The file of `--progress-fd`.
     program: Option<File>,
 }
 
 impl Progress {
-    /// Finds out who wants to know.
+    /// Shows it on stderr if that is a terminal, and on `--progress-fd` if given.
     ///
     /// # Errors
     /// `--progress-fd` names no open descriptor.
@@ -62,7 +62,7 @@ impl Progress {
     }
 
     fn to(terminal: Option<io::Stderr>, program: Option<File>) -> Self {
-        Self(Arc::new(Mutex::new(Shown {
+        Self(Arc::new(Mutex::new(Display {
             begin: Instant::now(),
             last: None,
             terminal,
@@ -70,61 +70,61 @@ impl Progress {
         })))
     }
 
-    /// What the engine is to tell.
+    /// The callback for the engine.
     pub(crate) fn observer(&self) -> Arc<Observer> {
-        let shown = Arc::clone(&self.0);
+        let display = Arc::clone(&self.0);
         Arc::new(move |progress| {
-            shown
+            display
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .tell(progress, Instant::now());
+                .update(progress, Instant::now());
         })
     }
 
-    /// The checkpoint is complete.
+    /// Reports to the program that the checkpoint is complete.
     pub(crate) fn done(self) {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = shown.last.map(|(_, progress)| progress);
-        shown.tell_program(contract::Phase::Done, last, Instant::now());
+        let mut display = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = display.last.map(|(_, progress)| progress);
+        display.write_json(contract::Phase::Done, last, Instant::now());
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.wipe();
-        // A thread of the engine that still tells is not heard any more.
-        shown.terminal = None;
-        shown.program = None;
+        let mut display = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        display.erase();
+        // Later reports of the engine's threads are ignored.
+        display.terminal = None;
+        display.program = None;
     }
 }
 
-impl Shown {
-    fn tell(&mut self, progress: progress::Progress, now: Instant) {
-        let news = match self.last {
+impl Display {
+    fn update(&mut self, progress: progress::Progress, now: Instant) {
+        let is_due = match self.last {
             None => true,
             Some((at, last)) => {
                 last.phase != progress.phase || now.saturating_duration_since(at) >= INTERVAL
             }
         };
-        if !news {
-            // What it is in the end is told in any case.
+        if !is_due {
+            // `done` reports the last state.
             if let Some((_, last)) = &mut self.last {
                 *last = progress;
             }
             return;
         }
         self.last = Some((now, progress));
-        self.tell_program(name(progress.phase), Some(progress), now);
+        self.write_json(name(progress.phase), Some(progress), now);
         if let Some(terminal) = &mut self.terminal
-            && takes(terminal)
+            && is_writable(terminal)
         {
-            // A terminal that is gone is nobody's loss.
+            // A closed terminal is no error of the checkpoint.
             let _ = write!(terminal, "\r{}\x1b[K", line(progress));
         }
     }
 
-    fn tell_program(
+    fn write_json(
         &mut self,
         phase: contract::Phase,
         progress: Option<progress::Progress>,
@@ -133,7 +133,7 @@ impl Shown {
         let Some(program) = &mut self.program else {
             return;
         };
-        if !takes(program) {
+        if !is_writable(program) {
             return;
         }
         let elapsed = now.saturating_duration_since(self.begin).as_micros();
@@ -149,25 +149,25 @@ impl Shown {
             .map_err(io::Error::from)
             .and_then(|line| program.write_all(format!("{line}\n").as_bytes()));
         if written.is_err() {
-            // The reader has gone, which is its own business.
+            // The reader has closed the pipe, which is no error of the checkpoint.
             self.program = None;
         }
     }
 
-    fn wipe(&mut self) {
+    fn erase(&mut self) {
         if self.last.is_some()
             && let Some(terminal) = &mut self.terminal
-            && takes(terminal)
+            && is_writable(terminal)
         {
             let _ = write!(terminal, "\r\x1b[K");
         }
     }
 }
 
-/// Whether a line can be written without waiting.
-fn takes(to: &impl AsFd) -> bool {
+/// Whether a line can be written without blocking.
+fn is_writable(to: &impl AsFd) -> bool {
     let mut ready = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
-    // What is broken is told by the write.
+    // A write reports a broken descriptor.
     matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1))
 }
 
@@ -179,7 +179,7 @@ fn name(phase: Phase) -> contract::Phase {
     }
 }
 
-/// Fits into eighty columns: what wraps can't be written over.
+/// Fits into eighty columns, since a wrapped line can't be overwritten.
 fn line(progress: progress::Progress) -> String {
     let what = match progress.phase {
         Phase::Dump => "CRIU is writing",
@@ -214,12 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn a_program_reads_json_lines() {
+    fn programs_read_json_lines() {
         let (mut reader, writer) = pipe();
         let progress = Progress::to(None, Some(writer));
         let observer = progress.observer();
         observer(at(Phase::Dump, 400));
-        // Too soon after the first, so only seen in what is told at the end.
+        // Too soon after the first, so only in the last line.
         observer(at(Phase::Dump, 800));
         observer(at(Phase::Sync, 800));
         observer(at(Phase::Sync, 1600));
@@ -231,19 +231,19 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
-        let told: Vec<_> = lines
+        let reported: Vec<_> = lines
             .iter()
             .map(|line| {
                 let phase = line["phase"].as_str().unwrap_or_default();
                 (phase, line["raw_bytes"].as_u64().unwrap_or_default())
             })
             .collect();
-        assert_eq!(told, [("dump", 400), ("sync", 800), ("done", 1600)]);
+        assert_eq!(reported, [("dump", 400), ("sync", 800), ("done", 1600)]);
         assert_eq!(lines[2]["stored_bytes"], 400);
     }
 
     #[test]
-    fn a_reader_that_sleeps_or_has_gone_holds_nobody_up() {
+    fn a_slow_or_closed_reader_does_not_block_the_engine() {
         let (reader, writer) = pipe();
         let progress = Progress::to(None, Some(writer));
         let observer = progress.observer();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_fits() {
+    fn the_line_fits_into_a_terminal() {
         let line = line(at(Phase::Sync, u64::MAX));
         assert!(line.len() < 80, "{line}");
     }

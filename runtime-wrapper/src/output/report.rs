@@ -1,11 +1,15 @@
-//! How a failure or a warning reaches the caller: one line on stderr, and one
-//! in the file given by `--log`, in the wrapped runtime's own formats, because
-//! containerd's shims take the error they show from that file's last entry.
+//! Errors and warnings: one line on stderr, and one in the file given by `--log`.
+//! The file is in the wrapped runtime's formats, because containerd's shims take the
+//! error that they show from its last entry.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
+
+use time::OffsetDateTime;
+
+use crate::output::timestamp::rfc3339;
 
 /// Writes to stderr and the log file.
 #[derive(Debug)]
@@ -15,44 +19,43 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Writes to this log, too, if there is one.
+    /// With this log file, if any, in addition to stderr.
     pub(crate) fn new(log: Option<PathBuf>, json: bool) -> Self {
         Self { log, json }
     }
 
-    /// Where it writes to, and whether as JSON.
+    /// The log file, and whether it is JSON.
     pub(crate) fn log(&self) -> (Option<&std::path::Path>, bool) {
         (self.log.as_deref(), self.json)
     }
 
-    /// What the caller may want to know although it is nobody's fault: in the log
-    /// alone, or nowhere.
+    /// Writes a warning that needs no action, to the log alone; dropped without a log.
     pub(crate) fn remark(&self, message: &dyn Display) {
         if self.log.is_some() {
             self.quiet_warning(message);
         }
     }
 
-    /// What somebody may want to read afterwards, in the log alone.
+    /// Writes an entry of level info, to the log alone; dropped without a log.
     pub(crate) fn note(&self, message: &dyn Display) {
         if self.log.is_some() {
             self.write("info", &message.to_string(), true);
         }
     }
 
-    /// What ended the command.
+    /// Writes the error that ended the command.
     pub(crate) fn error(&self, message: &dyn Display) {
         self.write("error", &message.to_string(), false);
     }
 
-    /// What the caller should know although the command goes on.
+    /// Writes a warning; the command continues.
     pub(crate) fn warning(&self, message: &dyn Display) {
         self.write("warning", &message.to_string(), false);
     }
 
-    /// The same during a restore, where stderr is the container's own: what
-    /// stands there would pass for the application's. It goes to the log alone,
-    /// if there is one.
+    /// Writes a warning during a restore, where stderr is the container's own and
+    /// our text would look like the application's. It goes to the log alone if
+    /// there is one.
     pub(crate) fn quiet_warning(&self, message: &dyn Display) {
         self.write("warning", &message.to_string(), true);
     }
@@ -62,11 +65,16 @@ impl Reporter {
         let message = message.replace('\n', "; ");
         let prefix = if level == "error" { "" } else { "warning: " };
         if !(to_log_alone && self.log.is_some()) {
-            // A closed stderr leaves nobody to tell.
+            // A closed stderr can't be reported anywhere.
             let _ = writeln!(std::io::stderr(), "cedana-runc: {prefix}{message}");
         }
         let Some(path) = &self.log else { return };
-        let entry = entry(self.json, level, &message, &now());
+        let entry = entry(
+            self.json,
+            level,
+            &message,
+            &rfc3339(OffsetDateTime::now_utc()),
+        );
         let written = OpenOptions::new()
             .append(true)
             .create(true)
@@ -89,20 +97,6 @@ fn entry(json: bool, level: &str, message: &str, time: &str) -> String {
     } else {
         format!("time=\"{time}\" level={level} msg={quoted}\n")
     }
-}
-
-/// The time as RFC 3339 in UTC, whole seconds.
-fn now() -> String {
-    let now = time::OffsetDateTime::now_utc();
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
-        now.year(),
-        u8::from(now.month()),
-        now.day(),
-        now.hour(),
-        now.minute(),
-        now.second()
-    )
 }
 
 #[cfg(test)]

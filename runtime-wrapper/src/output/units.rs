@@ -1,6 +1,6 @@
-//! Sizes and times as people read them.
+//! Sizes and durations as text for people.
 
-/// Three digits and a binary unit.
+/// A size with three digits and a binary unit.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
@@ -20,7 +20,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// Three or four digits and the unit that they fit.
+/// A duration with up to four digits and a fitting unit.
 pub(crate) fn duration(microseconds: u64) -> String {
     match microseconds {
         0..1_000 => format!("{microseconds} µs"),

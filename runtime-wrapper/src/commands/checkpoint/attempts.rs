@@ -31,7 +31,7 @@ use cedana_checkpoint::criu::Cause;
 use cedana_contract::variables::MAY_RUN_BETWEEN_ATTEMPTS;
 
 use super::prepared::Prepared;
-use crate::commands::checkpoint::obstacle::{self, PATIENCE};
+use crate::commands::checkpoint::unseizable::{self, PATIENCE};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::{Outcome, Signals};
 use crate::host::procfs::Init;
@@ -178,7 +178,7 @@ impl<'a> Attempts<'a> {
     pub(super) fn let_run(&self, reporter: &Reporter) -> bool {
         let doublings = self.failures.saturating_sub(1).min(8);
         let moment = (SHORTEST * (1 << doublings)).min(LONGEST);
-        self.while_it_runs(reporter, || obstacle::pause(self.signals, moment))
+        self.while_it_runs(reporter, || unseizable::pause(self.signals, moment))
     }
 
     /// Calls `run` while the container runs, if it may, and freezes it again

@@ -50,7 +50,7 @@ impl Captured<'_> {
             storing.finish(Criu::Ended(cost))?;
             // The container runs on, so there is nothing to refuse.
             if !request.has("pre-dump") {
-                unrestorable::warn_of(self.prepared, &images);
+                unrestorable::warn_after_dump(self.prepared, &images);
             }
         }
         eprint!("{}", self.outcome.stderr);
@@ -62,7 +62,7 @@ impl Captured<'_> {
                 self.outcome.status
             ));
         }
-        if let Err(error) = checkpoint_dir::set_apart_from_copies(&images) {
+        if let Err(error) = checkpoint_dir::add_whiteout(&images) {
             reporter.warning(&format!(
                 "Docker may refuse to restore the checkpoint in {}: {error}",
                 images.display()

@@ -5,7 +5,7 @@ use cedana_checkpoint::criu::DumpOptions;
 
 use super::attempts::Attempts;
 use super::prepared::Prepared;
-use crate::criu::post_dump::Gate;
+use crate::criu::post_dump::PostDump;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
 use crate::host::test_hooks;
 use crate::oci::nested_mounts;
@@ -23,13 +23,15 @@ pub(super) fn criu_options(
     DumpOptions {
         external_netns: own_netns(container),
         external_mounts: match (&prepared.spec, &container.config) {
-            (Some(spec), Some(config)) => nested_mounts::to_leave_out(spec, config, container.init),
+            (Some(spec), Some(config)) => {
+                nested_mounts::external_keys(spec, config, container.init)
+            }
             _ => Vec::new(),
         },
         ghost_limit: config.checkpoint.ghost_limit,
         link_remap: config.checkpoint.link_remap,
         timeout: attempts.freeze_timeout(),
-        action_script: waits.then(Gate::script),
+        action_script: waits.then(PostDump::script),
     }
 }
 

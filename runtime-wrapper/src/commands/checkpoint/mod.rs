@@ -3,7 +3,7 @@
 //! ```text
 //! Prepared  settings and container read; a lazy restore's memory complete; what
 //!    │      could never be restored refused
-//!    │  ┌── processes that CRIU can't stop: waited for ([`obstacle`])
+//!    │  ┌── processes that CRIU can't stop: waited for ([`unseizable`])
 //!    ▼  ▼
 //! Running   one attempt: the runtime, which runs CRIU, and beside it the capture,
 //!    │ ▲    which stores what CRIU writes ([`storage`])
@@ -23,7 +23,6 @@ mod captured;
 mod compression;
 pub(crate) mod doubt;
 mod dump_options;
-pub(crate) mod obstacle;
 mod prechecks;
 mod preparation;
 mod prepared;
@@ -31,6 +30,7 @@ mod proc_details;
 mod running;
 mod storage;
 mod unrestorable;
+pub(crate) mod unseizable;
 
 use std::process::ExitCode;
 

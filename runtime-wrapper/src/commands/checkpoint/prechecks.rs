@@ -1,6 +1,6 @@
 //! The container's processes, looked at before CRIU stops them.
 
-use super::obstacle::{self, Found};
+use super::unseizable::{self, Unseizable};
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::host::cgroup::Cgroup;
@@ -8,13 +8,13 @@ use crate::host::procfs::{descends, free_descriptors, stats_of};
 use crate::output::report::Reporter;
 
 /// Processes that CRIU could not stop.
-pub(super) fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Found> {
+pub(super) fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Unseizable> {
     let stats = stats_of(&cgroup.processes());
     stats
         .iter()
         .filter_map(|(&pid, stat)| {
             let dumped = descends(pid, init, &stats);
-            obstacle::of(pid, stat, cgroup.version(), dumped)
+            unseizable::check(pid, stat, cgroup.version(), dumped)
         })
         .collect()
 }

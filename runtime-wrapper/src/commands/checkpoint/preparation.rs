@@ -8,8 +8,8 @@ use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
 use super::attempts::Attempts;
-use super::obstacle::{self, Obstacle, Wait};
 use super::prepared::{Dump, Prepared};
+use super::unseizable::{self, Reason, Unseizable, Wait};
 use super::{prechecks, unrestorable};
 use crate::cli::Request;
 use crate::commands::error::Error;
@@ -125,14 +125,14 @@ impl<'a> Prepared<'a> {
         if !attempts.may_run() {
             return Err(refused(found, Duration::ZERO));
         }
-        if found.obstacle == Obstacle::Vfork {
+        if found.reason == Reason::Vfork {
             attempts.saw_vforks();
         }
-        let waits = |found: &obstacle::Found| {
+        let waits = |found: &Unseizable| {
             self.reporter
                 .note(&format!("container {}: waiting: {found}", self.request.id));
         };
-        let wait = || obstacle::wait(self.signals, look, waits);
+        let wait = || unseizable::wait(self.signals, look, waits);
         match attempts.while_it_runs(self.reporter, wait) {
             Wait::Clear => Ok(()),
             Wait::Stays(found, waited) => Err(refused(found, waited)),

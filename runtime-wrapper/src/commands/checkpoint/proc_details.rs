@@ -1,8 +1,8 @@
-//! Completes what CRIU's log says of a failed dump with what /proc says.
+//! Completes the diagnosis of a failed dump from /proc.
 //!
-//! CRIU names a watched file by its inode, a message queue by a path that could be
-//! any file's, and a missing descriptor by whatever needed one. The container runs
-//! on after a failed dump, so its processes can be asked.
+//! CRIU's log names a watched file by its inode, a message queue by a path that could
+//! be any file's, and a missing descriptor by the operation that needed it. The
+//! container continues after a failed dump, so /proc has the details.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs;
@@ -16,20 +16,19 @@ use cedana_checkpoint::criu::{Cause, Diagnosis};
 use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
-use crate::host::procfs::{Init, Stat, descends, free_descriptors, stats_of};
-use crate::oci::nested_mounts;
+use crate::host::mountinfo;
+use crate::host::procfs::{self, Init, Stat, descends, free_descriptors, stats_of};
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
 /// `MQUEUE_MAGIC`).
 const MQUEUE: FsType = FsType(0x1980_0202);
 
-/// How many names are looked at for a watched file, and for how long at most. An
-/// image of an operating system has some ten thousand names; so many as these take
-/// about a second, if the disk need not be read.
+/// The limits of the search for a watched file. An operating system's image has some
+/// ten thousand names; this number takes about a second without reading the disk.
 const NAMES: usize = 400_000;
 const TIME: Duration = Duration::from_secs(1);
 
-/// What a search may cost.
+/// The limits that are left of a search.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     names: usize,
@@ -42,7 +41,7 @@ const ENOUGH: usize = 4;
 /// Time for processes that are being killed to become zombies after CRIU's end.
 const DYING: Duration = Duration::from_millis(500);
 
-/// Completes a diagnosis, for a container with this init and these processes.
+/// Completes a diagnosis for a container with this init and these processes.
 pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
     let process = found.process.and_then(|pid| i32::try_from(pid).ok());
     let can_be_an_end = found
@@ -126,7 +125,7 @@ fn is_message_queue(pid: i32, file: &Descriptor) -> bool {
     statfs(path.as_str()).is_ok_and(|system| system.filesystem_type() == MQUEUE)
 }
 
-/// Whether a process of the dump, one that init started, has too few.
+/// Whether init or one of its descendants has too few free descriptors.
 fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
     let stats = stats_of(processes);
     processes
@@ -135,14 +134,15 @@ fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
         .any(|pid| free_descriptors(*pid, ENOUGH).is_some_and(|free| free < ENOUGH))
 }
 
-/// Where a file is in a container, by the numbers that the kernel has for it.
+/// The path of a file in a container, by the kernel's device and inode numbers.
 fn path_of(pid: i32, device: u64, inode: u64) -> Option<String> {
     // The kernel's own encoding (linux/kdev_t.h), not that of stat(2).
     let (major, minor) = ((device >> 20) as u32, (device & 0xf_ffff) as u32);
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let mountinfo = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-    let mounts: HashSet<PathBuf> = nested_mounts::places(&mountinfo)
-        .filter_map(|place| Some(root.join(place.strip_prefix("/").ok()?)))
+    let root = procfs::root(pid);
+    let mounts: HashSet<PathBuf> = mountinfo::of(pid)
+        .ok()?
+        .iter()
+        .filter_map(|mount| Some(root.join(mount.mountpoint.strip_prefix("/").ok()?)))
         .collect();
     let bounds = Bounds {
         names: NAMES,
@@ -153,10 +153,9 @@ fn path_of(pid: i32, device: u64, inode: u64) -> Option<String> {
     Some(Path::new("/").join(path).display().to_string())
 }
 
-/// Looks for a file below `root`, without leaving its file system: level by level,
-/// so that an odd deep tree does not use up the names.
-/// Mounts are not even looked at: their file system may be served by a process of
-/// the container, which can stand still.
+/// Searches for a file below `root` in its file system, level by level, so that one deep
+/// tree does not use up the names. Mountpoints are not accessed, because a frozen
+/// process of the container may serve their file system.
 fn search(
     root: &Path,
     mounts: &HashSet<PathBuf>,
@@ -164,9 +163,9 @@ fn search(
     inode: u64,
     mut bounds: Bounds,
 ) -> Option<PathBuf> {
-    let is_it = |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (device, inode);
+    let is_file = |meta: &fs::Metadata| (meta.dev(), meta.ino()) == (device, inode);
     let top = fs::metadata(root.join(".")).ok()?;
-    if is_it(&top) {
+    if is_file(&top) {
         return Some(root.to_owned());
     }
     let mut ahead = VecDeque::from([root.to_owned()]);
@@ -174,14 +173,14 @@ fn search(
         if Instant::now() > bounds.end {
             return None;
         }
-        // An unreadable directory is left out.
+        // An unreadable directory is skipped.
         let Ok(entries) = fs::read_dir(dir.join(".")) else {
             continue;
         };
         for entry in entries.filter_map(Result::ok) {
             bounds.names = bounds.names.checked_sub(1)?;
             let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            // An overlay may show another number in a directory than for the file.
+            // Overlay may list another inode number than stat returns.
             if !is_dir && entry.ino() != inode {
                 continue;
             }
@@ -192,7 +191,7 @@ fn search(
             let Ok(meta) = fs::symlink_metadata(&path) else {
                 continue;
             };
-            if is_it(&meta) {
+            if is_file(&meta) {
                 return Some(path);
             }
             if is_dir && meta.dev() == top.dev() {
@@ -208,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_file_by_its_inode_within_bounds() {
+    fn files_are_found_by_inode_within_the_limits() {
         let dir = tempfile::tempdir().expect("tempdir");
         let deep = dir.path().join("a/b");
         fs::create_dir_all(&deep).expect("directories");
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_cause_of_a_container_that_has_ended() {
+    fn an_ended_container_explains_an_unknown_cause() {
         let unknown = || Diagnosis {
             error: Some("cg: BUG".into()),
             ..Diagnosis::default()
@@ -252,7 +251,7 @@ mod tests {
         };
         complete(&mut found, ended, &[]);
         assert_eq!(found.cause, Some(Cause::Ended));
-        // What is known stays.
+        // A known cause is kept.
         let mut found = unknown();
         found.cause = Some(Cause::PacketPipe);
         complete(&mut found, ended, &[]);

@@ -16,7 +16,7 @@ use super::prepared::Prepared;
 use super::storage::{Criu, Images, Paths, Storage};
 use super::{dump_options, unrestorable};
 use crate::commands::error::Error;
-use crate::criu::post_dump::Gate;
+use crate::criu::post_dump::PostDump;
 use crate::criu::{ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Question};
 use crate::host::procfs::Init;
@@ -35,7 +35,7 @@ pub(super) struct Running<'a> {
     /// CRIU's configuration, which CRIU reads through this process's entry in /proc.
     _options: ConfigFile,
     /// Where CRIU waits before it ends the container.
-    hook: Option<Gate>,
+    hook: Option<PostDump>,
 }
 
 impl<'a> Running<'a> {
@@ -54,7 +54,7 @@ impl<'a> Running<'a> {
         let init = Init::now(prepared.container.init);
         let processes = prepared.processes();
         let hook = match kind.ends {
-            true => Gate::new(prepared.criu).map_err(Error::CriuConfig)?,
+            true => PostDump::new(prepared.criu).map_err(Error::CriuConfig)?,
             false => None,
         };
         let options = dump_options::criu_options(prepared, attempts, hook.is_some());
@@ -138,7 +138,7 @@ impl<'a> Running<'a> {
         // CRIU's own message counts: a runtime that was killed after it, or that
         // fails over something else, must not cost the checkpoint of a container
         // that may have ended for it.
-        let dumped = outcome.status.success() || log.says("Dumping finished successfully");
+        let dumped = outcome.status.success() || log.contains("Dumping finished successfully");
         Ok(match images {
             Images::Captured(storing) if dumped => Ended::Captured(Captured {
                 prepared,

@@ -268,7 +268,7 @@ impl<'a> Storage<'a> {
                     .to_owned(),
             },
             container: manifest::Container {
-                id: request.id.clone(),
+                id: request.id.to_string(),
                 image: IMAGE_NAMES
                     .iter()
                     .find_map(|name| container.annotations.get(*name).cloned()),

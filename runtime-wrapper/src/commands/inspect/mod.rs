@@ -1,42 +1,51 @@
-//! `inspect DIR [--json]`: what is in a checkpoint; `inspect --restores [--json]`:
-//! what the last lazy restores took.
+//! `inspect DIR [--json]`: shows a checkpoint; `inspect --restores [--json]`: shows
+//! the records of the last lazy restores.
 //!
-//! The engine reads the images; this module shows what it found, as JSON (an
-//! interface, documented in docs/inspect.md) or as text for people, which may
-//! change at any time.
+//! The engine reads the images; this module prints them as JSON (an interface,
+//! documented in docs/inspect.md) or as text for people, which may change at any time.
+//!
+//! ```text
+//! text   a checkpoint as text
+//! table  aligned columns
+//! ```
 
 mod table;
 mod text;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use cedana_checkpoint::inspect::inspect;
 use serde::Serialize;
 
-use crate::cli::Inspect;
+use crate::cli::{Inspect, Subject};
 use crate::commands::error::Error;
 use crate::lazy::history;
 
-/// Shows a checkpoint.
+/// Prints a checkpoint, or the records of the last lazy restores.
 pub(crate) fn run(request: &Inspect) -> Result<ExitCode, Error> {
-    let found = inspect(&request.dir).map_err(Error::Inspect)?;
-    let shown = if request.json {
-        to_json(&found)?
-    } else {
-        text::render(&request.dir, &found)
+    let output = match &request.subject {
+        Subject::Checkpoint(dir) => checkpoint(dir, request.json)?,
+        Subject::Restores => restores(request.json)?,
     };
-    write(&shown)
+    write(&output)
 }
 
-/// Shows the last lazy restores.
-pub(crate) fn restores(as_json: bool) -> Result<ExitCode, Error> {
+fn checkpoint(dir: &Path, as_json: bool) -> Result<String, Error> {
+    let found = inspect(dir).map_err(Error::Inspect)?;
+    match as_json {
+        true => to_json(&found),
+        false => Ok(text::render(dir, &found)),
+    }
+}
+
+fn restores(as_json: bool) -> Result<String, Error> {
     let records = history::all().map_err(Error::Restores)?;
-    let shown = match as_json {
-        true => to_json(&records)?,
-        false => records.iter().map(history::line).collect(),
-    };
-    write(&shown)
+    match as_json {
+        true => to_json(&records),
+        false => Ok(records.iter().map(history::line).collect()),
+    }
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Error> {
@@ -45,9 +54,9 @@ fn to_json(value: &impl Serialize) -> Result<String, Error> {
         .map_err(|error| Error::Output(error.into()))
 }
 
-fn write(shown: &str) -> Result<ExitCode, Error> {
-    match io::stdout().lock().write_all(shown.as_bytes()) {
-        // Piped into something that has read enough: `| head`.
+fn write(output: &str) -> Result<ExitCode, Error> {
+    match io::stdout().lock().write_all(output.as_bytes()) {
+        // A reader that stops early, such as `| head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => written.map(|()| ExitCode::SUCCESS).map_err(Error::Output),
     }

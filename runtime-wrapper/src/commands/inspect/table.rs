@@ -2,15 +2,15 @@
 
 use std::fmt::Write;
 
-/// Which side of its column a cell stands at.
+/// The side of its column that a cell is aligned to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// Rows of cells under headings. A column is as wide as its widest cell; the
-/// last one is not padded.
+/// Rows of cells under headings. A column is as wide as its widest cell; the last
+/// column is not padded.
 pub(super) struct Table {
     columns: Vec<Align>,
     rows: Vec<Vec<String>>,
@@ -28,7 +28,8 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Writes the table, each line behind two spaces; nothing if it has no rows.
+    /// Writes the table with each line indented by two spaces, or nothing if it has
+    /// no rows.
     pub(super) fn write(&self, to: &mut String) {
         if self.rows.len() < 2 {
             return;

@@ -16,7 +16,7 @@ use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
 use crate::commands::error::Error;
 use crate::criu;
-use crate::criu::images_view::Shown;
+use crate::criu::images_view::ImagesView;
 use crate::lazy;
 use crate::network::network_lock::NetworkLock;
 use crate::network::tcp::Connections;
@@ -48,7 +48,7 @@ struct Held {
     _config: Option<Lent>,
     _netns: Option<NetnsSource>,
     /// The directory that CRIU reads.
-    view: Shown,
+    view: ImagesView,
 }
 
 impl<'a> Prepared<'a> {
@@ -130,7 +130,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// The directory to restore from. `None` after [`Self::release`].
-    pub(super) fn view(&self) -> Option<&Shown> {
+    pub(super) fn view(&self) -> Option<&ImagesView> {
         self.held.as_ref().map(|held| &held.view)
     }
 
@@ -171,7 +171,7 @@ fn view(
     bundle: &Bundle,
     images: &Path,
     lazily: bool,
-) -> Result<Shown, Error> {
+) -> Result<ImagesView, Error> {
     let is_lazy = |manifest: &Manifest| {
         lazily
             && may_be_lazy(context, config, bundle, images, manifest).unwrap_or_else(|why| {
@@ -180,8 +180,8 @@ fn view(
             })
     };
     let warn = |message: &str| context.reporter.quiet_warning(&message);
-    Shown::new(images, config.restore.memory, bundle.root(), is_lazy, warn).map_err(|source| {
-        Error::Shown {
+    ImagesView::new(images, config.restore.memory, bundle.root(), is_lazy, warn).map_err(|source| {
+        Error::ImagesView {
             id: context.request.id.clone(),
             source,
         }

@@ -1,6 +1,6 @@
 //! A container that runs: watched for a moment before success is reported.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -14,7 +14,7 @@ use crate::criu::Failure;
 use crate::host::{liveness, sys};
 use crate::lazy::Session;
 use crate::network::netns;
-use crate::oci::runtime::unmount_left_root;
+use crate::oci::runtime::unmount_leftover_root;
 use crate::oci::state::Container;
 
 /// A container whose processes CRIU has resumed.
@@ -102,7 +102,7 @@ pub(super) fn remove(context: &Context<'_>) {
         request, runtime, ..
     } = context;
     let root = request.globals.root.as_deref();
-    unmount_left_root(root, OsStr::new(&request.id));
+    unmount_leftover_root(root, &request.id);
     let mut args: Vec<OsString> = request.before.clone();
     args.extend(["delete", "--force", &request.id].map(Into::into));
     let mut command = runtime.command(&args);

@@ -11,7 +11,7 @@ use super::invocation::Invocation;
 use super::prepared::{Prepared, console_socket};
 use super::restored::remove;
 use crate::commands::error::Error;
-use crate::criu::post_dump::Gate;
+use crate::criu::post_dump::PostDump;
 use crate::criu::post_resume::PostResume;
 use crate::criu::{self, ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Outcome, Question};
@@ -68,7 +68,7 @@ impl Running {
             options: RestoreOptions {
                 tcp_close: prepared.connections == Connections::Close,
                 external_mounts: prepared.mounts.clone(),
-                action_script: resumed.as_ref().map(|_| Gate::script()),
+                action_script: resumed.as_ref().map(|_| PostDump::script()),
             },
         };
         let (mut command, options) = invocation.command()?;
@@ -77,7 +77,7 @@ impl Running {
             command.env(name, value);
         }
         if prepared.bundle.endangers_mounts() {
-            sys::set_mounts_apart(&mut command);
+            sys::unshare_mounts(&mut command);
         }
         Ok(Self {
             command,
@@ -144,7 +144,7 @@ impl Running {
 /// becomes an eager one.
 fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
     let context = prepared.context;
-    if !prepared.view().is_some_and(|view| view.is_in_part()) {
+    if !prepared.view().is_some_and(|view| view.is_lazy()) {
         return Ok(None);
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -175,7 +175,7 @@ impl Ended {
     }
 
     fn criu_succeeded(&self) -> bool {
-        self.log.says("Restore finished successfully")
+        self.log.contains("Restore finished successfully")
     }
 
     /// Whether CRIU found that the network lacks an address of a connection.

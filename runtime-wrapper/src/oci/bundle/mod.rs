@@ -200,7 +200,7 @@ impl Bundle {
     pub(crate) fn mounts_below(&self, keys: Vec<String>) -> Result<Vec<ExternalMount>, Error> {
         let root = self.spec.pointer("/root/path").and_then(Value::as_str);
         let rootfs = self.path.join(root.unwrap_or("rootfs"));
-        nested_mounts::to_bring(keys, &self.spec, &self.path, &rootfs).map_err(
+        nested_mounts::external_mounts(keys, &self.spec, &self.path, &rootfs).map_err(
             |(destination, mount_source)| Error::MountBelow {
                 mount_source,
                 destination,
@@ -210,7 +210,7 @@ impl Bundle {
 
     /// Whether a restore by runc would unmount mounts of the host.
     pub(crate) fn endangers_mounts(&self) -> bool {
-        nested_mounts::would_lose_the_hosts(&self.spec, &self.path)
+        nested_mounts::would_unmount_host_mounts(&self.spec, &self.path)
     }
 
     /// Until the returned guard is dropped, config.json is as a restore needs it:

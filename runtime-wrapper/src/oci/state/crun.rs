@@ -1,10 +1,11 @@
-//! crun's status file and its copy of config.json, 1.8 to 1.28.
+//! Reads crun's status file and its copy of config.json, 1.8 to 1.28.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::{Container, Error, Kind, Network, form, read_json};
+use crate::host::cgroup;
 use crate::oci::spec;
 
 pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
@@ -19,20 +20,10 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
         None => Network::Host,
         Some(entry) => Network::from_path(entry.get("path").and_then(Value::as_str)),
     };
-    // Relative to the hierarchy's root; the unified one, or v1's freezer.
     let cgroup = state
         .get("cgroup-path")
         .and_then(Value::as_str)
-        .map(|path| path.trim_start_matches('/'))
-        .filter(|path| !path.is_empty())
-        .and_then(|path| {
-            ["/sys/fs/cgroup", "/sys/fs/cgroup/freezer"]
-                .into_iter()
-                .map(|root| Path::new(root).join(path))
-                .find(|dir| {
-                    dir.join("cgroup.freeze").exists() || dir.join("freezer.state").exists()
-                })
-        });
+        .and_then(cgroup::freezer_directory);
     Ok(Container {
         kind: Kind::Crun,
         init,
@@ -50,7 +41,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn reads_and_forgets_the_path() {
+    fn the_path_is_read_and_removed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (status, config) = (dir.path().join("status"), dir.path().join("config.json"));
         fs::write(&status, r#"{"pid":7,"cgroup-path":"/no/such/group"}"#).expect("write");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::cli::Request;
+use crate::cli::{ContainerId, Request};
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
 
@@ -66,7 +66,10 @@ impl Network {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("container {id} does not exist in {}", .roots.iter().map(|r| r.display().to_string()).collect::<Vec<_>>().join(" or "))]
-    Missing { id: String, roots: Vec<PathBuf> },
+    Missing {
+        id: ContainerId,
+        roots: Vec<PathBuf>,
+    },
     #[error("the runtime's record {} cannot be read: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("the runtime's record {} has an unknown form ({what}); is this runtime newer than cedana-runc?", path.display())]

@@ -1,4 +1,4 @@
-//! runc's state.json (libcontainer's `State`), 1.0 to 1.4.
+//! Reads runc's state.json (libcontainer's `State`), 1.0 to 1.4.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
         .map_or(Network::Host, |entry| {
             Network::from_path(entry.get("path").and_then(Value::as_str))
         });
-    // Annotations are kept as labels, beside one of runc's own ("bundle=").
+    // runc stores annotations as labels, next to its own label "bundle=".
     let annotations: BTreeMap<String, String> = state
         .pointer("/config/labels")
         .and_then(Value::as_array)
@@ -73,7 +73,7 @@ mod tests {
         "limit":18446744073709551615}"#;
 
     #[test]
-    fn reads_and_forgets_the_path() {
+    fn the_path_is_read_and_removed() {
         let (_dir, path) = record(STATE);
         let container = read(path.clone()).expect("valid");
         assert_eq!(container.init, 42);
@@ -87,7 +87,10 @@ mod tests {
         container.forget_netns_path().expect("written");
         assert_eq!(read(path.clone()).expect("valid").network, Network::Own);
         let text = fs::read_to_string(path).expect("read");
-        assert!(text.contains("18446744073709551615"), "numbers stay whole");
+        assert!(
+            text.contains("18446744073709551615"),
+            "numbers are kept exactly"
+        );
     }
 
     #[test]
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_records_are_errors() {
+    fn unknown_records_are_errors() {
         for text in ["", "[]", "{}", r#"{"init_process_pid":"x"}"#] {
             let (_dir, path) = record(text);
             assert!(matches!(read(path), Err(Error::Form { .. })), "{text}");

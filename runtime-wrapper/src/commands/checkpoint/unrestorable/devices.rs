@@ -1,30 +1,29 @@
-//! Tun and tap devices.
+//! Finds open tun and tap devices.
 //!
-//! CRIU stores a tun device with its network namespace. Runtimes leave that out of
-//! the dump, so the restore finds "No tun device for file" (criu/tun.c). A device
-//! that no process holds open is the network's own matter, and so is an open
-//! /dev/net/tun without a device.
+//! CRIU stores a tun device with its network namespace. Runtimes exclude the namespace
+//! from the dump, so the restore fails with "No tun device for file" (criu/tun.c). A
+//! device that no process holds open belongs to the network, and an open /dev/net/tun
+//! without a device can be restored.
 //!
-//! Ten thousand descriptors take a tenth of a second to look through, so they are
-//! only where the container's network has such a device, or where that can't be
-//! told.
+//! Reading ten thousand descriptors takes a tenth of a second, so they are read only if
+//! the container's network has such a device or can't be read.
 
 use std::fs::{self, DirEntry};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Seen;
+use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
+use crate::host::procfs;
 
-/// Where the kernel's documentation puts it (networking/tuntap.rst). CRIU knows
-/// it by this name, too, as the link of a descriptor ends.
+/// The path of the device below /dev (networking/tuntap.rst). CRIU recognizes it by the
+/// end of a descriptor's link, too.
 const TUN: &str = "net/tun";
 
-pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
-    let root = PathBuf::from(format!("/proc/{}/root", seen.container.init));
-    if !may_have_device(&root) {
+pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
+    if !may_have_device(&procfs::root(container.container.init)) {
         return None;
     }
-    let (pid, device) = seen.pids().into_iter().find_map(|pid| {
+    let (pid, device) = container.pids().into_iter().find_map(|pid| {
         let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
         let device = entries
             .flatten()
@@ -35,14 +34,14 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     Some(Doubt::new(
         format!(
             "{} holds the tun device {device}, and CRIU can't restore it",
-            seen.name(pid)
+            container.name(pid)
         ),
         "end the process or have it close the device",
     ))
 }
 
-/// Whether the network of the container with this root may have a tun device. Its
-/// sysfs shows the network that it was mounted in, the container's.
+/// Whether the network of the container with this root may have a tun device. The
+/// container's sysfs shows the network namespace that it was mounted in.
 fn may_have_device(root: &Path) -> bool {
     let Ok(interfaces) = fs::read_dir(root.join("sys/class/net")) else {
         return true;
@@ -65,8 +64,8 @@ fn attached(pid: i32, entry: &DirEntry) -> Option<String> {
     interface(&info)
 }
 
-/// The line `iff:` that the tun driver adds to fdinfo (drivers/net/tun.c); of one
-/// without a device it has no name.
+/// The device in the line `iff:` that the tun driver adds to fdinfo
+/// (drivers/net/tun.c); `None` if the descriptor has no device.
 fn interface(fdinfo: &str) -> Option<String> {
     let name = fdinfo
         .lines()
@@ -81,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn only_a_device_counts() {
+    fn descriptors_without_a_device_are_accepted() {
         let head = "pos:\t0\nflags:\t02\nmnt_id:\t29\nino:\t7\n";
         assert_eq!(
             interface(&format!("{head}iff:\ttun9\n")),
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_is_known_to_have_none() {
+    fn networks_without_a_tun_device_are_recognized() {
         let dir = tempfile::tempdir().expect("tempdir");
         let root = dir.path();
         assert!(may_have_device(root), "without a sysfs");

@@ -1,23 +1,32 @@
-//! Checkpoints that could never be restored, found before the container ends.
+//! Finds, before the container ends, that its checkpoint could never be restored.
 //!
-//! CRIU's dump accepts what CRIU's restore later refuses. A checkpoint that ends
-//! its container would then lose it, so it is looked at twice:
+//! CRIU's dump accepts containers that CRIU's restore later refuses. A checkpoint that
+//! ends such a container would lose it, so there are two rounds of checks:
 //!
 //! ```text
 //! before CRIU starts  ─► Docker's --rm, mounts, namespaces, sessions, tun devices,
 //!                        executed memfds, the pids limit      (/proc, config.json)
-//! CRIU waits at its   ─► open files, AMX tiles                (the images)
+//! CRIU waits in its   ─► open files, AMX tiles                (the images)
 //! post-dump script
 //! ```
 //!
-//! With `checkpoint.doubtful = "refuse"` a checkpoint that would end the container
-//! is refused and the container goes on running. If it goes on anyway, nothing is
-//! lost, and a warning says that the checkpoint is worth nothing.
+//! With `checkpoint.doubtful = "refuse"` a checkpoint that would end the container is
+//! refused, and the container continues. If the container continues anyway, a warning
+//! says that the checkpoint can't be restored.
 //!
-//! A check refuses only what was seen to fail with stock runc and CRIU, too, or, for
-//! AMX, what CRIU's images have no place for; what
-//! can't be told for certain passes. Each has its own file, and works on text of
-//! /proc, so that unit tests can feed it.
+//! The checks refuse only containers whose restore was seen to fail with stock runc and
+//! CRIU, too, or, for AMX, state that CRIU's images can't hold. Uncertain cases are
+//! accepted. Each check has its own file and parses texts of /proc, which unit tests
+//! provide:
+//!
+//! ```text
+//! mounts      overlay file systems that were mounted inside the container
+//! namespaces  descendants of init in the host's namespaces
+//! sessions    processes in a session that CRIU can't restore them into
+//! programs    processes that were started from a memfd
+//! devices     open tun and tap devices
+//! pids        a pids limit that is too low for CRIU's restore
+//! ```
 
 mod devices;
 mod mounts;
@@ -28,7 +37,7 @@ mod sessions;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cedana_checkpoint::images::{Unrestorable, deleted_directories, unrestorable};
 use cedana_config::Doubtful;
@@ -37,54 +46,54 @@ use serde_json::Value;
 use super::doubt::Doubt;
 use super::prepared::Prepared;
 use crate::engine::docker;
-use crate::host::procfs::{Stat, descends, stats_of};
+use crate::host::procfs::{self, Stat, descends, stats_of};
 use crate::oci::state::{Container, Kind};
 
-/// What the checks look at.
-struct Seen<'a> {
+/// The input of the checks.
+struct Inspected<'a> {
     container: &'a Container,
-    /// Its OCI configuration, as far as there is one.
+    /// Its OCI configuration, null if it can't be read.
     spec: &'a Value,
     /// Init and its descendants: the processes that CRIU dumps.
     processes: HashMap<i32, Stat>,
 }
 
-/// Looks at a container before CRIU does. `processes` are those in its cgroup.
+/// Checks a container before CRIU starts. `processes` are those in its cgroup.
 pub(super) fn before_dump(prepared: &Prepared<'_>, processes: &[i32]) -> Result<(), Doubt> {
     let Prepared {
         request, container, ..
     } = prepared;
-    // It can't be restored from, and its container runs on.
+    // A pre-dump can't be restored from, and its container continues.
     if request.has("pre-dump") {
         return Ok(());
     }
-    let seen = Seen::of(prepared, processes);
+    let inspected = Inspected::of(prepared, processes);
     let mut doubts = Vec::new();
-    if docker::removes_at_end(request, seen.spec) {
+    if docker::removes_at_end(request, inspected.spec) {
         doubts.push(Doubt::new(
             "Docker removes the container, and its checkpoint with it, when it ends (--rm)",
             "run it without --rm",
         ));
     }
-    doubts.extend(mounts::look(&seen));
-    doubts.extend(namespaces::look(&seen));
-    doubts.extend(sessions::look(container.init, &seen.processes));
-    doubts.extend(programs::look(&seen));
-    doubts.extend(devices::look(&seen));
+    doubts.extend(mounts::check(&inspected));
+    doubts.extend(namespaces::check(&inspected));
+    doubts.extend(sessions::check(container.init, &inspected.processes));
+    doubts.extend(programs::check(&inspected));
+    doubts.extend(devices::check(&inspected));
     if container.kind == Kind::Runc {
-        doubts.extend(pids::look(&seen));
+        doubts.extend(pids::check(&inspected));
     }
-    weigh(prepared, doubts)
+    refuse_or_warn(prepared, doubts)
 }
 
-/// Looks at what CRIU has written to `images`. Images that can't be read are none
-/// of this module's business: storing them fails, or CRIU would.
+/// Checks CRIU's images. Images that can't be read are accepted here, since storing
+/// them fails later.
 pub(super) fn after_dump(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
-    weigh(prepared, in_images(prepared, images))
+    refuse_or_warn(prepared, in_images(prepared, images))
 }
 
-/// The same for a checkpoint that is finished, when there is nothing to refuse.
-pub(super) fn warn_of(prepared: &Prepared<'_>, images: &Path) {
+/// Checks the images of a finished checkpoint, which can't be refused any more.
+pub(super) fn warn_after_dump(prepared: &Prepared<'_>, images: &Path) {
     for doubt in in_images(prepared, images) {
         warn(prepared, &doubt);
     }
@@ -96,16 +105,16 @@ fn in_images(prepared: &Prepared<'_>, images: &Path) -> Vec<Doubt> {
     } = prepared;
     let found = unrestorable(images).unwrap_or_default();
     let mut doubts: Vec<Doubt> = found.into_iter().map(Doubt::from).collect();
-    // Docker keeps the container's files; other engines may restore it on those of
-    // its image, where the name is free.
-    if docker::asks(request) {
-        let root = PathBuf::from(format!("/proc/{}/root", container.init));
+    // Docker keeps the container's files. Other engines may restore the container on
+    // its image's files, where the path is free.
+    if docker::is_caller(request) {
+        let root = procfs::root(container.init);
         let directories = deleted_directories(images).unwrap_or_default();
         let replaced = directories.iter().filter(|path| is_replaced(&root, path));
         doubts.extend(replaced.map(|path| {
             Doubt::new(
                 format!(
-                    "the deleted directory {path} is open, and CRIU can't make it again because another one with files in it has its name"
+                    "the deleted directory {path} is open, and CRIU can't make it again because a directory with files in it has its path"
                 ),
                 "restart the process that works in it",
             )
@@ -114,8 +123,8 @@ fn in_images(prepared: &Prepared<'_>, images: &Path) -> Vec<Doubt> {
     doubts
 }
 
-/// Whether a path at which CRIU makes a directory and removes it again is taken.
-/// CRIU accepts an empty directory.
+/// Whether a path at which CRIU makes a directory and removes it again is in use. CRIU
+/// accepts an empty directory.
 fn is_replaced(root: &Path, path: &str) -> bool {
     let path = root.join(path.trim_start_matches('/'));
     match fs::symlink_metadata(&path) {
@@ -127,8 +136,8 @@ fn is_replaced(root: &Path, path: &str) -> bool {
     }
 }
 
-/// Refuses for the first doubt, or warns of all.
-fn weigh(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
+/// Refuses the checkpoint for the first doubt, or warns of all.
+fn refuse_or_warn(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
     let ends = !prepared.request.has("leave-running");
     for doubt in doubts {
         if ends && prepared.config.checkpoint.doubtful == Doubtful::Refuse {
@@ -146,7 +155,7 @@ fn warn(prepared: &Prepared<'_>, doubt: &Doubt) {
     ));
 }
 
-impl<'a> Seen<'a> {
+impl<'a> Inspected<'a> {
     fn of(prepared: &'a Prepared<'a>, processes: &[i32]) -> Self {
         let container = &prepared.container;
         let all = stats_of(processes);
@@ -162,13 +171,13 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// A process for the person at the terminal.
+    /// A process's PID and name for an error message.
     fn name(&self, pid: i32) -> String {
         let name = self.processes.get(&pid).map(|stat| stat.name.as_str());
         format!("process {pid} ({})", name.unwrap_or("?"))
     }
 
-    /// The processes in order, so that the same one is named every time.
+    /// The PIDs in order, so that every run names the same process.
     fn pids(&self) -> Vec<i32> {
         let mut pids: Vec<i32> = self.processes.keys().copied().collect();
         pids.sort_unstable();
@@ -189,7 +198,7 @@ impl From<Unrestorable> for Doubt {
                 format!(
                     "process {pid} of the container has AMX tiles in use, which CRIU doesn't keep: it would end with SIGILL"
                 ),
-                "take the checkpoint when it computes nothing, or turn AMX off in the application",
+                "take the checkpoint when it does not compute, or turn AMX off in the application",
             ),
             Unrestorable::Thread(path) => Self::new(
                 format!("{path} is open, and CRIU opens files before the thread exists"),
@@ -204,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_taken_by_what_can_not_be_removed_again() {
+    fn a_directory_with_files_and_a_file_use_the_path() {
         let dir = tempfile::tempdir().expect("tempdir");
         let root = dir.path();
         assert!(!is_replaced(root, "/app"));

@@ -1,12 +1,11 @@
-//! Overlay file systems that were mounted inside the container.
+//! Finds overlay file systems that were mounted inside the container.
 //!
-//! CRIU refuses to dump file systems that it doesn't know, and knows overlay
-//! because the container's root is one (criu/filesystems.c). To restore one it
-//! mounts it with the options in /proc/PID/mountinfo, where `lowerdir` and the
-//! others are paths of the process that mounted it. CRIU resolves them on the
-//! host. That fails, or mounts other directories, unless they are the same ones
-//! there. What comes from the host (the root, volumes, what is mounted below
-//! them) is no matter: the host has it mounted, too.
+//! CRIU's dump accepts overlay, because the container's root is one
+//! (criu/filesystems.c). CRIU's restore mounts an overlay with the options in
+//! /proc/PID/mountinfo, where `lowerdir` and the others are paths of the process that
+//! mounted it. CRIU resolves these paths on the host. That fails or mounts other
+//! directories, unless the host has the same directories there. Overlays that the host
+//! has mounted, too (the root, volumes, mounts below them), are not affected.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,32 +14,24 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::Seen;
+use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
-use crate::oci::nested_mounts::unescaped;
+use crate::host::mountinfo::{self, Mount};
+use crate::host::procfs;
 
-/// An overlay of /proc/PID/mountinfo (proc_pid_mountinfo(5)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Overlay {
-    device: String,
-    mountpoint: String,
-    /// The directories that it is made of.
-    layers: Vec<PathBuf>,
-}
-
-pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
-    let hosts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let configured = configured(seen.spec);
-    let mut looked_at = HashSet::new();
-    let mountpoint = seen.pids().into_iter().find_map(|pid| {
+pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
+    let host = mountinfo::own().ok()?;
+    let configured = configured(container.spec);
+    let mut checked = HashSet::new();
+    let mountpoint = container.pids().into_iter().find_map(|pid| {
         // Most processes share one mount namespace.
         let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
-        if !looked_at.insert(namespace) {
+        if !checked.insert(namespace) {
             return None;
         }
-        let theirs = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-        let root = PathBuf::from(format!("/proc/{pid}/root"));
-        mounted_inside(&hosts, &theirs, &configured, |layer| {
+        let mounts = mountinfo::of(pid).ok()?;
+        let root = procfs::root(pid);
+        mounted_inside(&host, &mounts, &configured, |layer| {
             is_on_host(layer, &root)
         })
     })?;
@@ -52,7 +43,7 @@ pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
     ))
 }
 
-/// Where the configuration mounts overlays: their directories are the host's
+/// The mountpoints of the configuration's overlays, whose directories are the host's
 /// (Podman's volumes with the option `O`).
 fn configured(spec: &Value) -> HashSet<String> {
     let mounts = spec.get("mounts").and_then(Value::as_array);
@@ -67,65 +58,46 @@ fn configured(spec: &Value) -> HashSet<String> {
 
 /// The mountpoint of the first overlay that CRIU can't mount again.
 fn mounted_inside(
-    hosts: &str,
-    theirs: &str,
+    host: &[Mount],
+    mounts: &[Mount],
     configured: &HashSet<String>,
     is_on_host: impl Fn(&Path) -> bool,
 ) -> Option<String> {
-    let hosts: HashSet<&str> = hosts.lines().filter_map(device).collect();
-    let root = theirs
-        .lines()
-        .find(|line| line.split(' ').nth(4) == Some("/"))
-        .and_then(device);
-    theirs
-        .lines()
-        .filter_map(overlay)
-        .filter(|overlay| Some(overlay.device.as_str()) != root)
-        .filter(|overlay| !hosts.contains(overlay.device.as_str()))
-        .filter(|overlay| !configured.contains(&overlay.mountpoint))
-        .find(|overlay| {
-            !overlay.layers.is_empty() && !overlay.layers.iter().all(|layer| is_on_host(layer))
+    let root = mounts
+        .iter()
+        .find(|mount| mount.mountpoint == Path::new("/"));
+    let is_excluded = |device: &String| {
+        root.is_some_and(|root| root.device == *device)
+            || host.iter().any(|mount| mount.device == *device)
+    };
+    mounts
+        .iter()
+        .filter(|mount| mount.filesystem == "overlay" && !is_excluded(&mount.device))
+        .filter(|mount| {
+            let layers = layers(&mount.options);
+            !layers.is_empty() && !layers.iter().all(|layer| is_on_host(layer))
         })
-        .map(|overlay| overlay.mountpoint)
+        .map(|mount| mount.mountpoint.to_string_lossy().into_owned())
+        .find(|mountpoint| !configured.contains(mountpoint))
 }
 
 /// Whether a path leads to the same directory on the host as in the container.
 fn is_on_host(layer: &Path, root: &Path) -> bool {
     let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     let Ok(below) = layer.strip_prefix("/") else {
-        // Relative to a directory that is forgotten.
+        // Relative to an unknown directory.
         return false;
     };
     match (inode(layer), inode(&root.join(below))) {
         (Ok(here), Ok(there)) => here == there,
-        // A hidden directory says nothing of the container's, but there is one on
-        // the host, which may be the same.
+        // The container's directory is hidden, and the host's may be the same one.
         (Ok(_), Err(_)) => true,
         (Err(_), _) => false,
     }
 }
 
-fn device(line: &str) -> Option<&str> {
-    line.split(' ').nth(2)
-}
-
-fn overlay(line: &str) -> Option<Overlay> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let mut filesystem = filesystem.split(' ');
-    if filesystem.next()? != "overlay" {
-        return None;
-    }
-    let options = filesystem.nth(1)?;
-    let mut fields = mount.split(' ');
-    Some(Overlay {
-        device: fields.nth(2)?.to_owned(),
-        mountpoint: unescaped(fields.nth(1)?).to_string_lossy().into_owned(),
-        layers: layers(options),
-    })
-}
-
-/// The directories in an overlay's options (kernel: filesystems/overlayfs.rst).
-/// An empty list stands for what isn't understood.
+/// The directories in an overlay's options (kernel: filesystems/overlayfs.rst), empty
+/// if the options can't be parsed.
 fn layers(options: &str) -> Vec<PathBuf> {
     let mut layers = Vec::new();
     for option in options.split(',') {
@@ -143,8 +115,7 @@ fn layers(options: &str) -> Vec<PathBuf> {
             _ => {}
         }
     }
-    // A name with a backslash stands for another: colons and commas are escaped by
-    // one, blanks by octal numbers.
+    // A backslash escapes colons and commas, and begins an octal number for a blank.
     match options.contains('\\') {
         true => Vec::new(),
         false => layers,
@@ -154,6 +125,7 @@ fn layers(options: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::mountinfo::parse;
     use proptest::prelude::*;
 
     const HOST: &str = "\
@@ -170,27 +142,27 @@ mod tests {
 ";
 
     fn found(more: &str, on_host: bool) -> Option<String> {
-        mounted_inside(HOST, &format!("{ORDINARY}{more}"), &HashSet::new(), |_| {
-            on_host
-        })
+        let mounts = parse(&format!("{ORDINARY}{more}"));
+        mounted_inside(&parse(HOST), &mounts, &HashSet::new(), |_| on_host)
     }
 
     #[test]
-    fn only_an_overlay_of_the_containers_own_counts() {
+    fn only_overlays_of_the_container_itself_are_found() {
         assert_eq!(found("", false), None);
         let inside = "205 200 0:80 / /mnt/my\\040m rw shared:3 - overlay overlay rw,lowerdir=/x,upperdir=/y,workdir=/z\n";
         assert_eq!(found(inside, false), Some("/mnt/my m".into()));
         // Its directories are a volume that has the same path on the host.
         assert_eq!(found(inside, true), None);
-        // The configuration has the runtime mount it, from the host's directories.
+        // The runtime mounts it by the configuration, from the host's directories.
         let spec = serde_json::json!({"mounts": [
             {"type": "overlay", "destination": "/mnt/my m"}, {"type": "tmpfs", "destination": "/m"},
         ]});
-        let theirs = format!("{ORDINARY}{inside}");
-        let found_in = |spec: &Value| mounted_inside(HOST, &theirs, &configured(spec), |_| false);
+        let mounts = parse(&format!("{ORDINARY}{inside}"));
+        let host = parse(HOST);
+        let found_in = |spec: &Value| mounted_inside(&host, &mounts, &configured(spec), |_| false);
         assert_eq!(found_in(&spec), None);
         assert!(found_in(&Value::Null).is_some());
-        // A name that isn't understood is no proof.
+        // A name that can't be parsed is no proof.
         let strange =
             "205 200 0:80 / /m rw - overlay overlay rw,lowerdir=/x\\134:y,upperdir=/y,workdir=/z\n";
         assert_eq!(found(strange, false), None);
@@ -201,13 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_the_host_does_not_show() {
-        let theirs = "200 199 0:90 / / rw - overlay overlay rw,lowerdir=/l\n";
-        assert_eq!(mounted_inside("", theirs, &HashSet::new(), |_| false), None);
+    fn the_containers_root_is_accepted() {
+        let mounts = parse("200 199 0:90 / / rw - overlay overlay rw,lowerdir=/l\n");
+        assert_eq!(
+            mounted_inside(&[], &mounts, &HashSet::new(), |_| false),
+            None
+        );
     }
 
     #[test]
-    fn directories_in_options() {
+    fn directories_are_found_in_options() {
         let found = |options| layers(options);
         assert_eq!(
             found("rw,lowerdir=/a:/b::/c,upperdir=/u,workdir=/w,index=off"),
@@ -218,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_directory_on_both_sides() {
+    fn directories_are_compared_with_the_hosts() {
         let root = Path::new("/");
         let dir = tempfile::tempdir().expect("tempdir");
         assert!(is_on_host(dir.path(), root));
@@ -229,9 +204,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in "(\\\\|[0-7]|[a-z/:=, -]|overlay|lowerdir=|\\PC){0,30}") {
-            let _ = overlay(&text);
-            let _ = unescaped(&text);
-            let _ = mounted_inside(&text, &text, &HashSet::new(), |_| false);
+            let _ = layers(&text);
+            let mounts = parse(&text);
+            let _ = mounted_inside(&[], &mounts, &HashSet::new(), |_| false);
         }
     }
 }

@@ -1,34 +1,34 @@
-//! Processes that joined init's family from outside its namespaces.
+//! Finds descendants of init in the host's namespaces.
 //!
-//! CRIU's dump refuses a process in a namespace that neither init nor CRIU itself
-//! is in, and lets one in CRIU's own pass. Its restore can't put it there: "Can't
-//! restore sub-task in NS" (criu/pstree.c, `prepare_pstree_kobj_ids`). Such a
-//! process was started by `exec` or nsenter and adopted by init when its parent
-//! ended. A restored container is in a time namespace that CRIU made, and the
-//! `exec` of runc before 1.2 doesn't enter it.
+//! CRIU's dump refuses a process in a namespace that neither init nor CRIU itself is
+//! in, and accepts one in CRIU's own. CRIU's restore can't put it there: "Can't restore
+//! sub-task in NS" (criu/pstree.c, `prepare_pstree_kobj_ids`). Such a process was
+//! started by `exec` or nsenter, and init adopted it when its parent ended. A restored
+//! container is in a time namespace that CRIU made, and the `exec` of runc before 1.2
+//! doesn't enter it.
 
 use std::fs;
 use std::path::PathBuf;
 
-use super::Seen;
+use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
 
-/// Those that all processes of a dump must share. Mount and network namespaces
-/// may differ, a PID namespace can't be left, and cgroup namespaces are not
-/// compared.
+/// The namespaces that all processes of a dump must share. Mount and network
+/// namespaces may differ, a PID namespace can't be left, and CRIU does not compare
+/// cgroup namespaces.
 const SHARED: [&str; 4] = ["time", "uts", "ipc", "user"];
 
-pub(super) fn look(seen: &Seen<'_>) -> Option<Doubt> {
-    let pids = seen.pids();
-    let (kind, pid) = outsider(seen.container.init, &pids, |pid, kind| {
-        // CRIU is started by the runtime, in our own namespaces.
+pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
+    let pids = container.pids();
+    let (kind, pid) = outsider(container.container.init, &pids, |pid, kind| {
+        // The runtime starts CRIU in our own namespaces.
         let pid = pid.map_or("self".to_owned(), |pid| pid.to_string());
         fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
     })?;
     Some(Doubt::new(
         format!(
-            "{} came into the container from outside and is in the host's {kind} namespace, where CRIU can't put it again",
-            seen.name(pid)
+            "{} was started from outside of the container and is in the host's {kind} namespace, where CRIU can't restore it",
+            container.name(pid)
         ),
         "end it",
     ))
@@ -41,13 +41,13 @@ fn outsider(
     namespace: impl Fn(Option<i32>, &str) -> Option<PathBuf>,
 ) -> Option<(&'static str, i32)> {
     SHARED.into_iter().find_map(|kind| {
-        let crius = namespace(None, kind)?;
-        if namespace(Some(init), kind)? == crius {
+        let criu = namespace(None, kind)?;
+        if namespace(Some(init), kind)? == criu {
             return None;
         }
         pids.iter()
             .copied()
-            .find(|&pid| namespace(Some(pid), kind).is_some_and(|theirs| theirs == crius))
+            .find(|&pid| namespace(Some(pid), kind).is_some_and(|its| its == criu))
             .map(|pid| (kind, pid))
     })
 }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_the_hosts_is_an_outsider() {
+    fn a_process_in_the_hosts_namespace_is_an_outsider() {
         for kind in SHARED {
             assert_eq!(found(&[kind], "own", "host"), Some((kind, 3)));
         }
@@ -76,18 +76,18 @@ mod tests {
     }
 
     #[test]
-    fn the_dump_refuses_nested_ones_by_itself() {
+    fn nested_namespaces_are_left_to_the_dump() {
         assert_eq!(found(&SHARED, "own", "nested"), None);
     }
 
     #[test]
-    fn a_container_that_shares_the_hosts() {
+    fn a_container_in_the_hosts_namespaces_has_no_outsider() {
         assert_eq!(found(&SHARED, "host", "host"), None);
         assert_eq!(found(&SHARED, "host", "nested"), None);
     }
 
     #[test]
-    fn what_the_kernel_does_not_have_is_no_doubt() {
+    fn missing_namespaces_are_accepted() {
         assert_eq!(outsider(1, &[1, 2], |_, _| None), None);
     }
 }

@@ -1,0 +1,18 @@
+//! Command lines that are refused.
+
+/// Why a command line is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum Error {
+    #[error("{verb}: unknown flag {flag}; run the wrapped runtime directly if it is new there")]
+    UnknownFlag { verb: &'static str, flag: String },
+    #[error("{verb}: the flag {flag} needs a value")]
+    MissingValue { verb: &'static str, flag: String },
+    #[error("{verb}: {id:?} is not a container ID")]
+    BadId { verb: &'static str, id: String },
+    #[error("checkpoint: --progress-fd needs the number of an open file, not {value:?}")]
+    BadFd { value: String },
+    #[error("usage: cedana-runc inspect [--json] (DIR | --restores)")]
+    InspectUsage,
+    #[error("usage: cedana-runc unpack DIR [--to DIR2]")]
+    UnpackUsage,
+}

@@ -1,0 +1,240 @@
+//! `checkpoint` and `restore`: their flags and the container's ID.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use cedana_contract::flags::{NETNS, PROGRESS_FD};
+
+use super::argument::Argument;
+use super::container_id::ContainerId;
+use super::error::Error;
+use super::globals::Globals;
+
+/// Flags that take a value.
+const WITH_VALUE: [&str; 15] = [
+    "image-path",
+    "work-path",
+    "parent-path",
+    "status-fd",
+    "page-server",
+    "manage-cgroups-mode",
+    "empty-ns",
+    "lsm-profile",
+    "lsm-mount-context",
+    "console-socket",
+    "bundle",
+    "b",
+    "pid-file",
+    "preserve-fds",
+    "network-lock",
+];
+
+/// Flags without a value; `no-pivot` is of `restore` alone.
+const SWITCHES: [&str; 15] = [
+    "leave-running",
+    "tcp-established",
+    "tcp-skip-in-flight",
+    "tcp-close",
+    "link-remap",
+    "ext-unix-sk",
+    "shell-job",
+    "lazy-pages",
+    "file-locks",
+    "pre-dump",
+    "auto-dedup",
+    "detach",
+    "d",
+    "no-subreaper",
+    "no-pivot",
+];
+
+/// A parsed `checkpoint` or `restore`.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) globals: Globals,
+    /// The arguments before the verb, unchanged.
+    pub(crate) before: Vec<OsString>,
+    /// `checkpoint` or `restore`.
+    pub(crate) verb: &'static str,
+    /// The arguments after the verb, unchanged, without our own flags.
+    pub(crate) after: Vec<OsString>,
+    pub(crate) id: ContainerId,
+    /// The descriptor that progress is written to.
+    pub(crate) progress_fd: Option<i32>,
+    flags: Vec<(String, Option<OsString>)>,
+}
+
+impl Request {
+    /// `None` if help is asked for, or if the ID or the value of one of the wrapped
+    /// runtime's flags is missing: that runtime answers with its own usage.
+    ///
+    /// # Errors
+    /// A flag that is unknown here, a wrong value of one of our own flags, or an ID
+    /// that is no path component.
+    pub(super) fn parse(
+        globals: Globals,
+        before: &[OsString],
+        verb: &'static str,
+        args: &[OsString],
+    ) -> Result<Option<Self>, Error> {
+        let mut flags = Vec::new();
+        let mut progress_fd = None;
+        let mut after = Vec::new();
+        let mut id = None;
+        let mut only_plain = false;
+        let mut rest = args.iter();
+        while let Some(arg) = rest.next() {
+            after.push(arg.clone());
+            let (name, value) = match Argument::of(arg) {
+                Argument::Flag(name, value) if !only_plain => (name, value),
+                Argument::EndOfFlags if !only_plain => {
+                    only_plain = true;
+                    continue;
+                }
+                _ => {
+                    id.get_or_insert(arg);
+                    continue;
+                }
+            };
+            let flag = || format!("--{name}");
+            if matches!(name.as_str(), "h" | "help" | "?" | "usage") {
+                return Ok(None);
+            }
+            let is_own = matches!(
+                (verb, name.as_str()),
+                ("checkpoint", PROGRESS_FD) | ("restore", NETNS)
+            );
+            if is_own || WITH_VALUE.contains(&name.as_str()) {
+                let is_in_next = value.is_none();
+                let value = match value.or_else(|| rest.next().cloned()) {
+                    Some(value) => value,
+                    None if is_own => return Err(Error::MissingValue { verb, flag: flag() }),
+                    // Podman finds out by the runtime's own error text whether it has
+                    // the flag (`restore --lsm-mount-context`, pkg/checkpoint/crutils).
+                    None => return Ok(None),
+                };
+                if is_own {
+                    after.pop();
+                    if name == PROGRESS_FD {
+                        progress_fd = Some(descriptor(&value)?);
+                        continue;
+                    }
+                } else if is_in_next {
+                    after.push(value.clone());
+                }
+                flags.push((long_name(name), Some(value)));
+            } else if SWITCHES.contains(&name.as_str()) {
+                if !is_false(value.as_deref()) {
+                    flags.push((long_name(name), None));
+                }
+            } else {
+                return Err(Error::UnknownFlag { verb, flag: flag() });
+            }
+        }
+        let Some(id) = id else { return Ok(None) };
+        let id = ContainerId::parse(id).ok_or_else(|| Error::BadId {
+            verb,
+            id: id.to_string_lossy().into_owned(),
+        })?;
+        Ok(Some(Self {
+            globals,
+            before: before.to_vec(),
+            verb,
+            after,
+            id,
+            progress_fd,
+            flags,
+        }))
+    }
+
+    /// Whether a switch was given.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|(name, _)| name == flag)
+    }
+
+    /// The value of a flag; the last one counts.
+    pub(crate) fn value(&self, flag: &str) -> Option<&OsStr> {
+        self.flags
+            .iter()
+            .rev()
+            .find(|(name, _)| name == flag)
+            .and_then(|(_, value)| value.as_deref())
+    }
+
+    /// The checkpoint's directory; both runtimes default to `checkpoint` in the
+    /// working directory.
+    pub(crate) fn image_path(&self) -> PathBuf {
+        match self.value("image-path") {
+            Some(path) if !path.is_empty() => PathBuf::from(path),
+            _ => PathBuf::from("checkpoint"),
+        }
+    }
+
+    /// The directory that CRIU writes its log to.
+    pub(crate) fn work_path(&self) -> PathBuf {
+        match self.value("work-path") {
+            Some(path) if !path.is_empty() => PathBuf::from(path),
+            _ => self.image_path(),
+        }
+    }
+
+    /// The wrapped runtime's arguments: the caller's, with `extra` after the verb,
+    /// and with `values` in place of the caller's values for these flags.
+    pub(crate) fn with_values(&self, extra: &[&str], values: &[(&str, &OsStr)]) -> Vec<OsString> {
+        let mut args = self.before.clone();
+        args.push(self.verb.into());
+        args.extend(extra.iter().map(OsString::from));
+        for (name, value) in values {
+            let mut flag = OsString::from(format!("--{name}="));
+            flag.push(value);
+            args.push(flag);
+        }
+        let is_replaced = |name: &str| values.iter().any(|(replaced, _)| *replaced == name);
+        let mut rest = self.after.iter();
+        while let Some(arg) = rest.next() {
+            match Argument::of(arg) {
+                Argument::Flag(name, Some(_)) if is_replaced(&name) => {}
+                Argument::Flag(name, None) if is_replaced(&name) => {
+                    rest.next();
+                }
+                // The next argument is this flag's value, even if it looks like a flag.
+                Argument::Flag(name, None) if WITH_VALUE.contains(&name.as_str()) => {
+                    args.push(arg.clone());
+                    args.extend(rest.next().cloned());
+                }
+                Argument::EndOfFlags => {
+                    args.push(arg.clone());
+                    args.extend(rest.by_ref().cloned());
+                }
+                _ => args.push(arg.clone()),
+            }
+        }
+        args
+    }
+}
+
+/// Whether a switch is turned off: urfave/cli takes `--switch=false`.
+fn is_false(value: Option<&OsStr>) -> bool {
+    matches!(
+        value.and_then(OsStr::to_str),
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False")
+    )
+}
+
+fn descriptor(value: &OsStr) -> Result<i32, Error> {
+    value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(|| Error::BadFd {
+            value: value.to_string_lossy().into_owned(),
+        })
+}
+
+fn long_name(name: String) -> String {
+    match name.as_str() {
+        "b" => "bundle".to_owned(),
+        "d" => "detach".to_owned(),
+        _ => name,
+    }
+}
