@@ -43,7 +43,7 @@ const REFUSALS: [Refusal; 9] = [
     },
     Refusal {
         with: "epoll-elsewhere",
-        cause: "an epoll set holds a file whose descriptor its process has closed",
+        cause: "an epoll set holds a file after its process has closed the descriptor",
         remedy: "EPOLL_CTL_DEL",
     },
     Refusal {
