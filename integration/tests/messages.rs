@@ -43,7 +43,7 @@ const REFUSALS: [Refusal; 9] = [
     },
     Refusal {
         with: "epoll-elsewhere",
-        cause: "an epoll set holds a file whose descriptor its process has closed",
+        cause: "an epoll set holds a file after its process has closed the descriptor",
         remedy: "EPOLL_CTL_DEL",
     },
     Refusal {
@@ -207,6 +207,16 @@ fn a_standard_output_outside_of_the_container_is_named() {
         "{}",
         read(&output)
     );
+    // `run` returns before runc's init has executed the program.
+    let state = command("runc", &["--root", ROOT, "state", &id]).ok();
+    let executable = format!("/proc/{}/exe", json(&state.stdout)["pid"]);
+    eventually("the program runs", || {
+        let path = fs::read_link(&executable).map_err(|error| error.to_string())?;
+        match path.file_name() == Path::new(workload::PATH).file_name() {
+            true => Ok(()),
+            false => Err(path.display().to_string()),
+        }
+    });
     let all = [
         "--root",
         ROOT,

@@ -1,69 +1,69 @@
-//! What went wrong inside CRIU, as a person needs to hear it.
+//! Causes of CRIU's failures, with their remedies.
 //!
-//! CRIU says "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider
-//! using --tcp-established option". Here each message that has a known meaning
-//! becomes a [`Cause`], whose text names the cause and what to do about it. The
-//! texts matched are those of CRIU 3.17 to 4.2.
+//! CRIU logs "Error (criu/sk-inet.c:200): inet: Connected TCP socket, consider
+//! using --tcp-established option". This module maps each such message that has a
+//! known meaning to a [`Cause`]. The cause's text names the reason and what to do
+//! about it. The messages are those of CRIU 3.17 to 4.2.
 
 use std::fmt;
 
-/// A known reason for CRIU to refuse or fail.
+/// A known reason for which CRIU refuses or fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// An established TCP connection while keeping them is turned off.
+    /// An established TCP connection, with `tcp_established` off.
     TcpEstablished,
-    /// A connection that is not yet accepted, or a unix socket's.
+    /// A TCP or unix connection that is being opened or is not accepted yet.
     InFlight,
     /// A netlink socket with data that its process has not read.
     NetlinkUnread,
     /// A socket of a protocol or family that CRIU does not know.
     UnsupportedSocket(Socket),
-    /// A unix socket whose other end is outside the container.
+    /// A unix socket that is connected to a process outside the container.
     ExternalUnixSocket,
     /// An open io_uring.
     IoUring,
     /// An open userfaultfd.
     Userfaultfd,
-    /// Another kind of open file that CRIU can't dump.
+    /// Another kind of open file that CRIU can't dump, in CRIU's words.
     UnsupportedFile(String),
-    /// File locks while carrying them is turned off.
+    /// A file lock, with `file_locks` off.
     FileLocks,
-    /// A deleted open file above the limit.
+    /// A deleted open file that is larger than `ghost_limit`.
     GhostTooLarge {
         /// Its path in the container.
         path: String,
         /// Its size in bytes.
         size: u64,
     },
-    /// An unlinked file while link remapping is turned off.
+    /// An open file that was unlinked but has another name, with `link_remap` off.
     LinkRemap(String),
-    /// A watched file that can't be found again.
+    /// A file watched by inotify or fanotify that CRIU can't find by its handle.
     Inotify(Watched),
-    /// A mount that CRIU can't make from the others.
+    /// A mount that CRIU can't derive from the container's other mounts.
     MountBelow(String),
     /// An open file on a mount that is not in the container.
     OutsideFile(Descriptor),
-    /// A POSIX message queue, with its name if CRIU says it.
+    /// A POSIX message queue, with its name if it is known.
     MessageQueue(Option<String>),
     /// A pipe in packet mode.
     PacketPipe,
-    /// The controlling terminal, opened by a process that has no other
-    /// descriptor of it.
+    /// A descriptor of /dev/tty in a process that does not lead the terminal's
+    /// session.
     ControllingTerminal,
-    /// Credentials or other control messages that wait in a unix socket.
+    /// Unread control messages, such as credentials, in a unix socket.
     ControlMessages,
     /// Memory of memfd_secret(2).
     SecretMemory,
-    /// An epoll set that holds a file under a descriptor that was closed.
+    /// An epoll set with an entry for a descriptor that was closed.
     EpollTarget,
-    /// A namespace made inside the container.
+    /// A namespace of this kind that a process made inside the container.
     NestedNamespace(String),
-    /// A process that another one traces, or that is stopped.
+    /// A traced or stopped process.
     Traced,
-    /// A process whose main thread has ended before the others.
+    /// A process that runs on without its main thread.
     DeadLeader,
-    /// A process ended while CRIU worked on it.
+    /// A process exited or was killed while CRIU worked on it.
     Ended,
     /// A process was killed while CRIU restored it.
     Killed,
@@ -71,25 +71,25 @@ pub enum Cause {
     NoDescriptor,
     /// CRIU itself has no free file descriptor.
     NoDescriptorLeft,
-    /// The limit of processes and threads.
+    /// The limit of processes and threads is reached.
     PidsLimit,
-    /// A limit of what a user may watch: the sysctl's name.
+    /// A limit of watched files is reached: the name of its sysctl.
     WatchLimit(&'static str),
     /// A program that CRIU runs is not installed.
     MissingProgram(String),
-    /// Freezing took too long.
+    /// The freeze took too long.
     FreezeTimeout,
-    /// Another uid's limits can't be read.
+    /// The limits of another user's process can't be read.
     Rlimit,
-    /// The process refuses code injection (a just-in-time compiler's memory).
+    /// CRIU can't inject code into a process because of its mappings (PHP's JIT).
     Inject,
-    /// Connections can't be held still during the dump.
+    /// CRIU can't block the container's connections during the dump.
     NetworkLock,
     /// A full disk.
     NoSpace,
     /// Not enough memory.
     NoMemory,
-    /// A file that was open at the dump is gone.
+    /// A file that was open at the dump does not exist.
     MissingFile(String),
     /// A file that was open at the dump has another size.
     FileSize {
@@ -106,9 +106,9 @@ pub enum Cause {
     BusyThread,
     /// A mount of the checkpoint has no counterpart in the bundle.
     MissingMount(String),
-    /// The checkpoint's network namespace must be handed in and was not.
+    /// The runtime passed no network namespace for one that the dump left out.
     MissingNetns,
-    /// Another socket holds the address.
+    /// Another socket uses the address.
     AddressInUse,
     /// The address is not configured in the target namespace.
     AddressNotAvailable,
@@ -122,7 +122,7 @@ pub enum Cause {
     TooOld,
 }
 
-/// What is known of a socket that CRIU refuses.
+/// Protocol or family of a socket that CRIU refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Socket {
     /// Protocol number.
@@ -131,18 +131,18 @@ pub enum Socket {
     Family(u32),
 }
 
-/// What a process watches by inotify or fanotify.
+/// A file that a process watches by inotify or fanotify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watched {
-    /// All that CRIU's errors tell.
+    /// CRIU's errors do not name it.
     Unknown,
-    /// A file, as far as it was found.
+    /// A file that /proc identified.
     File {
-        /// The process that watches: its PID and name.
+        /// PID and name of the watching process.
         process: String,
         /// The file's inode.
         inode: u64,
-        /// Where it is in the container, if that was found.
+        /// Its path in the container, `None` if it was not found.
         path: Option<String>,
     },
 }
@@ -152,7 +152,7 @@ pub enum Watched {
 pub struct Descriptor {
     /// Its number.
     pub number: u32,
-    /// The path that the kernel gives for it.
+    /// Its path in CRIU's log.
     pub path: String,
 }
 
@@ -170,7 +170,7 @@ impl fmt::Display for Descriptor {
 
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const REASON: &str = "by inotify or fanotify, and CRIU can't find it again, because the container's overlay file system does not decode file handles; end the watch, mount the overlay with index=on,nfs_export=on, or set";
+        const REASON: &str = "by inotify or fanotify, and CRIU can't find that file because the container's overlay file system does not decode file handles; end the watch, mount the overlay with index=on,nfs_export=on, or set";
         const SETTINGS: &str = "irmap-scan-path and force-irmap in /etc/criu/runc.conf";
         match self {
             Self::Unknown => write!(f, "a process watches a file {REASON} {SETTINGS}"),
@@ -217,8 +217,8 @@ impl fmt::Display for Cause {
             Self::GhostTooLarge { path, size } => write!(f, "the deleted file {path} is still open and has {size} bytes, more than the limit; raise ghost_limit"),
             Self::LinkRemap(path) => write!(f, "the file {path} was deleted while open and has another name; set link_remap = true"),
             Self::Inotify(watched) => watched.fmt(f),
-            Self::MountBelow(path) => write!(f, "the container has a mount at {path} that CRIU can't make again (it came with a recursive bind mount and is no longer mounted on the host, or it was mounted inside the container); unmount it, or give the container a bind mount without the mounts below it (Docker: bind-recursive=disabled)"),
-            Self::OutsideFile(file) => write!(f, "a process has {file} on {}, a file that is outside of the container's mounts; start the container with a pipe, a terminal or /dev/null there (as ctr, Docker and Podman do), or let it open the file through a bind mount", file.path),
+            Self::MountBelow(path) => write!(f, "the container has a mount at {path} that CRIU can't restore (it came with a recursive bind mount and is no longer mounted on the host, or it was mounted inside the container); unmount it, or give the container a bind mount without the mounts below it (Docker: bind-recursive=disabled)"),
+            Self::OutsideFile(file) => write!(f, "a process has {file} on {}, a file that is outside of the container's mounts; start the container with a pipe, a terminal or /dev/null there (as ctr, Docker and Podman do), or let the process open the file through a bind mount", file.path),
             Self::MessageQueue(name) => {
                 f.write_str("the container has a POSIX message queue")?;
                 if let Some(name) = name {
@@ -227,10 +227,10 @@ impl fmt::Display for Cause {
                 f.write_str(", which CRIU does not support; close and unlink it (mq_unlink) before the checkpoint")
             }
             Self::PacketPipe => f.write_str("a process has a pipe in packet mode (O_DIRECT), which CRIU does not support; close it before the checkpoint, or use a unix socket of type SOCK_SEQPACKET in the application"),
-            Self::ControllingTerminal => f.write_str("a process has /dev/tty open that is not the leader of the terminal's session, as a shell within a shell has, or screen or script; leave the inner shell before the checkpoint, or start the program without the outer one (exec)"),
+            Self::ControllingTerminal => f.write_str("a process that does not lead the terminal's session has /dev/tty open, such as a shell within a shell, screen or script; leave the inner shell before the checkpoint, or start the program without the outer one (exec)"),
             Self::ControlMessages => f.write_str("a unix socket holds messages with credentials (SO_PASSCRED) that were not read yet, which CRIU does not support; have the application read them, and try again"),
-            Self::SecretMemory => f.write_str("a process has secret memory (memfd_secret), which the kernel shows to no other process and so CRIU can't dump; turn the feature off in the application"),
-            Self::EpollTarget => f.write_str("an epoll set holds a file whose descriptor its process has closed while a copy stayed open, and CRIU can't put it back; remove a descriptor from the set (EPOLL_CTL_DEL) before it is closed, then take another checkpoint"),
+            Self::SecretMemory => f.write_str("a process has secret memory (memfd_secret), which the kernel hides from all other processes, CRIU included; turn the feature off in the application"),
+            Self::EpollTarget => f.write_str("an epoll set holds a file after its process has closed the descriptor and kept a copy open, and CRIU can't restore that; remove a descriptor from the set (EPOLL_CTL_DEL) before it is closed, then take another checkpoint"),
             Self::DeadLeader => f.write_str("a process's main thread has ended while other threads of it run, which CRIU does not support; let the main thread wait for the others (pthread_join) in the application, or end the process"),
             Self::Ended => f.write_str("a process of the container ended while CRIU was working on it; see the container's state and output, and try again if it runs"),
             Self::Killed => f.write_str("a process was killed while CRIU was restoring it (signal 9); if the kernel's log names the memory limit, raise it, and try again"),
@@ -243,31 +243,30 @@ impl fmt::Display for Cause {
             Self::Traced => f.write_str("a process in the container is stopped or traced (a debugger, strace, SIGSTOP); detach or continue it first"),
             Self::FreezeTimeout => f.write_str("the container could not be frozen in time (a process waits in the kernel, or the node is overloaded); end what the process waits for, or raise checkpoint.timeout"),
             Self::Rlimit => f.write_str("the limits of a process of another user can't be read: CAP_SYS_RESOURCE is missing on this node; run the engine with that capability"),
-            Self::Inject => f.write_str("CRIU can't write its code into a process, whose memory is mapped so that it refuses (PHP's JIT does); turn the just-in-time compiler off"),
-            Self::NetworkLock => f.write_str("the container's connections can't be held still: iptables or nftables failed; install iptables and check that the kernel has the filter tables"),
+            Self::Inject => f.write_str("CRIU can't write its code into a process because of the way its memory is mapped (as PHP's JIT does); turn the just-in-time compiler off"),
+            Self::NetworkLock => f.write_str("CRIU can't block the container's connections during the dump: iptables or nftables failed; install iptables and check that the kernel has the filter tables"),
             Self::NoSpace => f.write_str("the disk is full (No space left on device); free space or choose another directory"),
             Self::NoMemory => f.write_str("there is not enough memory; free some or raise the container's limit"),
-            Self::MissingFile(path) => write!(f, "the file {path}, open at the checkpoint, is missing in the container's file system; restore with the files of that time (the same mounts and writable layer)"),
-            Self::FileSize { path, found, expected } => write!(f, "the file {path} has {found} bytes but had {expected} at the checkpoint; restore with the files of that time"),
-            Self::BusyPid(pid) => write!(f, "the process id {pid} is in use; stop the process that has it, or give the container its own PID namespace"),
-            Self::BusyThread => f.write_str("the ID of a thread is in use; stop the process that has it, or give the container its own PID namespace"),
+            Self::MissingFile(path) => write!(f, "the file {path}, open at the checkpoint, is missing in the container's file system; restore with the files of the checkpoint (the same mounts and writable layer)"),
+            Self::FileSize { path, found, expected } => write!(f, "the file {path} has {found} bytes but had {expected} at the checkpoint; restore with the files of the checkpoint"),
+            Self::BusyPid(pid) => write!(f, "the process id {pid} is in use; stop the process that uses it, or give the container its own PID namespace"),
+            Self::BusyThread => f.write_str("the ID of a thread is in use; stop the process that uses it, or give the container its own PID namespace"),
             Self::MissingMount(what) => write!(f, "a mount of the checkpoint is missing ({what}); give the container the same mounts as at the checkpoint"),
-            Self::MissingNetns => f.write_str("the checkpoint was taken in a network namespace of its own and the bundle has none; start it without host networking"),
-            Self::AddressInUse => f.write_str("an address that the container listens on is in use; stop the program that has it, or restore into a fresh network namespace"),
+            Self::MissingNetns => f.write_str("the container had its own network namespace at the checkpoint and the bundle has none; start it without host networking"),
+            Self::AddressInUse => f.write_str("an address that the container listens on is in use; stop the program that uses it, or restore into a fresh network namespace"),
             Self::AddressNotAvailable => f.write_str("an address of the container's sockets does not exist in the network it is restored into; give it the address it had at the checkpoint"),
             Self::DamagedImage(file) => write!(f, "the checkpoint's image is damaged or truncated ({file}); take the checkpoint again or restore another"),
             Self::Cpu(what) => write!(f, "this processor lacks what the processes used at the checkpoint ({what}); restore on a processor with the same features"),
             Self::Vdso => f.write_str("this CRIU does not understand this kernel's vDSO; install a newer CRIU"),
-            Self::TooOld => f.write_str("this CRIU is too old for this kernel, whose sockets lack an option it asks for (\"Can't get 1:16 opt\"); install CRIU 4.2 or later"),
+            Self::TooOld => f.write_str("this CRIU is too old: it asks for a socket option that this kernel lacks (\"Can't get 1:16 opt\"); install CRIU 4.2 or later"),
         }
     }
 }
 
 impl Cause {
-    /// Whether a container that goes on running may be without this cause a moment
-    /// later, so that another attempt is worth its freeze. [`Cause::Ended`] is none
-    /// of these: the process may have ended by CRIU's own code in it, and another
-    /// attempt would end the next.
+    /// Whether this cause can pass within moments while the container runs, so that
+    /// another attempt is worth its freeze. [`Cause::Ended`] is not one: CRIU's own
+    /// code may have ended the process, and another attempt would end the next.
     #[must_use]
     pub fn passes_by_itself(&self) -> bool {
         matches!(
@@ -276,10 +275,10 @@ impl Cause {
         )
     }
 
-    /// Whether CRIU reports this cause also for a process that has ended during a
-    /// dump. Its files in /proc are missing then, and with init its mounts.
+    /// Whether CRIU logs the same message for a process that ends during a dump: its
+    /// files in /proc are missing, and so are the mounts if it is init.
     #[must_use]
-    pub fn can_follow_from_an_end(&self) -> bool {
+    pub fn may_mean_ended(&self) -> bool {
         matches!(
             self,
             // A zombie shows no IPC namespace, which is unlike that of init.
@@ -300,10 +299,10 @@ impl Cause {
         )
     }
 
-    /// The meaning of one error message, if it is a known one.
+    /// Maps one error message to its cause, `None` if it is unknown.
     #[must_use]
     pub fn of(message: &str) -> Option<Self> {
-        lives(message)
+        ended(message)
             .or_else(|| sockets(message))
             .or_else(|| limits(message))
             .or_else(|| files(message))
@@ -314,17 +313,17 @@ impl Cause {
 }
 
 /// Processes that exit or are killed while CRIU works on them.
-fn lives(m: &str) -> Option<Cause> {
-    // The signals that end a program from outside; by others its own memory, or
-    // CRIU's code in it, is at fault.
+fn ended(m: &str) -> Option<Cause> {
+    // Signals that other programs send to end a process. Any other signal means a
+    // fault in the process or in CRIU's code in it.
     let signal = number_after(m, "si_status=");
     let by_signal = m.starts_with("si_code=") && matches!(signal, Some(9 | 15));
     let unexpected = [
         "was killed by 9 unexpectedly",
         "was killed by 15 unexpectedly",
     ];
-    let ended = missing_in_proc(m)
-        || waited_for(m)
+    let ended = is_missing_in_proc(m)
+        || wait_found_ended(m)
         || by_signal
         || unexpected.iter().any(|text| m.contains(text))
         || m.ends_with(": No such process")
@@ -338,7 +337,7 @@ fn lives(m: &str) -> Option<Cause> {
 
 /// Whether a file of a process in /proc can't be opened because the process has
 /// ended.
-fn missing_in_proc(m: &str) -> bool {
+fn is_missing_in_proc(m: &str) -> bool {
     // criu/mount.c, of /proc/PID/root. The second error stands alone if the process
     // ended a moment earlier, at readlink(2).
     if m.contains("Can't open the task root: No such file")
@@ -360,9 +359,9 @@ fn missing_in_proc(m: &str) -> bool {
 }
 
 /// Whether CRIU waited for a process to stop and got the status of one that has
-/// ended: of that process, or of any other child, since CRIU waits for all of them
-/// while it dumps namespaces.
-fn waited_for(m: &str) -> bool {
+/// ended. It can be another one: for the end of its dumpers of namespaces CRIU waits
+/// for any child.
+fn wait_found_ended(m: &str) -> bool {
     let status = if let Some(rest) = after(m, "Task is still running (pid: ") {
         after(rest, "status: 0x")
             .and_then(|text| i32::from_str_radix(text.trim_end_matches(')'), 16).ok())
@@ -376,7 +375,7 @@ fn waited_for(m: &str) -> bool {
     status.is_some_and(|status| matches!(status & 0x7f, 0 | 9 | 15))
 }
 
-/// Limits that have an error number in common with something else.
+/// Limits that share an error number with other causes.
 fn limits(m: &str) -> Option<Cause> {
     let number = number_after::<i32>(m, "Unable to create a thread: -");
     match number {
@@ -422,7 +421,7 @@ fn sockets(m: &str) -> Option<Cause> {
     if m.contains("n-flight") {
         return Some(Cause::InFlight);
     }
-    // criu/sk-netlink.c, the only file with these words.
+    // Only criu/sk-netlink.c prints these words.
     if m.contains("The socket has data to read") {
         return Some(Cause::NetlinkUnread);
     }
@@ -491,7 +490,7 @@ fn files(m: &str) -> Option<Cause> {
     if m.contains("packetized mode for pipes") {
         return Some(Cause::PacketPipe);
     }
-    // The kernel's name for all of it, mapped and as an open file.
+    // The kernel's name for this memory, as a mapping and as an open file.
     if m.contains("(/secretmem (deleted))") || m.ends_with(" path=/secretmem (deleted)") {
         return Some(Cause::SecretMemory);
     }
@@ -507,8 +506,8 @@ fn files(m: &str) -> Option<Cause> {
     if m.contains("ctty inheritance detected") {
         return Some(Cause::ControllingTerminal);
     }
-    // The first is of a dump, which logs no error before it where the kernel has
-    // KCMP_EPOLL_TFD; the second of one where it has not; the third of a restore.
+    // A dump logs the first, with no error before it, if the kernel has
+    // KCMP_EPOLL_TFD, else the second. A restore logs the third.
     let epoll = [
         "Dump eventpoll (pid: ",
         "Escaped/closed fd descriptor",
@@ -534,8 +533,8 @@ fn processes(m: &str) -> Option<Cause> {
     if m.contains("Unseizable non-zombie") || m.contains("task interruption, aborting") {
         return Some(Cause::Traced);
     }
-    // The last is what a device plugin says that could not stop its device in the same
-    // time (plugins/cuda/cuda_plugin.c).
+    // The last comes from a plugin that could not pause its device in that time
+    // (plugins/cuda/cuda_plugin.c).
     if m.contains("Timeout reached")
         || m.contains("Unable to freeze cgroup")
         || m.contains("PAUSE_DEVICES failed")
@@ -576,16 +575,12 @@ fn restore(m: &str) -> Option<Cause> {
     if let Some(rest) = after(m, "No mapping for ") {
         let place = rest.split_once(':').map_or(rest, |(_, place)| place);
         let place = place.trim_end_matches(" mountpoint");
-        // CRIU prints this before it has the place's name.
+        // CRIU prints "(null)" if it has not read the mount point yet.
         let known = !place.is_empty() && place != "(null)";
-        let place = if known {
-            place
-        } else {
-            "one that came from outside"
-        };
+        let place = if known { place } else { "an external mount" };
         return Some(Cause::MissingMount(place.to_owned()));
     }
-    if let Some(place) = unmakable(m) {
+    if let Some(place) = unsupported_mount(m) {
         return Some(Cause::MountBelow(absolute(place)));
     }
     let mount = m.starts_with("mnt: ") || m.starts_with("mnt-v2: ");
@@ -608,9 +603,9 @@ fn restore(m: &str) -> Option<Cause> {
     None
 }
 
-/// The place of a mount that CRIU can't make: of a bind mount without its source,
-/// of one whose master is outside, and of an unknown file system.
-fn unmakable(m: &str) -> Option<&str> {
+/// Mount point of a mount that CRIU can't restore: a bind mount without its source,
+/// one with its master outside of the container, or one of an unknown file system.
+fn unsupported_mount(m: &str) -> Option<&str> {
     if let Some((mount, _)) = m.split_once(" doesn't have a proper root mount") {
         let (_, place) = mount.split_once(":./").or(mount.rsplit_once(':'))?;
         return Some(place);
@@ -655,7 +650,7 @@ fn system(m: &str) -> Option<Cause> {
     vdso.then_some(Cause::Vdso)
 }
 
-/// CRIU names files of the container relative to its root.
+/// Turns CRIU's path, relative to the container's root, into an absolute one.
 fn absolute(path: &str) -> String {
     format!("/{}", path.trim_start_matches(['.', '/']))
 }

@@ -1,4 +1,4 @@
-//! The CRIU configuration file that stands beneath a runtime's own requests.
+//! CRIU configuration file with the options that OCI runtimes have no flag for.
 //!
 //! OCI runtimes drive CRIU over RPC and have flags for only a few of its
 //! options. CRIU reads the file named by the environment variable
@@ -7,12 +7,12 @@
 //! request names (`org.criu.config`, by default /etc/criu/runc.conf). So:
 //!
 //! ```text
-//! /etc/criu/default.conf  <  ours, by CRIU_CONFIG_FILE  <  RPC  <  the user's runc.conf
+//! /etc/criu/default.conf  <  this file, by CRIU_CONFIG_FILE  <  RPC  <  the user's runc.conf
 //! ```
 //!
-//! What the runtime leaves unsaid is ours to say, and a user's own file keeps
-//! the last word. An option that runtimes always send, true or false, has no
-//! effect here and must go in as the runtime's flag: `tcp-established`,
+//! This file sets what the runtime's request leaves out, and the user's file
+//! overrides both. An option that runtimes always send, true or false, has no
+//! effect here and must be passed as the runtime's flag: `tcp-established`,
 //! `file-locks`, `ext-unix-sk`, `shell-job`.
 
 use std::path::PathBuf;
@@ -28,32 +28,32 @@ pub const FILE_VARIABLE: &str = "CRIU_CONFIG_FILE";
 /// What a dump needs beyond the runtime's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DumpOptions {
-    /// Inode of the container's network namespace, when it is to be left out of
-    /// the dump: interfaces, addresses and routes belong to the engine, which
-    /// sets them up anew before a restore. Dumping them instead loses them,
-    /// because runtimes ask CRIU for an empty network namespace.
+    /// Inode of the container's network namespace if the dump leaves it out, `None`
+    /// otherwise. The engine owns interfaces, addresses and routes and sets them up
+    /// anew before a restore. A dump with the namespace loses them, because runtimes
+    /// ask CRIU for an empty network namespace.
     pub external_netns: Option<u64>,
-    /// Mounts to leave out of the dump although the runtime doesn't name them, by
-    /// their places in the container: those below a recursive bind mount. Each must
-    /// be a path that [`fits`].
+    /// Mount points in the container of mounts that the dump leaves out and that the
+    /// runtime doesn't name: those below a recursive bind mount. Each path must
+    /// [fit](fits).
     pub external_mounts: Vec<String>,
     /// Largest deleted but open file that is copied into the images, in bytes.
     /// CRIU's own limit of 1 MiB is below what databases and build tools hold.
     pub ghost_limit: u64,
-    /// Give unlinked open files that have another name a temporary one. Without
-    /// it a file deleted from an image layer can't be dumped at all.
+    /// Lets CRIU link unlinked open files that have another name under a temporary
+    /// one. Without it a file deleted from an image layer can't be dumped at all.
     pub link_remap: bool,
     /// How long CRIU may take to freeze the container. CRIU's own 10 s end the
     /// dump of a big container on a loaded node.
     pub timeout: Duration,
-    /// A program that CRIU runs at each stage, and whose failure after the dump
-    /// lets the processes go on. CRIU 3.19 and later.
+    /// A program that CRIU runs at each stage. If it fails after the dump, CRIU lets
+    /// the processes run on (CRIU 3.19 and later).
     pub action_script: Option<PathBuf>,
 }
 
 impl DumpOptions {
-    /// The file's text. `inherited` is the text of a file that the environment
-    /// named before; its options come after ours and so win.
+    /// Returns the file's text. `inherited` is the text of the file that the
+    /// environment named before. Its options come last and so win.
     #[must_use]
     pub fn render(&self, inherited: Option<&str>) -> String {
         let mut text = String::new();
@@ -67,7 +67,7 @@ impl DumpOptions {
         if self.link_remap {
             text.push_str("link-remap\n");
         }
-        text.push_str(WATCHED);
+        text.push_str(IRMAP_SCAN_PATH);
         text.push_str(&format!("timeout {}\n", self.timeout.as_secs()));
         if let Some(script) = &self.action_script {
             text.push_str(&format!("action-script {}\n", script.display()));
@@ -77,24 +77,23 @@ impl DumpOptions {
     }
 }
 
-/// Where CRIU looks, besides its own list (`/etc`, `/var/log`, ...), for a file or
-/// directory that is watched by inotify and that overlay file systems can't find by
-/// its handle. Chromium watches the time zone's directory. A path that isn't there
-/// costs nothing, and the list is only read when there is such a watch.
-const WATCHED: &str = "irmap-scan-path /usr/share/zoneinfo\n";
+/// A directory in which CRIU looks, besides its own list (`/etc`, `/var/log`, ...),
+/// for a file that is watched by inotify and that an overlay file system can't find by
+/// its handle. Chromium watches the time zone's directory. A missing path costs
+/// nothing, and CRIU reads the list only for such a watch.
+const IRMAP_SCAN_PATH: &str = "irmap-scan-path /usr/share/zoneinfo\n";
 
-/// A mount that a checkpoint leaves out and a restore is given.
+/// A mount that the dump left out, for CRIU to bind at the restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalMount {
-    /// Its place in the container, by which the images name it.
+    /// Its mount point in the container, which is its key in the images.
     pub key: String,
-    /// What is to be mounted there, on the host.
+    /// Path on the host that CRIU mounts there.
     pub source: PathBuf,
 }
 
-/// Whether CRIU's parser takes a path for one value as it stands: it cuts values
-/// at blanks and `#`, in quotation marks too if they are long
-/// (criu/config.c, `parse_statement`).
+/// Whether CRIU's parser reads a path as one value. It cuts values at blanks and
+/// `#`, and long ones in quotation marks too (criu/config.c, `parse_statement`).
 #[must_use]
 pub fn fits(path: &str) -> bool {
     let breaks = |c: char| c.is_whitespace() || c.is_control() || "#\"\\".contains(c);
@@ -108,18 +107,18 @@ fn external_mount(key: &str, value: &str) -> String {
 /// What a restore needs beyond the runtime's flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RestoreOptions {
-    /// Close the TCP connections of the checkpoint instead of restoring them.
-    /// runc has no flag for it (crun does), and sends nothing.
+    /// Closes the TCP connections of the checkpoint instead of restoring them. runc
+    /// has no flag for it (crun does) and does not send the option.
     pub tcp_close: bool,
-    /// Mounts of the checkpoint that the runtime doesn't give, with paths that
-    /// [`fits`] each.
+    /// Mounts of the checkpoint that the runtime doesn't pass. Both paths of each must
+    /// [fit](fits).
     pub external_mounts: Vec<ExternalMount>,
     /// A program that CRIU runs at each step. CRIU knows it since 3.19.
     pub action_script: Option<PathBuf>,
 }
 
 impl RestoreOptions {
-    /// The file's text, `inherited` as for a dump.
+    /// Returns the file's text. `inherited` is as for a dump.
     #[must_use]
     pub fn render(&self, inherited: Option<&str>) -> String {
         let mut text = String::new();
@@ -140,7 +139,7 @@ impl RestoreOptions {
 fn append(text: &mut String, inherited: Option<&str>) {
     if let Some(inherited) = inherited {
         text.push_str(inherited);
-        // CRIU's parser takes a statement up to its newline.
+        // CRIU's parser reads a statement up to its newline.
         if !inherited.is_empty() && !inherited.ends_with('\n') {
             text.push('\n');
         }
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_says_only_what_differs() {
+    fn a_restore_has_only_options_that_are_on() {
         let mut options = RestoreOptions::default();
         assert_eq!(options.render(None), "");
         options.tcp_close = true;
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_from_outside() {
+    fn external_mounts_and_their_paths() {
         let text = DumpOptions {
             external_mounts: vec!["/host/run".into(), "/host/b".into()],
             ..options()

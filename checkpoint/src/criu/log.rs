@@ -1,4 +1,4 @@
-//! CRIU's log, and the one thing in it that matters after a failure.
+//! Diagnosis of a failed run of CRIU from its log.
 //!
 //! A log line is `(00.012345)     42: Error (criu/sk-inet.c:200): inet: text`.
 //! A failing CRIU writes several errors, and not all of them are reasons:
@@ -10,13 +10,12 @@
 //! | report ([`REPORTS`]) | "Dump files (pid: 42) failed with -1" | if no reason was logged |
 //! | cleanup ([`CLEANUP`]) | "Dumping FAILED." | never: the run has failed already |
 //!
-//! The rule: the first reason decides. If its meaning is known it is the cause;
-//! if not, it is quoted, and a later error with a known meaning is not given as
-//! the cause, because it may be a consequence. A log without a reason is judged
-//! by its first report in the same way.
+//! The first reason decides. A known one is the cause. An unknown one is quoted:
+//! a later error with a known meaning is not the cause, because it may be a
+//! consequence. In a log without a reason the first report decides in the same way.
 //!
-//! A log can be as large as the container has processes and files; only its end
-//! is read, since CRIU stops at its first real error.
+//! A log grows with the container's processes and files. CRIU stops at its first
+//! real error, so only the end of the log is read.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -31,16 +30,16 @@ const TAIL: u64 = 4 << 20;
 /// How much of the beginning is read, for the version line.
 const HEAD: u64 = 4 << 10;
 
-/// The longest quotation of an error without known meaning.
+/// Length limit for the quotation of an unknown error, in characters.
 const QUOTE: usize = 300;
 
-/// Lines of one kind: the source file that prints them, and what they contain.
-/// The file keeps a text from being taken for the same words elsewhere.
-type Lines = (&'static str, &'static str);
+/// A kind of error line: the source file that prints it, and words in it. Other
+/// files may print the same words with another meaning.
+type ErrorLine = (&'static str, &'static str);
 
-/// Errors after which CRIU goes on: features that it asks for, and settings that
-/// it can do without. Texts of CRIU 3.17 to 4.2.
-const PROBES: [Lines; 12] = [
+/// Errors after which CRIU goes on: optional features and settings. Texts of CRIU
+/// 3.17 to 4.2.
+const PROBES: [ErrorLine; 12] = [
     // Missing CAP_SYS_RESOURCE.
     ("criu/util.c", "Can't setup RLIMIT_NOFILE for self"),
     // No /dev/net/tun.
@@ -65,9 +64,9 @@ const PROBES: [Lines; 12] = [
     ),
 ];
 
-/// Errors that say which step failed, printed by the caller of the function that
-/// printed the reason, or in place of it.
-const REPORTS: [Lines; 18] = [
+/// Errors that name the step that failed. The caller of a failed function prints
+/// them, after or in place of the reason.
+const REPORTS: [ErrorLine; 18] = [
     // `dump_one_task`: "Dump files (pid: 42) failed with -1" and its like.
     ("criu/cr-dump.c", "(pid: "),
     ("criu/cr-dump.c", "Can't dump threads"),
@@ -83,18 +82,17 @@ const REPORTS: [Lines; 18] = [
     // Programs that CRIU runs: iptables-restore, tar, action scripts.
     ("criu/util.c", "exited, status="),
     ("criu/util.c", "killed by signal"),
-    // A child's end, whose own error is the reason.
+    // A child has ended. The child's own error is the reason.
     ("criu/cr-restore.c", " exited, status="),
     ("criu/cr-restore.c", " killed by signal"),
-    // A property of a cgroup that CRIU may be able to do without.
+    // A property of a cgroup, which may be optional.
     ("criu/cgroup.c", "Failed writing "),
     ("criu/action-scripts.c", "One of more action scripts failed"),
     ("criu/sk-tcp.c", "Unable to shutdown the socket"),
 ];
 
-/// Errors of a run that has failed already: of undoing what it did, and its last
-/// words.
-const CLEANUP: [Lines; 16] = [
+/// Errors of a run that has failed already, from its cleanup and its last lines.
+const CLEANUP: [ErrorLine; 16] = [
     ("criu/cr-dump.c", "Dumping FAILED"),
     ("criu/cr-dump.c", "Pre-dumping FAILED"),
     ("criu/cr-dump.c", "Lazy pages transfer FAILED"),
@@ -104,7 +102,7 @@ const CLEANUP: [Lines; 16] = [
         "criu/cr-restore.c",
         "Killing processes because of failure on restore",
     ),
-    // The helper that moves tasks between cgroups has lost its parent.
+    // CRIU, the parent of the helper that moves tasks between cgroups, has exited.
     ("criu/cgroup.c", "cgroupd: recv req error"),
     ("criu/namespaces.c", "uns: recv req error"),
     ("criu/cgroup.c", "Unable to umount "),
@@ -117,27 +115,27 @@ const CLEANUP: [Lines; 16] = [
     ("criu/mount.c", "Can't umount forced mount"),
 ];
 
-/// What a log says about a failure.
+/// What a log reveals about a failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// The known cause.
+    /// The cause, `None` if it is unknown.
     pub cause: Option<Cause>,
-    /// The error that decides, as CRIU wrote it.
+    /// The deciding error in CRIU's words, `None` if the log has no error.
     pub error: Option<String>,
-    /// The CRIU that wrote the log.
+    /// Version of the CRIU that wrote the log.
     pub version: Option<Version>,
-    /// The process that a dump stopped at, by its PID on the host.
+    /// PID on the host of the process at which a dump failed.
     pub process: Option<u32>,
-    /// The process or thread that CRIU could not detach from because there was no
-    /// stopped one with this ID (ESRCH): it runs, or it has ended.
-    pub lost: Option<u32>,
-    /// The watched file that CRIU could not find, by its device and inode as the
-    /// kernel writes them in /proc/PID/fdinfo.
+    /// PID or TID that CRIU could not detach from, since no stopped process had it
+    /// (ESRCH): the process runs, or it has ended.
+    pub undetached: Option<u32>,
+    /// Device and inode of the watched file that CRIU could not find, in the numbers
+    /// of /proc/PID/fdinfo.
     pub watched: Option<(u64, u64)>,
 }
 
 impl Diagnosis {
-    /// One sentence, or nothing if the log has no error.
+    /// One sentence for the user, `None` if the log has no error.
     #[must_use]
     pub fn sentence(&self) -> Option<String> {
         match (&self.cause, &self.error) {
@@ -153,7 +151,7 @@ impl Diagnosis {
     }
 }
 
-/// Reads the log at `path`.
+/// Diagnoses the log at `path`.
 ///
 /// # Errors
 /// The file can't be read.
@@ -170,20 +168,20 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
     Ok(diagnosis)
 }
 
-/// The same for a log, or the end of one, in memory.
+/// Diagnoses a log, or the end of one, in memory.
 #[must_use]
 pub fn diagnose_text(log: &str) -> Diagnosis {
     let mut reason = None;
     let mut report = None;
     let mut watched = None;
     let mut process = None;
-    let mut lost = None;
+    let mut undetached = None;
     for line in log.lines() {
         let Some(error) = LoggedError::parse(line) else {
             watched = watched_in(line).or(watched);
             continue;
         };
-        lost = lost.or_else(|| error.lost());
+        undetached = undetached.or_else(|| error.undetached());
         if error.is_of(&PROBES) || error.is_of(&CLEANUP) {
             continue;
         }
@@ -197,18 +195,18 @@ pub fn diagnose_text(log: &str) -> Diagnosis {
         }
         reason = Some(error);
     }
-    let decides = reason.or(report);
+    let deciding = reason.or(report);
     Diagnosis {
-        cause: decides.as_ref().and_then(|error| Cause::of(error.message)),
-        error: decides.map(|error| error.message.chars().take(QUOTE).collect()),
+        cause: deciding.as_ref().and_then(|error| Cause::of(error.message)),
+        error: deciding.map(|error| error.message.chars().take(QUOTE).collect()),
         version: Version::parse(log),
         process,
-        lost,
+        undetached,
         watched,
     }
 }
 
-/// The file in "Handle 0x50:0x18c00c cannot be opened" (criu/fsnotify.c).
+/// Device and inode in "Handle 0x50:0x18c00c cannot be opened" (criu/fsnotify.c).
 fn watched_in(line: &str) -> Option<(u64, u64)> {
     let (_, handle) = line.split_once("Handle 0x")?;
     let (handle, _) = handle.split_once(" cannot be opened")?;
@@ -246,13 +244,13 @@ impl<'a> LoggedError<'a> {
     }
 
     /// The ID in "Unable to detach from 42: No such process".
-    fn lost(&self) -> Option<u32> {
-        let gone = self.message.ends_with(": No such process");
+    fn undetached(&self) -> Option<u32> {
+        let is_missing = self.message.ends_with(": No such process");
         let id = number_after(self.message, "Unable to detach from ");
-        id.filter(|_| gone)
+        id.filter(|_| is_missing)
     }
 
-    fn is_of(&self, kind: &[Lines]) -> bool {
+    fn is_of(&self, kind: &[ErrorLine]) -> bool {
         kind.iter()
             .any(|(file, text)| self.file.contains(file) && self.message.contains(text))
     }

@@ -1,4 +1,4 @@
-//! Which CRIU there is, and whether it is new enough to be tried at all.
+//! Version of the installed CRIU, and the oldest one that is supported.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -18,10 +18,10 @@ pub struct Version {
 }
 
 impl Version {
-    /// The oldest CRIU that is worth trying. 3.17 knows restartable sequences,
-    /// which glibc 2.35 and later use in every process: an older CRIU makes
-    /// checkpoints whose processes crash after the restore. External network
-    /// namespaces and `CRIU_CONFIG_FILE` are older (3.11).
+    /// Oldest supported CRIU. 3.17 is the first that dumps restartable sequences,
+    /// which glibc 2.35 and later use in every process: after a checkpoint by an
+    /// older CRIU the restored processes crash. External network namespaces and
+    /// `CRIU_CONFIG_FILE` came earlier (3.11).
     pub const MINIMUM: Self = Self {
         major: 3,
         minor: 17,
@@ -74,15 +74,15 @@ pub enum Error {
     Run {
         /// The program.
         program: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The program ran and said something else.
-    #[error("{} --version says no version ({output:?}): is it CRIU?", program.display())]
+    /// The program's output has no version.
+    #[error("{} --version printed no version ({output:?}): is it CRIU?", program.display())]
     Unreadable {
         /// The program.
         program: PathBuf,
-        /// The beginning of what it said.
+        /// The beginning of its output.
         output: String,
     },
     /// Older than [`Version::MINIMUM`].
@@ -111,7 +111,7 @@ pub fn find(path: &OsStr) -> Result<(PathBuf, Version), Error> {
     Ok((program, version))
 }
 
-/// Asks one CRIU program for its version and checks it.
+/// Runs one CRIU program with `--version` and checks the answer.
 ///
 /// # Errors
 /// A program that does not run, is no CRIU, or is too old.

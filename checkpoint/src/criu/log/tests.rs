@@ -2,8 +2,8 @@ use super::*;
 use crate::criu::cause::{Descriptor, Watched};
 use proptest::prelude::*;
 
-/// Excerpts of logs that CRIU 4.2.1 wrote under runc when it was given the cause
-/// that each file is named after.
+/// The cause in an excerpt of a log that CRIU 4.2.1 wrote under runc. Each file is
+/// named after what made CRIU fail.
 macro_rules! real {
     ($name:literal) => {
         diagnose_text(include_str!(concat!("data/", $name, ".log"))).cause
@@ -49,7 +49,7 @@ fn real_refusals_of_a_dump() {
     assert_eq!(
         real!("message-queue-open"),
         Some(outside(4, "/q")),
-        "CRIU's words are those for a file outside"
+        "CRIU logs the error of a file outside"
     );
     assert_eq!(
         real!("outside-stdout"),
@@ -75,9 +75,9 @@ fn outside(number: u32, path: &str) -> Cause {
     })
 }
 
-/// Init, or the child of one, was killed at some point of a dump.
+/// Init or a child of it was killed during the dump.
 #[test]
-fn real_dumps_of_a_container_whose_process_is_killed() {
+fn real_dumps_in_which_a_process_is_killed() {
     for (log, cause) in [
         ("ended-while-dumping", real!("ended-while-dumping")),
         ("ended-before-seizing", real!("ended-before-seizing")),
@@ -91,29 +91,29 @@ fn real_dumps_of_a_container_whose_process_is_killed() {
             "ended-dumping-namespaces",
             real!("ended-dumping-namespaces"),
         ),
-        // CRIU's own code ended it, which found one free descriptor and needs two:
-        // the process is missing when CRIU wants to put its memory back.
+        // CRIU's code in the process found one free descriptor, needs two, and exited
+        // before CRIU restored the memory.
         ("one-descriptor", real!("one-descriptor")),
     ] {
         assert_eq!(cause, Some(Cause::Ended), "{log}");
     }
 }
 
-/// CRIU's words for a killed process are those for a living one with another
-/// fault. The log has the PID that CRIU could not detach from.
+/// CRIU prints the same errors for a killed process and for a running one with
+/// another fault. The log has the PID that CRIU could not detach from.
 #[test]
-fn real_dumps_whose_log_leaves_open_whether_a_process_was_killed() {
+fn real_dumps_with_an_ambiguous_log() {
     let namespace = diagnose_text(include_str!("data/ended-namespace.log"));
     let mount = diagnose_text(include_str!("data/ended-mount.log"));
-    assert_eq!(namespace.lost, Some(14880));
-    assert_eq!(mount.lost, Some(11925));
+    assert_eq!(namespace.undetached, Some(14880));
+    assert_eq!(mount.undetached, Some(11925));
     for found in [namespace, mount] {
         let cause = found.cause.expect("known");
-        assert!(cause.can_follow_from_an_end(), "{cause:?}");
+        assert!(cause.may_mean_ended(), "{cause:?}");
     }
     let other = diagnose_text(include_str!("data/nested-uts.log"));
-    assert_eq!(other.lost, None);
-    assert!(!Cause::PacketPipe.can_follow_from_an_end());
+    assert_eq!(other.undetached, None);
+    assert!(!Cause::PacketPipe.may_mean_ended());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn real_failures_of_a_restore() {
     assert_eq!(real!("address-gone"), Some(Cause::AddressNotAvailable));
 }
 
-/// Texts of CRIU's source that could not be provoked.
+/// Messages in CRIU's source that no run of it has logged.
 #[test]
 fn known_texts() {
     let cause = |text: &str| diagnose_text(&format!("(0) Error (a.c:1): {text}\n")).cause;
@@ -331,13 +331,13 @@ fn probes_and_cleanup_are_never_reasons() {
 
 /// The same words from another file are another error.
 #[test]
-fn a_line_is_known_by_its_file_too() {
+fn an_error_line_is_recognized_by_its_file_too() {
     let found = diagnose_text("(0) Error (criu/other.c:1): Unable to create tun: x\n");
     assert_eq!(found.error.as_deref(), Some("Unable to create tun: x"));
 }
 
 #[test]
-fn a_log_without_errors_says_nothing() {
+fn a_log_without_errors_has_no_sentence() {
     assert_eq!(
         diagnose_text("(00.1) Dumping finished successfully\n").sentence(),
         None
@@ -365,7 +365,7 @@ proptest! {
 }
 
 #[test]
-fn what_the_application_is_about_to_read_or_accept_passes() {
+fn unread_data_unaccepted_connections_and_slow_freezes_pass() {
     for message in [
         "inet: In-flight connection (l) for 1a2b",
         "unix: In-flight connection on 0x1a2b",

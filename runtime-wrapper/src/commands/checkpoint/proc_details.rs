@@ -44,11 +44,8 @@ const DYING: Duration = Duration::from_millis(500);
 /// Completes a diagnosis for a container with this init and these processes.
 pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
     let process = found.process.and_then(|pid| i32::try_from(pid).ok());
-    let can_be_an_end = found
-        .cause
-        .as_ref()
-        .is_none_or(Cause::can_follow_from_an_end);
-    if can_be_an_end && one_has_ended(found, init, processes) {
+    let may_mean_ended = found.cause.as_ref().is_none_or(Cause::may_mean_ended);
+    if may_mean_ended && one_has_ended(found, init, processes) {
         found.cause = Some(Cause::Ended);
         return;
     }
@@ -81,8 +78,8 @@ fn one_has_ended(found: &Diagnosis, init: Init, processes: &[i32]) -> bool {
         let leads_threads = || processes.iter().copied().any(is_dead_leader);
         return !processes.is_empty() && comes_true(|| !leads_threads());
     }
-    match found.lost.and_then(|pid| i32::try_from(pid).ok()) {
-        Some(lost) => comes_true(|| init_has_ended() || has_ended(lost)),
+    match found.undetached.and_then(|pid| i32::try_from(pid).ok()) {
+        Some(pid) => comes_true(|| init_has_ended() || has_ended(pid)),
         None => init_has_ended(),
     }
 }
@@ -271,9 +268,9 @@ mod tests {
             Cause::NestedNamespace("ipc".into()),
             Cause::FreezeTimeout,
         ] {
-            let found = |lost| Diagnosis {
+            let found = |undetached| Diagnosis {
                 cause: Some(cause.clone()),
-                lost,
+                undetached,
                 ..Diagnosis::default()
             };
             let completed = |mut found: Diagnosis, init| {
