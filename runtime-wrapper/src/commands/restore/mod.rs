@@ -98,7 +98,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
     }
     bundle.check_mounts().map_err(in_bundle)?;
     let mounts = bundle
-        .mounts_below(external_mounts(&images))
+        .nested_mounts(external_mounts(&images))
         .map_err(in_bundle)?;
 
     let network = images::network(&images);
@@ -133,7 +133,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         }
         _ => None,
     };
-    let lent = bundle.lend(netns).map_err(in_bundle)?;
+    let lent = bundle.replace_config(netns).map_err(in_bundle)?;
 
     let work = work_dir(request)?;
     let find = || Container::find(request, &runtime).ok();
@@ -180,7 +180,7 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
             session.is_some(),
             console.as_ref().map(Console::path).as_deref(),
         )?;
-        if bundle.endangers_mounts() {
+        if bundle.would_unmount_host_mounts() {
             sys::unshare_mounts(&mut command.command);
         }
         let asked = session
@@ -486,7 +486,7 @@ fn settle_down(
 ) -> Result<(), Error> {
     let container = Container::find(request, runtime)?;
     if lent {
-        container.forget_netns_path()?;
+        container.remove_netns_path()?;
     } else if network == Network::Own {
         // CRIU makes such a namespace anew and leaves loopback down.
         if let Err(error) = netns::loopback_up_in(container.init) {
