@@ -1,5 +1,5 @@
-//! The program as its callers see it, with a runtime and a CRIU made of shell
-//! scripts: what reaches them, and what comes back.
+//! Runs the whole program with shell scripts as runtime and CRIU, and checks their
+//! arguments and the program's output.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -107,14 +107,14 @@ impl Stage {
     }
 }
 
-/// A runc that writes a checkpoint, with 3 MB of memory, where it is told to.
+/// A script for runc that writes a checkpoint with 3 MB of memory to `--image-path`.
 const DUMP: &str = r#"[ "$1" = --version ] && { echo "runc version 1.3.6"; exit; }
 for arg; do case $arg in --image-path=*) place=${arg#*=};; esac; done
 yes memory | head -c 3000000 >"$place/pages-1.img"
 printf '\026\061\061\130\002\000\000\000\010\001' >"$place/inventory.img"
 "#;
 
-/// What CRIU does after that, if it is to end the container.
+/// A script for CRIU's post-dump, which runs if the checkpoint ends the container.
 const POST_DUMP: &str = r#"
 script=$(sed -n 's/^action-script //p' "$CRIU_CONFIG_FILE")
 CRTOOLS_SCRIPT_ACTION=pre-dump "$script" || exit 9
@@ -138,7 +138,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// The names of a checkpoint of [`DUMP`].
+/// The file names of a checkpoint of [`DUMP`].
 const WHOLE: [&str; 3] = ["cedana-manifest.json", "inventory.img", "pages-1.img.zst"];
 
 fn stderr(output: &Output) -> String {
@@ -154,7 +154,7 @@ fn is_empty_or_missing(dir: &Path) -> bool {
 }
 
 #[test]
-fn other_verbs_pass_unchanged() {
+fn other_verbs_are_passed_through_unchanged() {
     let stage = Stage::new(r#"printf '%s\n' "$@"; echo err >&2; exit 42"#);
     let args = ["--root", "/r", "exec", "-t", "c", "a b", "--", "checkpoint"];
     let output = stage.run(&args);
@@ -167,7 +167,7 @@ fn other_verbs_pass_unchanged() {
 }
 
 #[test]
-fn a_mistake_in_other_settings_does_not_keep_a_container_from_being_killed() {
+fn a_container_can_be_killed_in_spite_of_wrong_settings() {
     let stage = Stage::new("echo killed");
     fs::write(stage.path("config.toml"), "[checkpoint]\ntypo = 1\n").expect("write");
     assert!(stage.run(&["kill", "c"]).status.success());
@@ -180,7 +180,7 @@ fn a_mistake_in_other_settings_does_not_keep_a_container_from_being_killed() {
 }
 
 #[test]
-fn without_a_path_the_runtime_is_given_one() {
+fn the_runtime_gets_a_search_path_if_there_is_none() {
     let stage = Stage::new(&format!(
         "tr '\\0' '\\n' </proc/$$/environ | grep ^PATH= >\"$STAGE/path\"\n{DUMP}"
     ));
@@ -192,13 +192,13 @@ fn without_a_path_the_runtime_is_given_one() {
                 Some(path) => command.env("PATH", path),
                 None => command.env_remove("PATH"),
             };
-            // Whether this machine has a CRIU makes no difference to it.
+            // The result does not depend on whether this machine has CRIU.
             let output = command.output().expect("run");
             let said = stderr(&output);
-            let told = fs::read_to_string(stage.path("path"));
+            let path = fs::read_to_string(stage.path("path"));
             let _ = fs::remove_file(stage.path("path"));
             assert_eq!(
-                told.unwrap_or_else(|error| panic!("{verb}: {error}: {said}")),
+                path.unwrap_or_else(|error| panic!("{verb}: {error}: {said}")),
                 format!(
                     "PATH={}\n",
                     cedana_contract::search_path::DEFAULT_SEARCH_PATH
@@ -210,7 +210,7 @@ fn without_a_path_the_runtime_is_given_one() {
 }
 
 #[test]
-fn versions() {
+fn own_version_and_the_runtimes_version_are_printed() {
     let stage = Stage::new("echo runc version 9.9.9");
     let output = stage.run(&["--version"]);
     assert_eq!(
@@ -234,7 +234,7 @@ fn wrapping_itself_is_refused() {
 }
 
 #[test]
-fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
+fn criu_gets_its_configuration_and_runc_its_flags() {
     let stage = Stage::new(
         &(DUMP.to_owned()
             + r#"printf '%s ' "$@" >"$STAGE/args"; cat "$CRIU_CONFIG_FILE" >"$STAGE/criu.conf""#),
@@ -257,7 +257,7 @@ fn checkpoint_gives_criu_its_configuration_and_runc_its_flags() {
 }
 
 #[test]
-fn a_checkpoint_is_stored_and_says_what_it_is() {
+fn a_checkpoint_is_stored_with_a_manifest() {
     let stage = Stage::new(DUMP);
     let bundle = stage.bundle();
     fs::write(bundle.join("config.json"), r#"{"hostname":"h"}"#).expect("write");
@@ -312,7 +312,7 @@ fn a_checkpoint_is_stored_and_says_what_it_is() {
 }
 
 #[test]
-fn a_container_ends_only_when_its_checkpoint_is_in_its_place() {
+fn a_container_ends_only_after_its_checkpoint_is_published() {
     let stage = Stage::new(&(DUMP.to_owned() + POST_DUMP));
     let output = stage.checkpoint();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -327,8 +327,8 @@ fn a_container_ends_only_when_its_checkpoint_is_in_its_place() {
 }
 
 #[test]
-fn a_container_goes_on_when_its_checkpoint_cannot_be_stored() {
-    // Where the compressed memory is to go there is something else.
+fn a_container_continues_if_its_checkpoint_can_not_be_stored() {
+    // The file of the compressed memory exists already.
     let broken = DUMP.replace("yes memory", "touch \"$place/pages-1.img.zst\"; yes memory");
     let stage = Stage::new(&(broken + POST_DUMP));
     stage.images();
@@ -347,19 +347,19 @@ fn a_container_goes_on_when_its_checkpoint_cannot_be_stored() {
 }
 
 #[test]
-fn a_runtime_that_dies_while_criu_waits_holds_nobody_up() {
+fn a_runtime_that_exits_while_criu_waits_does_not_block() {
     let stage = Stage::new(&(DUMP.to_owned() + "(" + POST_DUMP + ") & exit 1"));
     let output = stage.checkpoint();
     assert_eq!(output.status.code(), Some(1));
-    // Whether CRIU's question was heard is a matter of time; that it ended is
-    // what counts, and that nothing is left half-done.
+    // CRIU's question may come too late for an answer. It must end in any case, and
+    // leave no incomplete checkpoint.
     assert!(stage.path("verdict").exists(), "{}", stderr(&output));
     let left = names(&stage.path("."));
     assert!(!left.contains(&"images".to_owned()) || names(&stage.path("images")) == WHOLE);
 }
 
 #[test]
-fn killed_in_the_middle_it_leaves_what_the_next_one_cleans_up() {
+fn the_next_checkpoint_removes_the_files_of_a_killed_one() {
     let stage =
         Stage::new(&(DUMP.to_owned() + "[ -e killed ] || { touch killed; kill -KILL $PPID; }"));
     stage.images();
@@ -374,7 +374,7 @@ fn killed_in_the_middle_it_leaves_what_the_next_one_cleans_up() {
 }
 
 #[test]
-fn what_is_no_whole_checkpoint_is_left_to_the_runtime() {
+fn pre_dumps_are_left_to_the_runtime() {
     let stage = Stage::new(
         &(DUMP.to_owned() + r#"printf '%s ' "$@" >args; ln -s ../../first "$place/parent""#),
     );
@@ -405,7 +405,7 @@ fn what_is_no_whole_checkpoint_is_left_to_the_runtime() {
 }
 
 #[test]
-fn success_without_images_is_none() {
+fn success_without_images_is_a_failure() {
     let stage = Stage::new("exit 0");
     let output = stage.run(&[
         "--root",
@@ -426,7 +426,7 @@ fn success_without_images_is_none() {
 }
 
 #[test]
-fn failed_checkpoint_is_explained_and_leaves_no_images() {
+fn a_failed_checkpoint_is_explained_and_leaves_no_images() {
     let stage = Stage::new(
         r#"[ "$1" = --version ] && exit
         mkdir -p images work; echo x >images/core-1.img
@@ -454,13 +454,13 @@ fn failed_checkpoint_is_explained_and_leaves_no_images() {
 }
 
 #[test]
-fn failure_before_criu_keeps_the_runtimes_words() {
+fn a_failure_before_criu_keeps_the_runtimes_error() {
     let stage = Stage::new("echo 'Container cannot be checkpointed in stopped state' >&2; exit 1");
     assert!(first_line(&stage.checkpoint()).contains("in stopped state"));
 }
 
 #[test]
-fn signal_reaches_the_runtime_and_its_orphans_are_waited_for() {
+fn signals_reach_the_runtime_and_its_orphans_are_waited_for() {
     let stage = Stage::new(
         r#"[ "$1" = --version ] && exit
         (sleep 0.3; echo done >"$STAGE/orphan") &
@@ -472,7 +472,7 @@ fn signal_reaches_the_runtime_and_its_orphans_are_waited_for() {
 }
 
 #[test]
-fn no_criu_and_an_old_one() {
+fn a_missing_or_old_criu_is_reported() {
     let stage = Stage::new("exit 0");
     stage.program("criu", "echo Version: 3.11");
     assert!(first_line(&stage.checkpoint()).contains("3.11"));
@@ -486,7 +486,7 @@ fn no_criu_and_an_old_one() {
 }
 
 #[test]
-fn restore_checks_bundle_and_images_first() {
+fn a_restore_checks_bundle_and_images_first() {
     let stage = Stage::new("touch \"$STAGE/started\"");
     assert!(first_line(&stage.restore()).contains("bundle"));
     stage.bundle();
@@ -499,7 +499,7 @@ fn restore_checks_bundle_and_images_first() {
 }
 
 #[test]
-fn restore_that_dies_at_once_is_no_success() {
+fn a_restore_whose_init_exits_at_once_is_a_failure() {
     let stage = Stage::new(
         r#"case "$*" in *delete*) touch "$STAGE/deleted";; *)
         sh -c 'exit 5' & wait $!; pid=$!
@@ -518,7 +518,7 @@ fn restore_that_dies_at_once_is_no_success() {
 }
 
 #[test]
-fn restore_works_outside_the_checkpoint() {
+fn a_restore_does_not_write_to_the_checkpoint() {
     let stage = Stage::new(
         r#"printf '%s ' "$@" >"$STAGE/args"
         echo "{\"init_process_pid\":$PPID,\"config\":{\"namespaces\":[]}}" >root/c/state.json"#,
@@ -535,7 +535,7 @@ fn restore_works_outside_the_checkpoint() {
 }
 
 #[test]
-fn restore_closes_connections_with_a_runc_that_has_no_flag_for_it() {
+fn a_restore_closes_connections_by_criu_configuration() {
     let stage = Stage::new(
         r#"printf '%s ' "$@" >"$STAGE/args"
         cat "$CRIU_CONFIG_FILE" >"$STAGE/options"
@@ -563,7 +563,7 @@ fn restore_closes_connections_with_a_runc_that_has_no_flag_for_it() {
 }
 
 #[test]
-fn restore_refuses_what_it_cannot_bring_back() {
+fn a_restore_refuses_incompatible_checkpoints() {
     let stage = Stage::new("echo started >>\"$STAGE/started\"");
     stage.bundle();
     stage.images();

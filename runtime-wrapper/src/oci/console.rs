@@ -1,15 +1,14 @@
 //! Passes a restored container's terminal on to the caller.
 //!
 //! ```text
-//! runc ── master ──► our socket ┄ once the restore has succeeded ┄► the caller's
+//! runc ── master ──► our socket ┄ after the restore has succeeded ┄► the caller's
 //! ```
 //!
-//! A runtime sends the master of a container's terminal to the socket that the
-//! caller names, in the middle of a restore (runc, docs/terminals.md,
-//! "detached"). The caller accepts one connection. A lazy restore that fails
-//! afterwards and is tried again would leave it with the terminal of the first
-//! attempt, which no process has open. So the lazy attempt gets a socket of ours,
-//! and what arrived there is passed on when the attempt has succeeded.
+//! In the middle of a restore, a runtime sends the master of the container's terminal
+//! to the caller's socket (runc, docs/terminals.md, "detached"). The caller accepts one
+//! connection. If a lazy restore then failed and was tried again, the caller would keep
+//! the first attempt's terminal, which no process has open. So the lazy attempt gets a
+//! socket of ours, and its terminal is passed on after the attempt has succeeded.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,14 +21,14 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 /// The name of our socket in the work directory.
 const SOCKET: &str = "cedana-console.sock";
 
-/// The longest name that a runtime sends along (runc's `MaxNameLen`).
+/// The longest terminal name that a runtime sends (runc's `MaxNameLen`).
 const MAX_NAME: usize = 4096;
 
-/// A socket in place of the caller's.
+/// A console socket in place of the caller's.
 pub(crate) struct Console {
     listener: UnixListener,
-    place: PathBuf,
-    /// Names the socket through /proc: a socket's path must be short.
+    file: PathBuf,
+    /// Names the socket through /proc, since a socket's path must be short.
     dir: File,
 }
 
@@ -39,8 +38,8 @@ impl Console {
     /// # Errors
     /// The socket can't be made.
     pub(crate) fn listen(work: &Path) -> io::Result<Self> {
-        let place = work.join(SOCKET);
-        match fs::remove_file(&place) {
+        let file = work.join(SOCKET);
+        match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -51,21 +50,21 @@ impl Console {
         listener.set_nonblocking(true)?;
         Ok(Self {
             listener,
-            place,
+            file,
             dir,
         })
     }
 
-    /// What to give to the runtime.
+    /// The path for the runtime's `--console-socket`.
     pub(crate) fn path(&self) -> PathBuf {
         path(&self.dir)
     }
 
-    /// Passes the terminal on to the caller's socket. CRIU hands out none if no
-    /// process has it open any more; the caller then gets none, as from a runtime.
+    /// Passes the terminal on to the caller's socket. Does nothing if CRIU sent no
+    /// terminal, because no process has it open any more.
     ///
     /// # Errors
-    /// What the runtime sent is no terminal, or the caller takes none.
+    /// The runtime sent no descriptor, or the caller does not accept it.
     pub(crate) fn pass_on(&self, to: &Path) -> io::Result<()> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
@@ -90,7 +89,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.place);
+        let _ = fs::remove_file(&self.file);
     }
 }
 
@@ -99,7 +98,7 @@ fn path(dir: &File) -> PathBuf {
     format!("/proc/{process}/fd/{}/{SOCKET}", dir.as_raw_fd()).into()
 }
 
-/// A terminal's name and its master.
+/// The terminal's name and its master.
 fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
     stream.set_nonblocking(true)?;
     let mut name = vec![0; MAX_NAME];
@@ -112,8 +111,8 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
             for descriptor in descriptors {
-                // SAFETY: the message made the descriptor, and nothing else knows
-                // of it. All but the last are closed here.
+                // SAFETY: the message made the descriptor, so nothing else owns it. All
+                // but the last are closed here.
                 found = Some(unsafe { OwnedFd::from_raw_fd(descriptor) });
             }
         }
@@ -144,7 +143,7 @@ mod tests {
         let callers = work.path().join("callers.sock");
         let caller = UnixListener::bind(&callers).expect("bind");
         let console = Console::listen(work.path()).expect("listen");
-        console.pass_on(&callers).expect("there is none yet");
+        console.pass_on(&callers).expect("no terminal yet");
         let (reader, mut writer) = io::pipe().expect("pipe");
         send(&console.path(), &File::from(OwnedFd::from(reader)));
         console.pass_on(&callers).expect("passed on");

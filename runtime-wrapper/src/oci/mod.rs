@@ -1,12 +1,12 @@
-//! The container as an OCI runtime knows it.
+//! The wrapped OCI runtime, and its containers.
 //!
 //! ```text
 //! runtime        the wrapped runtime's program
-//! state          what it has written down about a container
+//! state          the runtime's record of a container
 //! bundle         a container's directory and config.json
 //! spec           config.json as JSON
-//! nested_mounts  mounts below recursive bind mounts, named for CRIU
-//! console        the socket that a terminal is sent to
+//! nested_mounts  mounts below recursive bind mounts, named to CRIU
+//! console        the socket that a runtime sends a terminal to
 //! ```
 
 pub(crate) mod bundle;

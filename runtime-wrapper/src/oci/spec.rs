@@ -1,5 +1,8 @@
-//! An OCI configuration as the JSON that it is: what is looked up in it, and how
-//! a file that holds one is replaced.
+//! An OCI configuration as JSON: look-ups in it, and the replacement of its file.
+//!
+//! It stays a `Value`, because config.json is written back with all fields, and because
+//! oci-spec's types would reject a configuration for fields that only the runtime reads
+//! (and bring derive_builder, getset and regex along).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,6 +19,7 @@ pub(crate) fn netns_entry(spec: &Value) -> Option<&Value> {
         .find(|entry| is_network(entry))
 }
 
+/// The network namespace's entry, to be changed.
 pub(crate) fn netns_entry_mut(spec: &mut Value) -> Option<&mut Value> {
     spec.pointer_mut("/linux/namespaces")?
         .as_array_mut()?
@@ -34,7 +38,7 @@ pub(crate) fn is_bind(mount: &Value) -> bool {
         || has_option(mount, "rbind")
 }
 
-/// Whether it is one that brings the mounts below its source along.
+/// Whether a mount is a bind mount that includes the mounts below its source.
 pub(crate) fn is_recursive_bind(mount: &Value) -> bool {
     has_option(mount, "rbind")
 }
@@ -54,8 +58,7 @@ pub(crate) fn annotations(spec: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Replaces a file in one step, keeping its mode, so that a reader sees the old
-/// content or the new.
+/// Replaces a file's content atomically, keeping its mode.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     use std::io::Write;
     let dir = path.parent().unwrap_or(Path::new("/"));

@@ -58,7 +58,7 @@ fn attempts<'a>(mut prepared: Prepared<'a>) -> Result<Restored<'a>, Error> {
                 config: prepared.config,
                 session: ended.session,
                 status: ended.outcome.status,
-                lends_netns: prepared.lends_netns,
+                replaces_netns: prepared.replaces_netns,
                 network: prepared.network,
             });
         }

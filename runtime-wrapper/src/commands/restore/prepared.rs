@@ -20,7 +20,7 @@ use crate::criu::images_view::ImagesView;
 use crate::lazy;
 use crate::network::network_lock::NetworkLock;
 use crate::network::tcp::Connections;
-use crate::oci::bundle::{Bundle, Lent};
+use crate::oci::bundle::{Bundle, ReplacedConfig};
 
 /// A restore before it has succeeded.
 pub(super) struct Prepared<'a> {
@@ -35,7 +35,7 @@ pub(super) struct Prepared<'a> {
     pub(super) connections: Connections,
     pub(super) work: WorkDir,
     /// Whether the runtime is given a network namespace that the bundle lacks.
-    pub(super) lends_netns: bool,
+    pub(super) replaces_netns: bool,
     held: Option<Held>,
     pub(super) bundle: Bundle,
 }
@@ -45,7 +45,7 @@ struct Held {
     /// Segments of restored connections are dropped.
     _network_lock: Option<NetworkLock>,
     /// config.json as this restore needs it.
-    _config: Option<Lent>,
+    _config: Option<ReplacedConfig>,
     _netns: Option<NetnsSource>,
     /// The directory that CRIU reads.
     view: ImagesView,
@@ -78,7 +78,7 @@ impl<'a> Prepared<'a> {
         }
         bundle.check_mounts().map_err(in_bundle)?;
         let mounts = bundle
-            .mounts_below(external_mounts(&images))
+            .nested_mounts(external_mounts(&images))
             .map_err(in_bundle)?;
         let RestoredNetwork {
             kind,
@@ -87,7 +87,7 @@ impl<'a> Prepared<'a> {
             lock,
         } = RestoredNetwork::prepare(context, &config, &bundle, &images)?;
         let lent = bundle
-            .lend(netns.as_ref().map(NetnsSource::path))
+            .replace_config(netns.as_ref().map(NetnsSource::path))
             .map_err(in_bundle)?;
         Ok(Self {
             context,
@@ -98,7 +98,7 @@ impl<'a> Prepared<'a> {
             mounts,
             network: kind,
             connections,
-            lends_netns: netns.is_some(),
+            replaces_netns: netns.is_some(),
             held: Some(Held {
                 _network_lock: lock,
                 _config: lent,

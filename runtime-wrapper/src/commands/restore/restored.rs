@@ -25,7 +25,7 @@ pub(super) struct Restored<'a> {
     /// The runtime's.
     pub(super) status: ExitStatus,
     /// Whether the runtime was given a network namespace that the bundle lacks.
-    pub(super) lends_netns: bool,
+    pub(super) replaces_netns: bool,
     pub(super) network: Network,
 }
 
@@ -71,8 +71,8 @@ impl Restored<'_> {
             request, runtime, ..
         } = self.context;
         let container = Container::find(request, runtime)?;
-        if self.lends_netns {
-            container.forget_netns_path()?;
+        if self.replaces_netns {
+            container.remove_netns_path()?;
         } else if self.network == Network::Own {
             // CRIU makes such a namespace anew and leaves loopback down.
             if let Err(error) = netns::loopback_up_in(container.init) {

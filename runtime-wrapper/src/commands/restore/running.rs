@@ -76,7 +76,7 @@ impl Running {
             let (name, value) = resumed.variable();
             command.env(name, value);
         }
-        if prepared.bundle.endangers_mounts() {
+        if prepared.bundle.would_unmount_host_mounts() {
             sys::unshare_mounts(&mut command);
         }
         Ok(Self {

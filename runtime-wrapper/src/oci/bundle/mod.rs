@@ -1,21 +1,21 @@
-//! A bundle's config.json, and another in its place for the time of a restore.
+//! A bundle's config.json, and its temporary replacement during a restore.
 //!
-//! A runtime hands CRIU the network namespace whose path stands in config.json;
-//! without a path a restored container gets an empty namespace in which even the
-//! loopback interface is down. So for the time of a restore the file names one
-//! ([`Bundle::lend`] has the rest):
+//! A runtime gives CRIU the network namespace whose path is in config.json. Without a
+//! path a restored container gets an empty namespace in which even the loopback
+//! interface is down. So config.json names a namespace during a restore
+//! ([`Bundle::replace_config`] lists the other changes):
 //!
 //! ```text
 //! lock the bundle directory
 //! .config.json.cedana   a second name for the original      (link)
-//! config.json           ours                                (rename)
+//! config.json           the replacement                     (rename)
 //!     ... the runtime's restore ...
 //! config.json           the original                        (rename)
 //! ```
 //!
-//! Every step is atomic. If we are killed in between, the original is still
-//! there under its second name, and the next restore of the bundle puts it back
-//! before it does anything else; the lock tells a killed run from a running one.
+//! Every step is atomic. If we are killed in between, the original still has its second
+//! name, and the next restore of the bundle first renames it back. The lock tells a
+//! killed run from a running one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -33,11 +33,11 @@ use crate::oci::spec::{self, is_bind, netns_entry, netns_entry_mut};
 const CONFIG: &str = "config.json";
 const ORIGINAL: &str = ".config.json.cedana";
 
-/// Tells our configuration from the original. Runtimes ignore properties that
-/// they don't know (OCI runtime-spec, config.md, "Extensibility").
+/// The property that marks a replacement. Runtimes ignore unknown properties (OCI
+/// runtime-spec, config.md, "Extensibility").
 const MARK: &str = "io.cedana.lent";
 
-/// Why a bundle can't be restored from.
+/// Why a bundle can't be used for a restore.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the bundle {} does not exist or is no directory: {source}", path.display())]
@@ -55,14 +55,14 @@ pub(crate) enum Error {
         mount_source: PathBuf,
         destination: String,
     },
-    #[error("the checkpoint has a mount at {destination}, below a recursive bind mount, and {} is not there to be mounted again, or its path has a blank or a symbolic link in it; create it or restore with the mounts of the checkpoint", mount_source.display())]
+    #[error("the checkpoint has a mount at {destination}, below a recursive bind mount, and its source {} does not exist, or has a blank or a symbolic link in its path; create it or restore with the mounts of the checkpoint", mount_source.display())]
     MountBelow {
         mount_source: PathBuf,
         destination: String,
     },
 }
 
-/// A bundle that no other restore is using.
+/// A bundle, locked against other restores.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     path: PathBuf,
@@ -71,7 +71,7 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Locks and reads a bundle, after undoing what a killed run left.
+    /// Locks and reads a bundle, after putting back a killed run's original.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let missing = |source| Error::Missing {
             path: path.to_owned(),
@@ -113,12 +113,12 @@ impl Bundle {
         })
     }
 
-    /// Whether the bundle has not been removed since it was opened.
+    /// Whether the bundle still exists.
     pub(crate) fn exists(&self) -> bool {
         self.path.join(CONFIG).exists()
     }
 
-    /// Where it is.
+    /// The bundle's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -127,18 +127,18 @@ impl Bundle {
         spec::annotations(&self.spec)
     }
 
-    /// Whether the container gets a network namespace that nobody has prepared.
+    /// Whether the container gets a network namespace, and config.json has no path for it.
     pub(crate) fn wants_netns(&self) -> bool {
         self.has_netns() && netns_path(&self.spec).is_empty()
     }
 
-    /// The network namespace that is prepared for the container, if one is.
+    /// The path of the container's network namespace, empty if config.json has none.
     pub(crate) fn netns_path(&self) -> &Path {
         Path::new(netns_path(&self.spec))
     }
 
-    /// Whether hooks run when the container's namespaces are there and its
-    /// processes are not (OCI runtime-spec, config.md, "POSIX-platform Hooks").
+    /// Whether hooks run after the container's namespaces are made and before its
+    /// processes start (OCI runtime-spec, config.md, "POSIX-platform Hooks").
     pub(crate) fn has_hooks(&self) -> bool {
         ["prestart", "createRuntime"].iter().any(|kind| {
             let hooks = self.spec.pointer(&format!("/hooks/{kind}"));
@@ -148,14 +148,14 @@ impl Bundle {
         })
     }
 
-    /// The memory limit of the container's cgroup in bytes, if it has one (OCI
-    /// runtime-spec, config-linux.md, "Memory"; a negative limit is none).
+    /// The memory limit of the container's cgroup in bytes (OCI runtime-spec,
+    /// config-linux.md, "Memory"); `None` if it is missing or negative.
     pub(crate) fn memory_limit(&self) -> Option<u64> {
         let limit = self.spec.pointer("/linux/resources/memory/limit")?;
         limit.as_u64().filter(|limit| *limit > 0)
     }
 
-    /// The user of the machine that is root in the container (OCI runtime-spec,
+    /// The host's user that is root in the container (OCI runtime-spec,
     /// config-linux.md, "User namespace mappings").
     pub(crate) fn root(&self) -> Root {
         let mapped = || {
@@ -166,7 +166,7 @@ impl Bundle {
         Root(mapped().unwrap_or_default())
     }
 
-    /// The container's `oom_score_adj`, if config.json sets one.
+    /// The container's `oom_score_adj`, `None` if config.json sets none.
     pub(crate) fn oom_score_adj(&self) -> Option<i64> {
         self.spec.pointer("/process/oomScoreAdj")?.as_i64()
     }
@@ -176,8 +176,8 @@ impl Bundle {
         netns_entry(&self.spec).is_some()
     }
 
-    /// Checks that what is to be bind-mounted exists; without it the runtime's
-    /// error, or CRIU's, comes late and names neither mount nor remedy.
+    /// Checks that the sources of the bind mounts exist. The runtime's or CRIU's own
+    /// error would come late and name neither mount nor remedy.
     pub(crate) fn check_mounts(&self) -> Result<(), Error> {
         for mount in mounts(&self.spec).filter(|mount| is_bind(mount)) {
             let text = |key| mount.get(key).and_then(Value::as_str);
@@ -195,9 +195,9 @@ impl Bundle {
         Ok(())
     }
 
-    /// What to mount for the checkpoint's mounts with these keys that are below a
-    /// recursive bind mount and that the runtime therefore doesn't know.
-    pub(crate) fn mounts_below(&self, keys: Vec<String>) -> Result<Vec<ExternalMount>, Error> {
+    /// The mounts that CRIU makes for the checkpoint's mounts with these keys, which are
+    /// below a recursive bind mount and therefore unknown to the runtime.
+    pub(crate) fn nested_mounts(&self, keys: Vec<String>) -> Result<Vec<ExternalMount>, Error> {
         let root = self.spec.pointer("/root/path").and_then(Value::as_str);
         let rootfs = self.path.join(root.unwrap_or("rootfs"));
         nested_mounts::external_mounts(keys, &self.spec, &self.path, &rootfs).map_err(
@@ -209,17 +209,20 @@ impl Bundle {
     }
 
     /// Whether a restore by runc would unmount mounts of the host.
-    pub(crate) fn endangers_mounts(&self) -> bool {
+    pub(crate) fn would_unmount_host_mounts(&self) -> bool {
         nested_mounts::would_unmount_host_mounts(&self.spec, &self.path)
     }
 
-    /// Until the returned guard is dropped, config.json is as a restore needs it:
-    /// with this network namespace, and with bind mounts of what symbolic links
-    /// lead to. (Runtimes follow them when they create a container; CRIU 4.2
-    /// mounts the link itself, which then leads nowhere. Docker's `--init` has
-    /// one: `/usr/bin/docker-init` is a link in Debian.) Nothing when it already
-    /// is.
-    pub(crate) fn lend(&self, netns: Option<&Path>) -> Result<Option<Lent>, Error> {
+    /// Replaces config.json until the returned guard is dropped. The replacement names
+    /// this network namespace, and has the targets of symbolic links as the sources of
+    /// bind mounts. (Runtimes follow links when they create a container, but CRIU 4.2
+    /// mounts the link itself, which then has no target. Docker's `--init` is an
+    /// example: `/usr/bin/docker-init` is a link in Debian.) Returns `None` if
+    /// config.json needs no change.
+    pub(crate) fn replace_config(
+        &self,
+        netns: Option<&Path>,
+    ) -> Result<Option<ReplacedConfig>, Error> {
         let config = self.path.join(CONFIG);
         let failed = |source| Error::Write {
             path: config.clone(),
@@ -245,11 +248,11 @@ impl Bundle {
         }
         spec[MARK] = Value::from(true);
         fs::hard_link(&config, self.path.join(ORIGINAL)).map_err(failed)?;
-        let lent = Lent {
+        let replaced = ReplacedConfig {
             bundle: self.path.clone(),
         };
         spec::replace(&config, spec.to_string().as_bytes()).map_err(failed)?;
-        Ok(Some(lent))
+        Ok(Some(replaced))
     }
 }
 
@@ -267,16 +270,16 @@ fn mounts_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
         .flatten()
 }
 
-/// While it lives, config.json is ours.
+/// Puts the original config.json back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Lent {
+pub(crate) struct ReplacedConfig {
     bundle: PathBuf,
 }
 
-impl Drop for Lent {
+impl Drop for ReplacedConfig {
     fn drop(&mut self) {
-        // If this fails the original stays under its second name and the next
-        // restore puts it back.
+        // If this fails, the original keeps its second name, and the next restore puts
+        // it back.
         let _ = put_back(&self.bundle);
     }
 }
@@ -287,18 +290,19 @@ fn netns_path(spec: &Value) -> &str {
         .unwrap_or_default()
 }
 
+/// Puts the original config.json back if config.json is a replacement.
 fn put_back(bundle: &Path) -> Result<(), Error> {
     let config = bundle.join(CONFIG);
     let original = bundle.join(ORIGINAL);
-    // Two names of one file: rename(2) then does nothing, so the second name
-    // must be removed by itself.
+    // rename(2) does nothing if both are names of one file, so the second name is
+    // removed instead.
     use std::os::unix::fs::MetadataExt;
     let inode = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
     let done = match (inode(&original), inode(&config)) {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         (Ok(original_inode), Ok(inode)) if original_inode == inode => fs::remove_file(&original),
-        // Written anew since by somebody else: theirs stands.
-        _ if !is_lent(&config) => fs::remove_file(&original),
+        // The engine has written a new one, which is kept.
+        _ if !is_replacement(&config) => fs::remove_file(&original),
         _ => fs::rename(&original, &config),
     };
     done.map_err(|source| Error::Write {
@@ -307,9 +311,9 @@ fn put_back(bundle: &Path) -> Result<(), Error> {
     })
 }
 
-/// Whether a configuration is one of ours. One that can't be read counts: it is
-/// the result of no finished write.
-fn is_lent(config: &Path) -> bool {
+/// Whether a configuration is a replacement. An unreadable one counts, since it is the
+/// result of an unfinished write.
+fn is_replacement(config: &Path) -> bool {
     let read =
         |path: &Path| -> Option<Value> { serde_json::from_slice(&fs::read(path).ok()?).ok() };
     read(config).is_none_or(|spec| spec.get(MARK).is_some())

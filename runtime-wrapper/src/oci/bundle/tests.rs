@@ -31,55 +31,55 @@ fn names(dir: &tempfile::TempDir) -> Vec<String> {
 }
 
 #[test]
-fn path_is_lent_and_taken_back() {
+fn the_original_is_put_back() {
     let dir = bundle();
     let bundle = Bundle::open(dir.path()).expect("open");
     assert!(bundle.wants_netns() && bundle.has_netns());
-    let lent = bundle
-        .lend(Some(Path::new("/proc/1/task/1/ns/net")))
-        .expect("lend");
+    let replaced = bundle
+        .replace_config(Some(Path::new("/proc/1/task/1/ns/net")))
+        .expect("replace");
     let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
     assert_eq!(
         spec["linux"]["namespaces"][1]["path"],
         "/proc/1/task/1/ns/net"
     );
-    drop(lent);
+    drop(replaced);
     assert_eq!(config(&dir), SPEC);
     assert_eq!(names(&dir), [CONFIG]);
 }
 
 #[test]
-fn nothing_is_lent_to_a_bundle_that_lacks_nothing() {
+fn a_sufficient_config_is_not_replaced() {
     let dir = bundle();
     fs::create_dir(dir.path().join("data")).expect("mkdir");
     let bundle = Bundle::open(dir.path()).expect("open");
-    assert!(bundle.lend(None).expect("look").is_none());
+    assert!(bundle.replace_config(None).expect("look").is_none());
     assert_eq!(names(&dir), [CONFIG, "data"]);
 }
 
 #[test]
-fn a_linked_mount_source_is_followed() {
+fn links_in_mount_sources_are_followed() {
     let dir = bundle();
     fs::create_dir(dir.path().join("target")).expect("mkdir");
     std::os::unix::fs::symlink("target", dir.path().join("data")).expect("symlink");
     let bundle = Bundle::open(dir.path()).expect("open");
-    let lent = bundle.lend(None).expect("lend");
+    let replaced = bundle.replace_config(None).expect("replace");
     let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
     let target = dir.path().canonicalize().expect("path").join("target");
     assert_eq!(spec["mounts"][1]["source"], target.to_str().expect("text"));
     assert_eq!(spec["mounts"][0]["source"], "proc");
-    drop(lent);
+    drop(replaced);
     assert_eq!(config(&dir), SPEC);
 }
 
 #[test]
-fn killed_run_is_undone_by_the_next() {
+fn the_next_run_puts_back_a_killed_runs_original() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
     std::mem::forget(
         first
-            .lend(Some(Path::new("/proc/9/task/9/ns/net")))
-            .expect("lend"),
+            .replace_config(Some(Path::new("/proc/9/task/9/ns/net")))
+            .expect("replace"),
     );
     drop(first);
     assert!(config(&dir).contains("/proc/9/task/9"));
@@ -90,7 +90,7 @@ fn killed_run_is_undone_by_the_next() {
 }
 
 #[test]
-fn killed_between_link_and_rename() {
+fn a_run_killed_between_link_and_rename_is_undone() {
     let dir = bundle();
     fs::hard_link(dir.path().join(CONFIG), dir.path().join(ORIGINAL)).expect("link");
     Bundle::open(dir.path()).expect("open");
@@ -98,24 +98,24 @@ fn killed_between_link_and_rename() {
 }
 
 #[test]
-fn two_restores_do_not_share_a_bundle() {
+fn two_restores_can_not_use_one_bundle() {
     let dir = bundle();
     let _first = Bundle::open(dir.path()).expect("open");
     assert!(matches!(Bundle::open(dir.path()), Err(Error::Busy { .. })));
 }
 
 #[test]
-fn missing_mount_source_is_named() {
+fn missing_mount_sources_are_named() {
     let dir = bundle();
     let bundle = Bundle::open(dir.path()).expect("open");
     let error = bundle.check_mounts().expect_err("no data").to_string();
     assert!(error.contains("/data"), "{error}");
     fs::create_dir(dir.path().join("data")).expect("mkdir");
-    bundle.check_mounts().expect("there now");
+    bundle.check_mounts().expect("it exists");
 }
 
 #[test]
-fn wrong_bundles() {
+fn invalid_bundles_are_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
     assert!(matches!(
         Bundle::open(&dir.path().join("x")),
@@ -138,7 +138,7 @@ fn wrong_bundles() {
 }
 
 #[test]
-fn the_mappings_name_the_containers_root() {
+fn the_containers_root_is_found_in_the_mappings() {
     let dir = bundle();
     let root = |text: &str| {
         fs::write(dir.path().join(CONFIG), text).expect("write");
@@ -158,22 +158,22 @@ fn the_mappings_name_the_containers_root() {
 }
 
 #[test]
-fn what_others_wrote_meanwhile_stands() {
+fn a_config_that_the_engine_wrote_meanwhile_is_kept() {
     let dir = bundle();
     let first = Bundle::open(dir.path()).expect("open");
-    let lent = first
-        .lend(Some(Path::new("/proc/1/task/1/ns/net")))
-        .expect("lend");
-    std::mem::forget(lent);
+    let replaced = first
+        .replace_config(Some(Path::new("/proc/1/task/1/ns/net")))
+        .expect("replace");
+    std::mem::forget(replaced);
     drop(first);
-    let theirs = r#"{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}"#;
-    fs::write(dir.path().join(".new"), theirs).expect("write");
+    let new = r#"{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}"#;
+    fs::write(dir.path().join(".new"), new).expect("write");
     fs::rename(dir.path().join(".new"), dir.path().join(CONFIG)).expect("rename");
     let second = Bundle::open(dir.path()).expect("open");
     assert!(!second.wants_netns());
     assert!(!dir.path().join(ORIGINAL).exists());
     assert_eq!(
         fs::read_to_string(dir.path().join(CONFIG)).expect("read"),
-        theirs
+        new
     );
 }

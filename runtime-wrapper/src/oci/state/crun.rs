@@ -54,7 +54,7 @@ mod tests {
         assert_eq!((container.init, container.cgroup.as_ref()), (7, None));
         assert_eq!(container.annotations["a"], "b");
         assert_eq!(container.network, Network::Path("/p".into()));
-        container.forget_netns_path().expect("written");
+        container.remove_netns_path().expect("written");
         let container = read(&status, config).expect("valid");
         assert_eq!(container.network, Network::Own);
     }

@@ -1,8 +1,13 @@
-//! What a runtime has written down about a container.
+//! Reads the runtime's record of a container.
 //!
-//! runc keeps `<root>/<id>/state.json`, crun `<root>/<id>/status` and a copy of
-//! the bundle's config.json. Neither offers all of it on a command line (`state`
-//! says nothing of namespaces or cgroups), so the files are read.
+//! runc keeps `<root>/<id>/state.json`, crun `<root>/<id>/status` and a copy of the
+//! bundle's config.json. The runtimes' `state` command prints neither namespaces nor
+//! cgroups, so the files are read.
+//!
+//! ```text
+//! runc  state.json
+//! crun  status and config.json
+//! ```
 
 mod crun;
 mod runc;
@@ -19,37 +24,37 @@ use crate::cli::{ContainerId, Request};
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
 
-/// Which family a runtime belongs to: they keep their state in different places.
+/// The kind of runtime, by its record of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Runc,
     Crun,
 }
 
-/// A container as its runtime knows it.
+/// A container, by its runtime's record.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) kind: Kind,
-    /// Process id of its init.
+    /// The PID of its init.
     pub(crate) init: i32,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) network: Network,
-    /// Its cgroup directory in the hierarchy that can freeze.
+    /// Its cgroup directory in the hierarchy with the freezer.
     pub(crate) cgroup: Option<PathBuf>,
-    /// Its OCI configuration, if the runtime says where that is.
+    /// Its config.json, if the record names it.
     pub(crate) config: Option<PathBuf>,
     /// The file that holds the network namespace's path.
     record: PathBuf,
 }
 
-/// Where a container's network comes from.
+/// The origin of a container's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
     /// It shares the runtime's.
     Host,
     /// A namespace that the runtime made for it.
     Own,
-    /// A namespace that somebody else made; the runtime has the path.
+    /// A namespace that the engine made, with its path.
     Path(PathBuf),
 }
 
@@ -62,7 +67,7 @@ impl Network {
     }
 }
 
-/// Why a container can't be looked at.
+/// Why a container's record can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("container {id} does not exist in {}", .roots.iter().map(|r| r.display().to_string()).collect::<Vec<_>>().join(" or "))]
@@ -79,7 +84,7 @@ pub(crate) enum Error {
 }
 
 impl Container {
-    /// Finds a container by what is there, not by what the runtime is called.
+    /// Finds a container by its record's files, not by the runtime's name.
     pub(crate) fn find(request: &Request, runtime: &Runtime) -> Result<Self, Error> {
         let roots = match &request.globals.root {
             Some(root) => vec![root.clone()],
@@ -102,10 +107,10 @@ impl Container {
         })
     }
 
-    /// Makes the runtime forget the path of a network namespace that was only
-    /// handed in for a restore. The container has that namespace for its own
-    /// now, and a path that leads nowhere would fail its next checkpoint.
-    pub(crate) fn forget_netns_path(&self) -> Result<(), Error> {
+    /// Removes the path of a network namespace that was given only for a restore from
+    /// the runtime's record. The path no longer exists, so the next checkpoint would
+    /// fail; the container itself holds the namespace.
+    pub(crate) fn remove_netns_path(&self) -> Result<(), Error> {
         let mut record = read_json(&self.record)?;
         let namespaces = match self.kind {
             Kind::Runc => record.pointer_mut("/config/namespaces"),
@@ -134,8 +139,8 @@ impl Container {
     }
 }
 
-/// Where a runtime keeps its state when nobody says: crun in XDG_RUNTIME_DIR
-/// whenever that is set, runc only when it doesn't run as root.
+/// The default directories of a runtime's state: crun uses XDG_RUNTIME_DIR whenever it
+/// is set, runc only if it does not run as root.
 fn default_roots(crun: bool) -> Vec<PathBuf> {
     let user = env::var_os("XDG_RUNTIME_DIR")
         .filter(|dir| !dir.is_empty() && (crun || !nix::unistd::geteuid().is_root()))

@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(container.cgroup, Some("/sys/fs/cgroup/freezer/c".into()));
         assert_eq!(container.annotations["io.cedana.restore.settle"], "1s");
         assert_eq!(container.config, Some("/b/config.json".into()));
-        container.forget_netns_path().expect("written");
+        container.remove_netns_path().expect("written");
         assert_eq!(read(path.clone()).expect("valid").network, Network::Own);
         let text = fs::read_to_string(path).expect("read");
         assert!(
