@@ -18,16 +18,13 @@ mod cgroup;
 mod container;
 mod error;
 mod events;
-mod exec;
 mod mount;
 mod options;
-mod process;
 mod reaper;
 mod rootfs;
 mod runtime;
 mod service;
 mod spec;
-mod state;
 mod stdio;
 mod sys;
 
@@ -36,8 +33,8 @@ use std::{env, io, process::ExitCode};
 use error::{Context, Error};
 
 fn main() -> ExitCode {
-    sys::tune_allocator();
-    sys::provide_path();
+    sys::limit_allocator_memory();
+    sys::set_default_path();
     match call() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
