@@ -18,16 +18,13 @@ mod cgroup;
 mod container;
 mod error;
 mod events;
-mod exec;
 mod mount;
 mod options;
-mod process;
 mod reaper;
 mod rootfs;
 mod runtime;
 mod service;
 mod spec;
-mod state;
 mod stdio;
 mod sys;
 
@@ -36,7 +33,7 @@ use std::{env, io, process::ExitCode};
 use error::{Context, Error};
 
 fn main() -> ExitCode {
-    sys::tune_allocator();
+    sys::limit_allocator_memory();
     // SAFETY: the event loop starts later, so there is one thread.
     unsafe { cedana_contract::search_path::provide() };
     match call() {

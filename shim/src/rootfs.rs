@@ -27,7 +27,7 @@ use crate::{
 /// # Errors
 /// Names the mount that failed.
 pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -> Result<()> {
-    on_own_thread(move || {
+    on_new_thread(move || {
         make_directory(&rootfs)?;
         for mount in &mounts {
             let mounted = target(&rootfs, &mount.target)
@@ -50,7 +50,7 @@ pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -
 /// # Errors
 /// When something below is still in use.
 pub(crate) async fn unmount(rootfs: PathBuf) -> Result<()> {
-    on_own_thread(move || unmount_now(&rootfs)).await
+    on_new_thread(move || unmount_now(&rootfs)).await
 }
 
 /// [`unmount`] for callers that have nothing else to do meanwhile.
@@ -89,7 +89,7 @@ fn target(rootfs: &Path, below: &str) -> Result<PathBuf> {
     fs::read_link(&link).context(|| at("read", Path::new(&link)))
 }
 
-async fn on_own_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+async fn on_new_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let (done, result) = oneshot::channel();
     std::thread::Builder::new()
         .name("mount".into())

@@ -140,7 +140,7 @@ impl Runtime {
         io: Io,
         what: &str,
     ) -> Result<()> {
-        self.run_known(reaper, command, io, what, &AtomicI32::new(0))
+        self.run_with_pid(reaper, command, io, what, &AtomicI32::new(0))
             .await
     }
 
@@ -148,7 +148,7 @@ impl Runtime {
     ///
     /// # Errors
     /// As for [`Self::run`].
-    pub(crate) async fn run_known(
+    pub(crate) async fn run_with_pid(
         &self,
         reaper: &Reaper,
         mut command: Command,
@@ -163,11 +163,11 @@ impl Runtime {
                 command.stdin(stdin).stdout(stdout).stderr(stderr);
             }
             Io::Quiet => {
-                kept = Some(keep_stderr(&mut command)?);
+                kept = Some(capture_stderr(&mut command)?);
                 command.stdin(Stdio::null()).stdout(Stdio::null());
             }
             Io::Input(input) => {
-                kept = Some(keep_stderr(&mut command)?);
+                kept = Some(capture_stderr(&mut command)?);
                 command.stdin(input).stdout(Stdio::null());
             }
         }
@@ -205,7 +205,7 @@ impl Runtime {
     ) -> Error {
         let reason = logged(&self.log, log_start, "error")
             .pop()
-            .or_else(|| stderr.and_then(printed))
+            .or_else(|| stderr.and_then(captured_text))
             .unwrap_or_else(|| {
                 format!(
                     "{} ended with status {status} and said nothing",
@@ -229,7 +229,7 @@ pub(crate) fn wrapper_path() -> PathBuf {
 ///
 /// # Errors
 /// No memory for it.
-pub(crate) fn keep_stderr(command: &mut Command) -> Result<File> {
+pub(crate) fn capture_stderr(command: &mut Command) -> Result<File> {
     let memory = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context(|| "memfd_create")?;
     let kept = File::from(memory);
     command.stderr(kept.try_clone().context(|| "duplicate a memfd")?);
@@ -237,7 +237,7 @@ pub(crate) fn keep_stderr(command: &mut Command) -> Result<File> {
 }
 
 /// What a command printed, if anything.
-pub(crate) fn printed(mut stderr: File) -> Option<String> {
+pub(crate) fn captured_text(mut stderr: File) -> Option<String> {
     let mut text = String::new();
     stderr.seek(SeekFrom::Start(0)).ok()?;
     stderr.take(LOG_LIMIT).read_to_string(&mut text).ok()?;

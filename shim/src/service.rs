@@ -32,10 +32,9 @@ use containerd_shim::{
 use log::{debug, info};
 
 use crate::{
-    container::{Container, Host},
+    container::{Container, Host, timestamp},
     error::{Error, Result},
     options::CheckpointOptions,
-    process::timestamp,
 };
 
 /// The service of one shim: one container, or all of a pod.
@@ -90,7 +89,7 @@ impl Containers {
 }
 
 /// Does `work` whether or not anybody waits for it.
-async fn to_the_end<T: Send + 'static>(
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(work)
@@ -109,7 +108,7 @@ impl Task for Service {
         info!("create {id} from {}", request.bundle);
         self.containers.reserve(&id)?;
         let (containers, host) = (self.containers.clone(), self.host.clone());
-        let created = to_the_end(async move {
+        let created = run_to_completion(async move {
             let created = Container::create(&host, request).await;
             match &created {
                 Ok(container) => {
@@ -132,7 +131,7 @@ impl Task for Service {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
         info!("start {} {}", request.id, request.exec_id);
         let container = self.containers.get(&request.id)?;
-        let started = to_the_end(async move {
+        let started = run_to_completion(async move {
             match request.exec_id.as_str() {
                 "" => container.start().await,
                 exec_id => container.start_exec(exec_id).await,
@@ -152,7 +151,7 @@ impl Task for Service {
         info!("delete {} {}", request.id, request.exec_id);
         let container = self.containers.get(&request.id)?;
         let containers = self.containers.clone();
-        let deleted = to_the_end(async move {
+        let deleted = run_to_completion(async move {
             match request.exec_id.as_str() {
                 "" => {
                     let deleted = container.delete().await?;
@@ -187,13 +186,13 @@ impl Task for Service {
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> TtrpcResult<Empty> {
         let container = self.containers.get(&request.id)?;
-        to_the_end(async move { container.pause().await }).await?;
+        run_to_completion(async move { container.pause().await }).await?;
         Ok(Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> TtrpcResult<Empty> {
         let container = self.containers.get(&request.id)?;
-        to_the_end(async move { container.resume().await }).await?;
+        run_to_completion(async move { container.resume().await }).await?;
         Ok(Empty::default())
     }
 
@@ -208,7 +207,7 @@ impl Task for Service {
             "checkpoint {} into {}: {options:?}",
             request.id, request.path
         );
-        to_the_end(async move {
+        run_to_completion(async move {
             let done = container.checkpoint(&request.path, &options).await;
             if let Err(e) = &done {
                 info!("checkpoint {}: {e}", request.id);
@@ -225,7 +224,7 @@ impl Task for Service {
             request.id, request.exec_id, request.signal
         );
         let container = self.containers.get(&request.id)?;
-        to_the_end(async move {
+        run_to_completion(async move {
             container
                 .kill(&request.exec_id, request.signal, request.all)
                 .await
@@ -263,7 +262,8 @@ impl Task for Service {
 
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> TtrpcResult<Empty> {
         let container = self.containers.get(&request.id)?;
-        to_the_end(async move { container.update(request.resources.as_ref()).await }).await?;
+        run_to_completion(async move { container.update(request.resources.as_ref()).await })
+            .await?;
         Ok(Empty::default())
     }
 

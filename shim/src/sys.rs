@@ -76,7 +76,7 @@ pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// EBADF without a stderr.
-pub(crate) fn end_of_output() -> io::Result<()> {
+pub(crate) fn close_stdout() -> io::Result<()> {
     // SAFETY: dup2 between the standard descriptors touches no memory; nothing
     // in this process holds their numbers as owned.
     match unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } {
@@ -129,7 +129,7 @@ pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16)
 ///
 /// # Errors
 /// EINVAL or ENODEV where the kernel has no core scheduling.
-pub(crate) fn schedule_on_own_cores() -> io::Result<()> {
+pub(crate) fn create_core_scheduling_group() -> io::Result<()> {
     const PR_SCHED_CORE: i32 = 62;
     const PR_SCHED_CORE_CREATE: libc::c_ulong = 1;
     const PIDTYPE_TGID: libc::c_ulong = 1;
@@ -143,7 +143,7 @@ pub(crate) fn schedule_on_own_cores() -> io::Result<()> {
 /// Keeps the allocator from spending memory on speed that a shim never needs:
 /// one arena instead of one per thread, and freed memory given back from 64 KiB
 /// on.
-pub(crate) fn tune_allocator() {
+pub(crate) fn limit_allocator_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt is called before any other thread exists.
     unsafe {

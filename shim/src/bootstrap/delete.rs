@@ -35,7 +35,7 @@ pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
     let runtime = Runtime::new(&options, &default_runtime()?, &flags.namespace, &bundle);
     report(run(runtime.delete(&flags.id)));
     report(rootfs::unmount_now(&bundle.join("rootfs")));
-    container::remove_remembered(&bundle);
+    container::remove_unpacked_checkpoint(&bundle);
     let response = DeleteResponse {
         pid: init_pid(&bundle),
         exit_status: KILLED,

@@ -36,11 +36,11 @@ const STOCK_NAME_VARIABLE: &str = "CEDANA_SHIM_NAMED_AS_STOCK";
 /// The reason, for containerd to pass on to its client.
 pub(crate) async fn run(flags: Flags) -> Result<()> {
     if flags.info {
-        return write_out(&info::describe(&read_input()?)?);
+        return write_stdout(&info::describe(&read_stdin()?)?);
     }
     match flags.action.as_str() {
-        "start" => write_out(&start::start(&flags, &read_input()?).await?),
-        "delete" => write_out(&delete::delete(&flags)?),
+        "start" => write_stdout(&start::start(&flags, &read_stdin()?).await?),
+        "delete" => write_stdout(&delete::delete(&flags)?),
         "" if !flags.socket.is_empty() => serve::serve(&flags).await,
         other => Err(Error::InvalidArgument(format!(
             "unknown command {other:?}: containerd calls start, delete or -info"
@@ -51,7 +51,7 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
 /// The largest input that containerd's own shims read, too.
 const INPUT_LIMIT: u64 = 10 << 20;
 
-fn read_input() -> Result<Vec<u8>> {
+fn read_stdin() -> Result<Vec<u8>> {
     let mut input = Vec::new();
     // Typed at a terminal there is none.
     if !io::IsTerminal::is_terminal(&io::stdin()) {
@@ -64,7 +64,7 @@ fn read_input() -> Result<Vec<u8>> {
     Ok(input)
 }
 
-fn write_out(answer: &[u8]) -> Result<()> {
+fn write_stdout(answer: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(answer)
         .and_then(|()| out.flush())

@@ -17,7 +17,7 @@ use containerd_shim::{
 use log::{debug, info, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{STOCK_NAME_VARIABLE, default_runtime, start::answers};
+use super::{STOCK_NAME_VARIABLE, default_runtime, start::is_listening};
 use crate::{
     container::Host,
     error::{Context, Error, Result, at},
@@ -39,7 +39,7 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
     logger::init(flags.debug, "info", &flags.namespace, &flags.id).map_err(setup)?;
     let path = Path::new(flags.socket.trim_start_matches("unix://"));
     let Some(listener) = bind(path, &flags.socket)? else {
-        return sys::end_of_output().context(|| "close stdout");
+        return sys::close_stdout().context(|| "close stdout");
     };
     leave_containerd()?;
     let exit = Arc::<ExitSignal>::default();
@@ -56,7 +56,7 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
         .await
         .map_err(|e| Error::Runtime(format!("serve: {e}")))?;
     // `start` waits for this.
-    sys::end_of_output().context(|| "close stdout")?;
+    sys::close_stdout().context(|| "close stdout")?;
     info!("serving {} as process {}", flags.id, std::process::id());
     exit.wait().await;
     info!("the last container is gone");
@@ -99,7 +99,7 @@ fn bind(path: &Path, address: &str) -> Result<Option<UnixListener>> {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
         bound => return bound.map(Some).context(|| at("listen on", path)),
     }
-    if answers(address) {
+    if is_listening(address) {
         return Ok(None);
     }
     fs::remove_file(path).context(|| at("remove", path))?;
@@ -122,7 +122,7 @@ fn leave_containerd() -> Result<()> {
     }
     // Set by containerd for `sched_core = true`.
     if env::var_os("SCHED_CORE").is_some_and(|on| !on.is_empty()) {
-        sys::schedule_on_own_cores().context(|| "enable sched core support")?;
+        sys::create_core_scheduling_group().context(|| "enable sched core support")?;
     }
     Ok(())
 }

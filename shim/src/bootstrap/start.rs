@@ -40,7 +40,7 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
     let spec = Spec::read(Path::new("."))?;
     let group = spec.group().unwrap_or(&options.id).to_owned();
     let address = options.socket_address(&group);
-    if !answers(&address) {
+    if !is_listening(&address) {
         // The shim's process is started by the file that a link leads to.
         let name = env::args_os().next().unwrap_or_default();
         let vars = match is_stock_name(Path::new(&name)) {
@@ -49,7 +49,7 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
         };
         spawn(options, &group, vars).await.map_err(shim_error)?;
         // Its reason stands on stderr, which containerd reads, too.
-        if !answers(&address) {
+        if !is_listening(&address) {
             return Err(Error::Runtime(format!(
                 "the shim for {group} did not come up at {address}"
             )));
@@ -131,7 +131,7 @@ fn read_shim_cgroup(options: &mut StartOpts) -> Result<()> {
 }
 
 /// Whether a shim listens at `address`.
-pub(super) fn answers(address: &str) -> bool {
+pub(super) fn is_listening(address: &str) -> bool {
     UnixStream::connect(address.trim_start_matches("unix://")).is_ok()
 }
 

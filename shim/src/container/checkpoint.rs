@@ -21,12 +21,12 @@ use tokio::{
     net::unix::pipe,
 };
 
+use super::state::{Request, State};
 use super::{Container, early_resume::RequestKind, lock};
 use crate::{
     error::{Context, Error, Result, at},
     options::CheckpointOptions,
     spec::Spec,
-    state::{Request, State},
     sys::pass_from_3,
 };
 
@@ -34,7 +34,7 @@ use crate::{
 const FAILED: &str = "checkpoint failed";
 
 /// What becomes of the container.
-struct Wishes {
+struct EffectiveOptions {
     /// It ends with its checkpoint.
     exit: bool,
     /// When it may be resumed before its client does so.
@@ -65,16 +65,16 @@ impl Container {
                 image.display()
             )));
         }
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         let before = self.state();
         before.admit(Request::Checkpoint)?;
         let paused = before == State::Paused;
-        lock(&self.state).settle(State::Checkpointing { paused });
-        let result = match self.wishes(options) {
-            Ok(Wishes { exit, resume_early }) => {
+        lock(&self.state).set_unless_stopped(State::Checkpointing { paused });
+        let result = match self.effective_options(options) {
+            Ok(EffectiveOptions { exit, resume_early }) => {
                 let early = RequestKind::of(options, path)
                     .may_resume_early(self.named_as_stock, resume_early);
-                let early = early && paused && !exit && !self.pause_is_known();
+                let early = early && paused && !exit && !self.pause_observed();
                 self.dump(&image, options, exit, early).await
             }
             Err(e) => Err(e),
@@ -101,7 +101,7 @@ impl Container {
     /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29): by
     /// type, `docker checkpoint create` with and without `--leave-running` is
     /// the same request. What is not said is a setting, then.
-    fn wishes(&self, options: &CheckpointOptions) -> Result<Wishes> {
+    fn effective_options(&self, options: &CheckpointOptions) -> Result<EffectiveOptions> {
         let spec = Spec::read(&self.bundle)?;
         let annotations = spec.annotations.iter();
         let config = Config::load()
@@ -113,7 +113,7 @@ impl Container {
             .checkpoint
             .leave_running
             .unwrap_or(self.host.namespace != DOCKER_NAMESPACE);
-        Ok(Wishes {
+        Ok(EffectiveOptions {
             exit: options.exit.unwrap_or(!leave_running),
             resume_early: config.checkpoint.resume_early,
         })
@@ -190,7 +190,7 @@ impl Container {
         tokio::pin!(run);
         let ended = tokio::select! {
             result = &mut run => Some(result),
-            () = dumped(progress) => None,
+            () = wait_for_dump(progress) => None,
         };
         if !matches!(ended, Some(Err(_))) {
             self.resume_early().await;
@@ -204,7 +204,7 @@ impl Container {
 
 /// Returns when `cedana-runc` has said that CRIU is done; never, if it doesn't
 /// say so.
-async fn dumped(progress: pipe::Receiver) {
+async fn wait_for_dump(progress: pipe::Receiver) {
     let mut lines = BufReader::new(progress).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         if serde_json::from_str::<Message>(&line).is_ok_and(|said| said.phase != Phase::Dump) {

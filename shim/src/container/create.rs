@@ -18,19 +18,19 @@ use containerd_shim::{
 use log::warn;
 use tokio::sync::{RwLock, watch};
 
+use super::process::Process;
+use super::state::State;
 use super::{
     Container, Host,
-    delete::{remember_unpacked, remove_remembered},
+    delete::{record_unpacked_checkpoint, remove_unpacked_checkpoint},
     lock,
 };
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
-    process::Process,
     rootfs,
     runtime::{Runtime, read_pid},
     spec::{self, Spec},
-    state::State,
     stdio::{Stdio, hold_fifos},
 };
 
@@ -47,16 +47,16 @@ impl Container {
     ) -> Result<Arc<Container>> {
         let bundle = PathBuf::from(&request.bundle);
         if !request.checkpoint.is_empty() {
-            remember_unpacked(&bundle, &request.checkpoint);
+            record_unpacked_checkpoint(&bundle, &request.checkpoint);
         }
-        let created = Self::prepare_and_make(host, request).await;
+        let created = Self::prepare_and_create(host, request).await;
         if created.is_err() {
-            remove_remembered(&bundle);
+            remove_unpacked_checkpoint(&bundle);
         }
         created
     }
 
-    async fn prepare_and_make(
+    async fn prepare_and_create(
         host: &Arc<Host>,
         request: CreateTaskRequest,
     ) -> Result<Arc<Container>> {
@@ -68,7 +68,7 @@ impl Container {
             )));
         }
         let named_as_stock =
-            host.named_as_stock && CreateOptions::are_runcs(request.options.as_ref());
+            host.named_as_stock && CreateOptions::is_runc_message(request.options.as_ref());
         let bundle = PathBuf::from(&request.bundle);
         let spec = Spec::read(&bundle)?;
         let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
@@ -99,9 +99,9 @@ impl Container {
                 request.terminal,
             )),
             state: Mutex::new(State::Created),
-            pause_is_known: AtomicBool::new(false),
+            pause_observed: AtomicBool::new(false),
             resumed_early: AtomicBool::new(false),
-            gate: RwLock::new(()),
+            operation_lock: RwLock::new(()),
             cgroup: Mutex::default(),
             oom_watch: Mutex::default(),
             execs: Mutex::default(),
@@ -143,7 +143,7 @@ impl Container {
             return Ok(());
         }
         let watch = self.host.reaper.watch();
-        match self.make_init().await {
+        match self.create_init().await {
             Ok(pid) => {
                 self.init.set_pid(pid);
                 self.find_cgroup();
@@ -155,7 +155,7 @@ impl Container {
                 Ok(())
             }
             Err(e) => {
-                self.undo_make().await;
+                self.undo_create().await;
                 self.unmount().await;
                 Err(e)
             }
@@ -171,7 +171,7 @@ impl Container {
         Ok(())
     }
 
-    async fn make_init(&self) -> Result<i32> {
+    async fn create_init(&self) -> Result<i32> {
         let mut command = self.runtime.command("create");
         command.arg("--bundle").arg(&self.bundle);
         command.arg("--pid-file").arg(self.init_pid_file());
@@ -181,15 +181,15 @@ impl Container {
         if self.options.no_new_keyring {
             command.arg("--no-new-keyring");
         }
-        self.make_process(&self.init, &self.id, command, "OCI runtime create failed")
+        self.create_process(&self.init, &self.id, command, "OCI runtime create failed")
             .await?;
         read_pid(&self.init_pid_file())
     }
 
     /// After a failed create or restore: it may have failed when the runtime had
     /// made the container already, as when its console never came.
-    pub(super) async fn undo_make(&self) {
-        if let Err(e) = self.forget().await {
+    pub(super) async fn undo_create(&self) {
+        if let Err(e) = self.delete_from_runtime().await {
             warn!("container {}: {e}", self.id);
         }
         self.init.finish_io().await;

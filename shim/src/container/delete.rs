@@ -15,15 +15,13 @@ use cedana_contract::engine::is_temporary_checkpoint;
 use containerd_shim::protos::{events::task::TaskDelete, protobuf::MessageField};
 use log::warn;
 
-use super::{Container, is_forgotten, lock};
-use crate::{
-    error::{Error, Result},
-    process::{Ended, timestamp},
-    state::{Request, State},
-};
+use super::process::{Ended, timestamp};
+use super::state::{Request, State};
+use super::{Container, is_unknown_container, lock};
+use crate::error::{Error, Result};
 
 /// How long a container that was never started takes to die.
-const LAST_BREATH: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Deletes the container; returns init's PID and end.
@@ -31,18 +29,18 @@ impl Container {
     /// # Errors
     /// [`Error::FailedPrecondition`] while it runs; the OCI runtime's refusal.
     pub(crate) async fn delete(&self) -> Result<(i32, Option<Ended>)> {
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Delete)?;
         let never_started = self.state() == State::Created && self.pid() != 0;
-        self.end_holder();
+        self.end_netns_holder();
         lock(&self.held_fifos).clear();
         if !never_started {
             self.init.finish_io().await;
         }
-        self.forget().await?;
+        self.delete_from_runtime().await?;
         if never_started {
             // The runtime has killed the waiting init.
-            if tokio::time::timeout(LAST_BREATH, self.init.wait())
+            if tokio::time::timeout(KILL_TIMEOUT, self.init.wait())
                 .await
                 .is_err()
             {
@@ -54,7 +52,7 @@ impl Container {
             watch.abort();
         }
         self.unmount().await;
-        remove_remembered(&self.bundle);
+        remove_unpacked_checkpoint(&self.bundle);
         *lock(&self.state) = State::Deleted;
         let ended = self.init.ended();
         self.send(TaskDelete {
@@ -76,10 +74,10 @@ impl Container {
     /// The runtime's refusal, but for a container that it doesn't know: a
     /// checkpoint that ended it has made the runtime forget it, and one that was
     /// never restored it never knew.
-    pub(super) async fn forget(&self) -> Result<()> {
+    pub(super) async fn delete_from_runtime(&self) -> Result<()> {
         let command = self.runtime.delete(&self.id);
         match self.run(command, "failed to delete task").await {
-            Err(Error::Runtime(text)) if is_forgotten(&text) => Ok(()),
+            Err(Error::Runtime(text)) if is_unknown_container(&text) => Ok(()),
             result => result,
         }
     }
@@ -90,20 +88,20 @@ impl Container {
 const UNPACKED: &str = "restored-from";
 
 /// Notes the checkpoint that the task restores from.
-pub(super) fn remember_unpacked(bundle: &Path, checkpoint: &str) {
+pub(super) fn record_unpacked_checkpoint(bundle: &Path, checkpoint: &str) {
     if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint) {
         warn!("{checkpoint} will be left behind: {e}");
     }
 }
 
 /// Removes what was noted, if it is containerd's.
-pub(crate) fn remove_remembered(bundle: &Path) {
+pub(crate) fn remove_unpacked_checkpoint(bundle: &Path) {
     if let Ok(checkpoint) = std::fs::read_to_string(bundle.join(UNPACKED)) {
-        remove_unpacked(Path::new(&checkpoint));
+        remove_if_unpacked(Path::new(&checkpoint));
     }
 }
 
-fn remove_unpacked(checkpoint: &Path) {
+fn remove_if_unpacked(checkpoint: &Path) {
     let temporary = std::env::var_os("XDG_RUNTIME_DIR")
         .filter(|dir| !dir.is_empty())
         .map_or_else(std::env::temp_dir, PathBuf::from);

@@ -10,13 +10,13 @@ use containerd_shim::{
 use nix::libc::SIGKILL;
 
 use super::Container;
+use super::exec_process::Exec;
+use super::process::{Ended, send_signal};
+use super::state::Request;
 use crate::{
     error::{Error, Result},
-    exec::Exec,
-    process::{Ended, send_signal},
     reaper::Exit,
     runtime::read_pid,
-    state::Request,
     stdio::Stdio,
 };
 
@@ -59,7 +59,7 @@ impl Container {
         let exec = self.exec(id)?;
         // Not in the middle of a checkpoint: CRIU would meet a process that it
         // has not frozen.
-        let _gate = self.gate.read().await;
+        let _operation = self.operation_lock.read().await;
         exec.begin_start()?;
         if self.init.ended().is_some() {
             exec.start_failed();
@@ -71,7 +71,7 @@ impl Container {
         // Counted before it exists: init's exit waits for it from here on.
         self.running_execs.send_modify(|running| *running += 1);
         let starting = exec.process.starting.lock().await;
-        match self.make_exec(&exec).await {
+        match self.create_exec(&exec).await {
             Ok(exit) => {
                 let pid = exec.process.pid();
                 self.send(TaskExecStarted {
@@ -92,7 +92,7 @@ impl Container {
         }
     }
 
-    async fn make_exec(&self, exec: &Exec) -> Result<Exit> {
+    async fn create_exec(&self, exec: &Exec) -> Result<Exit> {
         let spec = self.bundle.join(format!("{}.process.json", exec.id));
         let pid_file = self.bundle.join(format!("{}.pid", exec.id));
         exec.write_spec(&spec)?;
@@ -102,7 +102,7 @@ impl Container {
         command.arg("--pid-file").arg(&pid_file);
         command.arg("--detach");
         let made = self
-            .make_process(&exec.process, &exec.id, command, "OCI runtime exec failed")
+            .create_process(&exec.process, &exec.id, command, "OCI runtime exec failed")
             .await;
         let pid = match (made, read_pid(&pid_file)) {
             (Ok(()), pid) => pid,

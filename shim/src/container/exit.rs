@@ -8,15 +8,11 @@ use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
 use log::{error, warn};
 use nix::libc::SIGKILL;
 
-use super::{Container, is_forgotten};
-use crate::{
-    cgroup::Cgroup,
-    error::Error,
-    exec::Exec,
-    process::{Ended, Process, send_signal},
-    reaper::Exit,
-    state::State,
-};
+use super::exec_process::Exec;
+use super::process::{Ended, Process, send_signal};
+use super::state::State;
+use super::{Container, is_unknown_container};
+use crate::{cgroup::Cgroup, error::Error, reaper::Exit};
 
 /// A reason is a sentence.
 const REASON_LIMIT: u64 = 64 << 10;
@@ -30,9 +26,9 @@ impl Container {
             let Ok(status) = exit.await else { return };
             container.init.set_reaped();
             drop(container.init.starting.lock().await);
-            container.say_why_it_was_killed();
+            container.log_kill_reason();
             if !container.has_own_pid_namespace {
-                container.kill_the_rest().await;
+                container.kill_remaining_processes().await;
             }
             let mut execs = container.running_execs.subscribe();
             // The sender lives in the container.
@@ -46,7 +42,7 @@ impl Container {
     /// Logs why `cedana-runc`'s page source has killed the container, if it was
     /// that: a lazy restore had no more memory to give. The file is written
     /// before the kill.
-    fn say_why_it_was_killed(&self) {
+    fn log_kill_reason(&self) {
         let file = self.bundle.join(files::KILLED);
         let Ok(file) = File::open(&file) else { return };
         let mut reason = String::new();
@@ -71,14 +67,14 @@ impl Container {
 
     /// Without a PID namespace of their own, a container's processes survive
     /// its init: they are killed, as containerd's own shim does.
-    async fn kill_the_rest(&self) {
+    async fn kill_remaining_processes(&self) {
         let mut command = self.runtime.command("kill");
         command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());
         match self.run(command, "kill --all").await {
             Ok(()) => {}
             // After a checkpoint that ended the container the runtime no longer
             // knows it; its cgroup still does.
-            Err(Error::Runtime(text)) if is_forgotten(&text) => self.kill_by_cgroup(),
+            Err(Error::Runtime(text)) if is_unknown_container(&text) => self.kill_by_cgroup(),
             Err(e) => warn!("container {}: {e}", self.id),
         }
     }

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the processes run between two attempts. There is no event to wait for.
-const MOMENT: Duration = Duration::from_millis(25);
+const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What runc and crun say of a freeze that did not come about in time on cgroup v1.
-const IN_PASSING: &str = "unable to freeze";
+const UNABLE_TO_FREEZE: &str = "unable to freeze";
 
 impl Container {
     /// Has the runtime freeze all processes.
@@ -38,9 +38,9 @@ impl Container {
                 Err(error) => error,
             };
             let since = *first_failure.get_or_insert_with(Instant::now);
-            let passes = passes_by_itself(&error);
+            let passes = is_transient(&error);
             if passes && since.elapsed() < PATIENCE {
-                tokio::time::sleep(MOMENT).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
             if let Some(cgroup) = lock(&self.cgroup).as_ref() {
@@ -57,11 +57,11 @@ impl Container {
     }
 }
 
-fn passes_by_itself(error: &Error) -> bool {
+fn is_transient(error: &Error) -> bool {
     let Error::Runtime(why) = error else {
         return false;
     };
-    why.contains(IN_PASSING)
+    why.contains(UNABLE_TO_FREEZE)
 }
 
 #[cfg(test)]
@@ -71,13 +71,13 @@ mod tests {
     #[test]
     fn only_a_freeze_that_came_too_late_passes() {
         let why = |text: &str| Error::Runtime(format!("OCI runtime pause failed: {text}"));
-        assert!(passes_by_itself(&why("unable to freeze")));
-        assert!(!passes_by_itself(&why("container not running")));
+        assert!(is_transient(&why("unable to freeze")));
+        assert!(!is_transient(&why("container not running")));
         // On v2 runc has waited ten seconds by then.
-        assert!(!passes_by_itself(&why(
+        assert!(!is_transient(&why(
             "timeout of 10s reached waiting for the cgroup to freeze"
         )));
-        assert!(!passes_by_itself(&Error::InvalidArgument(
+        assert!(!is_transient(&Error::InvalidArgument(
             "unable to freeze".into()
         )));
     }

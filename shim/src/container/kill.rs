@@ -8,11 +8,9 @@
 
 use nix::libc::SIGKILL;
 
-use super::{Container, is_forgotten, lock};
-use crate::{
-    error::{Error, Result},
-    state::State,
-};
+use super::state::State;
+use super::{Container, is_unknown_container, lock};
+use crate::error::{Error, Result};
 
 /// The exit status of what was killed.
 const KILLED: i32 = 128 + SIGKILL;
@@ -50,14 +48,14 @@ impl Container {
                 "no such container: it has not been restored yet".into(),
             ));
         }
-        match self.gate.try_write() {
-            Ok(_gate) if self.state() == State::Created => {
-                self.end_unstarted(KILLED);
+        match self.operation_lock.try_write() {
+            Ok(_operation) if self.state() == State::Created => {
+                self.stop_unrestored(KILLED);
                 Ok(())
             }
             Ok(_) => Err(Error::NotFound("process already finished".into())),
             // Start is at work: with its runtime it fails.
-            Err(_) => self.init.kill_maker(),
+            Err(_) => self.init.kill_creating_runtime(),
         }
     }
 
@@ -78,7 +76,7 @@ impl Container {
                 ];
                 if finished.iter().any(|said| text.contains(said)) {
                     Error::NotFound("process already finished".into())
-                } else if is_forgotten(&text) {
+                } else if is_unknown_container(&text) {
                     Error::NotFound("no such container".into())
                 } else {
                     e

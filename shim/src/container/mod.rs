@@ -15,18 +15,21 @@
 //!
 //! A child module per verb holds what that verb does.
 
-mod attempts;
+mod between_attempts;
 mod checkpoint;
 mod create;
 mod delete;
 mod early_resume;
 mod exec;
+mod exec_process;
 mod exit;
 mod freeze;
-mod holder;
 mod kill;
+mod netns_holder;
 mod pause;
+mod process;
 mod start;
+mod state;
 mod update;
 
 use std::{
@@ -52,18 +55,19 @@ use crate::{
     cgroup::Cgroup,
     error::{Error, Result},
     events::Events,
-    exec::Exec,
     options::CreateOptions,
-    process::{Process, timestamp},
     reaper::Reaper,
     runtime::Runtime,
-    state::State,
     stdio::{Owner, Stdio},
 };
+use exec_process::Exec;
+use process::Process;
+use state::State;
 
-pub(crate) use delete::remove_remembered;
+pub(crate) use delete::remove_unpacked_checkpoint;
 pub(crate) use early_resume::is_stock_name;
-use holder::Holder;
+use netns_holder::NetnsHolder;
+pub(crate) use process::timestamp;
 
 /// What all containers of a shim share.
 pub(crate) struct Host {
@@ -95,16 +99,16 @@ pub(crate) struct Container {
     /// Whether clients know its runtime as `io.containerd.runc.v2`.
     named_as_stock: bool,
     /// Stands in for init between Create and Start of a restore.
-    holder: Mutex<Option<Holder>>,
+    holder: Mutex<Option<NetnsHolder>>,
     /// The other ends of the client's fifos meanwhile.
     held_fifos: Mutex<Vec<std::fs::File>>,
     init: Process,
     state: Mutex<State>,
     /// Of a paused task: whether its state was asked for since.
-    pause_is_known: AtomicBool,
+    pause_observed: AtomicBool,
     /// Its checkpoint resumed it, and the client that paused it has yet to.
     resumed_early: AtomicBool,
-    gate: RwLock<()>,
+    operation_lock: RwLock<()>,
     cgroup: Mutex<Option<Cgroup>>,
     oom_watch: Mutex<Option<AbortHandle>>,
     execs: Mutex<BTreeMap<String, Arc<Exec>>>,
@@ -142,7 +146,7 @@ impl Container {
     /// [`Error::NotFound`] for an unknown exec ID.
     pub(crate) fn answer_state(&self, exec_id: &str) -> Result<StateResponse> {
         let process = self.process(exec_id)?;
-        self.pause_is_known.store(true, Relaxed);
+        self.pause_observed.store(true, Relaxed);
         let container = self.state().status();
         let status = match (&process, container) {
             // All processes share the container's freezer.
@@ -226,7 +230,7 @@ impl Container {
     }
 
     fn set_state(&self, next: State) {
-        lock(&self.state).settle(next);
+        lock(&self.state).set_unless_stopped(next);
     }
 
     fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Exec>>> {
@@ -234,7 +238,7 @@ impl Container {
     }
 
     /// Lets the OCI runtime make a process, known to loggers as `id`.
-    async fn make_process(
+    async fn create_process(
         &self,
         process: &Process,
         id: &str,
@@ -271,7 +275,7 @@ pub(crate) const INIT_PID_FILE: &str = "init.pid";
 /// Whether an OCI runtime's error says that it doesn't know the container (any
 /// more): runc "container does not exist", crun (1.28) "error opening file
 /// `.../status`: No such file or directory".
-fn is_forgotten(text: &str) -> bool {
+fn is_unknown_container(text: &str) -> bool {
     let text = text.to_lowercase();
     text.contains("does not exist")
         || text.contains("status`: no such file or directory")

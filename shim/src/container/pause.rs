@@ -7,11 +7,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use containerd_shim::protos::events::task::{TaskPaused, TaskResumed};
 
+use super::state::{Request, State};
 use super::{Container, lock};
-use crate::{
-    error::{Error, Result},
-    state::{Request, State},
-};
+use crate::error::{Error, Result};
 
 /// What runc ("container not paused") and crun ("the container is not paused") say
 /// of a container that runs already.
@@ -23,7 +21,7 @@ impl Container {
     /// # Errors
     /// The state's or the OCI runtime's refusal; the container then runs.
     pub(crate) async fn pause(&self) -> Result<()> {
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Pause)?;
         *lock(&self.state) = State::Pausing;
         let paused = self.freeze().await;
@@ -33,7 +31,7 @@ impl Container {
             State::Running
         });
         paused?;
-        self.pause_is_known.store(false, Relaxed);
+        self.pause_observed.store(false, Relaxed);
         self.resumed_early.store(false, Relaxed);
         self.send(TaskPaused {
             container_id: self.id.clone(),
@@ -47,7 +45,7 @@ impl Container {
     /// # Errors
     /// The state's or the OCI runtime's refusal; the container stays paused.
     pub(crate) async fn resume(&self) -> Result<()> {
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         if self.resumed_early.swap(false, Relaxed) && self.state() == State::Running {
             return Ok(());
         }
@@ -68,8 +66,8 @@ impl Container {
     }
 
     /// Whether a client may have seen that the task is paused, and counts on it.
-    pub(super) fn pause_is_known(&self) -> bool {
-        self.pause_is_known.load(Relaxed)
+    pub(super) fn pause_observed(&self) -> bool {
+        self.pause_observed.load(Relaxed)
     }
 
     async fn thaw(&self, next: State) -> Result<()> {

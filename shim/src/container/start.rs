@@ -5,13 +5,13 @@ use std::sync::Arc;
 use containerd_shim::protos::events::task::TaskStart;
 use log::warn;
 
-use super::{Container, Holder, lock};
+use super::state::{Request, State};
+use super::{Container, NetnsHolder, lock};
 use crate::{
     cgroup,
     error::{Context, Result, at},
     reaper::Exit,
     runtime::read_pid,
-    state::{Request, State},
 };
 
 impl Container {
@@ -22,20 +22,20 @@ impl Container {
     /// before; the OCI runtime's refusal; for a restore the reason that
     /// `cedana-runc` found, the checkpoint being left as it was.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<i32> {
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Start)?;
         let starting = self.init.starting.lock().await;
         let restored = if self.restore_from.is_some() {
             // Ends when this function does, whatever has become of the restore.
-            let holder = self.take_holder();
+            let holder = self.take_netns_holder();
             // Until the streams are connected, or there will be none.
             let _fifos = std::mem::take(&mut *lock(&self.held_fifos));
             match self.restore(holder.as_ref()).await {
                 Ok(exit) => Some(exit),
                 Err(e) => {
-                    self.undo_make().await;
+                    self.undo_create().await;
                     if let Some(holder) = holder {
-                        self.end_without_start(&holder);
+                        self.stop_after_failed_restore(&holder);
                     }
                     return Err(e);
                 }
@@ -61,7 +61,7 @@ impl Container {
         Ok(pid)
     }
 
-    async fn restore(self: &Arc<Self>, holder: Option<&Holder>) -> Result<Exit> {
+    async fn restore(self: &Arc<Self>, holder: Option<&NetnsHolder>) -> Result<Exit> {
         let Some(checkpoint) = &self.restore_from else {
             unreachable!("only called with a checkpoint");
         };
@@ -83,7 +83,7 @@ impl Container {
         if self.options.no_pivot_root {
             command.arg("--no-pivot");
         }
-        self.make_process(&self.init, &self.id, command, "OCI runtime restore failed")
+        self.create_process(&self.init, &self.id, command, "OCI runtime restore failed")
             .await?;
         let pid = read_pid(&self.init_pid_file())?;
         self.init.set_pid(pid);

@@ -7,10 +7,10 @@ use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Container;
+use super::state::Request;
 use crate::{
     error::{Context, Error, Result},
     runtime::Io,
-    state::Request,
 };
 
 impl Container {
@@ -23,7 +23,7 @@ impl Container {
             .map(|any| any.value.as_slice())
             .filter(|json| !json.is_empty())
             .ok_or_else(|| Error::InvalidArgument("update carries no resources".into()))?;
-        let _gate = self.gate.write().await;
+        let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Update)?;
         let mut input = std::fs::File::from(
             memfd_create(c"resources", MFdFlags::MFD_CLOEXEC).context(|| "memfd_create")?,

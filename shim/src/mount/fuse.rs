@@ -14,7 +14,7 @@ use containerd_shim::protos::types::mount::Mount;
 use crate::{
     error::{Error, Result},
     reaper::Reaper,
-    runtime::{keep_stderr, printed},
+    runtime::{capture_stderr, captured_text},
 };
 
 /// A program that mounts, and the type that it mounts.
@@ -49,7 +49,7 @@ impl<'a> Helper<'a> {
         command.args(["-t", self.kind]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         // The server that it leaves may hold this for as long as it lives.
-        let stderr = keep_stderr(&mut command)?;
+        let stderr = capture_stderr(&mut command)?;
         die_with_parent(&mut command);
         let (_, exit) = reaper.spawn(&mut command).map_err(|e| {
             Error::Runtime(format!(
@@ -63,7 +63,7 @@ impl<'a> Helper<'a> {
                 "mount helper {:?} ended with status {}: {}",
                 self.program,
                 status.unwrap_or(-1),
-                printed(stderr).unwrap_or_else(|| "it said nothing".into())
+                captured_text(stderr).unwrap_or_else(|| "it said nothing".into())
             ))),
         }
     }

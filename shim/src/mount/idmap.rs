@@ -52,7 +52,7 @@ pub(super) fn detached(plain: &Plain<'_>, maps: &IdMaps, target: &Path) -> Resul
                 leave_mount_namespace()?;
                 match plain.kind {
                     OVERLAY => overlay(plain, &users, target),
-                    _ => whole(plain, &users, target),
+                    _ => mapped_mount(plain, &users, target),
                 }
             })
             .context(|| "start a thread")?
@@ -146,7 +146,7 @@ fn make_directory(name: &str) -> Result<()> {
 }
 
 /// Any other file system, with all that is mounted below a recursive bind.
-fn whole(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd> {
+fn mapped_mount(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd> {
     plain.mount(target)?;
     mapped(target, sys::RECURSIVE, 0, users)
 }

@@ -34,7 +34,7 @@ pub(crate) fn unmount(root: &Path) -> Result<()> {
     let text = fs::read(table).context(|| at("read", table))?;
     let mut result = Ok(());
     for place in places_below(&text, &root) {
-        if let Err(e) = unmount_stack(&place)
+        if let Err(e) = unmount_all_at(&place)
             && result.is_ok()
         {
             result = Err(e).context(|| at("unmount", &place));
@@ -57,7 +57,7 @@ fn canonical(root: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Unmounts everything that is stacked on a place.
-fn unmount_stack(place: &Path) -> nix::Result<()> {
+fn unmount_all_at(place: &Path) -> nix::Result<()> {
     let mut busy = 0;
     loop {
         match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {

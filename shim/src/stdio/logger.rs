@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a logger may take to write what it has; containerd's own figure.
-const LAST_WORDS: Duration = Duration::from_secs(12);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A running logging program.
 pub(super) struct Logger {
@@ -86,12 +86,12 @@ impl Logger {
         // It may have ended by itself; then there is nobody to ask.
         let asked = kill(self.pid, Signal::SIGTERM);
         if asked.is_ok()
-            && tokio::time::timeout(LAST_WORDS, &mut self.exit)
+            && tokio::time::timeout(EXIT_TIMEOUT, &mut self.exit)
                 .await
                 .is_err()
         {
             warn!(
-                "logging binary {} did not end within {LAST_WORDS:?}: killed",
+                "logging binary {} did not end within {EXIT_TIMEOUT:?}: killed",
                 self.pid
             );
             let _ = kill(self.pid, Signal::SIGKILL);

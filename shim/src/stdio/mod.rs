@@ -130,7 +130,7 @@ impl Pipes {
             }
             if !stdio.stdin.is_empty() {
                 let (theirs, ours) = new_pipe()?;
-                give_to(&theirs, owner.options)?;
+                chown_pipe(&theirs, owner.options)?;
                 let ours = pipe::Sender::from_owned_fd(ours).context(|| "stdin pipe")?;
                 (pipes.stdin, streams[0]) = (Some(ours), theirs.into());
             }
@@ -297,7 +297,7 @@ fn copying(e: containerd_shim::Error) -> Error {
 
 fn output_pipe(options: &CreateOptions) -> Result<(pipe::Receiver, Stream)> {
     let (ours, theirs) = new_pipe()?;
-    give_to(&theirs, options)?;
+    chown_pipe(&theirs, options)?;
     let ours = pipe::Receiver::from_owned_fd(ours).context(|| "output pipe")?;
     Ok((ours, theirs.into()))
 }
@@ -308,7 +308,7 @@ pub(crate) fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// A process that is not root reopens its streams (`/dev/stderr`) only if it
 /// owns them.
-fn give_to(end: &OwnedFd, options: &CreateOptions) -> Result<()> {
+fn chown_pipe(end: &OwnedFd, options: &CreateOptions) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(options.io_uid), Gid::from_raw(options.io_gid));
     match nix::unistd::fchown(end, Some(uid), Some(gid)) {
         // Not ours to give, as in a user namespace: root's pipe still works.

@@ -123,7 +123,7 @@ impl CreateOptions {
     fn from_runc(bytes: &[u8]) -> Result<Self> {
         let o = oci::Options::parse_from_bytes(bytes).map_err(malformed(RUNC_OPTIONS))?;
         for (number, _) in o.special_fields.unknown_fields().iter() {
-            pass_over(RUNC_OPTIONS, number);
+            warn_unknown_field(RUNC_OPTIONS, number);
         }
         Ok(Self {
             no_pivot_root: o.no_pivot_root,
@@ -196,7 +196,7 @@ impl CreateOptions {
 
     /// Whether the options came in the message that clients send to runtimes of
     /// the name `io.containerd.runc.v2`.
-    pub(crate) fn are_runcs(options: Option<&Any>) -> bool {
+    pub(crate) fn is_runc_message(options: Option<&Any>) -> bool {
         options.is_some_and(|any| message_name(any) == RUNC_OPTIONS)
     }
 
@@ -252,7 +252,7 @@ impl CheckpointOptions {
                         .map_err(malformed(RUNC_CHECKPOINT))?
                         .to_owned();
                 }
-                _ => pass_over(RUNC_CHECKPOINT, number),
+                _ => warn_unknown_field(RUNC_CHECKPOINT, number),
             }
         }
         Ok(Self {
@@ -302,7 +302,7 @@ fn unknown_type(got: &str, known: &[&str]) -> Error {
     ))
 }
 
-fn pass_over(message: &str, number: u32) {
+fn warn_unknown_field(message: &str, number: u32) {
     log::warn!("option number {number} of {message} is unknown and has no effect");
 }
 
@@ -313,7 +313,7 @@ fn other(message: &'static str, number: u32, known: &[u32]) -> Result<()> {
             "field {number} is of another type"
         )));
     }
-    pass_over(message, number);
+    warn_unknown_field(message, number);
     Ok(())
 }
 
@@ -440,14 +440,17 @@ mod tests {
 
     #[test]
     fn only_runcs_own_message_tells_the_runtimes_name() {
-        assert!(CreateOptions::are_runcs(Some(&any(RUNC_OPTIONS, vec![]))));
+        assert!(CreateOptions::is_runc_message(Some(&any(
+            RUNC_OPTIONS,
+            vec![]
+        ))));
         for name in [RUNTIME_OPTIONS, LINUX_CREATE, ""] {
             assert!(
-                !CreateOptions::are_runcs(Some(&any(name, vec![]))),
+                !CreateOptions::is_runc_message(Some(&any(name, vec![]))),
                 "{name}"
             );
         }
-        assert!(!CreateOptions::are_runcs(None));
+        assert!(!CreateOptions::is_runc_message(None));
     }
 
     #[test]

@@ -7,19 +7,19 @@
 //! for a moment and is frozen again. Two pauses must not be touched:
 //!
 //! - an owner's: the owner may be copying a volume. It is recognized by a State
-//!   request after it ([`Container::pause_is_known`]);
+//!   request after it ([`Container::pause_observed`]);
 //! - that around `container.Checkpoint`, which copies the writable layer before it
 //!   asks for the task (`client/container.go`). It is recognized by file locks,
 //!   which it alone always asks for.
 
-use super::Container;
-use crate::{options::CheckpointOptions, state::State};
+use super::{Container, state::State};
+use crate::options::CheckpointOptions;
 
 impl Container {
     /// Whether this task, which is being checkpointed, may run between attempts.
     pub(super) fn may_run_between_attempts(&self, options: &CheckpointOptions) -> bool {
         self.state() == State::Checkpointing { paused: true }
-            && !self.pause_is_known()
+            && !self.pause_observed()
             && !options.file_locks
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Process {
     pub(crate) starting: AsyncMutex<()>,
     running: Mutex<Running>,
     /// The OCI runtime that is making it, or 0.
-    maker: AtomicI32,
+    creating_runtime: AtomicI32,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -69,7 +69,7 @@ impl Process {
             stdio,
             starting: AsyncMutex::new(()),
             running: Mutex::default(),
-            maker: AtomicI32::new(0),
+            creating_runtime: AtomicI32::new(0),
             ended: watch::Sender::new(None),
         }
     }
@@ -115,7 +115,7 @@ impl Process {
     }
 
     /// Takes the end of a failed start back, before another one.
-    pub(crate) fn forget_end(&self) {
+    pub(crate) fn clear_end(&self) {
         self.ended.send_replace(None);
     }
 
@@ -154,8 +154,8 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::NotFound`] when none is.
-    pub(crate) fn kill_maker(&self) -> Result<()> {
-        match self.maker.load(Ordering::Relaxed) {
+    pub(crate) fn kill_creating_runtime(&self) -> Result<()> {
+        match self.creating_runtime.load(Ordering::Relaxed) {
             0 => Err(Error::NotFound("process not created".into())),
             pid => send_signal(pid, SIGKILL.cast_unsigned()),
         }
@@ -205,19 +205,25 @@ impl Process {
                 .arg(console.path())
                 .arg(target);
             runtime
-                .run_known(owner.reaper, command, Io::Quiet, what, &self.maker)
+                .run_with_pid(
+                    owner.reaper,
+                    command,
+                    Io::Quiet,
+                    what,
+                    &self.creating_runtime,
+                )
                 .await?;
             ProcessIo::terminal(console.receive().await?, &self.stdio, owner).await?
         } else {
             let (pipes, streams) = Pipes::make(&self.stdio, owner).await?;
             command.arg(target);
             let made = runtime
-                .run_known(
+                .run_with_pid(
                     owner.reaper,
                     command,
                     Io::Container(streams),
                     what,
-                    &self.maker,
+                    &self.creating_runtime,
                 )
                 .await;
             match made {

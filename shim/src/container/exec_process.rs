@@ -15,9 +15,9 @@ use std::{
 use containerd_shim::{api::Status, protos::protobuf::well_known_types::any::Any};
 use serde_json::{Map, Value};
 
+use super::process::{Ended, Process};
 use crate::{
     error::{Context, Error, Result, at},
-    process::{Ended, Process},
     reaper::ExitStatus,
     stdio::Stdio,
 };
@@ -74,7 +74,7 @@ impl Exec {
         let refusal = match (*stage, self.process.ended()) {
             (Stage::Created, _) => {
                 *stage = Stage::Started;
-                self.process.forget_end();
+                self.process.clear_end();
                 return Ok(());
             }
             (Stage::Started, Some(_)) => "cannot start a stopped process",

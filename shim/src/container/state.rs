@@ -13,7 +13,7 @@
 //!               deleted
 //! ```
 //!
-//! A task leaves *pausing* and *checkpointing* by [`State::settle`], which does
+//! A task leaves *pausing* and *checkpointing* by [`State::set_unless_stopped`], which does
 //! nothing if init has ended meanwhile: an exit is never undone. The texts of
 //! refusals are those of containerd's own shim; clients show them to people.
 
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Leaves a transitional state for `next`, unless init has ended meanwhile.
-    pub(crate) fn settle(&mut self, next: State) {
+    pub(crate) fn set_unless_stopped(&mut self, next: State) {
         if !matches!(self, State::Stopped | State::Deleted) {
             *self = next;
         }
@@ -183,10 +183,10 @@ mod tests {
     #[test]
     fn an_exit_is_never_undone() {
         let mut state = State::Stopped;
-        state.settle(State::Running);
+        state.set_unless_stopped(State::Running);
         assert_eq!(state, State::Stopped);
         let mut state = State::Checkpointing { paused: false };
-        state.settle(State::Running);
+        state.set_unless_stopped(State::Running);
         assert_eq!(state, State::Running);
     }
 }

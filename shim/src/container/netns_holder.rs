@@ -23,23 +23,23 @@ use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc};
 use cedana_contract::{flags, process::die_with_parent};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
+use super::state::State;
 use super::{Container, lock};
 use crate::{
     error::{Context, Error, Result},
     reaper::{Exit, ExitStatus, Reaper},
-    runtime::{keep_stderr, printed, wrapper_path},
-    state::State,
+    runtime::{capture_stderr, captured_text, wrapper_path},
     stdio::new_pipe,
 };
 
 /// Ends when dropped.
-pub(super) struct Holder {
+pub(super) struct NetnsHolder {
     pid: i32,
     /// The holder reads it; its end is the sign to go.
     stdin: Option<OwnedFd>,
 }
 
-impl Holder {
+impl NetnsHolder {
     /// Starts one and waits until its namespace is there.
     async fn start(reaper: &Reaper, checkpoint: &Path) -> Result<(Self, Exit)> {
         let program = wrapper_path();
@@ -51,7 +51,7 @@ impl Holder {
         };
         let mut command = Command::new(&program);
         command.arg(flags::HOLD_NETNS).arg(checkpoint);
-        let stderr = keep_stderr(&mut command)?;
+        let stderr = capture_stderr(&mut command)?;
         let (theirs, stdin) = new_pipe()?;
         command.stdin(theirs);
         let (ours, theirs) = new_pipe()?;
@@ -72,7 +72,7 @@ impl Holder {
                 exit,
             )),
             Err(_) => Err(failed(
-                printed(stderr).unwrap_or_else(|| "ended and said nothing".into()),
+                captured_text(stderr).unwrap_or_else(|| "ended and said nothing".into()),
             )),
         }
     }
@@ -89,7 +89,7 @@ impl Container {
     /// # Errors
     /// The namespace can't be made.
     pub(super) async fn hold_network_namespace(self: &Arc<Self>, checkpoint: &Path) -> Result<()> {
-        let (holder, exit) = Holder::start(&self.host.reaper, checkpoint).await?;
+        let (holder, exit) = NetnsHolder::start(&self.host.reaper, checkpoint).await?;
         self.init.set_pid(holder.pid);
         *lock(&self.holder) = Some(holder);
         let container = self.clone();
@@ -100,13 +100,13 @@ impl Container {
                 return;
             }
             container.init.set_reaped();
-            container.end_unstarted(status);
+            container.stop_unrestored(status);
         });
         Ok(())
     }
 
     /// Ends a task that was to be restored and never was, as if it had run.
-    pub(super) fn end_unstarted(&self, status: ExitStatus) {
+    pub(super) fn stop_unrestored(&self, status: ExitStatus) {
         // Their client waits for the end of what it reads before it lets go.
         lock(&self.held_fifos).clear();
         self.set_state(State::Stopped);
@@ -115,7 +115,7 @@ impl Container {
     }
 
     /// Takes the holder over, so that its end no longer is the task's.
-    pub(super) fn take_holder(&self) -> Option<Holder> {
+    pub(super) fn take_netns_holder(&self) -> Option<NetnsHolder> {
         let holder = lock(&self.holder).take();
         if holder.is_some() {
             self.init.set_pid(0);
@@ -124,7 +124,7 @@ impl Container {
     }
 
     /// Lets the holder go; its end is that of the task, which never began.
-    pub(super) fn end_holder(&self) {
+    pub(super) fn end_netns_holder(&self) {
         if let Some(holder) = &mut *lock(&self.holder) {
             holder.stdin.take();
         }
@@ -133,14 +133,14 @@ impl Container {
     /// After a restore that failed: the task that the holder stood for is over,
     /// which allows its deletion. A client that knows a PID refuses to delete a
     /// task that is still "created" (containerd's client, `task.Delete`).
-    pub(super) fn end_without_start(&self, holder: &Holder) {
+    pub(super) fn stop_after_failed_restore(&self, holder: &NetnsHolder) {
         self.init.set_pid(holder.pid);
         self.init.set_reaped();
         self.set_state(State::Stopped);
-        self.init.end(NEVER_RAN);
+        self.init.end(UNKNOWN_EXIT_STATUS);
     }
 }
 
 /// The exit status of a task that never ran, as containerd calls it unknown
 /// (client, `UnknownExitStatus`).
-const NEVER_RAN: ExitStatus = 255;
+const UNKNOWN_EXIT_STATUS: ExitStatus = 255;
