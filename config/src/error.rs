@@ -1,29 +1,29 @@
-//! What can be wrong with settings, said so that the person who wrote them
-//! finds the spot: file and line, variable, or annotation.
+//! Errors of the settings. Each names the file and line, the variable or the
+//! annotation.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::nearest;
+use crate::suggestion::suggestion;
 
-/// Why settings could not be used.
+/// An error in the settings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The settings file exists or was asked for but cannot be read.
+    /// The settings file can't be read.
     #[error("cannot read the settings file {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The settings file is larger than any real one.
+    /// The settings file is larger than the limit.
     #[error("the settings file {} is larger than {limit} bytes: is CEDANA_CONFIG right?", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The largest size that is read.
+        /// The limit in bytes.
         limit: u64,
     },
     /// The settings file is not TOML.
@@ -33,30 +33,30 @@ pub enum Error {
         path: PathBuf,
         /// Line, counted from 1.
         line: usize,
-        /// What the TOML parser said.
+        /// The TOML parser's message.
         message: String,
     },
-    /// A name that no setting has.
-    #[error("{}\"{name}\"{}", place.unknown(), did_you_mean(.nearest))]
+    /// The name of no setting.
+    #[error("{}\"{name}\"{}", place.unknown(), did_you_mean(.suggestion))]
     Unknown {
-        /// Where it stands.
+        /// Where it is set.
         place: Place,
         /// The name as written.
         name: String,
-        /// The known name that is most like it.
-        nearest: Option<String>,
+        /// The most similar known name, if one is similar enough.
+        suggestion: Option<String>,
     },
-    /// A known setting with a value it cannot take.
-    #[error("{place}{name}: {why}")]
+    /// A setting with an invalid value.
+    #[error("{place}{name}: {reason}")]
     Value {
-        /// Where it stands.
+        /// Where it is set.
         place: Place,
         /// The name as written.
         name: String,
-        /// What is wrong and what would be right.
-        why: String,
+        /// What is wrong, and which values are valid.
+        reason: String,
     },
-    /// A setting of the node, tried by a container.
+    /// A container's annotation with a setting of the node.
     #[error(
         "annotation {name}: \"{key}\" belongs to the node and cannot be chosen by a container; set it in config.toml"
     )]
@@ -68,7 +68,7 @@ pub enum Error {
     },
 }
 
-/// Where a setting stands.
+/// Where a setting is set.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Place {
@@ -104,8 +104,8 @@ impl Place {
     }
 }
 
-fn did_you_mean(nearest: &Option<String>) -> String {
-    nearest
+fn did_you_mean(suggestion: &Option<String>) -> String {
+    suggestion
         .as_ref()
         .map(|name| format!("; did you mean \"{name}\"?"))
         .unwrap_or_default()
@@ -120,15 +120,15 @@ impl Error {
         Self::Unknown {
             place,
             name: name.to_owned(),
-            nearest: nearest::nearest(name, known),
+            suggestion: suggestion(name, known),
         }
     }
 
-    pub(crate) fn value(place: Place, name: &str, why: String) -> Self {
+    pub(crate) fn value(place: Place, name: &str, reason: String) -> Self {
         Self::Value {
             place,
             name: name.to_owned(),
-            why,
+            reason,
         }
     }
 }

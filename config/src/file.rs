@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Error, Place};
 use crate::{Config, DEFAULT_PATH, MAX_FILE, PATH_VARIABLE, setting};
 
-/// The settings file's path and text, or nothing if none was asked for and the
-/// default does not exist.
+/// Returns the settings file's path and text. `None` if `CEDANA_CONFIG` is not set
+/// and the default file does not exist.
 pub(crate) fn read() -> Result<Option<(PathBuf, String)>, Error> {
     let named = std::env::var_os(PATH_VARIABLE).map(PathBuf::from);
     let optional = named.is_none();
@@ -36,33 +36,34 @@ fn read_bounded(path: &Path) -> std::io::Result<Option<String>> {
 
 /// Applies every setting in `text`.
 pub(crate) fn apply(config: &mut Config, path: &Path, text: &str) -> Result<(), Error> {
-    each(path, text, |place, key, value| {
+    for_each_key(path, text, |place, key, value| {
         let setting = setting::by_key(key)
             .ok_or_else(|| Error::unknown(place.clone(), key, setting::keys()))?;
         scalar(value)
             .and_then(|value| setting.set(config, &value))
-            .map_err(|why| Error::value(place, key, why))
+            .map_err(|reason| Error::value(place, key, reason))
     })
 }
 
-/// Applies one setting and looks at no other.
-pub(crate) fn apply_only(
+/// Applies the setting named `wanted` and ignores all others.
+pub(crate) fn apply_key(
     config: &mut Config,
     path: &Path,
     text: &str,
-    only: &str,
+    wanted: &str,
 ) -> Result<(), Error> {
-    each(path, text, |place, key, value| {
-        let Some(setting) = setting::by_key(key).filter(|_| key == only) else {
+    for_each_key(path, text, |place, key, value| {
+        let Some(setting) = setting::by_key(key).filter(|_| key == wanted) else {
             return Ok(());
         };
         scalar(value)
             .and_then(|value| setting.set(config, &value))
-            .map_err(|why| Error::value(place, key, why))
+            .map_err(|reason| Error::value(place, key, reason))
     })
 }
 
-/// The line that sets a key outside any section, in a text that may be no TOML.
+/// The line that sets `key` before the first section, in a text that need not be
+/// valid TOML.
 pub(crate) fn top_level_line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines()
         .take_while(|line| !line.trim_start().starts_with('['))
@@ -72,8 +73,8 @@ pub(crate) fn top_level_line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
         })
 }
 
-/// Calls `visit` with each key, in the order in which they stand.
-fn each(
+/// Calls `visit` with each key, in the order of the file.
+fn for_each_key(
     path: &Path,
     text: &str,
     mut visit: impl FnMut(Place, &str, &DeValue<'_>) -> Result<(), Error>,

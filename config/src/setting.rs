@@ -1,14 +1,14 @@
-//! The table of settings: one row each, and the only place that lists them.
+//! The table of all settings.
 
 use crate::value::{self, Parsed};
 use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX};
 
 /// One setting.
 pub(crate) struct Setting {
-    /// Its name in the file, with its section: `checkpoint.timeout`. The
-    /// annotation is this with a prefix; the variable is this in capitals.
+    /// Name in the file, with its section: `checkpoint.timeout`. The annotation is
+    /// this with a prefix, the variable this in capitals with a prefix.
     pub(crate) key: &'static str,
-    /// Whether a container may choose it.
+    /// Whether a container may set it.
     pub(crate) annotation: bool,
     set: fn(&mut Config, &str) -> Parsed<()>,
 }
@@ -36,9 +36,9 @@ macro_rules! setting {
     };
 }
 
-/// Belongs to the node: no annotation.
+/// Set for the node only: no annotation.
 const NODE: bool = false;
-/// A container may choose it by annotation.
+/// May be set for a container by annotation.
 const CONTAINER: bool = true;
 
 static SETTINGS: [Setting; 21] = [
@@ -70,14 +70,14 @@ pub(crate) fn by_key(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == key)
 }
 
-/// The setting with this variable name, without the prefix.
+/// The setting with this variable name, given without the prefix.
 pub(crate) fn by_variable(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variable() == name)
 }
 
-/// Whether a variable, without the prefix, begins as a setting's does: with a
-/// section, or with the `LOG_` of the log settings.
-pub(crate) fn is_meant(name: &str) -> bool {
+/// Whether a variable name, given without the prefix, begins like that of a
+/// setting: with a section, or with the `LOG_` of the log settings.
+pub(crate) fn looks_like_variable(name: &str) -> bool {
     SETTINGS.iter().any(|setting| {
         let variable = setting.variable();
         variable
@@ -86,7 +86,7 @@ pub(crate) fn is_meant(name: &str) -> bool {
     })
 }
 
-/// Whether settings stand in a section of this name.
+/// Whether the file has a section of this name.
 pub(crate) fn is_section(name: &str) -> bool {
     SETTINGS
         .iter()

@@ -1,4 +1,6 @@
-//! The layers and what they say when something is wrong.
+//! The layers and their error messages.
+
+use std::path::Path;
 
 use super::*;
 use proptest::prelude::*;
@@ -58,7 +60,7 @@ fn later_layers_win() {
 }
 
 #[test]
-fn unknown_key_names_file_line_and_nearest() {
+fn unknown_key_names_file_line_and_suggestion() {
     assert_eq!(
         message(from_file("# x\n\n[checkpoint]\ntcp_establised = true\n")),
         "config.toml:4: unknown setting \"checkpoint.tcp_establised\"; did you mean \"checkpoint.tcp_established\"?"
@@ -70,7 +72,7 @@ fn unknown_key_names_file_line_and_nearest() {
 }
 
 #[test]
-fn first_fault_in_the_file_is_reported() {
+fn first_error_in_the_file_is_reported() {
     let text = "zebra = 1\napple = 2\n";
     assert!(message(from_file(text)).starts_with("config.toml:1: "));
 }
@@ -81,7 +83,7 @@ fn syntax_error_names_the_line() {
 }
 
 #[test]
-fn wrong_value_says_what_would_be_right() {
+fn wrong_value_names_valid_ones() {
     assert_eq!(
         message(from_file("\n[restore]\nsettle = 20\n")),
         "config.toml:3: restore.settle: \"20\" is not a duration such as \"500ms\", \"60s\" or \"5m\""
@@ -104,7 +106,7 @@ fn unknown_variable_and_annotation_are_errors() {
 }
 
 #[test]
-fn container_cannot_choose_the_nodes_settings() {
+fn annotation_cannot_set_a_setting_of_the_node() {
     for name in [
         "io.cedana.runtime",
         "io.cedana.log_dir",
@@ -143,7 +145,7 @@ proptest! {
 }
 
 #[test]
-fn the_runtime_is_found_beside_a_mistake() {
+fn runtime_is_found_in_invalid_toml() {
     let line = |text| crate::file::top_level_line(text, "runtime");
     assert_eq!(
         line("log_keep = = 3\n runtime = \"crun\"\n[restore]\n"),
@@ -154,7 +156,7 @@ fn the_runtime_is_found_beside_a_mistake() {
 }
 
 #[test]
-fn a_start_is_not_waited_for_at_length() {
+fn settle_is_limited_to_ten_seconds() {
     assert!(from_env("CEDANA_RESTORE_SETTLE", "10s").is_ok());
     assert!(from_env("CEDANA_RESTORE_SETTLE", "11s").is_err());
 }

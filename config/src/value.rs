@@ -1,12 +1,11 @@
-//! How text becomes a value. The same text is understood in the file, in the
-//! environment and in annotations.
+//! Parsers of values. File, environment and annotations have the same syntax.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
 
-/// The result of reading one value; the error says what would be right.
+/// A parsed value, or an error that says which values are valid.
 pub(crate) type Parsed<T> = Result<T, String>;
 
 pub(crate) fn boolean(text: &str) -> Parsed<bool> {
@@ -17,7 +16,7 @@ pub(crate) fn boolean(text: &str) -> Parsed<bool> {
     }
 }
 
-/// Nothing stands for `auto`.
+/// `None` for `auto`.
 pub(crate) fn boolean_or_auto(text: &str) -> Parsed<Option<bool>> {
     match text {
         "auto" => Ok(None),
@@ -61,8 +60,8 @@ pub(crate) fn count(text: &str) -> Parsed<usize> {
 
 /// A size in bytes: a plain number, or one with a binary or decimal unit.
 pub(crate) fn size(text: &str) -> Parsed<u64> {
-    let wrong = || format!("{text:?} is not a size such as 1048576, \"512MiB\" or \"2GB\"");
-    let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+    let invalid = || format!("{text:?} is not a size such as 1048576, \"512MiB\" or \"2GB\"");
+    let (number, unit) = split_unit(text).ok_or_else(invalid)?;
     let factor: u64 = match unit {
         "" | "B" => 1,
         "KiB" => 1 << 10,
@@ -73,14 +72,14 @@ pub(crate) fn size(text: &str) -> Parsed<u64> {
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
         "TB" => 1_000_000_000_000,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
     number
         .checked_mul(factor)
         .ok_or_else(|| format!("{text:?} is more than {} bytes", u64::MAX))
 }
 
-/// How memory is stored.
+/// Compression of memory.
 pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     match text {
         "auto" => Ok(Compression::Auto),
@@ -92,7 +91,7 @@ pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     }
 }
 
-/// When memory comes back.
+/// When memory is restored.
 pub(crate) fn mode(text: &str) -> Parsed<Mode> {
     match text {
         "lazy" => Ok(Mode::Lazy),
@@ -101,19 +100,19 @@ pub(crate) fn mode(text: &str) -> Parsed<Mode> {
     }
 }
 
-/// How many of the machine's cores: a number, or a share of them in percent.
+/// A number of cores, or a percentage of the machine's.
 pub(crate) fn cores(text: &str) -> Parsed<Cores> {
-    let wrong =
+    let invalid =
         || format!("{text:?} is neither a number of cores from 1 on nor a share from 1% to 100%");
     match split_unit(text) {
         Some((number @ 1..=100, "%")) => Ok(Cores::Percent(number as u8)),
         Some((number @ 1..=1024, "")) => Ok(Cores::Number(number as u16)),
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
-/// A level of zstd. Beyond 19 each thread would take hundreds of megabytes, and
-/// below -7 hardly anything gets smaller.
+/// A zstd level. Beyond 19 each thread takes hundreds of megabytes, and below -7
+/// hardly anything is compressed.
 pub(crate) fn level(text: &str) -> Parsed<i32> {
     match text.parse() {
         Ok(level @ -7..=19) => Ok(level),
@@ -121,7 +120,7 @@ pub(crate) fn level(text: &str) -> Parsed<i32> {
     }
 }
 
-/// Memory for buffers. Less would leave nothing to work with.
+/// Memory for buffers. Less than 4 MiB leaves no room to work.
 pub(crate) fn memory(text: &str) -> Parsed<u64> {
     match size(text)? {
         bytes if bytes >= 4 << 20 => Ok(bytes),
@@ -129,18 +128,17 @@ pub(crate) fn memory(text: &str) -> Parsed<u64> {
     }
 }
 
-/// A span of time with its unit; a bare number would leave seconds and
-/// milliseconds to guessing.
+/// A duration with its unit. A bare number would be ambiguous.
 pub(crate) fn duration(text: &str) -> Parsed<Duration> {
-    let wrong = || format!("{text:?} is not a duration such as \"500ms\", \"60s\" or \"5m\"");
-    let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+    let invalid = || format!("{text:?} is not a duration such as \"500ms\", \"60s\" or \"5m\"");
+    let (number, unit) = split_unit(text).ok_or_else(invalid)?;
     let factor: u64 = match unit {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
         _ if number == 0 && unit.is_empty() => 1,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
     number
         .checked_mul(factor)
@@ -148,8 +146,8 @@ pub(crate) fn duration(text: &str) -> Parsed<Duration> {
         .ok_or_else(|| format!("{text:?} is too long"))
 }
 
-/// A duration that a client waits for: a container must not be able to keep its
-/// own start, and what waits for that, from ending.
+/// A duration that a client waits for. The limit keeps a container from delaying
+/// its start, and the client, without end.
 pub(crate) fn short_wait(text: &str) -> Parsed<Duration> {
     match duration(text)? {
         wait if wait <= Duration::from_secs(10) => Ok(wait),
@@ -157,8 +155,8 @@ pub(crate) fn short_wait(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// A duration for CRIU's `timeout`, which counts whole seconds in an unsigned
-/// int and takes 0 as "wait for ever".
+/// A duration for CRIU's `timeout`: whole seconds in an unsigned int, of which 0
+/// means no limit.
 pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
     let duration = duration(text)?;
     if duration.subsec_nanos() != 0 || duration.is_zero() {
@@ -170,8 +168,8 @@ pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
     Ok(duration)
 }
 
-/// A program: a bare name for `PATH`, or an absolute path. A relative path would
-/// mean something else in each caller's working directory.
+/// A program: a name to look up in `PATH`, or an absolute path. A relative path
+/// would depend on the caller's working directory.
 pub(crate) fn program(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() || text.contains('\0') || (text.contains('/') && !text.starts_with('/')) {
         return Err(format!(
@@ -205,8 +203,8 @@ mod tests {
         assert_eq!(size("1048576"), Ok(1 << 20));
         assert_eq!(size("512MiB"), Ok(512 << 20));
         assert_eq!(size("2 GB"), Ok(2_000_000_000));
-        for wrong in ["", "MiB", "-1", "1.5GiB", "12 parsecs", "99999999999TiB"] {
-            assert!(size(wrong).is_err(), "{wrong}");
+        for invalid in ["", "MiB", "-1", "1.5GiB", "12 parsecs", "99999999999TiB"] {
+            assert!(size(invalid).is_err(), "{invalid}");
         }
     }
 
@@ -215,8 +213,8 @@ mod tests {
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
-        for wrong in ["", "20", "ms", "1 fortnight", "18446744073709551615h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
+        for invalid in ["", "20", "ms", "1 fortnight", "18446744073709551615h"] {
+            assert!(duration(invalid).is_err(), "{invalid}");
         }
         assert!(whole_seconds("1500ms").is_err());
         assert!(whole_seconds("0s").is_err());
@@ -224,20 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn storing() {
+    fn storage_settings() {
         assert_eq!(compression("none"), Ok(Compression::None));
         assert_eq!(compression("auto"), Ok(Compression::Auto));
         assert!(compression("lz4").is_err());
         assert_eq!(level("-7"), Ok(-7));
         assert_eq!(level("19"), Ok(19));
-        for wrong in ["-8", "20", "fast", ""] {
-            assert!(level(wrong).is_err(), "{wrong}");
+        for invalid in ["-8", "20", "fast", ""] {
+            assert!(level(invalid).is_err(), "{invalid}");
         }
         assert_eq!(memory("4MiB"), Ok(4 << 20));
         assert_eq!(cores("50%"), Ok(Cores::Percent(50)));
         assert_eq!(cores("3"), Ok(Cores::Number(3)));
-        for wrong in ["0", "0%", "101%", "half", "", "5000"] {
-            assert!(cores(wrong).is_err(), "{wrong}");
+        for invalid in ["0", "0%", "101%", "half", "", "5000"] {
+            assert!(cores(invalid).is_err(), "{invalid}");
         }
         assert_eq!(mode("eager"), Ok(Mode::Eager));
         assert!(mode("auto").is_err());

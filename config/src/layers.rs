@@ -1,0 +1,125 @@
+//! Layering of defaults, settings file, environment and annotations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Place};
+use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX, RUNTIME_VARIABLE, file, setting, value};
+
+impl Config {
+    /// Reads the settings file and this process's environment.
+    ///
+    /// If `CEDANA_CONFIG` names a file, it must exist. Otherwise the file is
+    /// [`DEFAULT_PATH`](crate::DEFAULT_PATH), which may be missing.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, an unknown name, a wrong value.
+    pub fn load() -> Result<Self, Error> {
+        let file = file::read()?;
+        Self::from_sources(
+            file.as_ref()
+                .map(|(path, text)| (path.as_path(), text.as_str())),
+            process_environment(),
+        )
+    }
+
+    /// Returns the defaults, overridden by the text of a settings file, overridden
+    /// by environment variables. A variable that begins like a setting
+    /// (`CEDANA_RESTORE_`) must be one. Other `CEDANA_` variables (`CEDANA_URL`)
+    /// may belong to other programs and are ignored.
+    ///
+    /// # Errors
+    /// A file that cannot be parsed, an unknown name, a wrong value.
+    pub fn from_sources(
+        file: Option<(&Path, &str)>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let mut config = Self::default();
+        if let Some((path, text)) = file {
+            file::apply(&mut config, path, text)?;
+        }
+        // Sorted, so that the same one of two errors is reported every time.
+        let env: BTreeMap<_, _> = env.into_iter().collect();
+        for (name, text) in &env {
+            let Some(key) = name.strip_prefix(ENV_PREFIX) else {
+                continue;
+            };
+            let place = Place::Environment;
+            let setting = match setting::by_variable(key) {
+                Some(setting) => setting,
+                None if !setting::looks_like_variable(key) => continue,
+                None => return Err(Error::unknown(place, name, setting::variables())),
+            };
+            setting
+                .set(&mut config, text)
+                .map_err(|reason| Error::value(place, name, reason))?;
+        }
+        Ok(config)
+    }
+
+    /// Returns the settings overridden by a container's `io.cedana.` annotations.
+    /// Other annotations are ignored.
+    ///
+    /// # Errors
+    /// An `io.cedana.` annotation that is unknown, has a wrong value, or names a
+    /// setting of the node. A container must not choose, for example, a program
+    /// that runs as root.
+    pub fn with_annotations<'a>(
+        mut self,
+        annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, Error> {
+        let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
+        for (name, text) in annotations {
+            let Some(key) = name.strip_prefix(ANNOTATION_PREFIX) else {
+                continue;
+            };
+            let place = Place::Annotation;
+            let setting = setting::by_key(key)
+                .ok_or_else(|| Error::unknown(place.clone(), name, setting::annotations()))?;
+            if !setting.annotation {
+                return Err(Error::NotByAnnotation {
+                    name: name.to_owned(),
+                    key: setting.key,
+                });
+            }
+            setting
+                .set(&mut self, text)
+                .map_err(|reason| Error::value(place, name, reason))?;
+        }
+        Ok(self)
+    }
+
+    /// Returns the wrapped runtime and reads no other setting. A mistake in
+    /// `[checkpoint]` must not keep `kill` or `delete` from working, even if the
+    /// file is not valid TOML, as long as the `runtime` line itself is valid.
+    ///
+    /// # Errors
+    /// A file that can't be read, or a `runtime` that is not a usable path.
+    pub fn load_runtime() -> Result<PathBuf, Error> {
+        if let Some(text) = std::env::var_os(RUNTIME_VARIABLE) {
+            return value::program(&text.to_string_lossy())
+                .map_err(|reason| Error::value(Place::Environment, RUNTIME_VARIABLE, reason));
+        }
+        let mut config = Self::default();
+        if let Some((path, text)) = file::read()? {
+            match file::apply_key(&mut config, &path, &text, "runtime") {
+                Err(Error::Syntax { .. }) => {
+                    let line = file::top_level_line(&text, "runtime").unwrap_or_default();
+                    file::apply_key(&mut config, &path, line, "runtime")?;
+                }
+                applied => applied?,
+            }
+        }
+        Ok(config.runtime)
+    }
+}
+
+/// The `CEDANA_` variables. Values that are not UTF-8 get replacement characters,
+/// so they are reported as wrong values.
+fn process_environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, text)| {
+        let name = name.into_string().ok()?;
+        name.starts_with(ENV_PREFIX)
+            .then(|| (name, text.to_string_lossy().into_owned()))
+    })
+}
