@@ -1,10 +1,10 @@
-//! What this program is asked to do, a verb to a module.
+//! The commands, one module for each verb.
 //!
 //! ```text
-//! checkpoint, restore   prepared, run by the wrapped runtime, judged
+//! checkpoint, restore   run by the wrapped runtime, with preparation and diagnosis
 //! inspect, unpack       verbs of no OCI runtime
-//! passthrough           everything else
-//! error                 why one of them did not succeed
+//! passthrough           all other verbs, by exec of the wrapped runtime
+//! error                 why a command failed
 //! ```
 
 pub(crate) mod checkpoint;
