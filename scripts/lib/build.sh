@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Building what is shipped and what tests it, and finding where Cargo put it.
+# Builds the shipped binaries and the tests, and finds where Cargo put them.
 
 REPO=$(readlink -f "${BASH_SOURCE[0]%/*}/../..")
 SHIPPED=(containerd-shim-cedana-v2 cedana-runc)
@@ -10,16 +10,19 @@ SHIPPED=(containerd-shim-cedana-v2 cedana-runc)
 executables() {
   local kind=$1
   shift
-  (cd "$REPO" && cargo "$@" --message-format=json-render-diagnostics) |
+  (cd "$REPO" && cargo "$@" --locked --message-format=json-render-diagnostics) |
     sed -n 's/.*"kind":\["'"$kind"'"\].*"executable":"\([^"]*\)".*/\1/p'
 }
 
-build_shipped() { # DIR [CARGO_ARG]...: the shipped binaries, release profile, alone in a folder
-  local dir=$1 path paths
-  shift
-  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "$@")
-  for path in $paths; do install -m 0755 "$path" "$dir/"; done
+# build_shipped DIR [test]: copies the shipped binaries, release profile, to a
+# folder. With `test` they have the hooks of the integration tests (the feature
+# test-hooks), which nothing else may have.
+build_shipped() {
+  local path paths features=()
+  [[ ${2:-} != test ]] || features=(--features cedana-runtime/test-hooks)
+  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "${features[@]}")
+  for path in $paths; do install -m 0755 "$path" "$1/"; done
   for path in "${SHIPPED[@]}"; do
-    [[ -x $dir/$path ]] || die "the build made no $path"
+    [[ -x $1/$path ]] || die "the build made no $path"
   done
 }

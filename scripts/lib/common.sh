@@ -15,18 +15,23 @@ say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 need_root() { [[ $EUID -eq 0 ]] || die "this needs root: mounts, namespaces and cgroups"; }
 
 # host_packages COMMAND=PACKAGE...: installs the packages of missing commands.
+# One caller at a time: scripts run side by side.
 host_packages() {
-  local pair missing=()
+  local pair lock missing=()
   for pair; do
     command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
   done
   ((${#missing[@]})) || return 0
+  mkdir -p "$TESTBED_HOME"
+  exec {lock}>"$TESTBED_HOME/packages.lock"
+  flock "$lock"
   command -v apt-get >/dev/null ||
     die "please install ${missing[*]}: this machine has no apt-get to do it with"
   say "installing ${missing[*]}"
   apt-get update -q >/dev/null || say "apt-get update failed, trying with the lists that are here"
-  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "${missing[@]}" >/dev/null ||
     die "apt-get could not install ${missing[*]}"
+  exec {lock}>&-
 }
 
 # recipe NAME...: a short digest of the functions and variables that make a

