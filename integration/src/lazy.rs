@@ -96,7 +96,7 @@ impl Lazy {
             .any(|name| name.to_string_lossy().starts_with(&prefix))
     }
 
-    /// Waits until the page source has gone, with its guard.
+    /// Waits until the page source and its watchdog have ended.
     #[track_caller]
     pub fn is_complete(&self) {
         eventually("memory is complete", || match self.lacks_memory() {
@@ -120,11 +120,14 @@ impl Lazy {
         self.nothing_runs();
     }
 
-    /// Waits until page source and guard have ended.
+    /// Waits until page source and watchdog have ended.
     #[track_caller]
     pub fn nothing_runs(&self) {
-        eventually("page source and guard have ended", || {
-            let left = [self.process("cedana-pages"), self.process("cedana-guard")];
+        eventually("page source and watchdog have ended", || {
+            let left = [
+                self.process("cedana-pages"),
+                self.process("cedana-watchdog"),
+            ];
             match left.iter().all(Option::is_none) {
                 true => Ok(()),
                 false => Err(format!("{left:?}")),

@@ -125,8 +125,8 @@ fn without_its_page_source_it_is_killed_and_told_why() {
     lazy.kill("cedana-pages");
     lazy.was_killed(&["page source was killed"]);
     lazy.restore();
-    lazy.kill("cedana-guard");
-    lazy.was_killed(&["guard of its page source was killed"]);
+    lazy.kill("cedana-watchdog");
+    lazy.was_killed(&["watchdog of its page source was killed"]);
     // Paused, it can't die at once.
     lazy.restore();
     lazy.runc(&["pause"]);

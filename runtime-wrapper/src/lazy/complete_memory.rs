@@ -1,10 +1,10 @@
-//! A checkpoint of a container that lacks memory waits until it has it.
+//! Completes a container's memory before a checkpoint of it.
 //!
-//! CRIU takes a page that is not there for one of zeros. So the page source is
-//! asked to finish, with all processors, which works for a paused container as
-//! well: its memory is given to it, not taken by it. (An event of a process that
-//! was frozen in the middle of one has been read by then: it is in the kernel,
-//! where no freezer stops it.)
+//! CRIU would dump a missing page as zeros. So the page source is asked to finish,
+//! with all processors. That works for a paused container as well: the source puts
+//! memory into it without its help. (An event of a process that was frozen in the
+//! middle of one has been read by then: it is in the kernel, where no freezer stops
+//! it.)
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
@@ -14,11 +14,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::known;
+use super::completion_socket::{self, DONE, NO_ROOM};
 use crate::host::child::Signals;
-
-/// The source's word where a checkpoint would need more memory than there is.
-pub(super) const NO_ROOM: &str = "no room";
 
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +25,7 @@ pub(crate) enum Error {
     )]
     Failed,
     #[error(
-        "the container forked while its memory was still being restored, and its memory limit has no room for what the children share with it no more; raise the limit, or take the checkpoint when they have ended"
+        "the container forked while its memory was still being restored, and its memory limit has no room for copies of what it shared with its children; raise the limit, or take the checkpoint when they have ended"
     )]
     NoRoom,
     #[error("interrupted while its memory was still being restored")]
@@ -39,8 +36,8 @@ pub(crate) enum Error {
 
 /// Returns once a container has all of its memory.
 pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
-    let Some(path) = known(init) else {
-        // It is gone; the runtime says so.
+    let Some(path) = completion_socket::path(init) else {
+        // Init has ended; the runtime reports that.
         return Ok(());
     };
     let ask = |source| Error::Ask {
@@ -50,7 +47,7 @@ pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
     let mut source = match UnixStream::connect(&path) {
         Ok(source) => source,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        // Its file is there, and nobody behind it.
+        // The file exists, and its source has ended.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(Error::Failed),
         Err(error) => return Err(ask(error)),
     };
@@ -67,11 +64,11 @@ pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
             return Err(Error::Interrupted);
         }
         if ready[0].any().unwrap_or(false) {
-            let mut word = String::new();
-            // An error is an end without a word.
-            let _ = source.read_to_string(&mut word);
-            return match word.as_str() {
-                "done" => Ok(()),
+            let mut answer = String::new();
+            // An error counts as EOF without an answer.
+            let _ = source.read_to_string(&mut answer);
+            return match answer.as_str() {
+                DONE => Ok(()),
                 NO_ROOM => Err(Error::NoRoom),
                 _ => Err(Error::Failed),
             };

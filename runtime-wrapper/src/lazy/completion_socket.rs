@@ -1,36 +1,50 @@
-//! Where a checkpoint finds the page source of the container that it is of.
+//! The completion socket of a page source, under `/run/cedana/lazy`.
 //!
-//! A socket under `/run/cedana/lazy`, named by init's PID and its start time. It
-//! is there from before the restore reports success until memory is complete.
-//! Whoever connects wants that to be soon, and hears `done` when it is; an end
-//! without a word means that it will never be.
+//! It is named by init's PID and start time, and exists from before the restore
+//! reports success until memory is complete. A checkpoint connects to ask for all
+//! remaining pages; the source writes `done` when they are resident. EOF without an
+//! answer means that it failed.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::known;
+use crate::host::procfs;
 
-/// The source's side.
-pub(super) struct Door {
-    path: PathBuf,
-    listener: UnixListener,
-    guests: Vec<UnixStream>,
+const DIR: &str = "/run/cedana/lazy";
+
+/// The answer when all pages are resident.
+pub(super) const DONE: &str = "done";
+
+/// The answer when the container's memory limit has no room for the pages.
+pub(super) const NO_ROOM: &str = "no room";
+
+/// The completion socket of the container with this init; `None` if init has ended.
+pub(super) fn path(init: i32) -> Option<PathBuf> {
+    let started = procfs::started(init)?;
+    Some(Path::new(DIR).join(format!("{init}-{started}")))
 }
 
-impl Door {
+/// The source's end.
+pub(super) struct CompletionSocket {
+    path: PathBuf,
+    listener: UnixListener,
+    checkpoints: Vec<UnixStream>,
+}
+
+impl CompletionSocket {
     pub(super) fn open(init: i32) -> io::Result<Self> {
-        let path = known(init).ok_or(ErrorKind::NotFound)?;
+        let path = self::path(init).ok_or(ErrorKind::NotFound)?;
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)?;
         }
-        // No other process was ever named so.
+        // A PID and a start time name one process only, so the file is a leftover.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -40,37 +54,37 @@ impl Door {
         Ok(Self {
             path,
             listener,
-            guests: Vec::new(),
+            checkpoints: Vec::new(),
         })
     }
 
-    /// Lets in who waits; whether there was anybody.
-    pub(super) fn let_in(&mut self) -> bool {
-        let before = self.guests.len();
-        while let Ok((guest, _)) = self.listener.accept() {
-            self.guests.push(guest);
+    /// Accepts the checkpoints that have connected, and returns whether one had.
+    pub(super) fn accept(&mut self) -> bool {
+        let before = self.checkpoints.len();
+        while let Ok((checkpoint, _)) = self.listener.accept() {
+            self.checkpoints.push(checkpoint);
         }
-        self.guests.len() > before
+        self.checkpoints.len() > before
     }
 
-    /// Writes a word to each checkpoint that waits; the socket stays.
-    pub(super) fn answer(&mut self, word: &str) {
-        for mut guest in self.guests.drain(..) {
-            // A checkpoint that was interrupted does not read it.
-            let _ = guest.write_all(word.as_bytes());
+    /// Answers each checkpoint that waits. The socket stays.
+    pub(super) fn answer(&mut self, answer: &str) {
+        for mut checkpoint in self.checkpoints.drain(..) {
+            // An interrupted checkpoint does not read it.
+            let _ = checkpoint.write_all(answer.as_bytes());
         }
     }
 
-    /// Takes the socket away, and gives everybody their word.
-    pub(super) fn close(mut self, word: Option<&str>) {
-        // In this order: nobody can come in after the last look.
+    /// Removes the socket and answers each checkpoint; `None` is EOF alone.
+    pub(super) fn close(mut self, answer: Option<&str>) {
+        // In this order: no checkpoint can connect after the last accept.
         let _ = fs::remove_file(&self.path);
-        self.let_in();
-        self.answer(word.unwrap_or_default());
+        self.accept();
+        self.answer(answer.unwrap_or_default());
     }
 }
 
-impl AsFd for Door {
+impl AsFd for CompletionSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }

@@ -1,18 +1,7 @@
-//! What `cedana-runc restore` and its page source say to each other.
+//! The connection between `cedana-runc restore` and its page source.
 //!
-//! ```text
-//! restore                              source
-//!    ── settings ──────────────────────►         at once
-//!    ◄───────────────────── finished ───         CRIU sets the processes going
-//!    ── running: pid, cgroup ──────────►         whom to kill, should it come to that
-//!    ◄─────────────────────── served ───         a checkpoint finds the source
-//!    ── ended ─────────────────────────►         the runtime has ended
-//!    ◄─────────────── failed: reason ───         instead of any of these, or later
-//!    ◄─────────────────── unfinished ───         CRIU ended without its last word
-//! ```
-//!
-//! Each is a JSON object in one packet, so that a closed end is never taken for
-//! half a message.
+//! Each message ([`super::messages`]) is a JSON object in one packet, so that a
+//! closed end is never taken for half a message.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,12 +10,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
-use serde_json::Value;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// Paths and an error's sentence.
+/// The longest message: a few paths and an error text.
 const MAX: usize = 64 << 10;
 
-/// One end.
+/// One end of the connection.
 #[derive(Debug)]
 pub(super) struct Control(OwnedFd);
 
@@ -45,33 +35,37 @@ impl Control {
         Self(fd)
     }
 
-    /// Says something. Nobody may be there any more, who then need not know.
-    pub(super) fn say(&self, message: &Value) {
+    /// Sends a message. If the other end is closed, the message is lost.
+    pub(super) fn send(&self, message: &impl Serialize) {
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        let _ = send(self.0.as_raw_fd(), message.to_string().as_bytes(), flags);
+        if let Ok(text) = serde_json::to_vec(message) {
+            let _ = send(self.0.as_raw_fd(), &text, flags);
+        }
     }
 
-    /// Waits for the next message; nothing at the end.
-    pub(super) fn wait(&self) -> Option<Value> {
-        self.receive(MsgFlags::empty()).ok().flatten()
+    /// Waits for the next message; `None` if the other end is closed.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> Option<T> {
+        self.read(MsgFlags::empty()).ok().flatten()
     }
 
-    /// The next message, if there is one.
+    /// The next message; `None` if the other end is closed.
     ///
     /// # Errors
-    /// There is none yet (`WouldBlock`).
-    pub(super) fn look(&self) -> io::Result<Option<Value>> {
-        self.receive(MsgFlags::MSG_DONTWAIT)
+    /// No message has arrived yet (`WouldBlock`).
+    pub(super) fn try_receive<T: DeserializeOwned>(&self) -> io::Result<Option<T>> {
+        self.read(MsgFlags::MSG_DONTWAIT)
     }
 
-    fn receive(&self, flags: MsgFlags) -> io::Result<Option<Value>> {
+    /// Reads a message. A packet that is no message is skipped.
+    fn read<T: DeserializeOwned>(&self, flags: MsgFlags) -> io::Result<Option<T>> {
         let mut buffer = vec![0; MAX];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, flags) {
                 Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
                 Ok(length) => {
-                    let message = serde_json::from_slice(&buffer[..length]);
-                    return Ok(Some(message.unwrap_or_default()));
+                    if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
+                        return Ok(Some(message));
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
@@ -79,8 +73,8 @@ impl Control {
         }
     }
 
-    /// Ends the connection for both ends, whatever copies of it are open.
-    pub(super) fn hang_up(&self) {
+    /// Ends the connection for both ends, even if copies of its descriptors are open.
+    pub(super) fn shut_down(&self) {
         // It fails only if the other end has ended already.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
@@ -96,7 +90,25 @@ impl AsFd for Control {
     }
 }
 
-/// A string in a message.
-pub(super) fn text<'a>(message: &'a Value, key: &str) -> Option<&'a str> {
-    message.get(key)?.as_str()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lazy::messages::ToRestore;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (restore, source) = Control::pair().expect("pair");
+        let source = Control::new(source);
+        let next = || restore.try_receive::<ToRestore>();
+        let empty = next().expect_err("no message yet");
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        source.send(&ToRestore::Finished);
+        source.send(&"no message");
+        source.send(&ToRestore::Served);
+        assert_eq!(next().expect("first"), Some(ToRestore::Finished));
+        assert_eq!(next().expect("second"), Some(ToRestore::Served));
+        drop(source);
+        assert_eq!(next().expect("end"), None);
+        restore.send(&ToRestore::Served);
+    }
 }

@@ -1,4 +1,4 @@
-//! The CRIU that a page source serves, as a process.
+//! The CRIU process that a page source serves.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,24 +21,24 @@ pub(super) struct Criu {
 }
 
 impl Criu {
-    /// The one at the other end of a connection; none if it has ended.
+    /// The process at the other end of a connection; `None` if it has ended.
     pub(super) fn at(connection: &OwnedFd) -> Option<Self> {
         let pid = getsockopt(connection, PeerCredentials).ok()?.pid();
         let process = sys::pidfd_open(pid).ok()?;
-        // As long as it has its end of the connection, the PID is nobody else's.
+        // While its end of the connection is open, its PID is not reused.
         let mut ready = [PollFd::new(connection.as_fd(), PollFlags::empty())];
         let gone = poll(&mut ready, PollTimeout::ZERO) != Ok(0);
         (!gone).then_some(Self { pid, process })
     }
 
-    /// Waits until it has ended, and ends it with all that it has made if that
-    /// takes too long.
-    pub(super) fn see_off(self, patience: Duration) {
+    /// Waits until it has ended. If that takes too long, kills it and its
+    /// descendants.
+    pub(super) fn end_within(self, patience: Duration) {
         if ends_within(self.process.as_fd(), patience) {
             return;
         }
-        let made = descendants(self.pid);
-        for process in std::iter::once(self.process).chain(made) {
+        let descendants = descendants(self.pid);
+        for process in std::iter::once(self.process).chain(descendants) {
             let _ = sys::pidfd_kill(process.as_fd());
         }
     }
@@ -58,7 +58,7 @@ fn descendants(pid: i32) -> Vec<OwnedFd> {
         .filter(|(other, _)| **other != pid && descends(**other, pid, &stats))
         .filter_map(|(&other, stat)| {
             let process = sys::pidfd_open(other).ok()?;
-            // Still the same.
+            // Still the same process.
             (Stat::read(other)?.parent == stat.parent).then_some(process)
         })
         .collect()
@@ -71,7 +71,7 @@ mod tests {
     use std::process::{Command, Stdio, id};
 
     #[test]
-    fn who_is_at_the_other_end() {
+    fn the_process_at_the_other_end_is_found() {
         let (ours, theirs) = UnixStream::pair().expect("pair");
         let ours = ours.into();
         let found = Criu::at(&ours).map(|criu| criu.pid);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_too_long_is_ended_with_its_children() {
+    fn a_criu_that_takes_too_long_is_killed_with_its_children() {
         let mut child = Command::new("sh")
             .args(["-c", "sleep 1000 & wait"])
             .stdin(Stdio::null())
@@ -100,7 +100,7 @@ mod tests {
             pid,
             process: sys::pidfd_open(pid).expect("pidfd"),
         }
-        .see_off(Duration::from_millis(10));
+        .end_within(Duration::from_millis(10));
         assert!(ends_within(made[0].as_fd(), Duration::from_secs(60)));
         child.wait().expect("wait");
     }

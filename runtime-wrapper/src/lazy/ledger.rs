@@ -1,8 +1,13 @@
-//! What the guard must know when the source is gone.
+//! The page source's [`State`], readable after its end.
 //!
-//! A memory file that both have open: a phase, and two JSON values. The guard
-//! reads it only after the source's end, so nothing needs to be atomic but the
-//! order: what a phase relies on is written before it.
+//! ```text
+//! memfd:  selector │ slot 0: length, JSON │ slot 1: length, JSON
+//! ```
+//!
+//! A memory file that source and watchdog both have open. The source can be killed
+//! at any instruction, so a state goes into the slot that is not selected, and
+//! one byte selects it: the watchdog, which reads only after the source's end, finds
+//! the last state or the one before it, and never half of one.
 
 use std::fs::File;
 use std::io;
@@ -10,125 +15,150 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde_json::Value;
 
-/// How far the source came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// CRIU is at work: it fails when it is hung up on.
-    Restoring = 0,
-    /// The container runs, and memory is missing.
-    Running = 1,
-    /// Nothing is missing, or the container is dealt with.
-    Over = 2,
-}
+use super::state::{Effect, Event, State};
 
-/// Room for each of the values.
-const ROOM: u64 = 64 << 10;
-const CRIU: u64 = 8;
-const CONTAINER: u64 = ROOM;
-const REASON: u64 = 2 * ROOM;
+/// The size of a slot: a few paths and an error text.
+const SLOT: u64 = 64 << 10;
+
+/// Where the first slot begins.
+const SLOTS: u64 = 8;
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
 pub(super) struct Ledger(Arc<File>);
 
 impl Ledger {
+    /// A ledger that holds [`State::START`].
     pub(super) fn new() -> io::Result<Self> {
         let file = File::from(memfd_create(c"cedana-pages", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(3 * ROOM)?;
-        Ok(Self(Arc::new(file)))
+        file.set_len(SLOTS + 2 * SLOT)?;
+        let ledger = Self(Arc::new(file));
+        ledger.write(&State::START);
+        Ok(ledger)
     }
 
-    pub(super) fn set_phase(&self, phase: Phase) {
-        self.write(0, &[phase as u8]);
+    /// The state that was written last.
+    pub(super) fn read(&self) -> State {
+        // Unreadable, the ledger says as little as one that was just made.
+        self.slot(self.selected()).unwrap_or(State::START)
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        match self.read::<1>(0) {
-            [0] => Phase::Restoring,
-            [1] => Phase::Running,
-            _ => Phase::Over,
+    /// Writes a state. One that is too long, because of its reason, is left out.
+    fn write(&self, state: &State) {
+        let Ok(text) = serde_json::to_vec(state) else {
+            return;
+        };
+        if text.len() as u64 > SLOT - 8 {
+            return;
         }
+        let free = 1 - self.selected();
+        let at = SLOTS + u64::from(free) * SLOT;
+        self.put(at, &(text.len() as u64).to_ne_bytes());
+        self.put(at + 8, &text);
+        self.put(0, &[free]);
     }
 
-    /// The number of the connection to CRIU.
-    pub(super) fn set_criu(&self, fd: i32) {
-        self.write(CRIU, &fd.to_ne_bytes());
+    fn selected(&self) -> u8 {
+        let mut byte = [0];
+        let _ = self.0.read_exact_at(&mut byte, 0);
+        byte[0] & 1
     }
 
-    pub(super) fn criu(&self) -> Option<i32> {
-        let fd = i32::from_ne_bytes(self.read(CRIU));
-        (fd > 0).then_some(fd)
-    }
-
-    /// Whom to kill.
-    pub(super) fn set_container(&self, container: &Value) {
-        self.put(CONTAINER, container);
-    }
-
-    pub(super) fn container(&self) -> Option<Value> {
-        self.get(CONTAINER)
-    }
-
-    /// Why.
-    pub(super) fn set_reason(&self, reason: &str) {
-        self.put(REASON, &Value::from(reason));
-    }
-
-    pub(super) fn reason(&self) -> Option<String> {
-        self.get(REASON)?.as_str().map(str::to_owned)
-    }
-
-    fn put(&self, at: u64, value: &Value) {
-        let text = value.to_string();
-        if text.len() as u64 <= ROOM - 8 {
-            self.write(at + 8, text.as_bytes());
-            self.write(at, &(text.len() as u64).to_ne_bytes());
-        }
-    }
-
-    fn get(&self, at: u64) -> Option<Value> {
-        let length = u64::from_ne_bytes(self.read(at));
-        if length == 0 || length > ROOM - 8 {
-            return None;
-        }
+    fn slot(&self, number: u8) -> Option<State> {
+        let at = SLOTS + u64::from(number) * SLOT;
+        let mut length = [0; 8];
+        self.0.read_exact_at(&mut length, at).ok()?;
+        let length = u64::from_ne_bytes(length).min(SLOT - 8);
         let mut text = vec![0; length as usize];
         self.0.read_exact_at(&mut text, at + 8).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// It is memory of a fixed size that is there already.
-    fn write(&self, at: u64, bytes: &[u8]) {
+    /// It can't fail: the file is memory, and has its size.
+    fn put(&self, at: u64, bytes: &[u8]) {
         let _ = self.0.write_all_at(bytes, at);
     }
+}
 
-    fn read<const N: usize>(&self, at: u64) -> [u8; N] {
-        let mut bytes = [0; N];
-        let _ = self.0.read_exact_at(&mut bytes, at);
-        bytes
+/// The source's own view: a state, each change of which is in the ledger when
+/// [`Self::apply`] returns.
+#[derive(Debug)]
+pub(super) struct Life {
+    state: State,
+    ledger: Ledger,
+}
+
+impl Life {
+    /// The life of a source that starts.
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self {
+            state: ledger.read(),
+            ledger,
+        }
+    }
+
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Applies an event, and returns what the source has to do.
+    pub(super) fn apply(&mut self, event: Event) -> Option<Effect> {
+        let before = self.state.clone();
+        let (state, effect) = before.clone().after(event);
+        if state != before {
+            self.ledger.write(&state);
+            self.state = state;
+        }
+        effect
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lazy::messages::Container;
+    use crate::lazy::state::Remains;
+    use cedana_checkpoint::lazy::Phase;
 
     #[test]
-    fn what_was_written_is_read() {
+    fn the_watchdog_reads_the_last_state() {
         let ledger = Ledger::new().expect("memfd");
-        let guards = ledger.clone();
-        assert_eq!(guards.phase(), Phase::Restoring);
-        assert_eq!((guards.criu(), guards.reason()), (None, None));
-        ledger.set_criu(7);
-        ledger.set_container(&serde_json::json!({"init": 5}));
-        ledger.set_reason("why");
-        ledger.set_phase(Phase::Running);
-        assert_eq!(guards.phase(), Phase::Running);
-        assert_eq!(guards.criu(), Some(7));
-        assert_eq!(guards.container().expect("one")["init"], 5);
-        assert_eq!(guards.reason().as_deref(), Some("why"));
-        ledger.set_reason(&"x".repeat(1 << 20));
-        assert_eq!(guards.reason().as_deref(), Some("why"));
+        let watchdogs = ledger.clone();
+        assert_eq!(watchdogs.read(), State::START);
+        let mut life = Life::new(ledger);
+        life.apply(Event::CriuConnected(7));
+        assert!(matches!(
+            watchdogs.read(),
+            State::Restoring { criu: Some(7), .. }
+        ));
+        life.apply(Event::RestoreFinished);
+        assert!(matches!(watchdogs.read(), State::Released { .. }));
+        life.apply(Event::Reached(Phase::Running));
+        let container = Container {
+            init: 5,
+            cgroup: Some("/sys/fs/cgroup/c".into()),
+            pidfd: Some(9),
+        };
+        life.apply(Event::ContainerFound(container.clone()));
+        assert_eq!(watchdogs.read(), *life.state());
+        life.apply(Event::Failed("why".to_owned()));
+        let failed = State::Failed {
+            reason: "why".to_owned(),
+            remains: Remains::Container(Some(container)),
+        };
+        assert_eq!(watchdogs.read(), failed);
+    }
+
+    #[test]
+    fn a_state_that_is_half_written_or_too_long_is_not_read() {
+        let ledger = Ledger::new().expect("memfd");
+        let before = ledger.read();
+        let free = u64::from(1 - ledger.selected());
+        ledger.put(SLOTS + free * SLOT, &[9; 100]);
+        assert_eq!(ledger.read(), before);
+        let mut life = Life::new(ledger.clone());
+        life.apply(Event::Failed("x".repeat(1 << 20)));
+        assert_eq!(ledger.read(), before);
     }
 }

@@ -1,62 +1,63 @@
 //! The page source as a process.
 //!
 //! Its standard input is the connection to `cedana-runc restore`, its standard
-//! output the socket that CRIU connects to; both are replaced at once, so that
-//! nobody waits for this process to close what it never writes to. It needs
-//! nothing but what it opens at its start: the checkpoint may be deleted as soon
-//! as the container runs.
+//! output the socket that CRIU connects to. Both are replaced by `/dev/null` at
+//! once, so that no reader waits for this process to close them. The source opens
+//! all it needs when it starts: the checkpoint may be deleted as soon as the
+//! container runs.
 //!
-//! One thread waits, for all of these at a time: the engine ([`Source`]), the
-//! restore, the guard, and checkpoints that want memory to be complete.
+//! One thread polls all of these: the engine ([`Source`]), the restore, the
+//! watchdog, the container's init, and checkpoints that need complete memory.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::lazy::layout::Memory;
-use cedana_checkpoint::lazy::{Failure, Phase, Source};
+use cedana_checkpoint::lazy::{Failure, Source};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stdin, dup2_stdout};
-use serde_json::{Value, json};
 
-use super::control::{Control, text};
-use super::ledger::{self, Ledger};
+use super::completion_socket::{CompletionSocket, DONE, NO_ROOM};
+use super::control::Control;
+use super::history::Recorder;
+use super::kill::{Report, watch};
+use super::ledger::{Ledger, Life};
+use super::messages::{Container, Startup, ToRestore, ToSource};
+use super::state::{Effect, End, Event};
+use super::touch_cache::TouchCache;
+use super::watchdog::{self, Shared};
 use crate::host::{cgroup, sys};
-use crate::lazy::complete_memory::NO_ROOM;
-use crate::lazy::completion_socket::Door;
-use crate::lazy::history::Record;
-use crate::lazy::kill::{Mourners, watch};
-use crate::lazy::touch_cache::Touched;
-use crate::lazy::watchdog::{self, Post};
 
 /// Serves a container's memory until it has all of it.
 pub(crate) fn serve() -> ExitCode {
-    // Nobody hears an error: there is no stderr. The restore sees the end.
+    // There is no stderr to report an error to. The restore notices the end.
     let Ok((control, listener)) = take_over() else {
         return ExitCode::FAILURE;
     };
-    let Some(settings) = control.wait() else {
+    let Some(startup) = control.receive::<Startup>() else {
         return ExitCode::FAILURE;
     };
-    die_before_daemons(&settings);
-    match Serving::begin(control, listener, &settings) {
+    die_before_daemons(&startup);
+    match Serving::begin(control, listener, &startup) {
         Ok(serving) => serving.run(),
         Err((control, reason)) => {
-            control.say(&json!({"say": "failed", "reason": reason}));
+            control.send(&ToRestore::Failed { reason });
             ExitCode::FAILURE
         }
     }
 }
 
-/// Takes what was handed down, and lets go of all that was inherited.
+/// Takes the two sockets, and closes all other inherited descriptors.
 fn take_over() -> io::Result<(Control, OwnedFd)> {
     sys::close_all_but_standard()?;
     // The kernel took the last part of /proc/self/exe.
@@ -73,74 +74,75 @@ fn take_over() -> io::Result<(Control, OwnedFd)> {
     Ok((Control::new(control), listener))
 }
 
-/// The least `oom_score_adj` of a page source: a tenth of the machine's memory on
-/// top of its own counts against it, so that the kernel kills it before any daemon
-/// of the node with the usual 0. Its container ends with it, and nothing else. It
-/// would inherit the shim's, which protects.
+/// The least `oom_score_adj` of a page source. It counts as a tenth of the machine's
+/// memory on top of the source's own, so that the kernel kills the source, and with
+/// it one container, before a daemon of the node with the usual 0. Inherited, it
+/// would be the shim's, which protects.
 const OOM_SCORE_ADJ: i64 = 100;
 
-/// Lets the kernel's out-of-memory killer take this process, and the guard that
+/// Lets the kernel's out-of-memory killer take this process, and the watchdog that
 /// it starts, as early as the container itself, and before the node's daemons.
-fn die_before_daemons(settings: &Value) {
-    let container = settings.get("oom_score_adj").and_then(Value::as_i64);
-    let adj = container.unwrap_or_default().max(OOM_SCORE_ADJ);
+fn die_before_daemons(startup: &Startup) {
+    let container = startup.oom_score_adj.unwrap_or_default();
+    let adj = container.max(OOM_SCORE_ADJ);
     // Raising it needs no privilege.
     let _ = fs::write("/proc/self/oom_score_adj", adj.to_string());
 }
 
 struct Serving {
-    post: Post,
+    shared: Shared,
+    /// Polls readable when the watchdog has ended.
     watchdog: OwnedFd,
+    life: Rc<RefCell<Life>>,
     source: Source,
-    touched: Option<Touched>,
-    record: Record,
-    /// The restore is over, or has failed: it says nothing any more.
-    restore_ended: bool,
-    /// The runtime has ended.
-    runtime_ended: bool,
-    /// Whom to kill is known, and the restore knows that.
-    served: bool,
-    /// Where checkpoints ask; there once the container is known.
-    door: Option<Door>,
-    init_known: bool,
-    /// Init, until its end.
-    init: Option<OwnedFd>,
-    /// Its PID; 0 until it is known.
-    init_pid: i32,
-    /// The log and the records say that the restore is complete.
-    noted: bool,
-    /// A test's, before which prefetching waits.
+    touches: Option<TouchCache>,
+    recorder: Recorder,
+    /// `None` until the restore has found the container.
+    served: Option<Served>,
+    /// A test's fifo, before which prefetching waits.
     gate: Option<File>,
+}
+
+/// The container, with what the source has open for it.
+struct Served {
+    init: i32,
+    /// Init, until its end.
+    pidfd: Option<OwnedFd>,
+    /// `None` if it can't be opened: the restore then waits for complete memory.
+    completion: Option<CompletionSocket>,
 }
 
 impl Serving {
     fn begin(
         control: Control,
         listener: OwnedFd,
-        settings: &Value,
+        startup: &Startup,
     ) -> Result<Self, (Control, String)> {
         let begun = Instant::now();
-        let prepare = || -> io::Result<(Post, OwnedFd, UnixListener)> {
-            let ours = UnixListener::from(listener.try_clone()?);
-            let post = Post {
+        let prepare = || -> io::Result<(Shared, OwnedFd, UnixListener)> {
+            let engines = UnixListener::from(listener.try_clone()?);
+            let shared = Shared {
                 ledger: Ledger::new()?,
                 control: Control::new(control.try_clone()?),
                 listener,
-                mourners: Mourners::new(settings),
+                report: Report::new(startup),
             };
             // First, while there is one thread.
-            let watchdog = watchdog::start(&post)?;
-            Ok((post, watchdog, ours))
+            let watchdog = watchdog::start(&shared)?;
+            Ok((shared, watchdog, engines))
         };
-        let (post, watchdog, listener) = match prepare() {
+        let (shared, watchdog, listener) = match prepare() {
             Ok(prepared) => prepared,
             Err(error) => return Err((control, format!("cannot start a page source: {error}"))),
         };
-        let ledger = post.ledger.clone();
-        let about_to_run = Box::new(move || ledger.set_phase(ledger::Phase::Running));
-        match open(settings, listener, about_to_run) {
-            Ok((mut source, touched)) => Ok(Self {
-                gate: text(settings, "gate").and_then(|path| {
+        let life = Rc::new(RefCell::new(Life::new(shared.ledger.clone())));
+        let engines = life.clone();
+        let about_to_run = Box::new(move || {
+            engines.borrow_mut().apply(Event::RestoreFinished);
+        });
+        match open(startup, listener, about_to_run) {
+            Ok((mut source, touches)) => Ok(Self {
+                gate: startup.gate.as_ref().and_then(|path| {
                     source.hold_prefetch();
                     let flags = nix::libc::O_NONBLOCK;
                     File::options()
@@ -149,88 +151,70 @@ impl Serving {
                         .open(path)
                         .ok()
                 }),
-                source,
-                touched,
+                shared,
                 watchdog,
-                record: Record::new(settings, begun),
-                restore_ended: false,
-                runtime_ended: false,
-                served: false,
-                door: None,
-                init_known: false,
-                init: None,
-                init_pid: 0,
-                noted: false,
-                post,
+                life,
+                source,
+                touches,
+                recorder: Recorder::new(startup, begun),
+                served: None,
             }),
             Err(reason) => {
-                // The guard tells it, and has nobody to kill.
-                post.ledger.set_reason(&reason);
+                // The watchdog reports it. There is no container to kill.
+                life.borrow_mut().apply(Event::Failed(reason));
                 std::process::exit(1);
             }
         }
     }
 
+    fn apply(&self, event: Event) -> Option<Effect> {
+        self.life.borrow_mut().apply(event)
+    }
+
     fn run(mut self) -> ExitCode {
-        let mut said_finished = false;
         loop {
             if let Err(reason) = self.wait() {
                 return self.give_up(&reason);
             }
-            if let Err(failure) = self.source.step() {
-                return match failure {
-                    // CRIU's log says why.
-                    Failure::Unfinished => {
-                        self.post.control.say(&json!({"say": "unfinished"}));
-                        self.over(ExitCode::FAILURE)
-                    }
-                    failure => self.give_up(&failure.to_string()),
-                };
-            }
+            let mut effect = match self.source.step() {
+                Ok(()) => None,
+                Err(Failure::Unfinished) => self.apply(Event::CriuEnded),
+                Err(failure) => return self.give_up(&failure.to_string()),
+            };
             if let Some(criu) = self.source.criu() {
-                self.post.ledger.set_criu(criu.as_raw_fd());
+                self.apply(Event::CriuConnected(criu.as_raw_fd()));
             }
-            match self.source.phase() {
-                // A runtime that has no use for us; nothing is missing then.
-                Phase::Restoring if self.runtime_ended && !self.source.was_asked() => {
-                    self.serves();
-                    return self.over(ExitCode::SUCCESS);
+            loop {
+                effect = effect.or_else(|| self.apply(Event::Reached(self.source.phase())));
+                match effect.take() {
+                    None => break,
+                    Some(Effect::ReportRunning) => {
+                        self.recorder.running();
+                        self.shared.control.send(&ToRestore::Finished);
+                    }
+                    Some(Effect::RecordRestored) => self.record_restored(),
+                    Some(Effect::End(end)) => return self.end(end),
                 }
-                // The restore has failed before CRIU came, or was killed.
-                Phase::Restoring if self.restore_ended && !self.source.was_asked() => {
-                    return self.over(ExitCode::FAILURE);
-                }
-                Phase::Restoring => {}
-                _ if !said_finished => {
-                    said_finished = true;
-                    self.record.running();
-                    self.post.control.say(&json!({"say": "finished"}));
-                }
-                Phase::Restored => self.note(),
-                // The restore must be told before we go.
-                Phase::Complete if self.restore_ended || self.init_known => {
-                    self.serves();
-                    self.note();
-                    return self.over(ExitCode::SUCCESS);
-                }
-                _ => {}
             }
         }
     }
 
-    /// Waits for something to do, and does what is not the engine's.
+    /// Waits until there is something to do, and does what is not the engine's.
     fn wait(&mut self) -> Result<(), String> {
+        let hears_restore = self.life.borrow().state().hears_restore();
         let mut ready = vec![
             PollFd::new(self.source.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.watchdog.as_fd(), PollFlags::POLLIN),
         ];
-        if !self.restore_ended {
-            ready.push(PollFd::new(self.post.control.as_fd(), PollFlags::POLLIN));
+        if hears_restore {
+            let control = self.shared.control.as_fd();
+            ready.push(PollFd::new(control, PollFlags::POLLIN));
         }
-        if let Some(door) = &self.door {
-            ready.push(PollFd::new(door.as_fd(), PollFlags::POLLIN));
+        let served = self.served.as_ref();
+        if let Some(socket) = served.and_then(|served| served.completion.as_ref()) {
+            ready.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
         }
-        let init = self.init.as_ref().map(|init| {
+        let init = served.and_then(|served| served.pidfd.as_ref()).map(|init| {
             ready.push(PollFd::new(init.as_fd(), PollFlags::POLLIN));
             ready.len() - 1
         });
@@ -245,148 +229,165 @@ impl Serving {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(format!("its page source cannot wait: {error}")),
         }
-        let has_ended = init.is_some_and(|init| ready[init].any() == Some(true));
-        let is_open =
+        let init_ended = init.is_some_and(|init| ready[init].any() == Some(true));
+        let gate_opened =
             self.gate.is_some() && ready.last().is_some_and(|gate| gate.any() == Some(true));
         if ready[1].any().unwrap_or(false) {
             return Err(
-                "the guard of its page source was killed before its memory was complete".to_owned(),
+                "the watchdog of its page source was killed before its memory was complete"
+                    .to_owned(),
             );
         }
-        if has_ended {
-            // The kernel says of an address space that is gone when it is to be
-            // given something; others may live on for a while.
-            self.init = None;
+        if init_ended {
+            // The kernel reports the end of an address space only when it is given
+            // a page; other processes may live on for a while.
+            if let Some(served) = &mut self.served {
+                served.pidfd = None;
+            }
             self.source.begin_prefetch();
         }
-        if is_open {
+        if gate_opened {
             self.gate = None;
             self.source.begin_prefetch();
         }
-        if !self.restore_ended {
+        if hears_restore {
             self.hear();
         }
-        if let Some(door) = &mut self.door
-            && door.let_in()
+        if let Some(Served {
+            init,
+            completion: Some(socket),
+            ..
+        }) = &mut self.served
+            && socket.accept()
         {
-            match has_room(&self.source, self.init_pid) {
+            match has_room(&self.source, *init) {
                 true => self.source.hurry(),
-                // Copies beyond the limit would have the kernel, or us, kill it.
-                false => door.answer(NO_ROOM),
+                // For copies beyond the limit the kernel, or the watchdog, would
+                // kill the container.
+                false => socket.answer(NO_ROOM),
             }
         }
         Ok(())
     }
 
-    /// Hears whom we serve.
+    /// Reads one message of the restore.
     fn hear(&mut self) {
-        match self.post.control.look() {
-            Ok(Some(mut message)) if text(&message, "say") == Some("running") => {
-                let init = message
-                    .get("init")
-                    .and_then(Value::as_i64)
-                    .unwrap_or_default();
-                let init = i32::try_from(init).unwrap_or_default();
-                self.init_pid = init;
-                self.door = Door::open(init).ok();
-                if let Some(pidfd) = watch(&message) {
-                    self.init = pidfd.try_clone().ok();
-                    // Open until both of us have ended.
-                    let number = pidfd.into_raw_fd();
-                    if let Some(fields) = message.as_object_mut() {
-                        fields.insert("pidfd".to_owned(), number.into());
-                    }
-                }
-                self.post.ledger.set_container(&message);
-                self.init_known = true;
-                match self.door {
-                    Some(_) => self.serves(),
-                    // A checkpoint would miss what is missing: so the restore
-                    // waits until nothing is.
-                    None => self.source.hurry(),
-                }
+        match self.shared.control.try_receive() {
+            Ok(Some(ToSource::Container(container))) => self.serve(container),
+            Ok(Some(ToSource::RuntimeEnded)) => {
+                self.apply(Event::RuntimeEnded);
             }
-            Ok(Some(message)) if text(&message, "say") == Some("ended") => {
-                self.runtime_ended = true;
-            }
-            Ok(Some(_)) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Ok(None) | Err(_) => self.restore_ended = true,
+            Ok(None) | Err(_) => {
+                self.apply(Event::RestoreEnded);
+            }
         }
     }
 
-    /// Lets the restore report success.
-    fn serves(&mut self) {
-        if !self.served {
-            self.served = true;
-            self.post.control.say(&json!({"say": "served"}));
+    fn serve(&mut self, mut container: Container) {
+        let mut served = Served {
+            init: container.init,
+            pidfd: None,
+            completion: CompletionSocket::open(container.init).ok(),
+        };
+        if let Some(pidfd) = watch(&container) {
+            served.pidfd = pidfd.try_clone().ok();
+            // Open until source and watchdog have ended.
+            container.pidfd = Some(pidfd.into_raw_fd());
         }
+        self.apply(Event::ContainerFound(container));
+        match served.completion {
+            Some(_) => self.shared.control.send(&ToRestore::Served),
+            // A checkpoint would not find the source, so the restore waits until
+            // nothing is missing.
+            None => self.source.hurry(),
+        }
+        self.served = Some(served);
     }
 
-    /// The container must not go on.
-    fn give_up(self, reason: &str) -> ExitCode {
-        self.post.ledger.set_reason(reason);
-        self.record.write(&self.source.metrics(), Some(reason));
-        // The guard does it when we are gone; if it is gone, we do.
+    /// Ends because the container must not go on.
+    fn give_up(mut self, reason: &str) -> ExitCode {
+        self.apply(Event::Failed(reason.to_owned()));
+        self.recorder.write(&self.source.metrics(), Some(reason));
+        // The watchdog kills the container when this process has ended; if the
+        // watchdog has ended itself, this process does.
         let mut ready = [PollFd::new(self.watchdog.as_fd(), PollFlags::POLLIN)];
         if matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1..)) {
-            self.post.source_ended();
+            self.shared.source_ended();
         }
-        if let Some(door) = self.door {
-            door.close(None);
+        if let Some(socket) = self.take_completion_socket() {
+            socket.close(None);
         }
-        // Not by way of destructors: nothing may be closed.
+        // Without destructors: no descriptor may be closed.
         std::process::exit(1);
     }
 
-    /// Writes down, once, that the restored processes have all of their memory.
-    fn note(&mut self) {
-        if std::mem::replace(&mut self.noted, true) {
-            return;
-        }
+    /// Records that the restored processes have all of their memory.
+    fn record_restored(&mut self) {
         let metrics = self.source.metrics();
-        let line = self.record.write(&metrics, None);
-        self.post.mourners.note(&line);
-        if let Some(touched) = self.touched.take() {
-            // Without it the next restore is as this one was.
-            let _ = touched.add(self.source.touches());
+        let line = self.recorder.write(&metrics, None);
+        self.shared.report.note(&line);
+        if let Some(touches) = self.touches.take() {
+            // Without it the next restore is as fast as this one.
+            let _ = touches.add(self.source.touches());
         }
     }
 
-    fn over(self, code: ExitCode) -> ExitCode {
-        self.post.ledger.set_phase(ledger::Phase::Over);
-        if let Some(door) = self.door {
-            door.close(Some("done"));
+    fn end(mut self, end: End) -> ExitCode {
+        let control = &self.shared.control;
+        let code = match end {
+            End::Complete => {
+                let socket = self.served.as_ref().map(|served| &served.completion);
+                if !matches!(socket, Some(Some(_))) {
+                    control.send(&ToRestore::Served);
+                }
+                ExitCode::SUCCESS
+            }
+            End::Unused => {
+                control.send(&ToRestore::Served);
+                ExitCode::SUCCESS
+            }
+            End::CriuEnded => {
+                control.send(&ToRestore::CriuEnded);
+                ExitCode::FAILURE
+            }
+            End::Abandoned => ExitCode::FAILURE,
+        };
+        if let Some(socket) = self.take_completion_socket() {
+            socket.close(Some(DONE));
         }
         code
+    }
+
+    fn take_completion_socket(&mut self) -> Option<CompletionSocket> {
+        self.served.as_mut()?.completion.take()
     }
 }
 
 /// Whether the container's memory limit has room for the copies that a checkpoint
-/// needs of what its children lack, with an eighth on top for page tables.
+/// needs of memory that forked children lack, with an eighth on top for page tables.
 fn has_room(source: &Source, init: i32) -> bool {
     let copies = source.missing_in_children();
     let needed = copies.saturating_add(copies / 8);
     copies == 0 || cgroup::memory_headroom(init).is_none_or(|left| needed <= left)
 }
 
-/// Opens the checkpoint, and what is known of its restores.
+/// Opens the checkpoint, and the cache of its touches.
 fn open(
-    settings: &Value,
+    startup: &Startup,
     listener: UnixListener,
     about_to_run: Box<dyn FnMut()>,
-) -> Result<(Source, Option<Touched>), String> {
-    let dir = Path::new(text(settings, "images").unwrap_or_default());
+) -> Result<(Source, Option<TouchCache>), String> {
+    let dir = &startup.images;
     let page = sys::page_size();
-    let threads = settings.get("threads").and_then(Value::as_u64).unwrap_or(1);
     let manifest = Manifest::read(dir).map_err(|error| error.to_string())?;
     let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
     let memory = Memory::open(dir, &manifest, page).map_err(|error| error.to_string())?;
-    let mut source = Source::new(memory, listener, page, threads as usize, about_to_run)
+    let mut source = Source::new(memory, listener, page, startup.threads, about_to_run)
         .map_err(|error| format!("cannot start a page source: {error}"))?;
-    let touched = Touched::of(dir);
-    if let Some(touched) = &touched {
-        source.expect(touched.earlier());
+    let touches = TouchCache::of(dir);
+    if let Some(touches) = &touches {
+        source.expect(touches.earlier());
     }
-    Ok((source, touched))
+    Ok((source, touches))
 }

@@ -1,4 +1,4 @@
-//! `cedana-runc restore`'s side of its page source.
+//! The session of `cedana-runc restore` with its page source.
 
 use std::fs;
 use std::io;
@@ -11,24 +11,25 @@ use std::time::{Duration, Instant};
 
 use cedana_checkpoint::lazy::SOCKET;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::{Value, json};
 
-use super::control::{Control, text};
+use super::control::Control;
 use super::kill;
+use super::messages::{self, Startup, ToRestore, ToSource};
+use super::progress::Progress;
 use crate::host::child::Next;
 use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
 use cedana_contract::flags;
 
-/// The name of the page source, as long as the guard's ([`sys::rename`]). The
-/// name of this program is not in it: who kills that by name means restores.
+/// The name of the page source in its command line. The name of this program is not
+/// in it: a user that kills `cedana-runc` by name means restores.
 const NAME: &str = "cedana-pages";
 
-/// How long a source may take to end that serves no container.
+/// How long a source that serves no container may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the source is to know.
+/// What the source needs to know.
 pub(crate) struct Settings<'a> {
     pub(crate) id: &'a str,
     pub(crate) images: &'a Path,
@@ -40,21 +41,16 @@ pub(crate) struct Settings<'a> {
     pub(crate) reporter: &'a Reporter,
 }
 
-/// A page source, and how far it is.
+/// A page source, as `cedana-runc restore` knows it.
 pub(crate) struct Session {
     child: Child,
     control: Control,
     socket: PathBuf,
-    finished: bool,
-    told: bool,
-    served: bool,
-    /// CRIU ended before the restore was finished: CRIU knows why.
-    unfinished: bool,
-    failure: Option<String>,
+    progress: Progress,
 }
 
 impl Session {
-    /// Starts a page source, to which CRIU connects in its working directory.
+    /// Starts a page source. CRIU connects to it in CRIU's working directory.
     pub(crate) fn start(settings: &Settings<'_>, work: &Path) -> io::Result<Self> {
         let socket = work.join(SOCKET);
         let listener = bind(work)?;
@@ -71,42 +67,40 @@ impl Session {
         let child = command.spawn()?;
         let (log, log_json) = settings.reporter.log();
         let absolute = |path: &Path| std::path::absolute(path);
-        control.say(&json!({
-            "id": settings.id,
-            "images": absolute(settings.images)?,
-            "bundle": absolute(settings.bundle)?,
-            "threads": settings.threads,
-            "oom_score_adj": settings.oom_score_adj,
-            "elapsed_us": u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
-            "log": log.map(absolute).transpose()?,
-            "log_json": log_json,
-            "gate": test_hooks::prefetch_gate(),
-        }));
+        let startup = Startup {
+            id: settings.id.to_owned(),
+            images: absolute(settings.images)?,
+            bundle: absolute(settings.bundle)?,
+            threads: settings.threads,
+            oom_score_adj: settings.oom_score_adj,
+            elapsed_us: u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
+            log: log.map(absolute).transpose()?,
+            log_json,
+            gate: test_hooks::prefetch_gate().map(PathBuf::from),
+        };
+        // A path that isn't UTF-8 is an error here.
+        control.send(&serde_json::to_value(&startup)?);
         Ok(Self {
             child,
             control,
             socket,
-            finished: false,
-            told: false,
-            served: false,
-            unfinished: false,
-            failure: None,
+            progress: Progress::Restoring,
         })
     }
 
-    /// Readable when [`Self::hear`] has something to hear.
+    /// A descriptor that polls readable when [`Self::hear`] has a message to read.
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.control.try_clone()
     }
 
-    /// Hears what there is to hear while the runtime is at work. `find` gives
-    /// the container.
+    /// Reads the messages that have arrived while the runtime is at work. `find`
+    /// returns the container.
     pub(crate) fn hear(&mut self, find: impl Fn() -> Option<Container>) -> Next {
         loop {
-            match self.control.look() {
-                Ok(Some(message)) => self.take(&message, &find),
+            match self.control.try_receive() {
+                Ok(Some(message)) => self.take(message, &find),
                 Ok(None) => {
-                    self.lost();
+                    self.closed();
                     return Next::Done;
                 }
                 Err(_) => return Next::Again,
@@ -114,110 +108,101 @@ impl Session {
         }
     }
 
-    fn take(&mut self, message: &Value, find: &impl Fn() -> Option<Container>) {
-        match text(message, "say") {
-            Some("finished") => {
-                self.finished = true;
-                self.tell(find);
-            }
-            Some("served") => self.served = true,
-            Some("unfinished") => self.unfinished = true,
-            Some("failed") => {
-                let reason = text(message, "reason").unwrap_or("its page source failed");
-                self.failure = Some(reason.to_owned());
-                // In the foreground the runtime would wait for it for ever.
-                self.tell(find);
-            }
-            _ => {}
+    fn take(&mut self, message: ToRestore, find: &impl Fn() -> Option<Container>) {
+        // After a failure, too: in the foreground the runtime would wait for ever
+        // for a container that the watchdog can't kill.
+        let needs_container = matches!(message, ToRestore::Finished | ToRestore::Failed { .. });
+        self.progress.receive(message);
+        if needs_container {
+            self.send_container(find);
         }
     }
 
-    /// Tells whom to kill, should it come to that. Once is enough.
-    fn tell(&mut self, find: &impl Fn() -> Option<Container>) {
-        if self.told {
+    /// Sends the container, once, to the source or its watchdog.
+    fn send_container(&mut self, find: &impl Fn() -> Option<Container>) {
+        if !self.progress.needs_container() {
             return;
         }
         if let Some(container) = find() {
-            let cgroup = container.cgroup.as_deref();
-            self.control.say(&kill::describe(container.init, cgroup));
-            self.told = true;
+            self.control.send(&ToSource::Container(messages::Container {
+                init: container.init,
+                cgroup: container.cgroup,
+                pidfd: None,
+            }));
+            self.progress.set_container_sent();
         }
     }
 
-    /// The other end is closed: the source has ended, and its guard.
-    fn lost(&mut self) {
+    fn closed(&mut self) {
         let _ = self.child.wait();
-        if !self.served && !self.unfinished {
-            let lost = || "its page source is gone".to_owned();
-            self.failure.get_or_insert_with(lost);
-        }
+        self.progress.closed();
     }
 
-    /// After a restore that succeeded: waits until the source knows whom it
-    /// serves. The reason, if the container must not go on.
+    /// Waits, after a restore that succeeded, until the source knows the container.
+    /// Returns the reason if the container must not go on.
     pub(crate) fn confirm(&mut self, find: impl Fn() -> Option<Container>) -> Option<String> {
-        if self.finished {
-            self.tell(&find);
+        if self.progress.may_run() {
+            self.send_container(&find);
         }
-        self.control.say(&json!({"say": "ended"}));
-        while !self.served && self.failure.is_none() {
-            match self.control.wait() {
-                Some(message) => self.take(&message, &find),
-                None => self.lost(),
+        self.control.send(&ToSource::RuntimeEnded);
+        while let Progress::Restoring | Progress::Running { .. } = self.progress {
+            if self.progress.may_run() && self.progress.needs_container() {
+                self.progress.fail("the runtime doesn't know it");
+                break;
             }
-            if self.finished && !self.told {
-                self.failure
-                    .get_or_insert_with(|| "the runtime doesn't know it".to_owned());
+            match self.control.receive() {
+                Some(message) => self.take(message, &find),
+                None => self.closed(),
             }
         }
-        self.failure.clone()
+        self.progress.failure()
     }
 
-    /// What the source could not do, as far as it has said so.
+    /// Why the source failed, as far as it has reported.
     pub(crate) fn failure(&mut self) -> Option<String> {
         self.catch_up();
-        self.failure.clone()
+        self.progress.failure()
     }
 
     /// Why the source failed, after a restore in which CRIU has lost it: waits until
-    /// the source, or its guard, has said so.
+    /// the source, or its watchdog, has reported.
     pub(crate) fn last_word(&mut self) -> Option<String> {
-        // A source to which CRIU never came ends then, without a word.
-        self.control.say(&json!({"say": "ended"}));
-        while self.failure.is_none() && !self.unfinished {
+        // A source to which CRIU never connected ends then, without a failure.
+        self.control.send(&ToSource::RuntimeEnded);
+        while !matches!(self.progress, Progress::Failed { .. } | Progress::CriuEnded) {
             let mut ready = [PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
             if !matches!(poll(&mut ready, timeout), Ok(1..)) {
                 break;
             }
-            match self.control.look() {
-                Ok(Some(message)) => self.take(&message, &|| None),
+            match self.control.try_receive() {
+                Ok(Some(message)) => self.take(message, &|| None),
                 Ok(None) => {
-                    self.lost();
+                    self.closed();
                     break;
                 }
                 Err(_) => {}
             }
         }
-        self.failure.clone()
+        self.progress.failure()
     }
 
-    /// Whether CRIU may have set the container going.
+    /// Whether CRIU may have let the container run.
     pub(crate) fn may_run(&mut self) -> bool {
         self.catch_up();
-        self.finished || self.served
+        self.progress.may_run()
     }
 
     fn catch_up(&mut self) {
-        while let Ok(Some(message)) = self.control.look() {
-            self.take(&message, &|| None);
+        while let Ok(Some(message)) = self.control.try_receive() {
+            self.take(message, &|| None);
         }
     }
 
     /// Ends the source of a restore that has failed: CRIU has hung up, or has
     /// never connected.
     pub(crate) fn end(mut self) {
-        self.control.hang_up();
+        self.control.shut_down();
         let pid = self.child.id().cast_signed();
         if sys::pidfd_open(pid).is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE)) {
             let _ = self.child.wait();
@@ -227,12 +212,12 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // CRIU has connected, or will not.
+        // CRIU has connected, or never will.
         let _ = fs::remove_file(&self.socket);
     }
 }
 
-/// Listens in a directory whose path may be longer than a socket's can be.
+/// Listens in a directory. Its path may be longer than a socket's can be.
 fn bind(work: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(work.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,9 +1,8 @@
-//! Where it is kept what restores of a checkpoint had to be asked for first.
+//! The cache of what restores of a checkpoint touched first.
 //!
-//! Beside the checkpoint would be the obvious place, and is none: containerd and
-//! Docker unpack a checkpoint anew for each restore and throw that away. So it is
-//! kept by the node, under the fingerprint of the checkpoint's manifest, which
-//! names the digests of all that is in it.
+//! It can't be beside the checkpoint: containerd and Docker unpack a checkpoint
+//! anew for each restore and delete that copy. So the node keeps it, under the
+//! fingerprint of the checkpoint's manifest, which holds the digests of all files.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -18,17 +17,17 @@ use crate::host::prune::prune;
 
 const DIR: &str = "/var/lib/cedana/touched";
 
-/// Of how many checkpoints it is kept: the last that were restored.
+/// The most checkpoints it is kept of: the last that were restored.
 const KEPT: usize = 64;
 
-/// The memory of one checkpoint's restores.
-pub(super) struct Touched {
+/// What earlier restores of one checkpoint touched.
+pub(super) struct TouchCache {
     path: PathBuf,
     earlier: Touches,
 }
 
-impl Touched {
-    /// What is known of a checkpoint. Nothing is, if it can't be read.
+impl TouchCache {
+    /// The cache of a checkpoint; `None` if its manifest can't be read.
     pub(super) fn of(images: &Path) -> Option<Self> {
         Self::known(Path::new(DIR), images)
     }
@@ -37,7 +36,7 @@ impl Touched {
         let name = manifest::fingerprint(images).ok()?;
         let path = dir.join(format!("{name}.json"));
         let mut text = Vec::new();
-        // The first time there is none.
+        // Before the first restore there is none.
         let _ =
             File::open(&path).and_then(|file| file.take(MAX_TOUCHES_BYTES).read_to_end(&mut text));
         let earlier = Touches::parse(&text);
@@ -48,7 +47,7 @@ impl Touched {
         &self.earlier
     }
 
-    /// Adds what this restore was asked for.
+    /// Adds what this restore touched.
     ///
     /// # Errors
     /// It can't be written. The next restore is as fast as this one, then.
@@ -69,7 +68,7 @@ impl Touched {
         file.persist(&self.path)?;
         match known {
             true => Ok(()),
-            // All of it is ours: the draft of a killed writer, too.
+            // Every file there is the cache's: the draft of a killed writer, too.
             false => prune(dir, KEPT, |_| true),
         }
     }
@@ -89,9 +88,9 @@ mod tests {
         let home = tempfile::tempdir().expect("tempdir");
         let images = tempfile::tempdir().expect("tempdir");
         let dir = home.path().join("touched");
-        assert!(Touched::known(&dir, images.path()).is_none());
+        assert!(TouchCache::known(&dir, images.path()).is_none());
         fs::write(images.path().join(manifest::NAME), "one").expect("a manifest");
-        let of = || Touched::known(&dir, images.path()).expect("it has a manifest");
+        let of = || TouchCache::known(&dir, images.path()).expect("it has a manifest");
         of().add(&Touches::default()).expect("nothing to keep");
         assert!(!dir.exists());
         of().add(&touch(0)).expect("kept");

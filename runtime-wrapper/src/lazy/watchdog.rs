@@ -1,60 +1,61 @@
-//! The guard: what happens when the page source ends before its time.
+//! The watchdog of a page source: it acts when the source ends before its time.
 //!
 //! It is a process made like a thread: by clone(2) with the source's descriptor
-//! table, and memory of its own. It waits for the source's end, and looks into
-//! the [`Ledger`]. If the container runs and lacks memory, it kills the
-//! container, waits until that is gone, and only then ends, which closes the
-//! last of the descriptors.
+//! table, and memory of its own. It waits for the source's end, and reads the
+//! source's last state from the [`Ledger`]. If the container runs and lacks memory,
+//! it kills the container, waits until that has ended, and only then ends, which
+//! closes the last of the descriptors.
 //!
-//! While CRIU is at work, hanging up is enough: CRIU sets nothing going before
-//! it has said its last word, and fails when it can't. Whether that word had
-//! come already, unread, is looked for. But a CRIU that fails when it has all
-//! processes in its hands never ends (4.2, `restore_root_task`, `out_kill`): it
+//! While CRIU is at work, hanging up is enough: CRIU lets no process run before it
+//! has sent RSTF, and fails when it can't send it. RSTF may have arrived already,
+//! unread, so the rest of the connection is read. But a CRIU that fails when it has
+//! all processes in its hands never ends (4.2, `restore_root_task`, `out_kill`): it
 //! kills init and waits for it, which waits for its children, which CRIU traces
-//! and would have to wait for. Nor does it learn that it fails while it waits for a
-//! process that waits for memory. So it is given some time, and ended.
+//! and would have to wait for. Nor does it notice that it fails while it waits for a
+//! process that waits for memory. So it is given some time, and killed.
 
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use cedana_checkpoint::lazy::{ends_with_last_word, is_gone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
-use serde_json::json;
 
-use super::control::{Control, text};
-use super::ledger::{Ledger, Phase};
+use super::control::Control;
+use super::ledger::Ledger;
+use super::messages::{Container, ToRestore, ToSource};
+use super::state::{Event, Remains, State};
 use crate::host::sys;
 use crate::lazy::criu_process::{Criu, PATIENCE};
-use crate::lazy::kill::{Doomed, Mourners, ended, watch};
+use crate::lazy::kill::{Report, ended, kill_container, watch};
 
-/// How often the guard looks for the end of a container that it can't kill.
+/// How often the watchdog looks for the end of a container that it can't kill.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What both sides have when they part.
-pub(super) struct Post {
+/// What source and watchdog both have when they part.
+pub(super) struct Shared {
     pub(super) ledger: Ledger,
     pub(super) control: Control,
     /// Where CRIU connects.
     pub(super) listener: OwnedFd,
-    pub(super) mourners: Mourners,
+    pub(super) report: Report,
 }
 
-/// Starts the guard; a descriptor that polls readable at its end.
-pub(super) fn start(post: &Post) -> std::io::Result<OwnedFd> {
+/// Starts the watchdog, and returns a descriptor that polls readable at its end.
+pub(super) fn start(shared: &Shared) -> std::io::Result<OwnedFd> {
     let source = sys::pidfd_open(std::process::id().cast_signed())?;
     match sys::clone_with_descriptors()? {
-        Some(guard) => {
+        Some(watchdog) => {
             // Closed here, it would be closed there.
             let _ = source.into_raw_fd();
-            sys::pidfd_open(guard)
+            sys::pidfd_open(watchdog)
         }
         None => {
-            sys::rename(c"cedana-guard");
+            sys::rename(c"cedana-watchdog");
             wait(source.as_fd());
-            post.source_ended();
+            shared.source_ended();
             std::process::exit(0);
         }
     }
@@ -65,47 +66,48 @@ fn wait(process: BorrowedFd<'_>) {
     while poll(&mut ready, PollTimeout::NONE).is_err() {}
 }
 
-impl Post {
-    /// Deals with the container once nobody serves its memory any more. Returns
-    /// when the descriptors may be closed.
+impl Shared {
+    /// Ends what must not go on after the source's end. Returns when the
+    /// descriptors may be closed.
     pub(super) fn source_ended(&self) {
-        let reason = self.ledger.reason();
-        let reason = reason.unwrap_or_else(|| {
-            "its page source was killed before its memory was complete".to_owned()
-        });
-        self.control
-            .say(&json!({"say": "failed", "reason": reason}));
-        if self.ledger.phase() == Phase::Over
-            || (self.ledger.phase() == Phase::Restoring && self.hang_up())
-        {
+        let killed = "its page source was killed before its memory was complete";
+        let (state, _) = self.ledger.read().after(Event::Failed(killed.to_owned()));
+        let State::Failed { reason, remains } = state else {
             return;
-        }
-        let mut container = self.ledger.container();
+        };
+        self.control.send(&ToRestore::Failed {
+            reason: reason.clone(),
+        });
+        let mut container = match remains {
+            Remains::Criu(connection) if self.hang_up(connection) => return,
+            Remains::Criu(_) => None,
+            Remains::Container(container) => container,
+        };
         while container.is_none() {
-            // `cedana-runc restore` knows whom to kill, or does it.
-            let Some(message) = self.control.wait() else {
-                return hold();
-            };
-            if text(&message, "say") == Some("running") {
-                container = Some(message);
+            // `cedana-runc restore` finds the container, or kills it.
+            match self.control.receive() {
+                Some(ToSource::Container(found)) => container = Some(found),
+                Some(ToSource::RuntimeEnded) => {}
+                None => return hold(),
             }
         }
         let Some(container) = container else { return };
         self.end(&container, &reason);
     }
 
-    fn end(&self, container: &serde_json::Value, reason: &str) {
-        // Without a descriptor on it, init is gone already.
+    fn end(&self, container: &Container, reason: &str) {
+        // Init that can't be opened has ended already.
         if let Some(init) = watch(container)
             && !ended(init.as_fd())
         {
-            self.mourners.tell(reason);
-            Doomed::read(container).kill(init.as_fd());
+            self.report.kill(reason);
+            kill_container(container, init.as_fd());
         }
     }
 
-    /// Hangs up on CRIU. False if that comes too late.
-    fn hang_up(&self) -> bool {
+    /// Hangs up on CRIU, by the source's descriptor of its connection. False if
+    /// RSTF had arrived.
+    fn hang_up(&self, connection: Option<RawFd>) -> bool {
         let listener = self.listener.as_fd();
         let accepted = listener
             .try_clone_to_owned()
@@ -115,17 +117,16 @@ impl Post {
                 listener.set_nonblocking(true).ok()?;
                 Some(OwnedFd::from(listener.accept().ok()?.0))
             });
-        // SAFETY: the source's descriptors are ours, and it closes none any more.
-        let known = self
-            .ledger
-            .criu()
+        // SAFETY: the descriptor is in the table that source and watchdog share, and
+        // the source has ended or closes none any more.
+        let known = connection
             .and_then(|fd| unsafe { BorrowedFd::borrow_raw(fd).try_clone_to_owned().ok() });
         let Some(criu) = known.or(accepted) else {
             let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
             return true;
         };
         let process = Criu::at(&criu);
-        // From now on CRIU can't say anything more; what it has said is here.
+        // From now on CRIU can't send more; what it has sent can still be read.
         let _ = shutdown(criu.as_raw_fd(), Shutdown::Both);
         let mut left = Vec::new();
         let _ = UnixStream::from(criu).read_to_end(&mut left);
@@ -133,7 +134,7 @@ impl Post {
             return false;
         }
         if let Some(process) = process {
-            process.see_off(PATIENCE);
+            process.end_within(PATIENCE);
         }
         true
     }
@@ -141,21 +142,21 @@ impl Post {
 
 /// The container is unknown, so it can't be killed, and its userfaultfds stay open:
 /// a missing page blocks its process in place of reading as zeros. The caller of the
-/// restore removes the container, and the guard ends with it.
+/// restore removes the container, and the watchdog ends with it.
 fn hold() {
     while userfaultfds().any(|uffd| !is_gone(uffd.as_fd())) {
         std::thread::sleep(LOOK);
     }
 }
 
-/// The userfaultfds of the descriptor table that source and guard share.
+/// The userfaultfds of the descriptor table that source and watchdog share.
 fn userfaultfds() -> impl Iterator<Item = OwnedFd> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     entries.flatten().filter_map(|entry| {
         let link = std::fs::read_link(entry.path()).ok()?;
         let number = entry.file_name().to_str()?.parse().ok()?;
         let is_ours = link.as_os_str() == "anon_inode:[userfaultfd]";
-        // SAFETY: the source has ended, and the guard closes none of its
+        // SAFETY: the source has ended, and the watchdog closes none of its
         // descriptors.
         let fd = is_ours.then(|| unsafe { BorrowedFd::borrow_raw(number) })?;
         fd.try_clone_to_owned().ok()

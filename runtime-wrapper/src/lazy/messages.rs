@@ -1,0 +1,102 @@
+//! The messages between `cedana-runc restore` and its page source.
+//!
+//! ```text
+//! restore                              source
+//!    ── Startup ───────────────────────►         at once
+//!    ◄───────────────────── Finished ───         CRIU lets the processes run
+//!    ── Container: pid, cgroup ────────►         what is killed if the source fails
+//!    ◄─────────────────────── Served ───         a checkpoint finds the source
+//!    ── RuntimeEnded ──────────────────►
+//!    ◄─────────────── Failed: reason ───         instead of any of these, or later
+//!    ◄──────────────────── CriuEnded ───         CRIU ended without RSTF
+//! ```
+//!
+//! Both ends are one program, so the messages need no version.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The first message: what the source needs to start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Startup {
+    /// The container's ID.
+    pub(super) id: String,
+    /// The checkpoint's directory.
+    pub(super) images: PathBuf,
+    pub(super) bundle: PathBuf,
+    /// How many threads prefetch.
+    pub(super) threads: usize,
+    /// The container's `oom_score_adj`.
+    pub(super) oom_score_adj: Option<i64>,
+    /// The time since `cedana-runc restore` began, in microseconds.
+    pub(super) elapsed_us: u64,
+    /// The runtime's log, and whether its lines are JSON.
+    pub(super) log: Option<PathBuf>,
+    pub(super) log_json: bool,
+    /// A test's fifo: prefetching waits until it is readable.
+    pub(super) gate: Option<PathBuf>,
+}
+
+/// From `cedana-runc restore` to the source, after [`Startup`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ToSource {
+    /// The restored container.
+    Container(Container),
+    /// The runtime has ended.
+    RuntimeEnded,
+}
+
+/// From the source, or its watchdog, to `cedana-runc restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ToRestore {
+    /// CRIU lets the processes run.
+    Finished,
+    /// The restore may report success.
+    Served,
+    /// CRIU ended before the restore was finished. CRIU's log has the reason.
+    CriuEnded,
+    /// The container must not go on.
+    Failed { reason: String },
+}
+
+/// A container that is killed if its memory can't be given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Container {
+    /// The PID of init.
+    pub(super) init: i32,
+    /// Its cgroup's directory.
+    pub(super) cgroup: Option<PathBuf>,
+    /// A descriptor of init in the table that source and watchdog share. `None`
+    /// until the source has opened it.
+    #[serde(default)]
+    pub(super) pidfd: Option<RawFd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_as_it_was_sent() {
+        let container = ToSource::Container(Container {
+            init: 5,
+            cgroup: Some("/sys/fs/cgroup/c".into()),
+            pidfd: None,
+        });
+        for message in [container, ToSource::RuntimeEnded] {
+            let text = serde_json::to_string(&message).expect("JSON");
+            let read: ToSource = serde_json::from_str(&text).expect("a message");
+            assert_eq!(read, message);
+        }
+        let failed = ToRestore::Failed {
+            reason: "why".to_owned(),
+        };
+        let text = serde_json::to_string(&failed).expect("JSON");
+        assert_eq!(text, r#"{"type":"failed","reason":"why"}"#);
+        assert_eq!(serde_json::from_str::<ToRestore>(&text).ok(), Some(failed));
+    }
+}
