@@ -80,6 +80,8 @@ fn one_has_ended(found: &Diagnosis, init: Init, processes: &[i32]) -> bool {
     }
     match found.undetached.and_then(|pid| i32::try_from(pid).ok()) {
         Some(pid) => comes_true(|| init_has_ended() || has_ended(pid)),
+        // A killed process leaves the freezer of cgroup v1 only when CRIU gives up.
+        None if found.cause == Some(Cause::FreezeTimeout) => comes_true(init_has_ended),
         None => init_has_ended(),
     }
 }
