@@ -261,6 +261,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     // CRIU gets as far as the open files.
     fs::rename(kept.file("open"), kept.file("away")).unwrap_or_else(|error| panic!("{error}"));
     let program = lazy.gate.program();
+    let leaks = lazy.frozen.leaks(&lazy.frozen.images);
     let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
     assert!(
         why.contains("/kept/open") && why.contains("is missing"),
@@ -268,6 +269,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     );
     assert!(!why.contains("page source"), "{why}");
     lazy.nothing_runs();
+    leaks.none();
     fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
     // CRIU fails before it has connected to anything.
     let options = lazy.frozen.bundle.file("criu.conf");
@@ -277,6 +279,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
     assert!(why.contains("org.criu.config"), "{why}");
     lazy.nothing_runs();
+    leaks.none();
     fs::write(&options, text).unwrap_or_else(|error| panic!("{error}"));
     lazy.restores_completely();
 }
