@@ -53,7 +53,7 @@ impl Compressible {
 
 /// The same word of `seed`, but for every 64th.
 fn sparse(seed: u64, i: u64) -> u64 {
-    word(seed, if i % 64 == 0 { i } else { 1 })
+    word(seed, if i.is_multiple_of(64) { i } else { 1 })
 }
 
 /// A file of /dev/shm that has no name any more: shared memory as databases use it.
