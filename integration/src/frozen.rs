@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 use serde_json::Value;
 
-use crate::{Container, Output, Report, Run, command, eventually, unique};
+use crate::{Container, Leaks, Output, Report, Run, command, eventually, unique};
 
 /// The name of the manifest in a checkpoint.
 pub const MANIFEST: &str = "cedana-manifest.json";
@@ -306,6 +306,7 @@ impl Frozen {
     /// The restore fails, says all of `words`, and leaves nothing running.
     #[track_caller]
     pub fn is_refused(&self, images: &Folder, words: &[&str]) {
+        let leaks = self.leaks(images);
         let output = self.restore("cedana-runc", images);
         assert_ne!(output.code, 0, "restored from a bad checkpoint: {output}");
         for word in words {
@@ -313,6 +314,13 @@ impl Frozen {
         }
         let left = command("runc", &["--root", ROOT, "list", "--quiet"]).ok();
         assert!(!left.stdout.contains(&self.id), "left: {left}");
+        leaks.none();
+    }
+
+    /// What a failed restore from `images` must not add to.
+    #[track_caller]
+    pub fn leaks(&self, images: &Folder) -> Leaks {
+        Leaks::before(&[&self.id, &self.bundle.text(), &images.text()])
     }
 }
 

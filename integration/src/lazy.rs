@@ -87,6 +87,16 @@ impl Lazy {
         assert!(self.lacks_memory(), "nothing is missing");
     }
 
+    /// Restores it lazily, lets prefetching complete its memory, verifies the
+    /// workload and removes it.
+    #[track_caller]
+    pub fn restores_completely(&self) {
+        self.restore();
+        self.gate.open();
+        self.is_complete();
+        self.frozen.goes_on();
+    }
+
     /// Whether a page source serves it.
     pub fn lacks_memory(&self) -> bool {
         let prefix = format!("{}-", self.frozen.pid());

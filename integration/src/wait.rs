@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Long enough for a loaded machine, short enough for a person who watches.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The bound of a wait for an event: generous, since a loaded machine must not fail
+/// a story.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at the condition.
 const PERIOD: Duration = Duration::from_millis(10);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use cedana_integration::frozen::MANIFEST;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::workload::PATH;
-use cedana_integration::{BareShim, Refused, Run, command, eventually, unique};
+use cedana_integration::{BareShim, Leaks, Refused, Run, command, eventually, unique};
 use serde_json::{Value, json};
 
 const SETTING: &str = "io.cedana.checkpoint.doubtful";
@@ -39,7 +39,7 @@ impl Drop for Images {
     }
 }
 
-/// A container whose workload may mount and make devices.
+/// A container in which the workload may mount and make devices.
 #[track_caller]
 fn privileged(label: &str, flags: &[&str]) -> BareShim {
     let shim = BareShim::start(label, flags);
@@ -83,6 +83,7 @@ fn and_end(shim: &BareShim, images: &Images) -> Result<(), Refused> {
 fn is_refused(shim: &BareShim, words: &[&str]) {
     let before = shim.report();
     let images = Images::new();
+    let leaks = Leaks::before(&[shim.id(), &images.0.display().to_string()]);
     let Err(refused) = and_end(shim, &images) else {
         panic!("this should have been refused");
     };
@@ -93,6 +94,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
         assert!(refused.message.contains(word), "no {word:?} in: {refused}");
     }
     images.are_none();
+    leaks.none();
     shim.report().continues(&before);
 
     // Where it runs on nothing is lost.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cedana_integration::protos::protobuf::well_known_types::any::Any;
-use cedana_integration::{BareShim, Image, Refused, Run, command, ctr, ctr_ok, unique};
+use cedana_integration::{BareShim, Image, Leaks, Refused, Run, command, ctr, ctr_ok, unique};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T, Refused>) -> Refused {
@@ -179,9 +179,12 @@ fn a_second_start_is_refused_and_the_first_lives() {
 fn an_unknown_task_or_exec_is_not_found() {
     let container = Run::new("unknown").workload(&[]).detach();
     let task = container.task();
-    assert_eq!(refused(task.other("nobody").state("")).code, "NOT_FOUND");
     assert_eq!(
-        refused(task.other("nobody").kill("", 15, false)).code,
+        refused(task.other("unknown-task").state("")).code,
+        "NOT_FOUND"
+    );
+    assert_eq!(
+        refused(task.other("unknown-task").kill("", 15, false)).code,
         "NOT_FOUND"
     );
     assert_eq!(refused(task.state("nothing")).code, "NOT_FOUND");
@@ -243,13 +246,17 @@ fn a_restore_from_truncated_images_names_the_file() {
 /// The answer to a restore that cannot succeed, from whichever call it comes.
 #[track_caller]
 fn restore(shim: &BareShim, images: &Path) -> Refused {
+    let images = images.display().to_string();
+    let leaks = Leaks::before(&[shim.id(), &images]);
     let mut request = shim.request();
-    request.checkpoint = images.display().to_string();
-    refused(
+    request.checkpoint = images;
+    let answer = refused(
         shim.task()
             .create(&request)
             .and_then(|_| shim.task().start("")),
-    )
+    );
+    leaks.none();
+    answer
 }
 
 #[test]
@@ -259,7 +266,9 @@ fn a_full_disk_is_called_one_and_the_container_runs_on() {
     let disk = SmallDisk::mount();
     let images = disk.0.0.join("images");
     fs::create_dir(&images).unwrap_or_else(|error| panic!("{error}"));
+    let leaks = Leaks::before(&[container.id(), &disk.0.0.display().to_string()]);
     let answer = refused(container.task().checkpoint(&images, None));
+    leaks.none();
     says(&answer, &["space", &disk.0.0.display().to_string()]);
     container.report().continues(&before);
     let left = fs::read_dir(&images).map(Iterator::count).unwrap_or(0);
@@ -275,7 +284,9 @@ fn a_connection_that_may_not_be_kept_is_the_reason_given() {
         .detach();
     let before = container.report();
     let images = Scratch::new();
+    let leaks = Leaks::before(&[container.id(), &images.0.display().to_string()]);
     let answer = refused(container.task().checkpoint(&images.0, None));
+    leaks.none();
     says(&answer, &["established TCP", "tcp_established"]);
     container.report().continues(&before);
     // The same reason reaches the user of a client.

@@ -1,4 +1,5 @@
-//! What is killed in the middle of a checkpoint: who notices, and what stays.
+//! Programs that are killed during a checkpoint: what their clients are told, and
+//! what stays.
 //!
 //! The runtime stops before a gate, so the middle lasts as long as the story
 //! wants.
@@ -10,7 +11,9 @@ use std::thread;
 use cedana_integration::api::Status;
 use cedana_integration::protos::protobuf::Message;
 use cedana_integration::protos::types::introspection::RuntimeInfo;
-use cedana_integration::{Containerd, Gate, Run, command, ctr, ctr_ok, eventually, named_as_stock};
+use cedana_integration::{
+    Containerd, Gate, Leaks, Run, command, ctr, ctr_ok, eventually, named_as_stock,
+};
 
 /// The image directory of a checkpoint, empty.
 fn images(out: &Path) -> std::path::PathBuf {
@@ -29,6 +32,7 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
         .detach();
     let before = container.report();
     let images = images(container.out());
+    let leaks = Leaks::before(&[container.id(), &gate.program().display().to_string()]);
     let (task, path) = (container.task(), images.clone());
     let asking = thread::spawn(move || task.checkpoint(&path, None));
     gate.arrived();
@@ -48,14 +52,15 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
             None => Ok(()),
         }
     });
+    leaks.none();
     let names = || -> Vec<_> {
         let entries = fs::read_dir(&images).into_iter().flatten();
         entries
             .filter_map(|entry| Some(entry.ok()?.file_name()))
             .collect()
     };
-    // What a killed wrapper was writing stays, under a name that nobody takes for
-    // a checkpoint, until the next one.
+    // What a killed wrapper was writing stays, under a name that is
+    // no checkpoint's, until the next one.
     assert_eq!(names(), [".cedana-new"]);
     container.report().continues(&before);
     drop(gate);

@@ -7,6 +7,13 @@ use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, command, eventually};
 
+/// A number in the record of a restore.
+#[track_caller]
+fn figure(record: &serde_json::Value, key: &str) -> u64 {
+    let figure = record[key].as_u64();
+    figure.unwrap_or_else(|| panic!("no {key} in {record}"))
+}
+
 const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"];
 
 #[test]
@@ -20,7 +27,7 @@ fn every_process_gets_its_own_memory() {
 }
 
 #[test]
-fn memory_that_nobody_asks_for_comes_too() {
+fn memory_that_no_process_touches_is_prefetched() {
     let lazy = Lazy::new("asleep", &FAMILY);
     lazy.gate.open();
     lazy.is_complete();
@@ -44,13 +51,13 @@ fn what_was_asked_for_comes_first_the_next_time() {
     lazy.restore();
     lazy.gate.open();
     lazy.is_complete();
-    // Nobody asks this time, or hardly: nearly all of it is expected.
+    // Processes touch little this time: nearly all of it is expected.
     let record = lazy.record();
-    let number = |key: &str| record[key].as_u64().unwrap_or_default();
-    assert!(
-        number("expected_bytes") > number("lazy_bytes") / 2,
-        "{record}"
+    let (expected, lazy_bytes) = (
+        figure(&record, "expected_bytes"),
+        figure(&record, "lazy_bytes"),
     );
+    assert!(lazy_bytes > 0 && expected > lazy_bytes / 2, "{record}");
     lazy.frozen.goes_on();
 }
 
@@ -120,7 +127,7 @@ fn a_container_that_ends_early_takes_its_page_source_along() {
 }
 
 #[test]
-fn without_its_page_source_it_is_killed_and_told_why() {
+fn without_its_page_source_it_is_killed_and_the_log_says_why() {
     let lazy = Lazy::new("orphan", &FAMILY);
     lazy.kill("cedana-pages");
     lazy.was_killed(&["page source was killed"]);
@@ -133,10 +140,7 @@ fn without_its_page_source_it_is_killed_and_told_why() {
     lazy.kill("cedana-pages");
     lazy.was_killed(&["page source was killed"]);
     // The checkpoint has not suffered.
-    lazy.restore();
-    lazy.gate.open();
-    lazy.is_complete();
-    lazy.frozen.goes_on();
+    lazy.restores_completely();
 }
 
 #[test]
@@ -214,14 +218,11 @@ fn without_a_page_source_it_is_restored_eagerly() {
     output.ok();
     was_restored_eagerly(&lazy, "page source was killed");
     lazy.frozen.goes_on();
-    lazy.restore();
-    lazy.gate.open();
-    lazy.is_complete();
-    lazy.frozen.goes_on();
+    lazy.restores_completely();
 }
 
 #[test]
-fn a_page_source_that_dies_while_criu_restores_makes_it_eager() {
+fn a_page_source_that_is_killed_while_criu_restores_makes_it_eager() {
     for step in ["setup-namespaces", "post-restore"] {
         let lazy = Lazy {
             frozen: Frozen::of("midway", &[], &FAMILY),
@@ -260,6 +261,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     // CRIU gets as far as the open files.
     fs::rename(kept.file("open"), kept.file("away")).unwrap_or_else(|error| panic!("{error}"));
     let program = lazy.gate.program();
+    let leaks = lazy.frozen.leaks(&lazy.frozen.images);
     let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
     assert!(
         why.contains("/kept/open") && why.contains("is missing"),
@@ -267,6 +269,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     );
     assert!(!why.contains("page source"), "{why}");
     lazy.nothing_runs();
+    leaks.none();
     fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
     // CRIU fails before it has connected to anything.
     let options = lazy.frozen.bundle.file("criu.conf");
@@ -276,11 +279,9 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
     assert!(why.contains("org.criu.config"), "{why}");
     lazy.nothing_runs();
+    leaks.none();
     fs::write(&options, text).unwrap_or_else(|error| panic!("{error}"));
-    lazy.restore();
-    lazy.gate.open();
-    lazy.is_complete();
-    lazy.frozen.goes_on();
+    lazy.restores_completely();
 }
 
 #[test]
@@ -384,6 +385,17 @@ fn a_family_of_workers_keeps_within_its_limit() {
     assert!(log.contains("may share"), "{log}");
 }
 
+/// Waits until the page source has written the record of the parent's memory.
+#[track_caller]
+fn parent_is_complete(lazy: &Lazy) {
+    eventually("the parent has all of its memory", || {
+        match lazy.records().is_empty() {
+            true => Err("it has not".to_owned()),
+            false => Ok(()),
+        }
+    });
+}
+
 /// Forks two workers that touch nothing.
 #[track_caller]
 fn forks(lazy: &Lazy) {
@@ -406,12 +418,7 @@ fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
     lazy.restore();
     forks(&lazy);
     lazy.gate.open();
-    eventually("the parent has all of its memory", || {
-        match lazy.records().is_empty() {
-            true => Err("it has not".to_owned()),
-            false => Ok(()),
-        }
-    });
+    parent_is_complete(&lazy);
     let images = Folder::new("second");
     let why = lazy.try_checkpoint(&images).refused();
     assert!(
@@ -430,16 +437,14 @@ fn children_that_are_forked_meanwhile_get_what_they_touch() {
     let lazy = Lazy::new("late", &["--memory", "64", "--late-workers"]);
     forks(&lazy);
     lazy.gate.open();
-    eventually("the parent has all of its memory", || {
-        match lazy.records().is_empty() {
-            true => Err("it has not".to_owned()),
-            false => Ok(()),
-        }
-    });
-    let number = |key: &str| lazy.record()[key].as_u64().unwrap_or_default();
-    let (lazy_bytes, given) = (number("lazy_bytes"), number("prefetched_bytes"));
+    parent_is_complete(&lazy);
+    let record = lazy.record();
+    let (lazy_bytes, given) = (
+        figure(&record, "lazy_bytes"),
+        figure(&record, "prefetched_bytes"),
+    );
     assert!(
-        given <= lazy_bytes,
+        given > 0 && given <= lazy_bytes,
         "{given} of {lazy_bytes} bytes prefetched"
     );
     // The children lack what they have not touched, until a checkpoint needs it.
@@ -477,9 +482,7 @@ fn a_flipped_bit_kills_it_before_it_is_seen() {
                 .is_some_and(|why| why.contains(&*name))
         );
     }
-    lazy.restore();
-    lazy.gate.open();
-    lazy.frozen.goes_on();
+    lazy.restores_completely();
 }
 
 #[test]

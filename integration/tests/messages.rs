@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use cedana_integration::frozen::{Folder, json, read};
 use cedana_integration::{
-    BareShim, Image, Refused, Run, command, ctr, eventually, unique, workload,
+    BareShim, Image, Leaks, Refused, Run, command, ctr, eventually, unique, workload,
 };
 
-/// One kind of container whose checkpoint is refused.
+/// A kind of container that can't be checkpointed.
 struct Refusal {
     /// What a process of the workload holds.
     with: &'static str,
@@ -86,8 +86,10 @@ fn a_refused_checkpoint_says_why_and_what_to_do_and_the_container_runs_on() {
     {
         let container = Run::new(with).workload(&["--with", with]).detach();
         let before = container.report();
+        let leaks = Leaks::before(&[container.id()]);
         let message = ctr(&["task", "checkpoint", container.id()]).refused();
         says(&message, &[container.id(), cause, remedy]);
+        leaks.none();
         container.report().continues(&before);
     }
 }
@@ -236,12 +238,14 @@ fn a_standard_output_outside_of_the_container_is_named() {
 /// The answer to a restore of `images` into a container like the first.
 #[track_caller]
 fn refused_restore(shim: &BareShim, images: &Folder) -> Refused {
+    let leaks = Leaks::before(&[shim.id(), &images.text()]);
     let mut request = shim.request();
     request.checkpoint = images.text();
     let answer = shim
         .task()
         .create(&request)
         .and_then(|_| shim.task().start(""));
+    leaks.none();
     match answer {
         Err(refused) => refused,
         Ok(answer) => panic!("this should have been refused: {answer:?}"),

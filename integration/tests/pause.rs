@@ -1,4 +1,4 @@
-//! How long a task stands still for its checkpoint, and whose a pause is.
+//! How long a task stays paused for its checkpoint, and which client's pause lasts.
 //!
 //! A task runs again before its client resumes it only where nothing reads the
 //! container's files any more. Here a file of the writable layer grows all the
@@ -6,6 +6,7 @@
 //! and a restore finds a file that doesn't fit the memory.
 
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 
 use cedana_integration::api::Status;
@@ -22,6 +23,20 @@ const GROWING: [&str; 4] = ["--memory", "16", "--long-journal", "/journal"];
 
 /// How often each client takes its checkpoint.
 const ROUNDS: usize = 5;
+
+/// Held shared by each story. `ctr task ls`, by which the stories look at their
+/// containers, asks the shims for the state of all tasks, and the shim takes a pause
+/// that is followed by such a request for the owner's. Stories that expect an early
+/// resume hold it alone: then each attempt has to succeed.
+static STORIES: RwLock<()> = RwLock::new(());
+
+fn shared() -> RwLockReadGuard<'static, ()> {
+    STORIES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    STORIES.write().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn growing(label: &str) -> Container {
     Run::new(label).workload(&GROWING).detach()
@@ -107,6 +122,7 @@ fn comes_back(frozen: &Frozen) {
 /// and Docker use as well, with the options that the first of them sends.
 #[test]
 fn a_growing_file_fails_no_checkpoint_of_a_task_into_an_image() {
+    let _lock = shared();
     let container = growing("task");
     let before = container.report();
     let work = Folder::new("work");
@@ -128,6 +144,7 @@ fn a_growing_file_fails_no_checkpoint_of_a_task_into_an_image() {
 
 #[test]
 fn a_growing_file_fails_no_checkpoint_of_a_task_to_a_path() {
+    let _lock = shared();
     let container = growing("path");
     let before = container.report();
     for _ in 0..ROUNDS {
@@ -166,11 +183,13 @@ fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container)
 
 #[test]
 fn a_growing_file_fails_no_checkpoint_of_a_container() {
+    let _lock = shared();
     a_container_comes_back_with_the_file_of_its_checkpoint(&growing("container"));
 }
 
 #[test]
 fn a_growing_file_fails_no_checkpoint_of_a_container_that_is_resumed_early() {
+    let _lock = shared();
     let container = Run::new("container-early").flags(&EARLY_FOR_CONTAINERS);
     let container = container.workload(&GROWING).detach();
     a_container_comes_back_with_the_file_of_its_checkpoint(&container);
@@ -216,28 +235,21 @@ fn events_of(container: &Container, checkpoint: impl FnOnce()) -> Vec<String> {
     topics
 }
 
-/// Has a running task checkpointed, and looks that it goes on before that is
-/// done. A client that asks for its state meanwhile, as a story beside this one
-/// does that lists all tasks, may have seen the pause, and then it lasts: so this
-/// can take more than one attempt.
+/// Asserts that each checkpoint of a running task resumes it before the checkpoint
+/// is complete. The caller holds [`alone`].
 #[track_caller]
-fn goes_on_early(container: &Container, checkpoint: impl Fn()) {
-    let mut seen = Vec::new();
-    for _ in 0..20 {
+fn is_resumed_early(container: &Container, checkpoint: impl Fn()) {
+    for _ in 0..ROUNDS {
         let topics = events_of(container, &checkpoint);
-        if topics == ["paused", "resumed", "checkpointed"] {
-            return;
-        }
-        seen.push(topics);
+        assert_eq!(topics, ["paused", "resumed", "checkpointed"]);
     }
-    panic!("it stood still until the end, each time: {seen:?}");
 }
 
-/// Has a running task checkpointed, and looks that it stands still until its
-/// client resumes it. Each time, since a state request of another client hides a
-/// task that would go on early.
+/// Asserts that each checkpoint of a running task leaves it paused until its client
+/// resumes it. The caller holds [`alone`], since a state request of another client
+/// would prevent an early resume.
 #[track_caller]
-fn stands_still_to_the_end(container: &Container, checkpoint: impl Fn()) {
+fn stays_paused_to_the_end(container: &Container, checkpoint: impl Fn()) {
     for _ in 0..ROUNDS {
         let topics = events_of(container, &checkpoint);
         assert_eq!(topics, ["paused", "checkpointed", "resumed"]);
@@ -245,14 +257,15 @@ fn stands_still_to_the_end(container: &Container, checkpoint: impl Fn()) {
 }
 
 #[test]
-fn a_checkpoint_to_a_path_lets_the_task_go_on_if_no_image_is_made_besides() {
+fn a_checkpoint_to_a_path_resumes_the_task_early_if_the_client_makes_no_image() {
+    let _lock = alone();
     let container = growing("early");
     let before = container.report();
     let checkpoint = || checkpoint_to_path(&container, &Folder::new("images"));
     if named_as_stock() {
-        goes_on_early(&container, checkpoint);
+        is_resumed_early(&container, checkpoint);
     } else {
-        stands_still_to_the_end(&container, checkpoint);
+        stays_paused_to_the_end(&container, checkpoint);
     }
     is_running(&container);
     // That pause and that resume are over: the next ones count again.
@@ -263,16 +276,17 @@ fn a_checkpoint_to_a_path_lets_the_task_go_on_if_no_image_is_made_besides() {
 }
 
 #[test]
-fn a_checkpoint_of_a_container_stands_still_to_the_end_unless_a_setting_says_otherwise() {
+fn a_checkpoint_of_a_container_pauses_it_to_the_end_unless_a_setting_resumes_it_early() {
+    let _lock = alone();
     let container = growing("packed");
     let before = container.report();
-    stands_still_to_the_end(&container, || drop(container.checkpoint(&["--rw"])));
+    stays_paused_to_the_end(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
 
     let container = Run::new("packed-early").flags(&EARLY_FOR_CONTAINERS);
     let container = container.workload(&GROWING).detach();
     let before = container.report();
-    goes_on_early(&container, || drop(container.checkpoint(&["--rw"])));
+    is_resumed_early(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
 }
 
@@ -292,11 +306,15 @@ fn compression(image: &Image) -> String {
     let line = format!("ctr -n {NAMESPACE} content get {digest} | tar -xO {MANIFEST}");
     let manifest = command("bash", &["-o", "pipefail", "-c", &line]).ok();
     let compression = &json(&manifest.stdout)["options"]["compression"];
-    compression.as_str().unwrap_or_default().to_owned()
+    let compression = compression.as_str();
+    compression
+        .unwrap_or_else(|| panic!("no compression in {manifest}"))
+        .to_owned()
 }
 
 #[test]
-fn a_task_that_stands_still_does_not_wait_for_compression_without_idle_cores() {
+fn a_paused_task_does_not_wait_for_compression_without_idle_cores() {
+    let _lock = alone();
     let container = growing("waits");
     let before = container.report();
     let image = container.checkpoint(&["--rw"]);
@@ -314,18 +332,16 @@ fn a_task_that_stands_still_does_not_wait_for_compression_without_idle_cores() {
     for flags in [told, EARLY_FOR_CONTAINERS] {
         let container = Run::new("compressed").flags(&flags);
         let container = container.workload(&GROWING).detach();
-        let mut seen = Vec::new();
-        // A state request of another client makes a task stand still to the end.
-        let compressed = (0..20).any(|_| {
-            seen.push(compression(&container.checkpoint(&["--rw"])));
-            seen.last().is_some_and(|how| how == "zstd")
-        });
-        assert!(compressed, "{flags:?}: {seen:?}");
+        for _ in 0..ROUNDS {
+            let image = container.checkpoint(&["--rw"]);
+            assert_eq!(compression(&image), "zstd", "{flags:?}");
+        }
     }
 }
 
 #[test]
 fn a_task_that_its_owner_paused_is_paused_after_a_checkpoint_of_its_container() {
+    let _lock = shared();
     let container = growing("owner");
     let before = container.report();
     for _ in 0..ROUNDS {
@@ -345,6 +361,7 @@ fn a_task_that_its_owner_paused_is_paused_after_a_checkpoint_of_its_container() 
 
 #[test]
 fn a_pause_of_the_owner_outlasts_a_checkpoint_to_a_path() {
+    let _lock = shared();
     let container = growing("kept");
     let before = container.report();
     ctr_ok(&["task", "pause", container.id()]);
@@ -356,6 +373,7 @@ fn a_pause_of_the_owner_outlasts_a_checkpoint_to_a_path() {
 
 #[test]
 fn a_relative_path_is_refused_and_the_container_runs_on() {
+    let _lock = shared();
     let container = growing("relative");
     let before = container.report();
     let refusal = if ctr_sends_flags() {

@@ -196,6 +196,20 @@ fn a_checkpoint_in_place_is_restored_with_figures() {
     assert!(read(log.as_ref()).contains("Restore finished successfully"));
 }
 
+/// Asserts that an export begins as a file of this compression does.
+#[track_caller]
+fn is_compressed(file: &Path, compression: &str) {
+    let bytes = fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let found = match bytes.as_slice() {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
+        [0x1f, 0x8b, ..] => "gzip",
+        // The magic of a tar file is at 257.
+        tar if tar.get(257..262) == Some(b"ustar") => "none",
+        _ => "unknown",
+    };
+    assert_eq!(found, compression);
+}
+
 #[test]
 fn an_exported_checkpoint_is_imported_after_the_container_is_removed() {
     let exports = Folder::new("exports");
@@ -215,6 +229,7 @@ fn an_exported_checkpoint_is_imported_after_the_container_is_removed() {
         container
             .checkpoint(&["--export", &file, "--compress", compression])
             .ok();
+        is_compressed(file.as_ref(), compression);
         container.remove();
         podman(&["volume", "rm", &volume]).ok();
 

@@ -1,4 +1,4 @@
-//! Nobody waits for a checkpoint but the one who asked for it.
+//! Other requests are answered while a checkpoint is being taken.
 //!
 //! The checkpoint is stopped by a gate in runc's place, so it is under way for
 //! exactly as long as the story wants, and an answer that comes at all came
@@ -6,14 +6,14 @@
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cedana_integration::api::Status;
 use cedana_integration::{Container, Gate, Refused, Run, Task, unique};
 
-/// "Milliseconds" with room for a loaded machine; a checkpoint that is waited
-/// for would be waited for until the gate opens, which is after the answer.
-const PROMPT: Duration = Duration::from_secs(2);
+/// The bound of a wait for an answer, generous for a loaded machine. An answer that
+/// needs the end of the checkpoint never comes: the gate opens after the answer.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// A checkpoint that has begun and cannot end before the gate opens.
 struct Stopped {
@@ -42,12 +42,10 @@ impl Stopped {
     ) -> T {
         let (tell, told) = mpsc::channel();
         let task = task.clone();
-        let asked = Instant::now();
         thread::spawn(move || tell.send(ask(&task)));
         let answer = told
-            .recv_timeout(PROMPT)
-            .unwrap_or_else(|_| panic!("{what}: no answer in {PROMPT:?} during a checkpoint"));
-        println!("{what}: {:?}", asked.elapsed());
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("{what}: no answer in {PATIENCE:?} during a checkpoint"));
         let over = self.done.try_recv();
         assert!(over.is_err(), "the checkpoint was over too early: {over:?}");
         answer.unwrap_or_else(|refused| panic!("{what}: {refused}"))
@@ -112,8 +110,8 @@ fn a_wait_answers_when_the_container_ends_during_its_checkpoint() {
     let checkpoint = Stopped::of(&container, gate);
 
     checkpoint.meanwhile(&task, "Kill", |t| t.kill("", 9, false));
-    let exit = told.recv_timeout(PROMPT);
-    let exit = exit.unwrap_or_else(|_| panic!("Wait: no answer in {PROMPT:?}"));
+    let exit = told.recv_timeout(PATIENCE);
+    let exit = exit.unwrap_or_else(|_| panic!("Wait: no answer in {PATIENCE:?}"));
     assert_eq!(exit.map(|e| e.exit_status).ok(), Some(137));
 
     checkpoint.gate.open();

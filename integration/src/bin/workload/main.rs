@@ -1,4 +1,5 @@
-//! A program whose state can be questioned, so that a restore can be believed.
+//! A program that verifies its own state, so that a story can tell a restored
+//! process from a new one.
 //!
 //! A liveness check cannot tell a restored process from a fresh one. This
 //! program draws a random nonce when it starts and derives everything it holds
@@ -95,6 +96,12 @@ fn main() {
             "--ballast" => {
                 let pattern = Pattern::fill(!nonce, number(&value()) << 20);
                 checks.push(Box::new(move |r| r.check("ballast", pattern.verify())));
+            }
+            "--compressible-memory" => {
+                let memory = memory::Compressible::fill(nonce, number(&value()) << 20);
+                checks.push(Box::new(move |r| {
+                    r.check("compressible-memory", memory.verify())
+                }));
             }
             "--shared-memory" => {
                 let segment = expect(memory::Shared::fill(nonce, number(&value()) << 20));

@@ -27,6 +27,35 @@ impl Pattern {
     }
 }
 
+/// Memory that compresses well, filled from a seed.
+pub(crate) struct Compressible {
+    seed: u64,
+    words: Vec<u64>,
+}
+
+impl Compressible {
+    pub(crate) fn fill(seed: u64, bytes: usize) -> Self {
+        let words = (0..bytes as u64 / 8).map(|i| sparse(seed, i)).collect();
+        Self { seed, words }
+    }
+
+    pub(crate) fn verify(&self) -> Result<(), String> {
+        let wrong = (0..)
+            .zip(&self.words)
+            .filter(|&(i, &w)| w != sparse(self.seed, i))
+            .count();
+        match wrong {
+            0 => Ok(()),
+            n => Err(format!("{n} of {} words differ", self.words.len())),
+        }
+    }
+}
+
+/// The same word of `seed`, but for every 64th.
+fn sparse(seed: u64, i: u64) -> u64 {
+    word(seed, if i.is_multiple_of(64) { i } else { 1 })
+}
+
 /// A file of /dev/shm that has no name any more: shared memory as databases use it.
 pub(crate) struct Shared {
     seed: u64,

@@ -1,0 +1,109 @@
+//! What a failed checkpoint or restore leaves behind.
+//!
+//! Stories of one program run in parallel, so a snapshot of the whole machine sees
+//! other stories' containers. Here only what carries the story's own names counts:
+//! the container's id, its bundle, its directory of images.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::eventually;
+
+/// Processes of a checkpoint or a restore, by the beginnings of their names. A shim
+/// lives as long as its container is known, so it is none of them.
+const PROGRAMS: [&str; 4] = ["cedana-", "criu", "runc", "crun"];
+
+/// Directories that hold temporary files.
+const TEMPORARY: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+
+/// Prefixes of directories that cedana-runc makes for one restore.
+const PREFIXES: [&str; 2] = ["cedana-restore-", "cedana-unpacked-"];
+
+/// What carried a story's names before the failure.
+pub struct Leaks {
+    names: Vec<String>,
+    before: BTreeSet<String>,
+}
+
+impl Leaks {
+    /// Remembers what carries one of `names` now. The names are long enough to be in
+    /// no other story: ids and paths made by [`crate::unique`].
+    #[track_caller]
+    pub fn before(names: &[&str]) -> Self {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let before = carriers(&names);
+        Self { names, before }
+    }
+
+    /// Waits until nothing new carries the names. The sockets in `/run/cedana/lazy` are
+    /// not looked at: their names hold a PID, which belongs to no story.
+    #[track_caller]
+    pub fn none(&self) {
+        eventually("a failure leaves nothing behind", || {
+            let now = carriers(&self.names);
+            let left: Vec<_> = now.difference(&self.before).cloned().collect();
+            match left.is_empty() {
+                true => Ok(()),
+                false => Err(left.join("\n")),
+            }
+        });
+    }
+}
+
+/// Processes, mounts and temporary files that carry one of `names`.
+fn carriers(names: &[String]) -> BTreeSet<String> {
+    let carries = |text: &str| names.iter().any(|name| text.contains(name.as_str()));
+    let mut found = BTreeSet::new();
+    for process in entries("/proc") {
+        let comm = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        let known = PROGRAMS.iter().any(|program| comm.starts_with(program));
+        if known && traces(&process).iter().any(|text| carries(text)) {
+            found.insert(format!("process {} {}", process.display(), comm.trim()));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo");
+    let mounts = mounts.unwrap_or_else(|error| panic!("mountinfo: {error}"));
+    for mount in mounts.lines().filter(|mount| carries(mount)) {
+        // Without the ids of the mounts, which a new mount may reuse.
+        let place = mount.split(' ').skip(3).collect::<Vec<_>>().join(" ");
+        found.insert(format!("mount {place}"));
+    }
+    for file in TEMPORARY.iter().flat_map(|place| entries(place)) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let inside = || entries(&file.display().to_string());
+        let ours = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let of_the_story = || {
+            inside().iter().any(|path| {
+                let target = fs::read_link(path).unwrap_or_default();
+                carries(&target.display().to_string())
+                    || fs::read(path).is_ok_and(|text| carries(&String::from_utf8_lossy(&text)))
+            })
+        };
+        if carries(&name) || (ours && of_the_story()) {
+            found.insert(format!("file {}", file.display()));
+        }
+    }
+    found
+}
+
+/// Texts in which a process names its container: CRIU's command line doesn't, but
+/// its working directory and its descriptors do.
+fn traces(process: &Path) -> Vec<String> {
+    let text = |name: &str| {
+        let bytes = fs::read(process.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let descriptors = entries(&process.join("fd").display().to_string());
+    let links = descriptors.into_iter().chain([process.join("cwd")]);
+    let targets = links.filter_map(|link| Some(fs::read_link(link).ok()?.display().to_string()));
+    targets.chain([text("cmdline"), text("environ")]).collect()
+}
+
+/// The paths in a directory; none if it does not exist.
+fn entries(place: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(place).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
