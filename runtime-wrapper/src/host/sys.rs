@@ -125,30 +125,36 @@ pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
     }
 }
 
-/// Replaces this process's `comm` and, by a name of the same length, the first
-/// word of its command line.
+/// Replaces this process's `comm`, and its command line if the name fits into it: a
+/// user that kills processes by their command lines (`pkill -f`) tells them apart.
 pub(crate) fn rename(name: &CStr) {
     let _ = prctl::set_name(name);
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Field 48 is the address of the first argument (proc(5)); what follows the
-    // name begins with field 3.
-    let start = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(45)?.parse::<usize>().ok());
-    let as_long = std::env::args_os()
-        .next()
-        .is_some_and(|first| first.len() == name.count_bytes());
-    if let Some(start) = start.filter(|start| *start != 0 && as_long) {
-        // SAFETY: the kernel put the first argument there, in writable memory of
-        // this process; it is exactly as long, and nothing holds a reference to it.
+    let Some((start, length)) = arguments(&stat) else {
+        return;
+    };
+    if length > name.count_bytes() {
+        let arguments = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        // SAFETY: the kernel put the arguments there, one after the other, in writable
+        // memory of this process. It is longer than the name, and nothing holds a
+        // reference to it: `std::env::args` copies on each call, and reads empty
+        // strings from now on.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                name.as_ptr().cast::<u8>(),
-                std::ptr::with_exposed_provenance_mut::<u8>(start),
-                name.count_bytes(),
-            );
+            arguments.write_bytes(0, length);
+            arguments.copy_from_nonoverlapping(name.as_ptr().cast::<u8>(), name.count_bytes());
         }
     }
+}
+
+/// The address and the length of a process's arguments, from /proc/PID/stat.
+fn arguments(stat: &str) -> Option<(usize, usize)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    // Fields 48 and 49 (proc(5)); what follows the name begins with field 3.
+    let mut fields = rest.split_ascii_whitespace().skip(45);
+    let start: usize = fields.next()?.parse().ok()?;
+    let end: usize = fields.next()?.parse().ok()?;
+    let length = end.checked_sub(start)?;
+    (start != 0).then_some((start, length))
 }
 
 /// Closes every descriptor but the standard ones. To be called before any value of

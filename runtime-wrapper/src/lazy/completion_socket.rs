@@ -28,6 +28,25 @@ pub(super) fn path(init: i32) -> Option<PathBuf> {
     Some(Path::new(DIR).join(format!("{init}-{started}")))
 }
 
+/// Removes the sockets of containers that have ended: a page source that is killed
+/// together with its watchdog leaves one.
+fn remove_stale(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let parts = name.to_str().and_then(|name| name.split_once('-'));
+        let Some((init, started)) = parts else {
+            continue;
+        };
+        let (Ok(init), Ok(started)) = (init.parse(), started.parse::<u64>()) else {
+            continue;
+        };
+        if procfs::started(init) != Some(started) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The source's end.
 pub(super) struct CompletionSocket {
     path: PathBuf,
@@ -44,6 +63,7 @@ impl CompletionSocket {
                 .mode(0o700)
                 .create(dir)?;
         }
+        remove_stale(Path::new(DIR));
         // A PID and a start time name one process only, so the file is a leftover.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -87,5 +107,25 @@ impl CompletionSocket {
 impl AsFd for CompletionSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_ended_containers_are_removed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let own = std::process::id().cast_signed();
+        let started = procfs::started(own).expect("this process runs");
+        let name = |started: u64| dir.path().join(format!("{own}-{started}"));
+        for path in [name(started), name(started + 1), dir.path().join("other")] {
+            fs::write(path, "").expect("write");
+        }
+        remove_stale(dir.path());
+        assert!(name(started).exists());
+        assert!(!name(started + 1).exists());
+        assert!(dir.path().join("other").exists());
     }
 }

@@ -23,6 +23,7 @@ use cedana_checkpoint::lazy::{ends_with_last_word, is_gone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::completion_socket;
 use super::control::Control;
 use super::ledger::Ledger;
 use super::messages::{Container, ToRestore, ToSource};
@@ -100,8 +101,11 @@ impl Shared {
         if let Some(init) = watch(container)
             && !ended(init.as_fd())
         {
+            let socket = completion_socket::path(container.init);
             self.report.kill(reason);
             kill_container(container, init.as_fd());
+            // The source was killed and could not remove it.
+            let _ = socket.map(std::fs::remove_file);
         }
     }
 

@@ -169,7 +169,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether init is still the process of the first attempt.
-    fn init_is_alive(&self) -> bool {
+    pub(super) fn init_is_alive(&self) -> bool {
         !self.init.has_ended()
     }
 

@@ -69,5 +69,9 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         if !attempts.let_run(reporter) {
             return Err(prepared.interrupted());
         }
+        // CRIU would say that there is no such container.
+        if !attempts.init_is_alive() {
+            return Err(prepared.ended());
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! What every attempt at a checkpoint needs.
 
-use cedana_checkpoint::criu::Version;
+use cedana_checkpoint::criu::{Cause, Version};
 use cedana_config::Config;
 use serde_json::Value;
 
 use super::doubt::Doubt;
 use crate::cli::Request;
 use crate::commands::error::Error;
+use crate::criu::Failure;
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
 use crate::oci::runtime::Runtime;
@@ -72,6 +73,12 @@ impl Prepared<'_> {
             id: self.request.id.clone(),
             doubt,
         }
+    }
+
+    /// The container ended while an attempt was made, which then failed.
+    pub(super) fn ended(&self) -> Error {
+        let failure = Failure::without_log(Cause::Ended.to_string());
+        Error::failed(self.request, failure)
     }
 
     /// The caller ended the command before the checkpoint began.
