@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn an_empty_namespace_has_no_image() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/inspect/data");
         let dir = tempfile::tempdir().expect("tempdir");
         let copy = |from: &str, to: &str| {
             fs::copy(data.join(from), dir.path().join(to)).expect("copy");

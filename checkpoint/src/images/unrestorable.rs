@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_dump_of_ordinary_programs_has_none() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/inspect/data");
         assert_eq!(unrestorable(&data).expect("whole"), []);
         assert!(deleted_directories(&data).expect("whole").is_empty());
         assert_eq!(with_tiles(&Dir(&data)).expect("whole"), None);

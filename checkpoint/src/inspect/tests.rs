@@ -11,7 +11,7 @@ use super::*;
 use crate::images::{SocketKind, TcpState, network, sockets, verify};
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/inspect/data")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/inspect/data")
 }
 
 fn copy_of_data() -> tempfile::TempDir {
