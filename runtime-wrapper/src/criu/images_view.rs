@@ -18,7 +18,7 @@ use std::sync::Arc;
 use cedana_checkpoint::format::contents::{self, Directory};
 use cedana_checkpoint::format::manifest::{Machine, Manifest};
 use cedana_checkpoint::format::pages::Damage;
-use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, Unfit, unpack};
 use cedana_checkpoint::fuse::{Root, Server, Unavailable};
 use cedana_checkpoint::images;
@@ -63,7 +63,7 @@ enum How {
     Served(Server),
     /// What may come later is never read.
     ServedInPart(Server),
-    Within(Store),
+    Within(Staging),
     Temporary(TempDir),
 }
 
@@ -107,7 +107,7 @@ impl Shown {
         unavailable: Unavailable,
         tell: impl Fn(&str),
     ) -> Result<Self, Error> {
-        let place = match Store::prepare(dir, Durability::Copied) {
+        let place = match Staging::prepare(dir, Durability::Copied) {
             Ok(store) => How::Within(store),
             // Read-only, full, or in use: whatever it is, there is another.
             Err(_) => match tempfile::Builder::new()

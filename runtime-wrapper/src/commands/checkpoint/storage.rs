@@ -1,4 +1,4 @@
-//! A checkpoint's way to disk: where CRIU writes, who follows it, and what is
+//! A checkpoint's way to disk: where CRIU writes, what stores it meanwhile, and what is
 //! left to do when CRIU is done.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{self, Expected, Followed, Follower};
+use cedana_checkpoint::capture::{self, Capture, Captured, Expected};
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
 use cedana_checkpoint::format::pages::Compression;
-use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_config::Config;
@@ -58,8 +58,8 @@ pub(super) enum Criu {
 /// A checkpoint that is being taken.
 pub(super) struct Storing<'a> {
     request: &'a Request,
-    store: Store,
-    follower: Option<Follower>,
+    store: Staging,
+    capture: Option<Capture>,
     compression: Compression,
     ends: bool,
     observer: Arc<Observer>,
@@ -95,13 +95,13 @@ impl Paths {
 }
 
 impl<'a> Storing<'a> {
-    /// Makes a place for the images, and follows CRIU there if `follow`. `waits` says
+    /// Makes a place for the images, and captures them there if `capture`. `waits` says
     /// that the container stands still until its caller has the checkpoint stored.
     pub(super) fn begin(
         request: &'a Request,
         config: &Config,
         dump: &Dump,
-        follow: bool,
+        capture: bool,
         waits: bool,
         expected: Option<Expected>,
         observer: Arc<Observer>,
@@ -112,12 +112,12 @@ impl<'a> Storing<'a> {
             false => Durability::Disk,
         };
         let store = match dump.lazy {
-            true => Store::in_place(&dir),
-            false => Store::prepare(&dir, durability),
+            true => Staging::in_place(&dir),
+            false => Staging::prepare(&dir, durability),
         };
         let store = store.map_err(|source| in_store(request, source))?;
         let compression = compression::choose(config, waits && durability == Durability::Copied);
-        let follower = match follow {
+        let capture = match capture {
             true => {
                 let options = capture::Options {
                     compression,
@@ -125,15 +125,15 @@ impl<'a> Storing<'a> {
                     flush: durability == Durability::Disk,
                     expected,
                 };
-                let follower = Follower::start(store.place(), options, Arc::clone(&observer));
-                Some(follower.map_err(|source| in_follower(request, source))?)
+                let capture = Capture::start(store.place(), options, Arc::clone(&observer));
+                Some(capture.map_err(|source| in_capture(request, source))?)
             }
             false => None,
         };
         Ok(Self {
             request,
             store,
-            follower,
+            capture,
             compression,
             ends: dump.ends,
             observer,
@@ -189,10 +189,10 @@ impl<'a> Storing<'a> {
     ) -> Result<(), Error> {
         let request = self.request;
         let dumped = self.start.elapsed();
-        let followed = match self.follower.take() {
-            Some(follower) => {
-                let followed = follower.finish();
-                Some(followed.map_err(|source| in_follower(request, source))?)
+        let captured = match self.capture.take() {
+            Some(capture) => {
+                let captured = capture.finish();
+                Some(captured.map_err(|source| in_capture(request, source))?)
             }
             None => None,
         };
@@ -201,12 +201,12 @@ impl<'a> Storing<'a> {
             None => Ok(None),
         };
         let parent = parent.map_err(|source| in_store(request, source))?;
-        let Some(Followed {
+        let Some(Captured {
             files,
             raw_bytes,
             stored_bytes,
             punched,
-        }) = followed
+        }) = captured
         else {
             return self
                 .store
@@ -283,9 +283,9 @@ impl<'a> Storing<'a> {
         })
     }
 
-    /// Stops following and removes what was written.
+    /// Stops the capture and removes what was written.
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
-        self.follower = None;
+        self.capture = None;
         self.store.abandon()
     }
 }
@@ -353,7 +353,7 @@ fn in_store(request: &Request, source: publish::Error) -> Error {
     }
 }
 
-fn in_follower(request: &Request, source: capture::Error) -> Error {
+fn in_capture(request: &Request, source: capture::Error) -> Error {
     Error::Follow {
         id: request.id.clone(),
         source,
