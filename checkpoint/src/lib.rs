@@ -1,16 +1,17 @@
 //! The checkpoint engine: what this project knows of CRIU and of the files of a
 //! checkpoint. It knows nothing of containerd, Docker or runc, so that every
-//! front end (the runtime wrapper today) asks the same questions in one place.
+//! front end (the runtime wrapper today) can use it.
 //!
 //! ```text
 //! criu/      the program: its version, its configuration, what its log means
 //! images/    the files that CRIU writes
 //! format/    the files that Cedana stores in their place: manifest, pages, layout
-//! inspect/   what is in a checkpoint, for people and programs
+//! inspect/   the contents of a checkpoint, for people and programs
 //! capture/   storing page images while CRIU writes them
 //! fuse/      a stored checkpoint as a directory that CRIU reads
-//! lazy/      the page source: memory for a container that runs already
-//! progress   how far a checkpoint is
+//! lazy/      the page source: memory for a container that is already running
+//! progress   progress of a checkpoint
+//! sys        system calls that neither the standard library nor nix offers
 //! ```
 //!
 //! `capture`, `fuse`, `lazy` and `inspect` build on `format`, which builds on

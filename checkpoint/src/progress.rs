@@ -1,29 +1,29 @@
-//! How far a checkpoint is, for whoever wants to show it.
+//! Progress of a checkpoint, for display.
 
-/// What is going on.
+/// A phase of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// CRIU is writing, and the application stands still.
+    /// CRIU is writing; the application is frozen.
     Dump,
-    /// CRIU is done; what it wrote is being compressed.
+    /// CRIU is done; the rest of its page images is being compressed.
     Compress,
-    /// Everything is being brought to disk and to its place.
+    /// The checkpoint is being synced and published.
     Sync,
 }
 
-/// How far it is.
+/// Progress within a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is going on.
+    /// The current phase.
     pub phase: Phase,
     /// Bytes of memory that CRIU has written so far.
     pub raw: u64,
-    /// How many of them have been read and stored.
+    /// Bytes of `raw` that have been read and stored.
     pub done: u64,
-    /// Bytes that those take as stored.
+    /// Bytes that `done` takes as stored.
     pub stored: u64,
 }
 
-/// Is told now and then, from any thread, and must return at once: a thread
-/// that tells does nothing else meanwhile.
+/// Callback for progress. Workers call it from any thread and wait for it, so it
+/// must return at once.
 pub type Observer = dyn Fn(Progress) + Send + Sync;

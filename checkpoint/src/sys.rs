@@ -1,19 +1,19 @@
-//! The few calls that neither the standard library nor `nix` offers.
+//! System calls that neither the standard library nor `nix` offers.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use nix::libc;
 
-/// Begins to write to disk what of a file is still only in memory, and doesn't
-/// wait for it: a later sync has the less to do. A hint, so it can't fail.
+/// Starts writeback of a file's dirty pages without waiting, so that a later sync
+/// has less to do. A hint: errors are ignored.
 pub(crate) fn start_writing(file: &File) {
     // SAFETY: sync_file_range takes a descriptor, which `file` keeps open, and
     // numbers; no memory.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
-/// The lowest priority there is, as a nice value.
+/// The lowest priority, as a nice value.
 const LOWEST: libc::c_int = 19;
 
 /// This thread's id.
@@ -29,14 +29,14 @@ pub(crate) fn priority() -> i32 {
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
-/// Lets this thread run where no other wants to.
+/// Gives this thread the lowest priority.
 pub(crate) fn lower_priority() {
     // SAFETY: setpriority takes three numbers.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST) };
 }
 
-/// Gives a thread a priority back. False if that is not allowed, which it is to
-/// those with CAP_SYS_NICE.
+/// Sets a thread's priority. False if that is not allowed: raising it takes
+/// CAP_SYS_NICE.
 pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
     let Ok(thread) = libc::id_t::try_from(thread) else {
         return false;
@@ -45,8 +45,8 @@ pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) == 0 }
 }
 
-/// Lets this thread's reads wait for everybody else's, where the disk's
-/// scheduler knows such a thing: the last of the eight usual levels.
+/// Gives this thread the last of the eight best-effort I/O levels: its reads wait
+/// for all others', if the disk's scheduler has I/O priorities.
 pub(crate) fn lower_disk_priority() {
     const WHO_PROCESS: libc::c_int = 1;
     const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;

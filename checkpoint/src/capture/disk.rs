@@ -1,16 +1,15 @@
-//! Getting what is stored to disk while the rest is still being compressed, so
-//! that nothing is left to wait for when the checkpoint is synced.
+//! Writes stored frames to disk while the rest is still being compressed, so that
+//! the sync at the end has little left to wait for.
 //!
-//! What is to last goes past the page cache (`O_DIRECT`), in large blocks, by a
-//! thread that has nothing else to do. In the page cache it would be dirty, beside
-//! all that CRIU has written and that waits for its turn; and a kernel with much
-//! that is dirty slows down whoever makes more of it (`balance_dirty_pages`), CRIU
-//! and us alike, while the application stands still. It costs a copy into an
-//! aligned buffer in place of one into the cache.
+//! A dedicated thread writes past the page cache (`O_DIRECT`), in large blocks. In
+//! the page cache the data would be dirty, in addition to what CRIU has written.
+//! With many dirty pages the kernel slows down every writer
+//! (`balance_dirty_pages`), CRIU included, while the application is frozen. The
+//! cost is a copy into an aligned buffer in place of one into the cache.
 //!
-//! Where a file system can't do that, the file is written as usual, and the thread
-//! has the kernel begin with the disk's part early: beginning to write blocks as
-//! soon as the disk's queue is full, and a worker has better things to do then.
+//! If the file system has no `O_DIRECT`, the file is written as usual and the thread
+//! makes the kernel start write-back early. That call blocks when the disk's queue
+//! is full, so workers don't make it.
 //!
 //! Nothing is synced here: that is done for all files at once, in the end, at the
 //! cost of one commit of the file system's journal ([`crate::format::publish`]).
@@ -30,14 +29,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::Error;
 use crate::sys;
 
-/// How much is written at once: a disk's full speed takes long requests.
+/// Length of a write: a disk needs long requests for its full speed.
 const BLOCK: usize = 4 << 20;
 
-/// What memory, offsets and lengths are aligned to: a page, which is a multiple of
+/// Alignment of memory, offsets and lengths: a page, which is a multiple of
 /// any disk's block.
 const ALIGNED: usize = 4096;
 
-/// Blocks that may wait for the disk. Whoever has another waits with it.
+/// Blocks that may wait for the disk. A worker with another one waits.
 const WAITING: usize = 3;
 
 /// How many files may be written past the page cache at one time, each of which
@@ -45,48 +44,47 @@ const WAITING: usize = 3;
 /// another that isn't stored yet.
 const STREAMS: usize = 2;
 
-/// What the buffers take at most, in bytes: blocks that wait, one that is written,
-/// and those that are being filled.
+/// Maximum size of all buffers in bytes: waiting blocks, the one being written, and
+/// those being filled.
 pub(super) const MEMORY: u64 = ((WAITING + 1 + STREAMS) * BLOCK) as u64;
 
-/// The kernel is told to begin with a file each time that this many bytes of it
-/// are new: often enough that the disk never idles, seldom enough that its
-/// requests are long.
+/// Write-back of a file is started each time it has grown by this many bytes: often
+/// enough that the disk never idles, seldom enough that its requests are long.
 const BEGIN: u64 = 8 << 20;
 
-/// The thread, and what became of what it was given.
+/// The writing thread, with its result.
 pub(super) struct Disk {
     queue: Queue,
     thread: JoinHandle<Result<(), Error>>,
 }
 
-/// The way to the thread.
+/// The queue of jobs for the thread.
 #[derive(Clone)]
 pub(super) struct Queue {
     jobs: SyncSender<Job>,
     /// How many more files may go past the page cache.
     places: Arc<AtomicUsize>,
-    /// Buffers that are to be used again.
+    /// Buffers for reuse.
     spare: Arc<Mutex<Vec<Buffer>>>,
 }
 
 enum Job {
-    /// Begin to write what is new in the page cache.
+    /// Start write-back of the page cache.
     Begin(Arc<File>),
     Write {
         file: Arc<File>,
         path: Arc<PathBuf>,
         buffer: Buffer,
         offset: u64,
-        /// It is the last one: the file's length.
+        /// The file's length if this block is the last one.
         end: Option<u64>,
     },
-    /// There won't be another.
+    /// No more jobs follow.
     End,
 }
 
 impl Disk {
-    /// Starts it. Without `direct` there is no memory for buffers.
+    /// Starts the thread. Without `direct` no buffers are used.
     pub(super) fn start(direct: bool) -> io::Result<Self> {
         let (jobs, todo) = sync_channel(WAITING);
         let queue = Queue {
@@ -105,13 +103,12 @@ impl Disk {
         self.queue.clone()
     }
 
-    /// Waits until all of it is done. The streams that are left can't write any
-    /// more.
+    /// Waits until all jobs are done. Remaining streams can't write any more.
     ///
     /// # Errors
-    /// The first thing that the disk didn't take.
+    /// The first write that failed.
     pub(super) fn join(self) -> Result<(), Error> {
-        // Nobody is there after an error, which is what the thread returns.
+        // Fails if the thread has ended with an error, which it returns.
         let _ = self.queue.jobs.send(Job::End);
         match self.thread.join() {
             Ok(result) => result,
@@ -147,7 +144,7 @@ fn work(jobs: &Receiver<Job>, spare: &Mutex<Vec<Buffer>>) -> Result<(), Error> {
 fn write(file: &File, buffer: &Buffer, offset: u64, end: Option<u64>) -> io::Result<()> {
     let bytes = buffer.blocks();
     match file.write_all_at(bytes, offset) {
-        // A disk with other ideas of what is aligned.
+        // The disk requires another alignment.
         Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
             fcntl(file, FcntlArg::F_SETFL(OFlag::empty()))?;
             file.write_all_at(bytes, offset)?;
@@ -161,14 +158,14 @@ fn write(file: &File, buffer: &Buffer, offset: u64, end: Option<u64>) -> io::Res
 }
 
 impl Queue {
-    /// Has the kernel begin to write what is new of a file in the page cache.
+    /// Starts write-back of a file that is in the page cache.
     pub(super) fn begin(&self, file: Arc<File>) {
-        // A hint: where one is waiting there is enough to do.
+        // A hint: a full queue keeps the disk busy anyway.
         let _ = self.jobs.try_send(Job::Begin(file));
     }
 
-    /// A place among the files that go past the page cache, if this one can and
-    /// there is one left.
+    /// A place among the files that go past the page cache; `None` if the file
+    /// system has no `O_DIRECT` or all places are taken.
     fn place(&self, file: &File) -> Option<Place> {
         let fewer = |places: usize| places.checked_sub(1);
         self.places.fetch_update(Relaxed, Relaxed, fewer).ok()?;
@@ -197,12 +194,12 @@ pub(super) struct Stream {
 
 enum Way {
     Cached {
-        /// Bytes since the disk was last given something to do.
+        /// Bytes written since write-back was last started.
         unbegun: u64,
     },
     Direct {
         buffer: Buffer,
-        /// Where the buffer goes.
+        /// The buffer's offset in the file.
         offset: u64,
         _place: Place,
     },
@@ -218,7 +215,7 @@ impl Drop for Place {
 }
 
 impl Stream {
-    /// Makes the file; with a queue it goes to disk as fast as it can.
+    /// Creates the file; with a queue it is written to disk early.
     pub(super) fn create(path: &Path, queue: Option<Queue>) -> io::Result<Self> {
         let file = create(path)?;
         let place = queue.as_ref().and_then(|queue| queue.place(&file));
@@ -238,7 +235,7 @@ impl Stream {
         })
     }
 
-    /// All is written: gives the last of it to the disk.
+    /// Hands the last block to the disk.
     pub(super) fn end(self) -> io::Result<()> {
         let Some(queue) = self.queue else {
             return Ok(());
@@ -254,8 +251,8 @@ impl Stream {
     }
 }
 
-/// Whether a file can be written past the page cache, which it is from now on.
-/// (An open with the flag that fails may have made the file.)
+/// Sets `O_DIRECT` on a file; false if it can't be. (Opening with the flag may fail
+/// after creating the file.)
 fn goes_past_cache(file: &File) -> bool {
     fcntl(file, FcntlArg::F_SETFL(OFlag::O_DIRECT)).is_ok()
 }
@@ -275,9 +272,9 @@ fn send(
         offset,
         end,
     };
-    // What it met is what is told in the end.
-    let gone = |_| io::Error::other("the disk took no more");
-    queue.jobs.send(job).map_err(gone)
+    // The thread's own error is what `join` returns.
+    let ended = |_| io::Error::other("the disk took no more");
+    queue.jobs.send(job).map_err(ended)
 }
 
 impl Write for Stream {
@@ -310,7 +307,7 @@ impl Write for Stream {
     }
 }
 
-/// Room for a block, aligned.
+/// An aligned buffer for one block.
 struct Buffer {
     memory: Vec<u8>,
     start: usize,
@@ -328,7 +325,7 @@ impl Buffer {
         }
     }
 
-    /// Takes as many bytes as there is room for.
+    /// Copies as many bytes as fit; returns how many.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(BLOCK - self.length);
         let at = self.start + self.length;
@@ -337,7 +334,7 @@ impl Buffer {
         taken
     }
 
-    /// What is in it, up to the end of its last page.
+    /// The contents, up to the end of the last page.
     fn blocks(&self) -> &[u8] {
         &self.memory[self.start..][..self.length.next_multiple_of(ALIGNED)]
     }
@@ -347,7 +344,7 @@ fn lock(spare: &Mutex<Vec<Buffer>>) -> MutexGuard<'_, Vec<Buffer>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a file that is for root alone, as all of a checkpoint is.
+/// Creates a file of mode 0600, like all of a checkpoint.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)

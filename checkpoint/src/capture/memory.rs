@@ -1,28 +1,27 @@
-//! Page images in memory, for as long as they are followed.
+//! Page images in memory (memfds) while they are captured.
 //!
-//! In the page cache of a disk's file system what CRIU writes is dirty, and CRIU
-//! writes faster than it can be stored. Beyond a tenth of the free memory
+//! CRIU writes faster than its images can be stored, and in the page cache of a
+//! disk's file system they are dirty. Beyond a tenth of the free memory
 //! (`vm.dirty_background_ratio`) the kernel begins to write it to disk, for
 //! nothing; a little later it makes CRIU wait for that (`balance_dirty_pages`),
-//! and with it the application. A file without a disk is left alone. Making its
-//! pages takes a little longer, so it is used only where the kernel would
-//! interfere.
+//! and with it the application. A memfd has no write-back. Allocating its
+//! pages takes a little longer, so it is used only where write-back would start.
 //!
-//! Its memory can't be given back before it is stored, so there has to be plenty:
-//! twice what CRIU is going to write, in the machine and within our own cgroup's
-//! limits, and only one checkpoint at a time counts on it.
+//! Its memory can't be freed before it is stored, so twice the expected size must
+//! be available, on the machine and within this process's cgroup limits, and only
+//! one checkpoint at a time uses it.
 //!
 //! CRIU makes its images in a directory (`openat` with `O_CREAT` and `O_TRUNC`,
-//! criu/image.c). Where they are to be in memory there are links already, under
-//! the names that CRIU gives them by turns, to descriptors of ours: nothing but
-//! broken links is left of them when we and CRIU are gone. If there are more images
-//! than links, those are on disk.
+//! criu/image.c). For images in memory, symbolic links to descriptors of this
+//! process exist before, under the names that CRIU uses in turn. When this process
+//! and CRIU have exited, only broken links remain. Images beyond the number of
+//! links are on disk.
 //!
-//! A link names our process, and CRIU, as root, writes to where it leads. Should we
-//! be killed, nobody else may get our PID as long as CRIU runs. The kernel gives
-//! none away that is the ID of a session with a living process, so we begin one,
-//! which CRIU is in. Who has a terminal, or is the first of a process group, can't,
-//! and does without.
+//! A link names this process's PID, and CRIU, as root, writes to its target. If this
+//! process is killed, its PID must not be reused while CRIU runs. The kernel does
+//! not reuse the ID of a session with a living process, so this process starts a
+//! session, which CRIU inherits. A process with a terminal, or a process group
+//! leader, can't start one: then no memory is used.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -37,19 +36,20 @@ use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{getpid, getsid, setsid};
 
-/// What CRIU is going to write.
+/// What CRIU is expected to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
-    /// Bytes of all page images, as far as they are known.
+    /// Bytes of all page images, as far as known.
     pub bytes: u64,
-    /// How many processes there are.
+    /// Number of processes.
     pub processes: usize,
 }
 
-/// Shared memory has images of its own.
+/// Extra images, for shared memory.
 const SHARED: usize = 8;
 
-/// Each takes a descriptor, of which a process has a thousand.
+/// Maximum number of files: each takes a descriptor, and a process may have about
+/// a thousand.
 const MOST: usize = 256;
 
 /// The files, and their links.
@@ -60,7 +60,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Makes files for what is expected, if that is worth it and there is room.
+    /// Creates files for the expected images; `None` if write-back would not start,
+    /// if memory is short, or if the PID could be reused.
     pub(super) fn for_images(dir: &Path, expected: Expected) -> Option<Self> {
         let machine = Machine::now()?;
         if !machine.suits(expected.bytes) {
@@ -69,18 +70,18 @@ impl Memory {
         if !keeps_its_pid() {
             return None;
         }
-        // Whoever has this file locked is another one of us, and its end unlocks it.
+        // Another cedana-runc that uses memory holds this lock until it exits.
         let program = File::open("/proc/self/exe").ok()?;
         let alone = Flock::lock(program, FlockArg::LockExclusiveNonblock).ok()?;
-        // What can't be made is not needed.
+        // On failure the images are on disk.
         let mut memory = Self::make(dir, (expected.processes + SHARED).min(MOST)).ok()?;
         memory._alone = Some(alone);
         Some(memory)
     }
 
-    /// Makes files for so many images.
+    /// Creates files for `files` images.
     pub(super) fn make(dir: &Path, files: usize) -> io::Result<Self> {
-        // Dropped with what there is of it, if that is not all.
+        // Dropping it on an error removes the links made so far.
         let mut memory = Self {
             dir: dir.to_owned(),
             files: HashMap::new(),
@@ -95,7 +96,7 @@ impl Memory {
             let there = fs::metadata(&link);
             let here = file.metadata();
             memory.files.insert(name, file);
-            // Not where /proc is another PID namespace's.
+            // They differ if /proc is another PID namespace's.
             if there?.ino() != here?.ino() {
                 return Err(io::ErrorKind::NotFound.into());
             }
@@ -103,13 +104,13 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Whether a file is one of them, and nothing has been written to it.
+    /// Whether `name` is one of the files and is empty.
     pub(super) fn has_empty(&self, name: &str) -> bool {
         let meta = self.files.get(name).and_then(|file| file.metadata().ok());
         meta.is_some_and(|meta| meta.len() == 0)
     }
 
-    /// Watches each of them being opened and closed.
+    /// Adds a watch for opening and closing of each file.
     pub(super) fn watch(&self, inotify: &Inotify) -> nix::Result<HashMap<WatchDescriptor, String>> {
         let events = AddWatchFlags::IN_OPEN | AddWatchFlags::IN_CLOSE_WRITE;
         self.files
@@ -125,24 +126,24 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         for name in self.files.keys() {
-            // Those that were stored are gone.
+            // Stored ones have been removed already.
             let _ = fs::remove_file(self.dir.join(name));
         }
     }
 }
 
-/// Whether our PID stays ours for as long as a process that we start is there.
+/// Whether this process's PID can't be reused while a child of it runs.
 fn keeps_its_pid() -> bool {
     let leads = getsid(None).is_ok_and(|session| session == getpid());
     leads || (File::open("/dev/tty").is_err() && setsid().is_ok())
 }
 
-/// What decides it, in bytes.
+/// Memory limits of the machine, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
-    /// What can be had without swapping, and within our cgroups' limits.
+    /// Available without swapping and within this process's cgroup limits.
     available: u64,
-    /// So much may be dirty before the kernel begins to write.
+    /// Limit of dirty memory before write-back starts.
     undisturbed: u64,
 }
 
@@ -179,8 +180,8 @@ fn available(meminfo: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// The directories of the cgroups that account for our memory, which is CRIU's,
-/// too: from ours up to the root.
+/// The directories of the cgroups that account for this process's memory and
+/// CRIU's: from this process's cgroup up to the root.
 fn our_cgroups() -> impl Iterator<Item = PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let dir = text.lines().find_map(memory_cgroup);
@@ -205,7 +206,7 @@ fn memory_cgroup(line: &str) -> Option<PathBuf> {
     Some(Path::new(root).join(path.trim_start_matches('/')))
 }
 
-/// What a cgroup's limit leaves, if it has one.
+/// Bytes left below a cgroup's limit; `None` if it has none.
 fn room(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
         let text = fs::read_to_string(dir.join(name)).ok()?;
@@ -227,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_where_the_kernel_would_interfere_and_there_is_plenty() {
+    fn used_only_if_write_back_would_start_and_memory_suffices() {
         let machine = Machine {
             available: 1000,
             undisturbed: 100,
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says() {
+    fn meminfo_and_cgroup_lines_are_parsed() {
         let meminfo = "MemTotal: 24105 kB\nMemFree: 1 kB\nMemAvailable:   23000 kB\n";
         assert_eq!(available(meminfo), Some(23000 * 1024));
         assert_eq!(available("MemTotal: 1 kB"), None);
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroups_limit() {
+    fn room_below_a_cgroup_limit() {
         let dir = tempfile::tempdir().expect("tempdir");
         assert_eq!(room(dir.path()), None);
         for (name, text) in [("memory.max", "max\n"), ("memory.current", "30\n")] {

@@ -1,45 +1,42 @@
 //! Storing page images while CRIU writes them.
 //!
-//! CRIU writes a process's memory to `pages-N.img`, and the application stands
-//! still until it is done. Compressing and reaching the disk take longer than
-//! that, so CRIU doesn't wait for them: its file is used as a pipe in the page
-//! cache. We read behind CRIU, and punch a hole where we have read, so that the
-//! kernel rarely gets to write those blocks to disk at all. If we can't keep up,
-//! the file grows as it would without us, and the kernel's own write-back is
-//! what bounds memory. Where it would begin with that, the file is one without a
-//! disk if there is plenty of memory ([`memory`]).
+//! CRIU writes a process's memory to `pages-N.img` while the application is
+//! frozen. Compression and the disk are slower than CRIU, so CRIU doesn't wait
+//! for them: its file is used as a pipe in the page cache. The workers read
+//! behind CRIU and punch holes into what is stored, so the kernel rarely writes
+//! those blocks to disk. If the workers can't keep up, the file grows as it would
+//! without them, and the kernel's write-back bounds memory. If write-back would
+//! start and there is enough memory, the file is a memfd ([`memory`]).
 //!
 //! ```text
 //! CRIU ──► pages-N.img ─┬─ worker ─ read, compress ─┐  in order
 //!              ▲        └─ worker ─ read, compress ─┴──────────► pages-N.img.zst
 //!              └─────────── punch hole ◄── written ──┘                │
-//! watcher: which files there are, how long, which closed              ▼
+//! watcher: names and lengths of files, which are closed               ▼
 //!                                               disk: past the page cache, early
 //! ```
 //!
 //! **The watcher** ([`watch`]) waits for the directory's events and, while a
-//! file grows, looks at its length now and then. **Workers** ([`work`]) take the
-//! next piece of the first file that has one, a few frames. Whoever is done with
-//! the piece whose turn it is writes it, and those that are ready after it; no
-//! worker waits for another, unless so many pieces are ready that the memory
-//! setting leaves no room for one more.
+//! file grows, polls its length. **Workers** ([`work`]) take the next piece, a few
+//! frames, of the first file that has one. The worker that completes the next
+//! piece in order writes it, and the ready pieces after it. No worker waits for
+//! another, unless the ready pieces use up the memory setting.
 //! **The disk's thread** ([`disk`]) keeps the disk busy with what is written.
 //!
 //! While CRIU runs the workers have the lowest priority: one core is busy with
 //! CRIU and the application's own part in the dump, and the application waits
-//! for both. When CRIU has ended they get the priority of the rest of us; where
-//! that is not allowed (no CAP_SYS_NICE), others are started in their place.
+//! for both. When CRIU has exited they get this process's priority. If that is not
+//! allowed (no CAP_SYS_NICE), new workers replace them.
 //!
 //! CRIU writes a page file from beginning to end, closes it, and doesn't open it
 //! again. This is not taken on trust: before the file is removed, its length
 //! must be what was stored. With [`Compression::None`] nothing is written or
-//! punched, the frames' digests are all there is to do, and the workers keep their
-//! priority.
+//! punched: the workers only compute the frames' digests, and keep their priority.
 //!
-//! If we die, CRIU's file has holes and is worth nothing; so it must not stand
-//! where anybody would take it for a checkpoint ([`crate::format::publish`]). If
-//! CRIU dies, the follower is dropped, and with it stops; what it wrote is
-//! removed with the directory.
+//! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
+//! to a staging directory that is no checkpoint ([`crate::format::publish`]). If
+//! CRIU fails, the caller drops the [`Capture`], which stops it, and removes the
+//! directory with what was stored.
 
 mod disk;
 mod memory;
@@ -62,18 +59,18 @@ use memory::Memory;
 use watch::Watcher;
 use work::Shared;
 
-/// How to store.
+/// How page images are stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// How frames are stored.
     pub compression: Compression,
-    /// What the workers' buffers may take, in bytes. At least one worker with a
-    /// buffer for one frame there will be.
+    /// Limit of the workers' buffers in bytes. There is always one worker with a
+    /// buffer for one frame.
     pub memory: u64,
-    /// Whether the disk is given what is stored at once, because it will be synced.
-    /// What waits in memory, being so much, goes there in any case.
+    /// Whether stored data is written to disk at once, because it will be synced.
+    /// If the page images are in memory it always is, because there is a lot of it.
     pub flush: bool,
-    /// What CRIU is going to write, if that is known.
+    /// What CRIU is expected to write; `None` if unknown.
     pub expected: Option<Expected>,
 }
 
@@ -94,18 +91,18 @@ pub enum Error {
     /// zstd can't be set up.
     #[error("cannot compress: {0}")]
     Encoder(io::Error),
-    /// A page image is not what was read of it.
+    /// CRIU wrote to a page image after closing it.
     #[error("{} has {found} bytes, and {read} were read of it: CRIU wrote to it after it had closed it", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
         /// Its length.
         found: u64,
-        /// What was read.
+        /// Bytes that were read.
         read: u64,
     },
-    /// No thread, or no way to wake one.
-    #[error("cannot start to follow CRIU: {0}")]
+    /// A thread or its pipe could not be created.
+    #[error("cannot start storing page images: {0}")]
     Start(io::Error),
 }
 
@@ -120,47 +117,46 @@ impl Error {
     }
 }
 
-/// What became of the page images of a directory.
+/// The stored page images of a directory.
 #[derive(Debug)]
-pub struct Followed {
-    /// An entry for each file stored, the trailers of plain ones among them.
+pub struct Captured {
+    /// An entry for each stored file, including the tables of plain ones.
     pub files: Vec<Entry>,
     /// Bytes that CRIU wrote.
     pub raw_bytes: u64,
-    /// Bytes they take now.
+    /// Bytes that they take as stored.
     pub stored_bytes: u64,
-    /// False if the file system can't punch holes, so that both CRIU's files and
-    /// ours were there in full.
+    /// False if the file system can't punch holes, so that CRIU's files and the
+    /// stored ones took their full size at the same time.
     pub punched: bool,
 }
 
-/// Follows a CRIU that writes to one directory. Dropping it stops it.
-pub struct Follower {
+/// Capture of the page images that CRIU writes to one directory. Dropping it stops it.
+pub struct Capture {
     shared: Arc<Shared>,
     watcher: Watcher,
-    /// CRIU's files, where they are in memory.
+    /// CRIU's files; `None` if they are on disk.
     memory: Option<Arc<Memory>>,
     workers: Vec<JoinHandle<()>>,
     disk: Option<Disk>,
 }
 
-/// Workers' pieces are at most this long: long enough that taking one and
-/// punching its hole don't show, short enough that the last one is not waited
-/// for.
+/// Maximum length of a worker's piece: long enough that taking one and punching its
+/// hole cost little, short enough that the last one causes no wait.
 const PIECE: u64 = 2 << 20;
 
 /// How many pieces per worker may be in memory: pieces take different times,
 /// and a worker that the scheduler left waiting holds up what comes after it.
 const AHEAD: usize = 8;
 
-impl Follower {
-    /// Begins to follow: page images that are in `dir` now, and those that come.
+impl Capture {
+    /// Starts storing page images: those in `dir` now, and those that CRIU adds.
     ///
     /// # Errors
     /// The directory can't be watched, or no thread be started.
     pub fn start(dir: &Path, options: Options, observer: Arc<Observer>) -> Result<Self, Error> {
         let memory = match options.compression {
-            // They stay where CRIU writes them.
+            // The page images stay where CRIU writes them.
             Compression::None => None,
             Compression::Zstd { .. } => options
                 .expected
@@ -177,9 +173,10 @@ impl Follower {
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        // So much that the kernel would begin to write it anyway.
+        // With page images in memory there is so much that the kernel would write it
+        // anyway.
         let flush = options.flush || memory.is_some();
-        // With little memory all of it is for the workers.
+        // With little memory the workers get all of it.
         let direct = flush && options.memory >= 4 * disk::MEMORY;
         let buffers = options.memory - if direct { disk::MEMORY } else { 0 };
         let disk = match flush {
@@ -195,19 +192,19 @@ impl Follower {
         ));
         let mut watcher = Watcher::start(dir, memory.clone(), &shared);
         if watcher.is_err() && memory.take().is_some() {
-            // There may be no more watches for so many files.
+            // The limit of inotify watches may be reached.
             watcher = Watcher::start(dir, None, &shared);
         }
         let watcher = watcher?;
-        let mut follower = Self {
+        let mut capture = Self {
             shared,
             watcher,
             memory,
             workers: Vec::new(),
             disk,
         };
-        follower.employ(true)?;
-        Ok(follower)
+        capture.start_workers(true)?;
+        Ok(capture)
     }
 
     /// CRIU has written everything: stores what remains, on all cores, and
@@ -215,21 +212,21 @@ impl Follower {
     ///
     /// # Errors
     /// What first went wrong, from the beginning on.
-    pub fn finish(mut self) -> Result<Followed, Error> {
+    pub fn finish(mut self) -> Result<Captured, Error> {
         self.watcher.end();
         if !self.shared.hurry(sys::priority()) {
-            self.employ(false)?;
+            self.start_workers(false)?;
         }
-        self.shared.tell();
+        self.shared.report();
         self.join();
-        // What the disk met is why others failed.
+        // First, because an error of the disk makes workers fail.
         self.disk.take().map_or(Ok(()), Disk::join)?;
-        let followed = self.shared.take();
+        let captured = self.shared.take();
         self.memory = None;
-        followed
+        captured
     }
 
-    fn employ(&mut self, low: bool) -> Result<(), Error> {
+    fn start_workers(&mut self, low: bool) -> Result<(), Error> {
         for _ in 0..self.shared.workers() {
             let shared = Arc::clone(&self.shared);
             let worker = thread::Builder::new()
@@ -250,31 +247,31 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for Capture {
     fn drop(&mut self) {
         self.shared.stop();
         self.watcher.end();
         self.join();
         if let Some(disk) = self.disk.take() {
-            // Whatever it met: nobody wants it any more.
+            // The capture is dropped, so the error has no reader.
             let _ = disk.join();
         }
     }
 }
 
-/// What of the memory setting is for what.
+/// How the memory setting is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     workers: usize,
     /// The most raw bytes of a piece; frames are not split.
     piece: u64,
-    /// The most pieces that are being stored or wait for their turn.
+    /// Maximum number of pieces that are being stored or wait for their turn.
     in_memory: usize,
 }
 
 impl Share {
-    /// A worker has a piece raw, and of each piece in memory there is what is
-    /// stored of it, which may be as long.
+    /// A worker holds one raw piece. Each piece in memory also has its stored form,
+    /// which may be as long.
     fn of(memory: u64, cores: usize) -> Self {
         let frame = u64::from(FRAME);
         let frames = memory / frame;
@@ -289,7 +286,7 @@ impl Share {
     }
 }
 
-/// The name of what a page image is stored as.
+/// Name and kind of the file that a page image is stored as.
 fn stored_name(name: &str, compression: Compression) -> (String, Kind) {
     match compression {
         Compression::None => (name.to_owned(), Kind::Plain),

@@ -31,8 +31,8 @@ const DIRECT: Options = Options {
     ..ZSTD
 };
 
-fn start(dir: &Path, options: Options) -> Follower {
-    Follower::start(dir, options, Arc::new(|_| {})).expect("start")
+fn start(dir: &Path, options: Options) -> Capture {
+    Capture::start(dir, options, Arc::new(|_| {})).expect("start")
 }
 
 /// Bytes of which half compress.
@@ -62,7 +62,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn memory_shared_out() {
+fn memory_setting_is_divided() {
     let frame = u64::from(FRAME);
     let share = |memory, cores| {
         let share = Share::of(memory, cores);
@@ -90,7 +90,7 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
             seen.fetch_max(progress.done, Ordering::Relaxed);
         })
     };
-    let follower = Follower::start(dir.path(), ZSTD, observer).expect("start");
+    let capture = Capture::start(dir.path(), ZSTD, observer).expect("start");
     let path = dir.path().join("pages-1.img");
     let raw = memory(1, 5000);
     let mut file = File::create(&path).expect("create");
@@ -103,13 +103,13 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
     assert!(meta.len() == 16 << 20 && meta.blocks() * 512 < 8 << 20);
     file.write_all(&raw[16 << 20..]).expect("write");
     drop(file);
-    let followed = follower.finish().expect("finish");
+    let captured = capture.finish().expect("finish");
     assert!(!path.exists());
     assert_eq!(stored(dir.path(), "pages-1.img"), raw);
-    assert_eq!(followed.raw_bytes, raw.len() as u64);
-    assert!(followed.punched && followed.stored_bytes < followed.raw_bytes * 6 / 10);
-    let [entry] = &followed.files[..] else {
-        panic!("{followed:?}")
+    assert_eq!(captured.raw_bytes, raw.len() as u64);
+    assert!(captured.punched && captured.stored_bytes < captured.raw_bytes * 6 / 10);
+    let [entry] = &captured.files[..] else {
+        panic!("{captured:?}")
     };
     let path = dir.path().join(&entry.name);
     assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
@@ -120,19 +120,19 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
 #[test]
 fn past_the_page_cache_files_are_the_same() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let follower = start(dir.path(), DIRECT);
+    let capture = start(dir.path(), DIRECT);
     // Of several blocks, of one, of none.
     let sizes = [(1, 10_000), (2, 3), (3, 0)];
     for (id, pages) in sizes {
         let path = dir.path().join(format!("pages-{id}.img"));
         fs::write(path, memory(id, pages)).expect("write");
     }
-    let followed = follower.finish().expect("finish");
+    let captured = capture.finish().expect("finish");
     for (id, pages) in sizes {
         let name = format!("pages-{id}.img");
         assert_eq!(stored(dir.path(), &name), memory(id, pages));
         let entry = format!("{name}.zst");
-        let entry = followed.files.iter().find(|file| file.name == entry);
+        let entry = captured.files.iter().find(|file| file.name == entry);
         let entry = entry.expect("stored");
         let path = dir.path().join(&entry.name);
         assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
@@ -146,8 +146,8 @@ fn files_in_memory_are_stored_and_leave_no_links() {
     let files = Memory::make(dir.path(), 4).expect("files");
     let observer = Arc::new(|_| {});
     let files = Some(Arc::new(files));
-    let follower = Follower::with(dir.path(), DIRECT, files, observer).expect("start");
-    // More than there are links for; and one is never used.
+    let capture = Capture::with(dir.path(), DIRECT, files, observer).expect("start");
+    // One more than there are links, and one link is never used.
     let raw: Vec<_> = [(1, 3000), (2, 0), (4, 1), (5, 300)]
         .map(|(id, pages)| (id, memory(id, pages)))
         .into();
@@ -156,10 +156,10 @@ fn files_in_memory_are_stored_and_leave_no_links() {
         fs::write(&path, raw).expect("write");
         assert_eq!(path.is_symlink(), *id < 5);
     }
-    // The first was closed, which is known without being told of the end.
+    // Its close is seen before `finish`.
     until("stored", || dir.path().join("pages-4.img.zst").exists());
-    let followed = follower.finish().expect("finish");
-    assert_eq!(followed.files.len(), raw.len());
+    let captured = capture.finish().expect("finish");
+    assert_eq!(captured.files.len(), raw.len());
     for (id, raw) in &raw {
         assert_eq!(&stored(dir.path(), &format!("pages-{id}.img")), raw);
     }
@@ -168,13 +168,13 @@ fn files_in_memory_are_stored_and_leave_no_links() {
 }
 
 #[test]
-fn files_of_every_kind() {
+fn empty_short_open_and_foreign_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let write = |name: &str, raw: &[u8]| fs::write(dir.path().join(name), raw).expect("write");
-    // Finished before we came; empty; less than a frame; no page image.
+    // Complete before the start; empty; less than a frame; no page image.
     write("pages-1.img", &memory(1, 3000));
     write("pages-2.img", b"");
-    let follower = start(dir.path(), ZSTD);
+    let capture = start(dir.path(), ZSTD);
     write("pages-3.img", &memory(3, 1));
     write("pages-x.img", b"no");
     write("core-1.img", b"no");
@@ -182,9 +182,9 @@ fn files_of_every_kind() {
         write(&format!("pages-{id}.img"), &memory(id, 10));
     }
     let open = File::create(dir.path().join("pages-60.img")).expect("create");
-    let followed = follower.finish().expect("finish");
+    let captured = capture.finish().expect("finish");
     drop(open);
-    assert_eq!(followed.files.len(), 60);
+    assert_eq!(captured.files.len(), 60);
     assert_eq!(stored(dir.path(), "pages-1.img"), memory(1, 3000));
     assert_eq!(stored(dir.path(), "pages-2.img"), b"");
     assert_eq!(stored(dir.path(), "pages-3.img"), memory(3, 1));
@@ -202,11 +202,11 @@ fn without_compression_files_stay_and_get_digests() {
     let dir = tempfile::tempdir().expect("tempdir");
     let raw = memory(1, 3000);
     fs::write(dir.path().join("pages-1.img"), &raw).expect("write");
-    let followed = start(dir.path(), NONE).finish().expect("finish");
+    let captured = start(dir.path(), NONE).finish().expect("finish");
     let path = dir.path().join("pages-1.img");
     assert_eq!(fs::read(&path).expect("read"), raw);
-    let [pages, table] = &followed.files[..] else {
-        panic!("{followed:?}")
+    let [pages, table] = &captured.files[..] else {
+        panic!("{captured:?}")
     };
     assert_eq!((pages.kind, table.kind), (Kind::Plain, Kind::Table));
     assert_eq!(pages.size, raw.len() as u64);
@@ -214,40 +214,40 @@ fn without_compression_files_stay_and_get_digests() {
 }
 
 #[test]
-fn a_file_that_changes_after_all_is_no_success() {
+fn a_write_after_close_is_an_error() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("pages-1.img");
-    let follower = start(dir.path(), ZSTD);
+    let capture = start(dir.path(), ZSTD);
     fs::write(&path, memory(1, 300)).expect("write");
     // Less than a piece: it is taken only because it was closed.
     until("stored", || dir.path().join("pages-1.img.zst").exists());
     let mut file = File::options().append(true).open(&path).expect("open");
     file.write_all(&[1; 4096]).expect("write");
-    let error = follower.finish().expect_err("changed");
+    let error = capture.finish().expect_err("changed");
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert!(path.exists());
 }
 
 #[test]
-fn dropped_it_stops() {
+fn dropping_stops_the_capture() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let follower = start(dir.path(), ZSTD);
+    let capture = start(dir.path(), ZSTD);
     let mut file = File::create(dir.path().join("pages-1.img")).expect("create");
     file.write_all(&memory(1, 20_000)).expect("write");
-    drop(follower);
+    drop(capture);
     drop(file);
     assert!(dir.path().join("pages-1.img").exists());
 }
 
 #[test]
-fn a_directory_that_is_not_there_and_a_level_that_is_none() {
+fn a_missing_directory_and_an_existing_target_are_errors() {
     let gone = Path::new("/nonexistent");
-    assert!(Follower::start(gone, ZSTD, Arc::new(|_| {})).is_err());
+    assert!(Capture::start(gone, ZSTD, Arc::new(|_| {})).is_err());
     let dir = tempfile::tempdir().expect("tempdir");
     fs::write(dir.path().join("pages-1.img.zst"), b"mine").expect("write");
     fs::write(dir.path().join("pages-1.img"), memory(1, 3)).expect("write");
-    let follower = start(dir.path(), ZSTD);
-    let error = follower.finish().expect_err("in the way").to_string();
+    let capture = start(dir.path(), ZSTD);
+    let error = capture.finish().expect_err("in the way").to_string();
     assert!(error.contains("pages-1.img.zst"), "{error}");
 }
 
@@ -281,20 +281,20 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
         )
         .expect("tmpfs");
         let path = dir.path().join("pages-1.img");
-        let follower = start(dir.path(), ZSTD);
+        let capture = start(dir.path(), ZSTD);
         // CRIU leaves too little room for what we store.
         fs::write(dir.path().join("ghost"), vec![1; 700 << 10]).expect("write");
         fs::write(&path, memory(1, 300)).expect("write");
-        let error = follower.finish().expect_err("full");
+        let error = capture.finish().expect_err("full");
         assert!(error.is_full(), "{error}");
         for left in ["pages-1.img", "pages-1.img.zst"] {
             fs::remove_file(dir.path().join(left)).expect("remove");
         }
-        // The disk's thread finds it out.
+        // Here the disk's thread gets the error.
         let files = Some(Arc::new(Memory::make(dir.path(), 1).expect("files")));
-        let follower = Follower::with(dir.path(), DIRECT, files, Arc::new(|_| {}));
+        let capture = Capture::with(dir.path(), DIRECT, files, Arc::new(|_| {}));
         fs::write(&path, memory(1, 9000)).expect("write");
-        let error = follower.expect("start").finish().expect_err("full");
+        let error = capture.expect("start").finish().expect_err("full");
         assert!(error.is_full(), "{error}");
         nix::mount::umount(dir.path()).expect("umount");
     })
@@ -322,7 +322,7 @@ proptest! {
         // Of three, two, if they are to be stored.
         let in_memory = (compress && in_memory)
             .then(|| Arc::new(Memory::make(dir.path(), 2).expect("files")));
-        let follower = Follower::with(dir.path(), options, in_memory, Arc::new(|_| {}))
+        let capture = Capture::with(dir.path(), options, in_memory, Arc::new(|_| {}))
             .expect("start");
         let mut files: [Option<File>; 3] = [None, None, None];
         let mut closed = [false; 3];
@@ -342,9 +342,9 @@ proptest! {
             }
         }
         drop(files);
-        let followed = follower.finish().expect("finish");
+        let captured = capture.finish().expect("finish");
         let total: usize = raw.iter().map(Vec::len).sum();
-        prop_assert_eq!(followed.raw_bytes, total as u64);
+        prop_assert_eq!(captured.raw_bytes, total as u64);
         for (at, raw) in raw.iter().enumerate().filter(|(_, raw)| !raw.is_empty()) {
             let name = format!("pages-{at}.img");
             if compress {

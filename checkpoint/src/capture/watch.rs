@@ -1,13 +1,12 @@
-//! Which page images there are, how long they are, and which are finished.
+//! Watches the images directory: new page images, their lengths, and closes.
 //!
-//! inotify tells of a new file and of one that its writer has closed. That a
-//! file has grown it tells only on kernels since 6.4, because CRIU moves pages
-//! from a pipe (splice), which reported nothing before. So a growing file's
-//! length is looked at every few milliseconds, on every kernel alike: this wakes
-//! one thread, and only while CRIU writes.
+//! inotify reports new files and closed ones. CRIU moves pages from a pipe
+//! (splice), which inotify reports as a change only since kernel 6.4. So a growing
+//! file's length is polled every few milliseconds, on every kernel: this wakes one
+//! thread, and only while CRIU writes.
 //!
-//! A file in memory is there from the beginning, and its own watch tells when CRIU
-//! takes it up: to the rest of us it is there from then on.
+//! A file in memory exists from the beginning. A watch of its own reports when CRIU
+//! opens it, and from then on it counts as a page image.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -27,11 +26,11 @@ use super::Error;
 use super::memory::Memory;
 use super::work::Shared;
 
-/// How often a growing file is looked at, in milliseconds. CRIU writes some ten
+/// Interval of polling a growing file's length, in milliseconds. CRIU writes some ten
 /// megabytes in that time, which is a few pieces for the workers.
 const LOOK: u8 = 5;
 
-/// The thread, and what ends it.
+/// The watching thread, and the pipe that ends it.
 pub(super) struct Watcher {
     /// Its other end hangs up when this is dropped.
     end: Option<OwnedFd>,
@@ -74,8 +73,8 @@ impl Watcher {
             growing: BTreeSet::new(),
             known: BTreeSet::new(),
         };
-        // Before the first event is read: what is there by now may have had its
-        // events before the watch began.
+        // List before reading events: files may have been created before the watch
+        // was added.
         watch.list().map_err(failed)?;
         let thread = thread::Builder::new()
             .name("watch".to_owned())
@@ -95,7 +94,7 @@ impl Watcher {
         })
     }
 
-    /// CRIU writes no more: whatever is in the directory now is finished.
+    /// Ends the thread once CRIU has exited: all files in the directory are complete.
     pub(super) fn end(&mut self) {
         self.end = None;
         if let Some(thread) = self.thread.take() {
@@ -108,7 +107,7 @@ struct Watch {
     dir: PathBuf,
     inotify: Inotify,
     memory: Option<Arc<Memory>>,
-    /// Which of the files in memory a watch is of.
+    /// The file in memory of each watch.
     in_memory: HashMap<WatchDescriptor, String>,
     /// Events were lost.
     unsure: bool,
@@ -156,8 +155,8 @@ impl Watch {
             };
             for event in events {
                 if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    // What was closed unheard is found at the end, and what was
-                    // taken up and has nothing in it can't be told from the rest.
+                    // Missed closes are found at the end. An opened file that is
+                    // empty can't be distinguished from an unused one.
                     self.unsure = true;
                     self.list()?;
                 }
@@ -176,7 +175,7 @@ impl Watch {
         }
     }
 
-    /// The file that an event is about.
+    /// Name of the file of an event.
     fn name(&self, event: &InotifyEvent) -> Option<String> {
         match self.in_memory.get(&event.wd) {
             Some(name) => Some(name.clone()),
@@ -196,7 +195,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether a file is there only because we made it.
+    /// Whether a file in memory is not yet used by CRIU.
     fn is_untouched(&self, name: &str) -> bool {
         let memory = self.memory.as_ref().filter(|_| !self.unsure);
         memory.is_some_and(|memory| memory.has_empty(name))

@@ -1,4 +1,4 @@
-//! The workers, and what they share.
+//! The workers: take pieces, compress them, write them in order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -17,18 +17,18 @@ use crate::progress::{Observer, Phase, Progress};
 use crate::sys;
 
 use super::disk::{Queue, Stream, create};
-use super::{Error, Followed, Share, stored_name};
+use super::{Captured, Error, Share, stored_name};
 
-/// What workers, watcher and the follower itself have in common.
+/// State that workers, watcher and [`super::Capture`] share.
 pub(super) struct Shared {
     dir: PathBuf,
     compression: Compression,
     share: Share,
     state: Mutex<State>,
-    /// There may be a piece to take, or none any more.
+    /// A piece may be available, or no more pieces will be.
     changed: Condvar,
     observer: Arc<Observer>,
-    /// To the disk, if that is where it has to go.
+    /// Jobs for the disk's thread; `None` if nothing is flushed.
     queue: Option<Queue>,
     raw: AtomicU64,
     done: AtomicU64,
@@ -37,29 +37,29 @@ pub(super) struct Shared {
 }
 
 struct State {
-    /// Files with something left to take, in the order in which CRIU began them.
+    /// Files with pieces left, in the order in which CRIU created them.
     waiting: VecDeque<Waiting>,
     /// Files that are stored.
     finished: Vec<Stored>,
-    /// Files that are not: waiting, or their last piece is under way.
+    /// Number of files that are waiting, or whose last piece is being stored.
     unfinished: usize,
-    /// Pieces that were taken and are not yet written.
+    /// Number of pieces that are taken and not yet written.
     in_memory: usize,
-    /// Buffers that are to be used again.
+    /// Buffers for reuse.
     spare: Vec<Vec<u8>>,
-    /// The watcher has seen all there is.
+    /// The watcher has seen all files.
     complete: bool,
-    /// CRIU has ended: no reason to be slow any more.
+    /// CRIU has exited, so low priority is over.
     hurried: bool,
     /// Workers of low priority, by thread id.
     low: Vec<i32>,
-    /// Those of low priority are to go.
+    /// Workers of low priority must exit; others replace them.
     replaced: bool,
     stopped: bool,
     failed: Option<Error>,
 }
 
-/// A page image with something left to take.
+/// A page image with pieces left.
 struct Waiting {
     name: String,
     length: u64,
@@ -76,13 +76,13 @@ struct PageFile {
     out: Mutex<Out>,
 }
 
-/// Where pieces go, in turn.
+/// The stored file, to which pieces are appended in order.
 struct Out {
-    /// Raw bytes of the pieces so far: the beginning of the one whose turn it is.
+    /// Raw bytes of the written pieces: the offset of the next one.
     turn: u64,
-    /// Pieces that are ready before their turn, by their beginning.
+    /// Pieces that are ready before their turn, by offset.
     ready: BTreeMap<u64, Ready>,
-    /// Nothing while somebody is writing, and at the end.
+    /// `None` while a worker is writing, and at the end.
     sink: Option<Sink>,
 }
 
@@ -108,7 +108,7 @@ struct Piece {
     last: bool,
 }
 
-/// A piece that only has to be written.
+/// A compressed piece that has to be written.
 struct Ready {
     length: u64,
     last: bool,
@@ -153,7 +153,7 @@ impl Shared {
         }
     }
 
-    /// A worker that panicked is found by what it left undone, not by its lock.
+    /// Ignores poisoning: a worker that panicked is found by its unfinished file.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,7 +162,7 @@ impl Shared {
         self.share.workers
     }
 
-    /// CRIU has begun a page image.
+    /// Adds a page image that CRIU has created.
     pub(super) fn add(&self, name: &str) {
         let mut state = self.state();
         state.unfinished += 1;
@@ -175,7 +175,7 @@ impl Shared {
         });
     }
 
-    /// A page image is this long now, and maybe finished.
+    /// Sets the current length of a page image, and whether CRIU has closed it.
     pub(super) fn grown(&self, name: &str, length: u64, closed: bool) {
         let mut state = self.state();
         let Some(file) = state.waiting.iter_mut().find(|file| file.name == name) else {
@@ -191,14 +191,14 @@ impl Shared {
         }
     }
 
-    /// No page image will be added.
+    /// Says that no page image will be added.
     pub(super) fn all_known(&self) {
         self.state().complete = true;
         self.changed.notify_all();
     }
 
     /// Gives the workers the priority `nice`. False if that is not allowed: then
-    /// they go, each after its piece, and others must be started.
+    /// each exits after its piece, and new ones must be started.
     pub(super) fn hurry(&self, nice: i32) -> bool {
         let mut state = self.state();
         state.hurried = true;
@@ -212,8 +212,8 @@ impl Shared {
         raised
     }
 
-    /// A worker begins: at low priority, if CRIU is still running. Digests alone
-    /// take so little that they would only be left for the time after CRIU.
+    /// Registers a worker: at low priority if CRIU is still running. Digests alone
+    /// take little, and low priority would only delay them until CRIU has exited.
     fn begin(&self) {
         let mut state = self.state();
         if !state.hurried && self.compression != Compression::None {
@@ -222,7 +222,7 @@ impl Shared {
         }
     }
 
-    /// A worker ends, and its thread id may become another's.
+    /// Unregisters a worker, whose thread ID may be reused.
     fn end(&self) {
         let thread = sys::thread_id();
         self.state().low.retain(|low| *low != thread);
@@ -238,8 +238,8 @@ impl Shared {
         self.stop();
     }
 
-    /// What was stored, once all workers have ended; and away with CRIU's files.
-    pub(super) fn take(&self) -> Result<Followed, Error> {
+    /// Removes CRIU's files and returns the stored ones. All workers must have ended.
+    pub(super) fn take(&self) -> Result<Captured, Error> {
         let mut state = self.state();
         if let Some(error) = state.failed.take() {
             return Err(error);
@@ -247,7 +247,7 @@ impl Shared {
         if state.unfinished > 0 {
             return Err(Error::Start(io::Error::other("a thread ended too early")));
         }
-        let mut followed = Followed {
+        let mut captured = Captured {
             files: Vec::new(),
             raw_bytes: 0,
             stored_bytes: 0,
@@ -266,14 +266,14 @@ impl Shared {
             if self.compression != Compression::None {
                 fs::remove_file(&path).map_err(at("remove", &path))?;
             }
-            followed.raw_bytes += file.summary.raw_bytes;
-            followed.stored_bytes += file.summary.stored_bytes;
-            followed.files.extend(file.entries);
+            captured.raw_bytes += file.summary.raw_bytes;
+            captured.stored_bytes += file.summary.stored_bytes;
+            captured.files.extend(file.entries);
         }
-        Ok(followed)
+        Ok(captured)
     }
 
-    /// Waits for the next piece; nothing if this worker is to go.
+    /// Waits for the next piece; `None` if this worker must exit.
     fn next(&self, low: bool) -> Option<Piece> {
         let mut state = self.state();
         loop {
@@ -319,7 +319,7 @@ impl Shared {
         let last = waiting.closed && waiting.taken == waiting.length;
         if last {
             state.waiting.remove(at);
-            // Those who wait for a file may find that there is none any more.
+            // Waiting workers exit if this was the last file.
             self.changed.notify_all();
         }
         state.in_memory += 1;
@@ -331,8 +331,8 @@ impl Shared {
         })
     }
 
-    /// Tells how far it is.
-    pub(super) fn tell(&self) {
+    /// Reports progress to the observer.
+    pub(super) fn report(&self) {
         let phase = match self.state().hurried {
             true => Phase::Compress,
             false => Phase::Dump,
@@ -346,14 +346,12 @@ impl Shared {
     }
 }
 
-/// A worker's life.
-///
-/// `low` says that it was started while CRIU was running.
+/// Runs a worker. `low` says that it was started while CRIU was running.
 pub(super) fn work(shared: &Shared, low: bool) {
     shared.begin();
-    let result = Desk::new(shared).and_then(|mut desk| {
+    let result = Worker::new(shared).and_then(|mut worker| {
         while let Some(piece) = shared.next(low) {
-            desk.store(shared, &piece)?;
+            worker.store(shared, &piece)?;
         }
         Ok(())
     });
@@ -363,13 +361,13 @@ pub(super) fn work(shared: &Shared, low: bool) {
     }
 }
 
-/// What a worker has in memory.
-struct Desk {
+/// Buffers of one worker.
+struct Worker {
     encoder: Encoder,
     raw: Vec<u8>,
 }
 
-impl Desk {
+impl Worker {
     fn new(shared: &Shared) -> Result<Self, Error> {
         Ok(Self {
             encoder: Encoder::new(shared.compression).map_err(Error::Encoder)?,
@@ -414,9 +412,9 @@ impl Desk {
 }
 
 impl Shared {
-    /// Writes a piece if it is its turn, and those after it that are ready. If it
-    /// isn't, or if another is writing, it is left to whoever comes to it: no
-    /// worker waits for another.
+    /// Writes a piece if it is next in order, and the ready ones after it. If it is
+    /// not, or if another worker is writing, a later call writes it: no worker
+    /// waits for another.
     fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
         let mut out = file.out();
         out.ready.insert(offset, ready);
@@ -469,18 +467,18 @@ impl Shared {
         Ok(())
     }
 
-    /// A piece is out of memory: there is room for another.
+    /// Frees the memory of a written piece for another.
     fn written(&self, piece: Ready) {
         let mut state = self.state();
         state.in_memory -= 1;
         state.spare.push(piece.stored);
         drop(state);
         self.changed.notify_all();
-        self.tell();
+        self.report();
     }
 }
 
-/// Gives back what of CRIU's file is stored.
+/// Punches a hole into CRIU's file where it is stored.
 fn punch(shared: &Shared, file: &PageFile, offset: u64, length: u64) -> Result<(), Error> {
     if length == 0 || !shared.punches.load(Relaxed) {
         return Ok(());
@@ -497,7 +495,7 @@ fn punch(shared: &Shared, file: &PageFile, offset: u64, length: u64) -> Result<(
     }
 }
 
-/// The last piece is written: the trailer.
+/// Writes the trailer, after the last piece.
 fn finish(shared: &Shared, file: &PageFile, sink: Sink) -> Result<(), Error> {
     let (name, kind) = stored_name(&file.name, shared.compression);
     let (summary, entries) = match sink {

@@ -114,9 +114,9 @@ impl Durability {
 }
 
 /// A directory in which a checkpoint is being written. Dropped before
-/// [`Store::publish`], it takes with it what was written.
+/// [`Staging::publish`], it takes with it what was written.
 #[derive(Debug)]
-pub struct Store {
+pub struct Staging {
     dir: PathBuf,
     /// Where to write: a directory within, or DIR itself.
     place: PathBuf,
@@ -127,7 +127,7 @@ pub struct Store {
     _lock: Option<Flock<File>>,
 }
 
-impl Store {
+impl Staging {
     /// Makes a place for a new checkpoint that is to stand in `dir`, which is
     /// made if it isn't there, after finishing or undoing what a killed run left.
     ///
@@ -135,11 +135,11 @@ impl Store {
     /// The directory can't be made or written to, or another checkpoint is being
     /// written there.
     pub fn prepare(dir: &Path, durability: Durability) -> Result<Self, Error> {
-        let mut store = Self::open(dir)?;
-        store.durability = durability;
-        store.place = dir.join(NEW);
-        private_dir(&store.place)?;
-        Ok(store)
+        let mut staging = Self::open(dir)?;
+        staging.durability = durability;
+        staging.place = dir.join(NEW);
+        private_dir(&staging.place)?;
+        Ok(staging)
     }
 
     /// The same, but writing goes straight to `dir`, where others read along
@@ -149,11 +149,11 @@ impl Store {
     /// # Errors
     /// As for [`Self::prepare`].
     pub fn in_place(dir: &Path) -> Result<Self, Error> {
-        let store = Self::open(dir)?;
+        let staging = Self::open(dir)?;
         if dir.join(INVENTORY).exists() {
             remove_checkpoint(dir)?;
         }
-        Ok(store)
+        Ok(staging)
     }
 
     fn open(dir: &Path) -> Result<Self, Error> {
@@ -232,7 +232,7 @@ impl Store {
         Ok(Some(shown.to_string_lossy().into_owned()))
     }
 
-    /// Puts the checkpoint into its place, to last as [`Store::prepare`] was
+    /// Puts the checkpoint into its place, to last as [`Staging::prepare`] was
     /// told. With a manifest, unless what was written is no checkpoint of its own
     /// (a pre-dump).
     ///
@@ -312,7 +312,7 @@ impl Store {
     }
 }
 
-impl Drop for Store {
+impl Drop for Staging {
     fn drop(&mut self) {
         if !self.done {
             // What can't be removed now is a leftover, and known as one.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cedana_checkpoint::format::manifest::Manifest;
-use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, contents, unpack};
 use nix::sys::stat::{Mode, umask};
 
@@ -33,7 +33,7 @@ fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
     let directory = contents::open(dir, &manifest)?;
     // For root alone, like the checkpoint.
     umask(Mode::from_bits_truncate(0o077));
-    let mut store = Store::prepare(to, Durability::Disk)?;
+    let mut store = Staging::prepare(to, Durability::Disk)?;
     unpack::unpack(&directory, store.place())?;
     store.publish(None)?;
     Ok(())

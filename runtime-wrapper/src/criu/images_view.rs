@@ -18,7 +18,7 @@ use std::sync::Arc;
 use cedana_checkpoint::format::contents::{self, Directory};
 use cedana_checkpoint::format::manifest::{Machine, Manifest};
 use cedana_checkpoint::format::pages::Damage;
-use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, Unfit, unpack};
 use cedana_checkpoint::fuse::{Root, Server, Unavailable};
 use cedana_checkpoint::images;
@@ -66,7 +66,7 @@ enum Source {
     Fuse(Server),
     /// CRIU leaves the lazy pages to a page source.
     FuseLazy(Server),
-    UnpackedWithin(Store),
+    UnpackedWithin(Staging),
     UnpackedElsewhere(TempDir),
 }
 
@@ -111,7 +111,7 @@ impl ImagesView {
         unavailable: Unavailable,
         warn: impl Fn(&str),
     ) -> Result<Self, Error> {
-        let place = match Store::prepare(dir, Durability::Copied) {
+        let place = match Staging::prepare(dir, Durability::Copied) {
             Ok(store) => Source::UnpackedWithin(store),
             // Read-only, full, or in use.
             Err(_) => match tempfile::Builder::new()

@@ -102,7 +102,7 @@ fn is_new(dir: &Path) {
 fn only_what_is_new_is_removed() {
     let dir = tempfile::tempdir().expect("tempdir");
     let made = dir.path().join("a/b");
-    let new = Store::prepare(&made, Durability::Disk).expect("store");
+    let new = Staging::prepare(&made, Durability::Disk).expect("staging");
     for dir in [&made, &made.join(NEW)] {
         let mode = fs::metadata(dir).expect("made").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -114,17 +114,17 @@ fn only_what_is_new_is_removed() {
     assert!(!made.exists());
 
     let empty = tempfile::tempdir().expect("tempdir");
-    let store = Store::prepare(empty.path(), Durability::Disk).expect("store");
+    let staging = Staging::prepare(empty.path(), Durability::Disk).expect("staging");
     write(empty.path(), &["core-1.img"], "");
     fs::create_dir(empty.path().join("d")).expect("mkdir");
-    drop(store);
+    drop(staging);
     holds(empty.path(), &[]);
 
     let dir = older();
-    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &NEW_NAMES, "half");
+    let staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &NEW_NAMES, "half");
     write(dir.path(), &["dump.log"], "why");
-    store.abandon().expect("remove");
+    staging.abandon().expect("remove");
     fs::remove_file(dir.path().join("dump.log")).expect("the log stays");
     holds(dir.path(), &OLD);
 }
@@ -132,10 +132,10 @@ fn only_what_is_new_is_removed() {
 #[test]
 fn an_older_checkpoint_stays_until_the_new_one_is_whole() {
     let dir = older();
-    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &NEW_NAMES, "new");
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &NEW_NAMES, "new");
     assert_eq!(contents(dir.path()).len(), OLD.len() + 1);
-    store.publish(Some(&manifest())).expect("publish");
+    staging.publish(Some(&manifest())).expect("publish");
     is_new(dir.path());
 }
 
@@ -144,14 +144,14 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
     let mut seen_new = false;
     for steps in 0.. {
         let dir = older();
-        let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-        write(store.place(), &NEW_NAMES, "new");
+        let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+        write(staging.place(), &NEW_NAMES, "new");
         STEPS.set(Some(steps));
-        let result = store.publish(Some(&manifest()));
+        let result = staging.publish(Some(&manifest()));
         // A killed process runs no destructor that changes anything, but its
         // lock goes.
         STEPS.set(Some(0));
-        drop(store);
+        drop(staging);
         // Killed again while it recovers.
         STEPS.set(Some(steps % 3));
         let _ = recover(dir.path());
@@ -185,39 +185,39 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
 #[test]
 fn a_killed_runs_leftover_goes_at_the_next() {
     let dir = older();
-    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &NEW_NAMES, "half");
-    store.done = true;
-    drop(store);
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &NEW_NAMES, "half");
+    staging.done = true;
+    drop(staging);
     assert!(dir.path().join(NEW).exists());
-    let store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    holds(store.place(), &[]);
-    drop(store);
+    let staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    holds(staging.place(), &[]);
+    drop(staging);
     holds(dir.path(), &OLD);
 }
 
 #[test]
 fn two_at_a_time_do_not_meet() {
     let dir = older();
-    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &NEW_NAMES, "new");
-    let second = Store::prepare(dir.path(), Durability::Disk);
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &NEW_NAMES, "new");
+    let second = Staging::prepare(dir.path(), Durability::Disk);
     assert!(matches!(second, Err(Error::Busy { .. })));
     recover(dir.path()).expect("nothing is touched");
-    assert_eq!(contents(store.place()).len(), NEW_NAMES.len());
-    store.publish(Some(&manifest())).expect("publish");
+    assert_eq!(contents(staging.place()).len(), NEW_NAMES.len());
+    staging.publish(Some(&manifest())).expect("publish");
     is_new(dir.path());
 }
 
 #[test]
 fn digests_and_what_has_none() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &["core-1.img", "descriptors.json"], "abc");
-    write(store.place(), &["dump.log", "pages-1.img.zst"], "x");
-    std::os::unix::fs::symlink("../../first", store.place().join(PARENT)).expect("symlink");
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &["core-1.img", "descriptors.json"], "abc");
+    write(staging.place(), &["dump.log", "pages-1.img.zst"], "x");
+    std::os::unix::fs::symlink("../../first", staging.place().join(PARENT)).expect("symlink");
     let pages = Entry::whole("pages-1.img.zst", Kind::Pages, 1, blake3::hash(b"x"));
-    let entries = store.digest(vec![pages.clone()]).expect("digest");
+    let entries = staging.digest(vec![pages.clone()]).expect("digest");
     let abc = |name, kind| Entry::whole(name, kind, 3, blake3::hash(b"abc"));
     let expected = [
         abc("core-1.img", Kind::Image),
@@ -225,9 +225,9 @@ fn digests_and_what_has_none() {
         pages,
     ];
     assert_eq!(entries, expected);
-    let parent = store.parent(Path::new("../first")).expect("parent");
+    let parent = staging.parent(Path::new("../first")).expect("parent");
     assert_eq!(parent.as_deref(), Some("../first"));
-    store.publish(None).expect("publish");
+    staging.publish(None).expect("publish");
     let link = fs::read_link(dir.path().join(PARENT)).expect("link");
     assert_eq!(link, Path::new("../first"));
 }
@@ -235,24 +235,24 @@ fn digests_and_what_has_none() {
 #[test]
 fn in_place_means_that_the_older_goes_first() {
     let dir = older();
-    let mut store = Store::in_place(dir.path()).expect("store");
-    assert_eq!(store.place(), dir.path());
+    let mut staging = Staging::in_place(dir.path()).expect("staging");
+    assert_eq!(staging.place(), dir.path());
     holds(dir.path(), &[("note", "old")]);
     write(dir.path(), &NEW_NAMES, "new");
-    store.publish(None).expect("publish");
+    staging.publish(None).expect("publish");
     assert_eq!(contents(dir.path()).len(), 4);
 }
 
 #[test]
 fn what_must_not_be_lost_is_kept() {
     let dir = older();
-    let mut store = Store::prepare(dir.path(), Durability::Disk).expect("store");
-    write(store.place(), &NEW_NAMES, "new");
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &NEW_NAMES, "new");
     STEPS.set(Some(3));
-    store.publish(Some(&manifest())).expect_err("killed");
+    staging.publish(Some(&manifest())).expect_err("killed");
     STEPS.set(None);
-    let kept = store.keep();
+    let kept = staging.keep();
     assert!(contents(&kept).len() >= NEW_NAMES.len());
-    drop(Store::prepare(dir.path(), Durability::Disk).expect("store"));
+    drop(Staging::prepare(dir.path(), Durability::Disk).expect("staging"));
     assert!(contents(&kept).len() >= NEW_NAMES.len());
 }

@@ -1,4 +1,4 @@
-//! Storage a checkpoint: the directory that CRIU writes to, the capture beside it, and
+//! Storage of a checkpoint: the directory that CRIU writes to, the capture beside it, and
 //! what remains to be done when CRIU is done.
 
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{self, Expected, Followed, Follower};
+use cedana_checkpoint::capture::{self, Capture, Captured, Expected};
 use cedana_checkpoint::format::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
 use cedana_checkpoint::format::pages::Compression;
-use cedana_checkpoint::format::publish::{self, Durability, Store};
+use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use serde_json::Value;
@@ -40,8 +40,8 @@ pub(super) enum Criu {
 /// The files of a checkpoint that is being taken.
 pub(super) struct Storage<'a> {
     prepared: &'a Prepared<'a>,
-    store: Store,
-    follower: Option<Follower>,
+    store: Staging,
+    capture: Option<Capture>,
     compression: Compression,
     observer: Arc<Observer>,
     start: Instant,
@@ -87,11 +87,11 @@ impl Paths {
 
 impl<'a> Storage<'a> {
     /// Creates a directory for the images, and captures what CRIU writes there if
-    /// `follow`. `waits` says that the container is paused until its caller has stored
+    /// `capture`. `waits` says that the container is paused until its caller has stored
     /// the checkpoint.
     pub(super) fn begin(
         prepared: &'a Prepared<'a>,
-        follow: bool,
+        capture: bool,
         waits: bool,
         expected: Option<Expected>,
         observer: Arc<Observer>,
@@ -108,12 +108,12 @@ impl<'a> Storage<'a> {
             false => Durability::Disk,
         };
         let store = match kind.lazy {
-            true => Store::in_place(&dir),
-            false => Store::prepare(&dir, durability),
+            true => Staging::in_place(&dir),
+            false => Staging::prepare(&dir, durability),
         };
         let store = store.map_err(|source| in_store(request, source))?;
         let compression = compression::choose(config, waits && durability == Durability::Copied);
-        let follower = match follow {
+        let capture = match capture {
             true => {
                 let options = capture::Options {
                     compression,
@@ -121,15 +121,15 @@ impl<'a> Storage<'a> {
                     flush: durability == Durability::Disk,
                     expected,
                 };
-                let follower = Follower::start(store.place(), options, Arc::clone(&observer));
-                Some(follower.map_err(|source| in_follower(request, source))?)
+                let capture = Capture::start(store.place(), options, Arc::clone(&observer));
+                Some(capture.map_err(|source| in_capture(request, source))?)
             }
             false => None,
         };
         Ok(Self {
             prepared,
             store,
-            follower,
+            capture,
             compression,
             observer,
             start: Instant::now(),
@@ -175,10 +175,10 @@ impl<'a> Storage<'a> {
     fn complete(&mut self, criu: Criu) -> Result<(), Error> {
         let request = self.prepared.request;
         let dumped = self.start.elapsed();
-        let followed = match self.follower.take() {
-            Some(follower) => {
-                let followed = follower.finish();
-                Some(followed.map_err(|source| in_follower(request, source))?)
+        let captured = match self.capture.take() {
+            Some(capture) => {
+                let captured = capture.finish();
+                Some(captured.map_err(|source| in_capture(request, source))?)
             }
             None => None,
         };
@@ -187,12 +187,12 @@ impl<'a> Storage<'a> {
             None => Ok(None),
         };
         let parent = parent.map_err(|source| in_store(request, source))?;
-        let Some(Followed {
+        let Some(Captured {
             files,
             raw_bytes,
             stored_bytes,
             punched,
-        }) = followed
+        }) = captured
         else {
             return self
                 .store
@@ -281,7 +281,7 @@ impl<'a> Storage<'a> {
 
     /// Stops the capture and removes the images.
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
-        self.follower = None;
+        self.capture = None;
         self.store.abandon()
     }
 }
@@ -340,7 +340,7 @@ fn in_store(request: &Request, source: publish::Error) -> Error {
     }
 }
 
-fn in_follower(request: &Request, source: capture::Error) -> Error {
+fn in_capture(request: &Request, source: capture::Error) -> Error {
     Error::Follow {
         id: request.id.clone(),
         source,
