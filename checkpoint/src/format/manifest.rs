@@ -1,5 +1,4 @@
-//! The manifest: what a checkpoint of ours says of itself, in
-//! `cedana-manifest.json`.
+//! The manifest of a checkpoint, `cedana-manifest.json`.
 //!
 //! ```text
 //! format       1: a reader refuses what is newer than itself, before the rest
@@ -72,7 +71,7 @@ pub enum Error {
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`] of whoever wrote it.
+    /// [`FORMAT`] of the version that wrote it.
     pub format: u32,
     /// When the checkpoint was taken: seconds since 1970, UTC.
     pub created: u64,

@@ -1,11 +1,11 @@
-//! Where a checkpoint is written until it is whole, and how it takes its place.
+//! Staging and atomic publishing of a checkpoint, and recovery after a kill.
 //!
-//! Without its inventory.img a directory is no checkpoint to anybody. So a new
-//! one is written beside an older one, in a directory within, and the inventory
-//! is the first file to go and the last to come:
+//! A directory without inventory.img is not a checkpoint. So a new checkpoint is
+//! written to a subdirectory; the older inventory is the first file to be removed,
+//! and the new one the last to be moved:
 //!
 //! ```text
-//! DIR/.cedana-new     the runtime, CRIU and the follower write here
+//! DIR/.cedana-new     the runtime, CRIU and the capture write here
 //!   │                 files synced, then this directory
 //!   ▼ rename ──────── DIR synced: from here on the new one counts
 //! DIR/.cedana-ready   an older checkpoint in DIR is removed, inventory first
@@ -15,21 +15,20 @@
 //! DIR/*               the new checkpoint
 //! ```
 //!
-//! Whoever dies, of whatever, leaves one of these names behind, and it says what
-//! is to be done by the next checkpoint or restore that comes this way
-//! ([`recover`]): a new one is rubbish and removed, a ready or moving one is
-//! whole and on disk, and is carried to its place. The older checkpoint, or
-//! none, is what there is until then; a mixture never is.
+//! A killed process leaves one of these names behind, and the next checkpoint or
+//! restore recovers from it ([`recover`]): `.cedana-new` is removed, the other two
+//! are complete and on disk, and are moved to their place. Until then the
+//! directory holds the older checkpoint or none, never a mixture.
 //!
 //! The directory is within DIR, and not beside it, because engines make DIR and
-//! delete it when a checkpoint fails: what we leave goes with it. Whoever writes
-//! holds a lock on DIR, so that a leftover is told from a run under way.
+//! delete it when a checkpoint fails, leftovers included. The writing process
+//! holds a lock on DIR, which distinguishes a run under way from a leftover.
 //!
 //! Files in DIR that belong to no checkpoint stay.
 //!
-//! Where somebody else makes the copy that lasts, and DIR is to be gone after
-//! that, nothing is synced ([`Durability::Copied`]): the order of the steps
-//! guards against whoever is killed, only a power failure is left to the copy.
+//! If the caller copies DIR and removes it, nothing is synced
+//! ([`Durability::Copied`]): the order of the steps protects against a kill, and
+//! the copy against a power failure.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -98,7 +97,7 @@ pub fn is_full(error: &io::Error) -> bool {
 pub enum Durability {
     /// Power failures: nothing counts before it is on disk.
     Disk,
-    /// Killed processes only: whoever asked copies it and removes it.
+    /// Killed processes only: the caller copies the checkpoint and removes it.
     Copied,
 }
 
@@ -113,8 +112,8 @@ impl Durability {
     }
 }
 
-/// A directory in which a checkpoint is being written. Dropped before
-/// [`Staging::publish`], it takes with it what was written.
+/// The staging directory of a checkpoint. Dropping it before [`Staging::publish`]
+/// removes what was written.
 #[derive(Debug)]
 pub struct Staging {
     dir: PathBuf,
@@ -181,7 +180,7 @@ impl Staging {
         &self.dir
     }
 
-    /// Where the runtime, CRIU and the follower write.
+    /// The directory that the runtime, CRIU and the capture write to.
     #[must_use]
     pub fn place(&self) -> &Path {
         &self.place
@@ -279,8 +278,7 @@ impl Staging {
     }
 
     /// Keeps what was written, although it could not be published, in a directory
-    /// that nobody cleans up: for when there is nothing else left of a container.
-    /// Says where it is.
+    /// that is not cleaned up, for a container that has ended. Returns its path.
     #[must_use]
     pub fn keep(mut self) -> PathBuf {
         if self.done {
@@ -417,7 +415,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
         .map_err(at("move", from))
 }
 
-/// Removes a file or a directory; one that is gone is no error.
+/// Removes a file or a directory; a missing one is no error.
 fn remove(path: &Path) -> Result<(), Error> {
     let remove = || {
         step()?;

@@ -105,7 +105,7 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
                         })
                 });
             if written.is_err() {
-                // Nobody needs to go on.
+                // The other threads stop, too.
                 next.store(frames, Ordering::Relaxed);
                 return written;
             }

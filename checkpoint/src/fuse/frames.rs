@@ -1,20 +1,20 @@
-//! Decoded frames, a little ahead of who reads them.
+//! Decodes frames ahead of the reads.
 //!
 //! ```text
-//! read ──► wanted frames: ready? use. else decode here, or wait for who does
+//! read ──► wanted frames: ready? use. else decode here, or wait for its decoder
 //!     └──► the frames after them: queued ──► workers decode ──► ready
 //! ```
 //!
 //! CRIU reads each page file once and in ascending order, one process per file.
 //! So a frame that was read to its end is dropped, and what is kept is what
-//! comes next. The memory for frames is bounded: who reads gets its frames in
+//! comes next. The memory for frames is bounded: a reader gets its frames in
 //! any case, the rest is shared out among the files being read, and before the
 //! first is, goes to the files in their order: until CRIU has come so far, the
 //! processors have little else to do. A frame that
 //! was decoded ahead and is not read after all makes room when it is the oldest.
 //! Buffers are used again, which spares the kernel the zeroing of fresh pages.
 //!
-//! Nobody waits for a worker that waits: a frame that is being decoded is
+//! No thread waits for a worker that waits: a frame that is being decoded is
 //! finished without any lock. A worker that panics takes the process along
 //! (release builds abort), and with it the mount.
 
@@ -172,7 +172,7 @@ impl Frames {
             });
         }
         if state.open.is_empty() {
-            // Nobody knows how long the next reader will be in coming.
+            // The next read may be far off.
             lock(&self.free).clear();
         }
     }
@@ -224,7 +224,7 @@ impl Frames {
         Ok(frames)
     }
 
-    /// Decodes a frame that nobody is decoding.
+    /// Decodes a frame that no thread is decoding.
     fn decode<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,

@@ -14,11 +14,11 @@
 //! written anywhere, and no more than the given memory is used.
 //!
 //! The readers take turns in waiting for a request, and each answers its own, so
-//! a reader that must wait for a frame keeps nobody from reading another file.
-//! They wait for workers, workers for nobody.
+//! a reader that waits for a frame does not block reads of other files. Readers
+//! wait for workers; workers wait for no thread.
 //!
 //! When this process dies, the kernel closes the device and fails what CRIU is
-//! reading: CRIU ends with an error, and the mount is gone. When what is read
+//! reading: CRIU ends with an error, and the mount is removed. When what is read
 //! turns out to be damaged, CRIU gets an I/O error, and [`Server::damage`] says
 //! which frame of which file it was.
 
@@ -257,7 +257,7 @@ fn index(node: u64) -> usize {
 /// What the threads share.
 struct Shared {
     device: File,
-    /// Who has it may wait for the next request. It becomes readable when there
+    /// Its holder may wait for the next request. It becomes readable when there
     /// will be no more.
     turn: Mutex<io::PipeReader>,
     nodes: Vec<Shown>,
@@ -372,7 +372,7 @@ impl Shared {
             .map(IoSlice::new)
             .collect();
         // The kernel takes all of a reply or nothing. It takes nothing when
-        // nobody waits for it any more.
+        // the caller has stopped waiting.
         let _ = (&self.device).write_vectored(&slices);
     }
 

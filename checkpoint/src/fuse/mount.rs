@@ -1,9 +1,9 @@
 //! A FUSE mount that is mounted nowhere.
 //!
-//! It is in no mount namespace and has no mount point: whoever has a file
-//! descriptor of its root has all of it, others reach it through that
-//! descriptor's entry in /proc. When the last descriptor is closed it is gone;
-//! when the last descriptor of its device is closed, which a process's death
+//! It is in no mount namespace and has no mount point: the holder of a file
+//! descriptor of its root has all of it, other processes reach it through that
+//! descriptor's entry in /proc. When the last descriptor is closed it is removed;
+//! when the last descriptor of its device is closed, which a process's exit
 //! does, the kernel fails what is still being read.
 
 use std::ffi::CStr;
@@ -45,8 +45,8 @@ pub(super) fn detached() -> Result<(File, OwnedFd), Unavailable> {
     set(c"rootmode", Some(c"40700"))?;
     set(c"user_id", Some(c"0"))?;
     set(c"group_id", Some(c"0"))?;
-    // CRIU opens images as the restored processes' users, too; the kernel lets
-    // those in whom the files' modes let in.
+    // CRIU opens images as the restored processes' users, too; the kernel
+    // checks the files' modes.
     set(c"allow_other", None)?;
     set(c"default_permissions", None)?;
     let mount = fsmount(&context).map_err(at("cannot make a FUSE mount (fsmount)"))?;
@@ -112,7 +112,7 @@ fn fsmount(context: &OwnedFd) -> io::Result<OwnedFd> {
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match RawFd::try_from(fd) {
-        // SAFETY: the kernel just returned this descriptor and nobody else has it.
+        // SAFETY: the kernel just returned this descriptor, and it has no other owner.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }

@@ -1,7 +1,7 @@
-//! The digest of a frame.
+//! The digest of a frame, and its comparison before the frame is used.
 
-/// What a frame's stored bytes are known by: the beginning of their BLAKE3. It
-/// is to find damage and to be as good as collision-free; 128 bits are.
+/// Digest of a frame's stored bytes: the first 128 bits of their BLAKE3, which is
+/// enough to find damage and to be practically collision-free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digest(pub [u8; 16]);
 
@@ -13,5 +13,10 @@ impl Digest {
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash.as_bytes()[..16]);
         Self(digest)
+    }
+
+    /// Whether `stored` has this digest.
+    pub(super) fn matches(self, stored: &[u8]) -> bool {
+        self == Self::of(stored)
     }
 }

@@ -36,7 +36,8 @@
 //! long stored as raw.
 //!
 //! [`Encoder`]s (one per thread) make frames, a [`Writer`] puts them into a
-//! file, a [`Reader`] gives raw bytes back.
+//! file, a [`Reader`] gives raw bytes back. `digest` compares a frame's digest,
+//! `table` holds the trailer.
 
 mod digest;
 mod reader;
