@@ -6,6 +6,8 @@
 # begin_steps [CLEAN_UP]: starts the table, unless a caller of this script has.
 # CLEAN_UP is what the script does on exit.
 begin_steps() {
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
   if [[ -n ${STEPS:-} ]]; then
     # shellcheck disable=SC2064 # it is a command
     [[ -z ${1:-} ]] || trap "$1" EXIT
