@@ -67,7 +67,7 @@ impl Events {
             while let Some(item) = items.recv().await {
                 match item {
                     Item::Event(event) => containerd.take(event, &namespace).await,
-                    // Whoever asked may have stopped waiting.
+                    // The requester may have stopped waiting.
                     Item::Mark(reached) => drop(reached.send(())),
                 }
             }

@@ -1,18 +1,17 @@
-//! Who ends, and who wants to know.
+//! Reaps all child processes and delivers their exit statuses.
 //!
-//! The shim is a child subreaper: besides the commands that it starts (the OCI
-//! runtime, loggers), the init of every container and every exec'd process
-//! become its children once the runtime that made them is gone. All of them
-//! are reaped here, by one `waitpid(-1)` loop driven by SIGCHLD, and each exit
-//! goes to whoever has claimed that PID.
+//! The shim is a child subreaper. Its children are the commands that it starts (the
+//! OCI runtime, loggers), and the init and the exec'd processes of every container
+//! once the runtime that created them has exited. One `waitpid(-1)` loop, driven by
+//! SIGCHLD, reaps all of them and sends each exit status to the claimant of the PID.
 //!
 //! Two races are closed by construction:
 //! - A command's exit can't be missed: [`Reaper::spawn`] registers the PID
 //!   under the same lock under which exits are collected.
-//! - A container's init can end before the runtime has told us its PID. While a
-//!   [`Watch`] exists, exits that nobody claimed are kept; [`Watch::claim`]
-//!   finds them. Without a watch they are dropped, so that a PID which the
-//!   kernel uses again never meets the exit of its former owner.
+//! - A container's init can exit before the runtime has reported its PID. While a
+//!   [`Watch`] exists, unclaimed exits are kept, and [`Watch::claim`] finds them.
+//!   Without a watch they are dropped: when the kernel reuses a PID, the exit of
+//!   the earlier process must not be taken for that of the new one.
 
 use std::{
     collections::HashMap,
@@ -42,7 +41,7 @@ pub(crate) type Exit = oneshot::Receiver<ExitStatus>;
 #[derive(Default)]
 struct Exits {
     claimed: HashMap<i32, oneshot::Sender<ExitStatus>>,
-    /// Exits that nobody has claimed, kept while `watches` is above zero.
+    /// Unclaimed exits, kept while `watches` is above zero.
     unclaimed: HashMap<i32, ExitStatus>,
     watches: usize,
 }
@@ -50,7 +49,7 @@ struct Exits {
 impl Exits {
     fn ended(&mut self, pid: i32, status: ExitStatus) {
         match self.claimed.remove(&pid) {
-            // The receiver may have lost interest; that is its business.
+            // The claimant may have dropped its receiver.
             Some(claimant) => drop(claimant.send(status)),
             None if self.watches > 0 => drop(self.unclaimed.insert(pid, status)),
             None => {}

@@ -1,15 +1,14 @@
-//! containerd's task service (api/runtime/task/v3): finds the container that a
-//! request is about and lets it answer.
+//! containerd's task service (api/runtime/task/v3): finds the container of a request
+//! and forwards the request.
 //!
-//! The map of containers is locked for the look-up only. An ID is reserved
-//! before its container is created, so that a second Create is refused while
-//! the first is still at work.
+//! The map of containers is locked for the look-up only. An ID is reserved before its
+//! container is created, so a second Create is refused while the first is running.
 //!
-//! Whatever changes a container is carried to its end even if nobody waits for
-//! the answer any more: the server drops a handler when the client's deadline
-//! passes or its connection breaks, as when containerd is killed, while the OCI
-//! runtime works on. A half-recorded start would leave a container without a
-//! supervisor. So those handlers only wait for a task that does the work.
+//! Operations that change a container run to completion even if the client stops
+//! waiting. The server drops a handler when the client's deadline passes or its
+//! connection breaks, as when containerd is killed, while the OCI runtime continues. A
+//! start that is recorded in part would leave a container without a supervisor. So
+//! these handlers only wait for a task that does the work.
 
 use std::{
     collections::HashMap,
@@ -88,7 +87,7 @@ impl Containers {
     }
 }
 
-/// Does `work` whether or not anybody waits for it.
+/// Runs `work` to completion, also if the caller stops waiting.
 async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {

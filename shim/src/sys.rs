@@ -47,7 +47,7 @@ pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; 
 /// # Errors
 /// The socket's, or that the message brought no descriptor.
 pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
-    // The name of the terminal comes along; nobody needs it.
+    // The message also holds the terminal's name, which is not used.
     let mut name = [0; 4096];
     let mut parts = [IoSliceMut::new(&mut name)];
     let mut space = cmsg_space!([RawFd; 1]);
@@ -61,7 +61,7 @@ pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
         if let ControlMessageOwned::ScmRights(descriptors) = part
             && let [master] = descriptors[..]
         {
-            // SAFETY: the kernel has just made this descriptor for us.
+            // SAFETY: the kernel has just created this descriptor for this process.
             return Ok(unsafe { OwnedFd::from_raw_fd(master) });
         }
     }
@@ -71,8 +71,7 @@ pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
     ))
 }
 
-/// Ends our output: whoever reads it sees its end, while later writes go where
-/// errors go.
+/// Closes stdout for its reader, and redirects later writes to stderr.
 ///
 /// # Errors
 /// EBADF without a stderr.

@@ -1,8 +1,7 @@
 //! Writing a checkpoint as CRIU wrote it.
 //!
-//! Frames are decoded on all processors, each taking the next one that nobody
-//! has taken and writing it to its place, so there is no order to wait for and no
-//! more memory in use than a frame per processor.
+//! Each processor takes the next frame, decodes it and writes it to its offset. So no
+//! thread waits for another one, and memory for one frame per processor suffices.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

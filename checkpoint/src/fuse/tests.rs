@@ -147,7 +147,7 @@ fn stops_while_somebody_holds_a_file() {
         .open(server.path().join("pages-1.img"))
         .expect("open");
     drop(server);
-    let read = file.read_at(&mut [0; 4096], 0).expect_err("nobody serves");
+    let read = file.read_at(&mut [0; 4096], 0).expect_err("no server");
     assert_eq!(read.raw_os_error(), Some(libc::ENOTCONN));
 }
 

@@ -1,8 +1,8 @@
 //! Lazy restore: a container runs while its memory is still on disk.
 //!
-//! CRIU restores everything but the pages that it may leave for later, registers
-//! their addresses with a userfaultfd per process, and hands those to whoever
-//! listens at `lazy-pages.socket`: to us.
+//! CRIU restores everything but lazy pages. It registers their addresses with a
+//! userfaultfd per process and sends the userfaultfds to the listener at
+//! `lazy-pages.socket`, the page source.
 //!
 //! ```text
 //! CRIU ── pid, userfaultfd ──► source ── epoll ── faults: decode the frame, give its pages
@@ -10,20 +10,19 @@
 //!                                └── threads: decode and give the rest, frame by frame
 //! ```
 //!
-//! The kernel lets a process go on as soon as its event (fork, unmap, remap,
-//! remove) has been *read*. Whoever then gives it a page on the strength of what
-//! was known before gives it a wrong one. So each address space has a gate
-//! ([`space`]): events are read, and what is missing ([`pending`]) is brought up
-//! to date, with the gate closed; pages are given with it open, each time after
-//! another look at what is still missing. Decoding, which takes long, happens
-//! outside.
+//! The kernel lets a process continue as soon as its event (fork, unmap, remap,
+//! remove) has been *read*. A page that is given by the state before that event is a
+//! wrong page. So each address space has a lock ([`space`]). Events are read, and the
+//! map of missing pages ([`pending`]) is updated, with the lock held alone. Pages are
+//! given with the lock held shared, each time after another look at the map. Decoding,
+//! which takes long, happens without the lock.
 //!
-//! No byte is given before its frame's digest has been compared. What can't be
-//! given is an error of [`Source::step`], and from then on the container must
-//! not go on: a page that is missing when the descriptors close reads as zeros.
+//! No byte is given before its frame's digest has been compared. A page that can't be
+//! given is an error of [`Source::step`]. The container must not continue then: a page
+//! that is missing when the descriptors close reads as zeros.
 //!
-//! Who waits for whom: the processes wait for the source; the source waits for
-//! nobody but the kernel. Prefetching threads wait for the disk and for work.
+//! The processes wait for the source; the source waits for the kernel only.
+//! Prefetching threads wait for the disk and for work.
 
 pub mod layout;
 mod metrics;
@@ -59,15 +58,15 @@ pub enum Failure {
         /// What the system said.
         source: std::io::Error,
     },
-    /// There is no room within the container's limit, and none is made.
+    /// The container's memory limit has no room, and the kernel makes none.
     #[error(
         "the container's memory limit leaves no room for the memory of its checkpoint; raise the limit"
     )]
     NoRoom,
-    /// CRIU is gone, and hasn't said that it is done.
+    /// CRIU has exited without RSTF.
     #[error("CRIU ended before the restore was finished")]
     Unfinished,
-    /// CRIU asks for what is not there.
+    /// CRIU sent a process that the checkpoint does not have.
     #[error("CRIU asks for the memory of process {pid}, which is not in the checkpoint")]
     UnknownProcess {
         /// Its number in the checkpoint.

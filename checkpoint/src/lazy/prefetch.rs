@@ -1,15 +1,15 @@
-//! Giving memory before it is asked for.
+//! Prefetch: gives memory before a process touches it.
 //!
-//! Threads take one frame after another: first what an earlier restore had to be
-//! asked for ([`Touches`]), then what follows the last faults, then the rest of
-//! each address space in turn, in the order of addresses. Each decodes its frame
-//! at the lowest priority and with no lock held. There are as many as the
-//! settings allow, and all processors' worth once somebody waits for the end
+//! Threads take one frame after another: first the pages that an earlier restore
+//! missed ([`Touches`]), then the frames after the last faults, then the rest of each
+//! address space in turn, in the order of addresses. A thread decodes its frame at the
+//! lowest priority and holds no lock meanwhile. The settings limit the number of
+//! threads; while a checkpoint waits for complete memory, there is one per processor
 //! ([`Prefetch::hurry`]).
 //!
-//! A child that was forked while memory was missing shares with its parent what
-//! was there by then. Every page that it is given later is a copy of its own, of
-//! which an eager restore has one for both. So it gets what it touches, and the
+//! A child that was forked while memory was missing shares with its parent the pages
+//! that were resident then. Each page that it gets later is a copy of its own, where an
+//! eager restore has one for both. So a child gets the pages that it touches, and the
 //! rest only when a checkpoint needs it.
 
 use std::collections::VecDeque;
@@ -28,37 +28,37 @@ use super::touches::{BLOCK, Touches};
 use crate::format::pages::{Decoder, Reader};
 use crate::sys;
 
-/// How many places of recent faults are remembered.
+/// The number of recent faults that are remembered.
 const HINTS: usize = 32;
 
-/// Between two attempts while an event is unread, which takes microseconds.
+/// Pause between two attempts while an event is unread, which takes microseconds.
 const BUSY: Duration = Duration::from_micros(200);
 
-/// Between two attempts while there is no room, and how many there are.
+/// Pause between two attempts while there is no memory, and the number of attempts.
 pub(super) const NO_ROOM: Duration = Duration::from_millis(20);
 pub(super) const ATTEMPTS: u32 = 500;
 
 #[derive(Default)]
 struct Queue {
     spaces: Vec<Arc<Space>>,
-    /// Children that were forked since; their turn comes with the hurry.
+    /// Children that were forked since the restore. They are prefetched in a hurry only.
     forked: Vec<Arc<Space>>,
     /// Processes and addresses.
     expected: VecDeque<(i32, u64)>,
     hints: VecDeque<(Arc<Space>, u64)>,
-    /// Whose turn it is.
+    /// The address space whose turn it is.
     turn: usize,
     begun: bool,
     ended: bool,
     failure: Option<Failure>,
 }
 
-/// A frame to decode, and whom it is for.
+/// A frame to decode, and its address space.
 struct Task {
     space: Arc<Space>,
     frame: Frame,
     pieces: Vec<Piece>,
-    /// An earlier restore had to be asked for it.
+    /// An earlier restore missed it.
     is_expected: bool,
 }
 
@@ -177,8 +177,8 @@ impl Shared {
         let mut decoder = Decoder::default();
         let mut bytes = Vec::new();
         while let Some(task) = self.next() {
-            // Whoever is held up with a lock in hand holds up who waits for a
-            // page: only what needs none has time.
+            // A thread that is preempted with a lock held delays page faults. So only
+            // work without a lock runs at the lowest priority.
             if !self.hurried.load(Ordering::Relaxed) {
                 sys::lower_priority();
             }
@@ -192,12 +192,12 @@ impl Shared {
             if task.space.is_done() {
                 self.tell();
             }
-            // Who found all that was left claimed looks again.
+            // A thread that found every frame claimed looks again.
             self.work.notify_all();
         }
     }
 
-    /// Decodes a frame, checked.
+    /// Decodes a frame and compares its digest.
     pub(super) fn decode(
         &self,
         frame: Frame,
@@ -243,14 +243,14 @@ impl Shared {
     }
 }
 
-/// The threads. They end when this is dropped.
+/// The prefetching threads. They end when this is dropped.
 pub(super) struct Prefetch {
     pub(super) shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Prefetch {
-    /// Threads that wait for [`Self::begin`].
+    /// Starts threads, which wait for [`Self::begin`].
     pub(super) fn new(files: Vec<Reader>, threads: usize) -> std::io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let mut prefetch = Self {
@@ -278,26 +278,26 @@ impl Prefetch {
         Ok(())
     }
 
-    /// Says what will be asked for first.
+    /// Prefetches these pages first.
     pub(super) fn expect(&self, touches: &Touches) {
         self.shared.queue().expected = touches.in_order().collect();
     }
 
-    /// Lets them begin.
+    /// Starts to prefetch.
     pub(super) fn begin(&self) {
         self.shared.queue().begun = true;
         self.shared.work.notify_all();
     }
 
-    /// Somebody waits for the end: as many threads as there are processors, at
-    /// the usual priority.
+    /// Prefetches with one thread per processor, at the usual priority, because a
+    /// checkpoint waits for complete memory.
     pub(super) fn hurry(&mut self) {
         self.shared.hurried.store(true, Ordering::Relaxed);
         let mut queue = self.shared.queue();
         let forked = std::mem::take(&mut queue.forked);
         queue.spaces.extend(forked);
         drop(queue);
-        // Fewer threads than hoped for still come to the end.
+        // Fewer threads finish, too.
         let _ = self.grow(thread::available_parallelism().map_or(1, usize::from));
         self.shared.work.notify_all();
     }

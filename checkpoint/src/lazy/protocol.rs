@@ -1,14 +1,14 @@
-//! What CRIU says on `lazy-pages.socket` (criu/uffd.c).
+//! The protocol of CRIU on `lazy-pages.socket` (criu/uffd.c).
 //!
 //! ```text
 //! per task:   i32 its PID in the checkpoint, then one byte with its userfaultfd
 //!             (nothing follows a negative PID: a zombie has no memory)
-//! at the end: u32 "RSTF", just before the tasks are set going
+//! at the end: u32 "RSTF", just before CRIU lets the tasks run
 //! ```
 //!
-//! Tasks restore themselves side by side and take turns on the one stream, so a
-//! PID and its descriptor always stand together. The stream's end without the
-//! last word means that the restore has failed.
+//! Tasks restore themselves in parallel and take turns on the one stream, so a PID and
+//! its descriptor are always adjacent. EOF without "RSTF" means that the restore
+//! failed.
 
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -20,20 +20,20 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg};
 /// `LAZY_PAGES_RESTORE_FINISHED`. Larger than any PID can be.
 const FINISHED: i32 = 0x5253_5446;
 
-/// What CRIU said.
+/// A message of CRIU.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// A task will ask for its pages here.
+    /// A task, and the userfaultfd of its address space.
     Task { pid: i32, uffd: OwnedFd },
-    /// A task has no memory.
+    /// A task without memory.
     Zombie,
-    /// All are about to be set going.
+    /// RSTF: CRIU is about to let the tasks run.
     Finished,
-    /// Nothing more will come.
+    /// EOF.
     End,
 }
 
-/// Whether the next message, if it has come in, is the last.
+/// Whether the next message, if it has arrived, is RSTF.
 pub(super) fn is_last_word(stream: &UnixStream) -> io::Result<bool> {
     let mut word = [0; 4];
     match recv(stream.as_raw_fd(), &mut word, MsgFlags::MSG_PEEK) {
@@ -43,13 +43,13 @@ pub(super) fn is_last_word(stream: &UnixStream) -> io::Result<bool> {
     }
 }
 
-/// Whether what was left of a stream, read to its end, ends with the last word.
+/// Whether the rest of a stream, read to EOF, ends with RSTF.
 #[must_use]
 pub fn ends_with_last_word(left: &[u8]) -> bool {
     left.ends_with(&FINISHED.to_ne_bytes())
 }
 
-/// Reads one message, which has begun to come in.
+/// Reads one message, of which the first byte has arrived.
 pub(super) fn receive(stream: &mut UnixStream) -> io::Result<Said> {
     let mut word = [0; 4];
     match stream.read(&mut word)? {
@@ -81,8 +81,8 @@ fn descriptor(stream: &UnixStream) -> io::Result<OwnedFd> {
     let mut found = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control {
-            // SAFETY: the kernel made these descriptors with this message, and
-            // nobody else knows of them.
+            // SAFETY: the kernel created these descriptors with this message, and
+            // nothing else owns them.
             found.extend(
                 fds.into_iter()
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),

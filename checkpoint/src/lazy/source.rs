@@ -1,8 +1,8 @@
-//! The page source: one thread that answers, and threads that prefetch.
+//! The page source: one thread answers page faults, other threads prefetch.
 //!
-//! It does as much as there is to do whenever [`Source::step`] is called, and
-//! never waits. When to call it is told by its descriptor (an epoll) and by
-//! [`Source::timeout`].
+//! [`Source::step`] handles all pending events and never waits. It is to be called
+//! when the source's descriptor (an epoll) is readable or [`Source::timeout`] has
+//! passed.
 
 mod answer;
 
@@ -29,23 +29,23 @@ use crate::format::pages::Decoder;
 use crate::lazy::layout::{Memory, Run};
 use answer::Waiting;
 
-/// What the epoll tells of; spaces count from here.
+/// Tokens of the epoll. Address spaces are numbered from here.
 const LISTENER: u64 = 0;
 const CRIU: u64 = 1;
 const NEWS: u64 = 2;
 const FIRST_SPACE: u64 = 3;
 
-/// How many descriptors are looked at in one step.
+/// The number of descriptors that one step handles at most.
 const EVENTS: usize = 64;
 
-/// How often it is looked whether forked children have ended, of which the kernel
-/// says nothing: each holds a descriptor until then.
+/// The interval of the check whether forked children have ended. The kernel reports no
+/// end, and each child holds a descriptor until the check.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How far a restore is.
+/// The phase of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// CRIU is at work.
+    /// CRIU restores the processes.
     Restoring,
     /// The processes run, and memory is missing.
     Running,
@@ -189,7 +189,7 @@ impl Source {
         self.held = true;
     }
 
-    /// Gives the rest, too.
+    /// Starts to prefetch the rest.
     pub fn begin_prefetch(&mut self) {
         self.held = false;
         if self.phase != Phase::Restoring {
@@ -197,13 +197,13 @@ impl Source {
         }
     }
 
-    /// Finishes as soon as this machine can: somebody waits for it.
+    /// Finishes with all processors, because a checkpoint waits for complete memory.
     pub fn hurry(&mut self) {
         self.begin_prefetch();
         self.prefetch.hurry();
     }
 
-    /// What it took so far.
+    /// The figures so far.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {

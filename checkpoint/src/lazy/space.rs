@@ -1,8 +1,8 @@
-//! One address space: what it lacks, and how it gets it.
+//! One address space: its missing pages, and the lock for giving them.
 //!
-//! See the parent module for why there is a gate. Those who give pages go
-//! through it side by side; who reads events has it alone, so that nobody is in
-//! the middle of giving a page when the process is let go on.
+//! The parent module has the reason for the lock. Threads that give pages share it.
+//! The thread that reads events holds it alone, so no page is being given when the
+//! kernel lets the process continue.
 
 use std::io;
 use std::ops::Range;
@@ -15,26 +15,26 @@ use super::Failure;
 use super::pending::{Frame, Pending, Piece};
 use super::uffd::{Event, Uffd, is_gone};
 
-/// How much is given in one go. An event waits for no more than that: about 50
-/// microseconds' worth of copying.
+/// The number of bytes that are given at once. An event waits for no more than that:
+/// about 50 microseconds of copying.
 const CHUNK: u64 = 64 << 10;
 
-/// How giving pages went.
+/// The result of giving pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Given {
-    /// So many bytes were given. What is not needed any more doesn't count.
+    /// The number of bytes given. Pages that are no longer missing don't count.
     Bytes(u64),
-    /// Nothing can be given until an event has been read.
+    /// The kernel accepts no page until an event has been read.
     Busy,
-    /// The container's memory limit leaves no room just now.
+    /// The container's memory limit has no room now.
     NoRoom,
-    /// Nobody is there any more: an exit, or an exec.
+    /// The address space has ended, by exit or exec.
     Gone,
 }
 
 struct State {
     pending: Pending,
-    /// Where prefetching in the order of addresses goes on.
+    /// The address at which prefetching continues.
     cursor: u64,
     /// Frames that are being decoded ahead.
     claimed: Vec<Frame>,
@@ -51,10 +51,10 @@ pub(super) struct Space {
     page: u64,
 }
 
-/// What a process did, apart from waiting for pages.
+/// The events of a process.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// The addresses of pages that are waited for.
+    /// Addresses of pages that the process waits for.
     pub(super) faults: Vec<u64>,
     /// Address spaces of forked children.
     pub(super) children: Vec<Space>,
@@ -99,13 +99,13 @@ impl Space {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing more is to be given.
+    /// Whether no page is missing.
     pub(super) fn is_done(&self) -> bool {
         let state = self.state();
         state.gone || state.pending.is_empty()
     }
 
-    /// How much is missing.
+    /// The number of missing bytes.
     pub(super) fn missing(&self) -> u64 {
         let state = self.state();
         match state.gone {
@@ -114,7 +114,7 @@ impl Space {
         }
     }
 
-    /// Reads what the process has done, and follows it.
+    /// Reads events and updates the map of missing pages.
     pub(super) fn follow(&self) -> io::Result<Seen> {
         let _closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut seen = Seen::default();
@@ -133,7 +133,7 @@ impl Space {
         Ok(seen)
     }
 
-    /// What is to be decoded for an address; nothing if its page is not missing.
+    /// The frame to decode for an address; `None` if its page is not missing.
     pub(super) fn wanted(
         &self,
         address: u64,
@@ -142,8 +142,8 @@ impl Space {
         self.state().pending.around(address, frame_size)
     }
 
-    /// The same for what is to be decoded ahead: the first of a range, or else
-    /// where that goes on. Nobody else gets it until [`Self::release`].
+    /// Claims a frame to decode ahead: the first of a range, or else the one at which
+    /// prefetching continues. No other thread gets it until [`Self::release`].
     pub(super) fn claim(
         &self,
         within: Option<Range<u64>>,
@@ -182,13 +182,13 @@ impl Space {
         }
     }
 
-    /// A claimed frame has been dealt with.
+    /// Releases a claimed frame.
     pub(super) fn release(&self, frame: Frame) {
         self.state().claimed.retain(|claimed| *claimed != frame);
     }
 
-    /// Gives the process what it still lacks of a piece. Until the restore is
-    /// `settled`, memory that is not registered yet will be, and stays missing.
+    /// Gives the process the missing pages of a piece. Until the restore is `settled`,
+    /// memory that is not registered yet stays missing.
     pub(super) fn give(
         &self,
         file: u32,
@@ -219,7 +219,7 @@ impl Space {
         Ok(Given::Bytes(given))
     }
 
-    /// Gives pages, all of which are missing. The gate is open.
+    /// Gives pages, all of which are missing. The caller shares the lock.
     fn copy(&self, range: Range<u64>, bytes: &[u8], settled: bool) -> Result<Given, Failure> {
         let mut given = 0;
         let mut at = range.start;
@@ -234,8 +234,8 @@ impl Space {
                     step = range.end - at;
                     at..at + count
                 }
-                // It is there: touched before it was registered, or given to a
-                // child by its parent.
+                // The page is resident: touched before it was registered, or
+                // inherited from the parent.
                 Err(Errno::EEXIST) => {
                     self.uffd.wake(at, self.page);
                     page
@@ -262,17 +262,17 @@ impl Space {
         Ok(Given::Bytes(given))
     }
 
-    /// Gives a page of zeros where nothing is missing: memory that was never
-    /// written to, or whose content was given up.
+    /// Gives a page of zeros where no page is missing: memory that was never written
+    /// to, or whose content was dropped.
     pub(super) fn give_zeros(&self, address: u64) -> Result<Given, Failure> {
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         if self.state().pending.contains(address) {
-            // Moved here meanwhile.
+            // The process has moved the page here meanwhile.
             return Ok(Given::Busy);
         }
         match self.uffd.zero(address, self.page) {
             Ok(_) => Ok(Given::Bytes(0)),
-            // It is there, or it can't be: whoever waits finds out.
+            // The page is resident, or can't be: a thread that waits faults again.
             Err(Errno::EEXIST | Errno::ENOENT) => {
                 self.uffd.wake(address, self.page);
                 Ok(Given::Bytes(0))
@@ -281,14 +281,14 @@ impl Space {
         }
     }
 
-    /// Looks whether the address space still exists.
+    /// Checks whether the address space still exists.
     pub(super) fn look(&self) {
         if is_gone(self.uffd.as_fd()) {
             self.state().gone = true;
         }
     }
 
-    /// Lets whoever waits at an address look again.
+    /// Wakes the threads that wait at an address. They fault again.
     pub(super) fn wake(&self, address: u64) {
         self.uffd.wake(address, self.page);
     }

@@ -1,25 +1,23 @@
-//! What processes touched first after a restore, and when.
+//! Touches: the pages that processes missed after earlier restores, and when.
 //!
-//! A program that is restored from one checkpoint again does much the same each
-//! time. What a restore had to be asked for, the next one can have ready: in the
-//! order of the times at which it was missed. What came before it was asked for
-//! leaves no trace; so the touches of all restores so far are kept together,
-//! each with its earliest time.
+//! A program that is restored from one checkpoint again does much the same each time.
+//! So the next restore prefetches first the pages that earlier ones missed, in the
+//! order of the times. A page that was prefetched in time leaves no touch. So the
+//! touches of all restores are kept together, each with its earliest time.
 //!
-//! They only ever change the order in which memory comes: wrong ones cost time
-//! and nothing else.
+//! Touches change only the order in which memory is given: wrong ones cost time and
+//! nothing else.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The grain of addresses: the stretch that is given at once to who waits, a
-/// part of a frame.
+/// The unit of addresses: the bytes that answer one fault, a part of a frame.
 pub(super) const BLOCK: u64 = 64 << 10;
 
-/// How many are kept. Most frames are larger than a block: enough for the first
-/// gigabytes that a program touches.
+/// The number of touches that are kept. Most frames are larger than a block, so this
+/// covers the first gigabytes that a program touches.
 const MOST: usize = 32 << 10;
 
 /// The longest text that is read: MOST of the largest numbers.
@@ -29,7 +27,7 @@ pub const MAX_BYTES: u64 = 2 << 20;
 const FORMAT: u32 = 1;
 
 /// Touches by process, as numbered in the checkpoint, and block; milliseconds
-/// after the processes were set going.
+/// after CRIU let the processes run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touches(BTreeMap<(i32, u64), u32>);
 
@@ -41,8 +39,7 @@ struct Text {
 }
 
 impl Touches {
-    /// Those that were written down. None if that was another version's, or is
-    /// no such text.
+    /// Parses a text. Empty if it is of another version or is no such text.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         match serde_json::from_slice::<Text>(text) {

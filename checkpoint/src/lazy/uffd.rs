@@ -1,9 +1,8 @@
-//! userfaultfd(2): the kernel's requests for pages, and the answers.
+//! userfaultfd(2): events of the kernel, and pages for a process.
 //!
-//! All that is unsafe about lazy restore is here: four ioctls, each given a
-//! structure that lives for the whole call, and one of them a buffer that is
-//! longer than what the kernel reads of it. None writes to our memory but into
-//! that structure.
+//! All unsafe code of lazy restore is here: four ioctls. Each gets a structure that
+//! lives for the whole call, and one gets a buffer that is longer than what the kernel
+//! reads of it. The kernel writes into that structure only.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -56,23 +55,23 @@ mod ioctl {
     nix::ioctl_readwrite!(zeropage, UFFDIO, 0x04, UffdioZeropage);
 }
 
-/// What a process does, or wants.
+/// An event of an address space.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It waits for the page at this address.
+    /// A process waits for the page at this address.
     Fault(u64),
-    /// It has forked; the child's descriptor.
+    /// The process has forked. The descriptor is the child's.
     Fork(OwnedFd),
-    /// It has moved memory.
+    /// The process has moved memory (mremap).
     Remap { from: u64, to: u64, length: u64 },
-    /// It gives up the content of memory, or the memory itself.
+    /// The process has dropped the content of memory, or unmapped it.
     Remove { start: u64, end: u64 },
 }
 
 /// The bytes of a message (struct uffd_msg).
 const MESSAGE: usize = 32;
 
-/// How many messages are read at once.
+/// The number of messages that one read returns at most.
 const MESSAGES: usize = 16;
 
 /// The descriptor of one address space.
@@ -80,7 +79,7 @@ const MESSAGES: usize = 16;
 pub(super) struct Uffd(OwnedFd);
 
 impl Uffd {
-    /// Takes over a descriptor.
+    /// Takes ownership of a descriptor.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
@@ -88,8 +87,8 @@ impl Uffd {
         Ok(Self(fd))
     }
 
-    /// Reads what has come in; the process goes on as soon as this has read its
-    /// event. Nothing if there is nothing, or nobody is there any more.
+    /// Reads the pending events. The kernel lets a process continue when its event has
+    /// been read. Empty if there is none, or if the address space has ended.
     pub(super) fn read(&self) -> io::Result<Vec<Event>> {
         let mut buffer = [0; MESSAGE * MESSAGES];
         let length = match nix::unistd::read(&self.0, &mut buffer) {
@@ -101,8 +100,8 @@ impl Uffd {
         messages.iter().map(parse).collect()
     }
 
-    /// Gives the process pages. Says how many bytes it took; an error counts
-    /// only for the first page.
+    /// Gives the process pages. Returns the number of bytes that the kernel copied; an
+    /// error concerns the first page.
     pub(super) fn copy(&self, address: u64, bytes: &[u8]) -> Result<u64, Errno> {
         let mut request = UffdioCopy {
             dst: address,
@@ -132,20 +131,20 @@ impl Uffd {
         done(result, request.zeropage)
     }
 
-    /// Lets whoever waits for this memory look again.
+    /// Wakes the threads that wait for this memory. They fault again.
     pub(super) fn wake(&self, address: u64, length: u64) {
         let mut request = UffdioRange {
             start: address,
             len: length,
         };
-        // It fails for impossible addresses only, where nobody can wait.
+        // It fails for impossible addresses only, which no thread can wait for.
         // SAFETY: the request lives through the call and holds no pointer.
         let _ = unsafe { ioctl::wake(self.0.as_raw_fd(), &raw mut request) };
     }
 }
 
-/// Whether the address space behind a userfaultfd has ended. The kernel tells of no
-/// end; it only refuses what is given to an address space that has.
+/// Whether the address space behind a userfaultfd has ended. The kernel reports no
+/// end; it refuses pages for an address space that has ended.
 #[must_use]
 pub fn is_gone(uffd: BorrowedFd<'_>) -> bool {
     // From the first address that can be mapped (vm.mmap_min_addr) to the end of
@@ -173,7 +172,7 @@ impl AsFd for Uffd {
     }
 }
 
-/// The kernel says how far it came, or what was wrong with the first page.
+/// The kernel returns the bytes that it copied, or the error of the first page.
 fn done(result: nix::Result<libc::c_int>, count: i64) -> Result<u64, Errno> {
     match (result, u64::try_from(count)) {
         (Ok(_), Ok(count)) => Ok(count),
@@ -192,8 +191,8 @@ fn parse(message: &[u8; MESSAGE]) -> io::Result<Event> {
     let number = i32::from_ne_bytes([message[8], message[9], message[10], message[11]]);
     Ok(match message[0] {
         0x12 => Event::Fault(word(1)),
-        // SAFETY: reading this message made the descriptor, and nobody else
-        // knows of it.
+        // SAFETY: reading this message created the descriptor, and nothing else owns
+        // it.
         0x13 => Event::Fork(unsafe { OwnedFd::from_raw_fd(number) }),
         0x14 => Event::Remap {
             from: word(0),
@@ -212,10 +211,10 @@ fn parse(message: &[u8; MESSAGE]) -> io::Result<Event> {
     })
 }
 
-/// Whether this machine can do what lazy restore needs.
+/// Checks that this machine supports lazy restore.
 ///
 /// # Errors
-/// It can't; the reason is for the person who asked for it.
+/// It does not; the error is the reason, for the user.
 pub fn available() -> io::Result<()> {
     // SAFETY: userfaultfd takes a number and no memory.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
@@ -223,7 +222,7 @@ pub fn available() -> io::Result<()> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just returned this descriptor and nobody else has it.
+    // SAFETY: the kernel just returned this descriptor, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut request = UffdioApi {
         api: API,
@@ -252,7 +251,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_message_panics(mut message: [u8; MESSAGE]) {
-            // Only the kernel can have made that descriptor.
+            // Only the kernel can have created that descriptor.
             prop_assume!(message[0] != 0x13);
             let _ = parse(&message);
             message[0] = 0x14;

@@ -60,13 +60,13 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
     info!("serving {} as process {}", flags.id, std::process::id());
     exit.wait().await;
     info!("the last container is gone");
-    // Before the server winds up: nobody shall find a shim that is going, nor
-    // shall we remove the socket of a successor.
+    // Before the server shuts down: no client may find a shim that is exiting, and the
+    // socket of a successor must not be removed.
     if let Err(e) = fs::remove_file(path) {
         warn!("{}: {e}", at("remove", path));
     }
     events.flush().await;
-    // Nobody is left to hear of a connection that ends badly.
+    // The last client has disconnected, so errors of connections do not matter.
     let _ = server.shutdown().await;
     Ok(())
 }

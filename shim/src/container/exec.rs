@@ -107,15 +107,15 @@ impl Container {
         let pid = match (made, read_pid(&pid_file)) {
             (Ok(()), pid) => pid,
             (Err(e), Ok(pid)) => {
-                // It was made, but its streams were not: nobody would ever know
-                // of it. It may also be gone already.
+                // The process was created without its streams, and no client would
+                // learn of it. It may have exited already.
                 let _ = send_signal(pid, SIGKILL.cast_unsigned());
                 Err(e)
             }
             (Err(e), Err(_)) => Err(e),
         };
         for file in [&spec, &pid_file] {
-            // One may not exist after a failure.
+            // After a failure one of them may be missing.
             let _ = std::fs::remove_file(file);
         }
         let pid = pid?;

@@ -1,19 +1,26 @@
-//! A container as the task service sees it: its init, the processes added to
-//! it, its state, and how requests on it relate.
+//! A container as the task service sees it: its init, its exec'd processes, its
+//! state, and the order of requests.
 //!
-//! Who waits for whom. Nothing here is shared between containers but the
-//! reaper and the event queue, so a slow operation on one never delays another.
-//! Within a container there are two locks:
-//! - `state`, held for an instant, answers State, Pids, Wait and Connect at any
-//!   time.
-//! - `gate`, held while the OCI runtime works, orders the operations that
-//!   change the container. Starting an exec'd process takes it shared, so that
-//!   several may start at once, but none in the middle of a checkpoint.
+//! **Locks.** Containers share nothing but the reaper and the event queue, so a slow
+//! operation on one never delays another. Each container has two locks:
+//! - `state` is held for an instant. State, Pids, Wait and Connect take it and answer
+//!   at any time.
+//! - `operation_lock` is held while the OCI runtime works. It orders the operations
+//!   that change the container. Starting an exec'd process takes it shared, so several
+//!   may start at once, but none in the middle of a checkpoint.
 //!
-//! Kill takes neither: a container can be killed in the middle of anything, and
-//! whatever was under way then fails.
+//! Kill takes neither: a container can be killed at any time, and the operation that
+//! is in progress then fails.
 //!
-//! A child module per verb holds what that verb does.
+//! ```text
+//! create, start, exec, kill, pause, update, checkpoint, delete   a verb each
+//! process, exec_process   a process of the container, and one that exec added
+//! state                   the state machine
+//! exit                    what follows when init exits
+//! freeze                  the freezer cgroup
+//! early_resume, between_attempts   when a paused task may run during a checkpoint
+//! netns_holder            the network namespace between Create and Start of a restore
+//! ```
 
 mod between_attempts;
 mod checkpoint;
@@ -69,7 +76,7 @@ pub(crate) use early_resume::is_stock_name;
 use netns_holder::NetnsHolder;
 pub(crate) use process::timestamp;
 
-/// What all containers of a shim share.
+/// The state that all containers of a shim share.
 pub(crate) struct Host {
     /// containerd's namespace.
     pub(crate) namespace: String,

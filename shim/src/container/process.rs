@@ -56,14 +56,14 @@ pub(crate) struct Process {
 struct Running {
     pid: i32,
     io: Option<ProcessIo>,
-    /// CloseIO came; before the streams exist, it counts for them, too.
+    /// CloseIO was requested. Before the streams exist, it counts for them, too.
     stdin_closed: bool,
-    /// Waited for: from here on the PID may be somebody else's.
+    /// Reaped: the kernel may reuse the PID.
     reaped: bool,
 }
 
 impl Process {
-    /// A process that is yet to be made.
+    /// A process that does not exist yet.
     pub(crate) fn new(stdio: Stdio) -> Self {
         Self {
             stdio,
@@ -74,33 +74,32 @@ impl Process {
         }
     }
 
-    /// Its PID; 0 before it exists. It stays after the end, as the name of the
-    /// process in events and answers.
+    /// The PID; 0 before the process exists. It is kept after the exit for events and
+    /// answers.
     pub(crate) fn pid(&self) -> i32 {
         self.running().pid
     }
 
-    /// Its end, if it has come.
+    /// The exit, if the process has exited.
     pub(crate) fn ended(&self) -> Option<Ended> {
         *self.ended.borrow()
     }
 
-    /// Waits for its end.
+    /// Waits for the exit.
     pub(crate) async fn wait(&self) -> Ended {
         let mut ended = self.ended.subscribe();
         loop {
             if let Some(ended) = *ended.borrow_and_update() {
                 return ended;
             }
-            // The sender lives in self, so this can't fail; the loop would
-            // otherwise find the end that came last.
+            // `self` owns the sender, so this can't fail.
             if ended.changed().await.is_err() {
                 continue;
             }
         }
     }
 
-    /// Records its end and wakes those who wait. The first end counts.
+    /// Records the exit and wakes all waiters. The first exit counts.
     pub(crate) fn end(&self, status: ExitStatus) -> Ended {
         let ended = Ended {
             status,

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::error::{Context, Result, at};
 
-/// How long the rest of a deleted process's output may take; as for fifos.
+/// Time for the rest of a deleted process's output, as for fifos.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Copies that end with their source.
@@ -24,9 +24,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) struct FileCopies(Mutex<Vec<JoinHandle<()>>>);
 
 impl FileCopies {
-    /// Appends everything from `sources` to the file at `path`, which is made,
-    /// with its folders, if need be. Writing happens on the blocking pool, so
-    /// that a slow disk delays nobody else.
+    /// Appends everything from `sources` to the file at `path`, which is created,
+    /// with its directories, if it is missing. The blocking pool writes, so a slow
+    /// disk delays no other container.
     ///
     /// # Errors
     /// When the file can't be opened.

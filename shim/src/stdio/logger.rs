@@ -81,9 +81,9 @@ impl Logger {
         Ok((logger, [stdout, stderr]))
     }
 
-    /// Lets it write its last and end.
+    /// Asks the logger to exit, waits for it, and kills it after a timeout.
     pub(super) async fn finish(mut self) {
-        // It may have ended by itself; then there is nobody to ask.
+        // An error means that it has exited by itself.
         let asked = kill(self.pid, Signal::SIGTERM);
         if asked.is_ok()
             && tokio::time::timeout(EXIT_TIMEOUT, &mut self.exit)

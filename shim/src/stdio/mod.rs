@@ -1,4 +1,4 @@
-//! A process's standard streams, between the container and whoever reads them.
+//! A process's standard streams, between the container and its client.
 //!
 //! ```text
 //!   container ──pipe──▶ copy ──▶ fifo ──▶ client          stdout, stderr: fifo
@@ -8,13 +8,12 @@
 //!   client ──▶ fifo ──▶ copy ──▶ pipe or pty ──▶ container  stdin
 //! ```
 //!
-//! Between the container and us there is always a pipe or a pty, never the
-//! client's fifo itself: CRIU knows how to save a pipe whose other end is
-//! outside and to connect a new one on restore, but refuses a file from outside
-//! the container's mount namespace.
+//! The container always has a pipe or a pty, never the client's fifo itself. CRIU
+//! dumps a pipe whose other end is outside and connects a new one on restore, but
+//! refuses a file from outside the container's mount namespace.
 //!
-//! Copies of fifos and terminals are those of the shim crate, which hold the
-//! fifos open so that a client, or containerd, may come and go.
+//! The shim crate copies fifos and terminals. It holds the fifos open, so a client,
+//! or containerd, may exit and connect again.
 
 mod console;
 mod file;
@@ -53,7 +52,7 @@ use file::FileCopies;
 use logger::Logger;
 use terminal::TerminalOutput;
 
-/// Who a process is, for a logger; and who owns its pipes.
+/// The identity of a process, for its logger, and the owner of its pipes.
 pub(crate) struct Owner<'a> {
     /// The container or exec ID.
     pub(crate) id: &'a str,
@@ -183,16 +182,16 @@ impl Pipes {
     }
 }
 
-/// Opens the fifos of a process that is made later than its client expects. A
-/// client that opens a fifo waits until somebody has the other end, Docker with
-/// all its handling of that container. What is sent meanwhile is kept in the
-/// fifo for whoever opens it next.
+/// Opens the fifos of a process that is created later than its client expects. A
+/// client that opens a fifo blocks until the other end is open; Docker blocks with
+/// all its handling of that container. The fifo keeps what the client writes
+/// meanwhile.
 pub(crate) fn hold_fifos(stdio: &Stdio) -> Vec<File> {
     [&stdio.stdin, &stdio.stdout, &stdio.stderr]
         .into_iter()
         .map(|path| path.strip_prefix("fifo://").unwrap_or(path))
         .filter(|path| path.starts_with('/') && !is_file(path))
-        // What can't be opened is reported when it is needed.
+        // A fifo that can't be opened is reported when the process needs it.
         .filter_map(|path| {
             let mut options = File::options();
             options.read(true).write(true);

@@ -1,4 +1,4 @@
-//! Giving what is waited for.
+//! Answers page faults.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use super::super::space::{Given, Space};
 use super::super::touches::BLOCK;
 use super::{Phase, Source};
 
-/// A page that somebody waits for.
+/// A page that a process waits for.
 pub(super) struct Waiting {
     pub(super) space: Arc<Space>,
     pub(super) address: u64,
     pub(super) since: Instant,
-    /// How often there was no room for it.
+    /// The number of attempts for which there was no memory.
     pub(super) refused: u32,
 }
 
 impl Source {
-    /// Gives what is waited for.
+    /// Gives all pages that processes wait for.
     pub(super) fn answer(&mut self) -> Result<(), Failure> {
         self.retry = None;
         for mut fault in std::mem::take(&mut self.waiting) {
@@ -30,7 +30,7 @@ impl Source {
                     continue;
                 }
                 Given::Gone => continue,
-                // The event has come in by the next step.
+                // The event has arrived by the next step.
                 Given::Busy => self.retry = Some(Duration::from_millis(1)),
                 Given::NoRoom => {
                     fault.refused += 1;
@@ -73,7 +73,7 @@ impl Source {
         let Some(&own) = pieces.first() else {
             return Ok(Given::Busy);
         };
-        // What is waited for comes first. To a forked child nothing else: see
+        // The missing page comes first. A forked child gets nothing else: see
         // [`super::super::prefetch`].
         let length = match space.is_forked() {
             true => space.page(),
@@ -88,11 +88,11 @@ impl Source {
             Given::Bytes(_) => {}
             other => return Ok(other),
         }
-        // Another thread may have given it while this one decoded, or the
-        // process has taken the mapping away.
+        // Another thread may have given the page while this one decoded, or the
+        // process has unmapped it.
         space.wake(address);
         self.times.add(fault.since.elapsed());
-        // What is beside it may not be registered before that.
+        // Its neighbours may not be registered before that.
         if settled && !space.is_forked() {
             for piece in pieces {
                 if !matches!(give(piece)?, Given::Bytes(_)) {
@@ -101,7 +101,7 @@ impl Source {
             }
             self.prefetch.hint(space.clone(), own.end);
         }
-        // Nobody waits for this.
+        // No process waits for these pages.
         if let (Some(pid), Some(since)) = (space.pid(), self.running_since) {
             self.touches
                 .add(pid, address, fault.since.duration_since(since));
