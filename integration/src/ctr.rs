@@ -93,8 +93,8 @@ pub(crate) fn ctr_command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command under timeout(1): a client that waits for a shim's answer
-/// waits for ever, and a story that hangs tells nobody why.
+/// The same command under timeout(1): a client waits for a shim's answer forever, and a
+/// story that hangs has no message.
 fn bounded(command: &Command) -> Command {
     let mut bounded = Command::new("timeout");
     let patience = stretched(PATIENCE).as_secs().to_string();

@@ -106,7 +106,7 @@ impl Pty {
             .stdin(terminal);
         let status = stty.status().unwrap_or_else(|e| panic!("{stty:?}: {e}"));
         assert!(status.success(), "{stty:?}: {status}");
-        // It is not the program's controlling terminal, so the kernel tells nobody.
+        // It is not the program's controlling terminal, so the kernel sends no signal.
         self.signal(Signal::SIGWINCH);
     }
 

@@ -96,7 +96,7 @@ impl Task {
         }
     }
 
-    /// The same task, asked by somebody who has not long to wait.
+    /// The same task with a short deadline.
     pub(crate) fn within(&self, patience: Duration) -> Self {
         Self {
             patience,

@@ -458,7 +458,7 @@ fn redis_keeps_its_data_and_its_subscriber() {
             .trim(),
         "value"
     );
-    // The same connection, not a new one: nobody is there to make another.
+    // The same connection: the client can't have made a new one.
     listening(&restored).unwrap_or_else(|seen| panic!("{seen}"));
     eventually("the subscriber hears what came after the restore", || {
         let heard = restored

@@ -352,7 +352,7 @@ fn our_runtime_can_be_the_default() {
     container.freeze("cp");
     container.thaw("cp");
     container.report().continues(&before);
-    // And one that nobody will ever checkpoint.
+    // And one that is never checkpointed.
     let said = docker_ok(&["run", "--rm", BUSYBOX, "echo", "hello"]);
     assert_eq!(said, "hello");
 }

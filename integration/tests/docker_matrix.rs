@@ -73,8 +73,8 @@ impl Kind {
             return;
         }
         let network = Network::create(label);
-        // An init, because whoever shares its PID namespace leaves it orphans to
-        // reap: their PIDs must be free for a restore.
+        // An init reaps the orphans of a container that shares its PID namespace.
+        // Their PIDs must be free for a restore.
         let mut flags = vec!["--init"];
         flags.extend(self.beside.split_whitespace());
         // With the engine's own runtime: it has no part in the story.

@@ -39,7 +39,7 @@ impl Client {
                 .0
                 .set_read_timeout(Some(Duration::from_secs(20)))
                 .map_err(|e| e.to_string())?;
-            // docker-proxy accepts before there is anybody behind it.
+            // docker-proxy accepts before the container listens.
             client.ask().map(|_| client.0)
         });
         Self(stream)
@@ -337,7 +337,7 @@ impl Caller {
         let how = self.container.reads("said", |said| {
             said.strip_prefix("lost: ").map(str::to_owned)
         });
-        // Whoever reads sees the end, whoever writes an error.
+        // A read returns the end, a write an error.
         assert!(how == "end" || how.contains("Errno"), "{how}");
         self.container.running();
     }
@@ -403,11 +403,11 @@ fn speaker() -> u16 {
     })
 }
 
-/// What a peer repeats because nobody acknowledges it would reach a network
-/// without a connection, which answers with a reset, if nothing kept it away
-/// until the connection is there.
+/// A peer repeats segments that are not acknowledged. A network that has the address
+/// and not yet the connection would answer them with a reset, so they are dropped until
+/// the connection exists.
 #[test]
-fn connections_are_kept_whose_peers_go_on_speaking() {
+fn connections_survive_segments_that_their_peers_repeat() {
     if no_restore_here() {
         return;
     }
@@ -442,8 +442,8 @@ fn a_connection_is_closed_if_the_user_wants_that() {
     caller.loses_its_connection();
 }
 
-/// Nothing is sent to an address, as long as this lives: whoever else has it for
-/// a while would answer what a peer repeats with a reset.
+/// Drops all segments to an address until it is dropped: another container that has the
+/// address meanwhile would answer repeated segments with a reset.
 struct Silence(String);
 
 impl Silence {

@@ -99,8 +99,9 @@ fn a_terminal_carries_lines_both_ways_and_the_exit_code() {
 #[test]
 fn a_resized_terminal_has_its_new_size_inside() {
     let (container, mut terminal) = Run::new("resize").command(&["sh"]).on_terminal();
-    terminal.resize(40, 100);
     eventually("the new size", || {
+        // ctr ignores the signal until it has set its handler, so it is sent again.
+        terminal.resize(40, 100);
         terminal.type_line("stty size");
         let seen = terminal.seen();
         if seen.contains("40 100") {

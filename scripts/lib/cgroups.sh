@@ -68,8 +68,8 @@ thaw_cgroups() {
   done <"$1"
 }
 
-# remove_cgroups LIST: kills what is left in the groups and removes them. v1
-# tells nobody that a group has emptied, hence the short polls.
+# remove_cgroups LIST: kills the processes left in the groups and removes them. v1
+# reports no empty group, hence the short polls.
 remove_cgroups() {
   local group try pids
   while read -r _ _ _ group; do

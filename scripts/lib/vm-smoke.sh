@@ -58,7 +58,7 @@ kill "$events"
 remove oom
 pass
 
-# As nobody: counts, and shows with each count whether its memory is what it was.
+# As the user nobody: counts, and shows with each count whether its memory is what it was.
 # A shell and not `sleep`, which Debian's busybox ends early when CRIU interrupts it.
 # shellcheck disable=SC2016 # for the container's shell
 counter='

@@ -60,16 +60,27 @@ MEASURES = {
 
 
 def show(title, compared):
-    whos = [who for who in engine.NAMES if any(who in found["median"] for found in compared.values())]
-    head = "".join(f" {who:>10}" for who in whos) + " " * 5 + "".join(f" {'/ stock':>9}" for _ in whos[1:])
+    candidates = [
+        candidate for candidate in engine.NAMES if any(candidate in found["median"] for found in compared.values())
+    ]
+    head = (
+        "".join(f" {candidate:>10}" for candidate in candidates)
+        + " " * 5
+        + "".join(f" {'/ stock':>9}" for _ in candidates[1:])
+    )
     print(f"\n{title:<38}{head}")
     for measure, (name, unit, unit_name) in MEASURES.items():
         if measure not in compared:
             continue
         median, ratio = compared[measure]["median"], compared[measure]["ratio"]
         digits = 2 if unit_name == "s" else 1
-        cells = "".join(f" {median[who] / unit:>10.{digits}f}" if who in median else f" {'-':>10}" for who in whos)
-        ratios = "".join(f" {ratio[who]:>9.2f}" if who in ratio else f" {'':>9}" for who in whos[1:])
+        cells = "".join(
+            f" {median[candidate] / unit:>10.{digits}f}" if candidate in median else f" {'-':>10}"
+            for candidate in candidates
+        )
+        ratios = "".join(
+            f" {ratio[candidate]:>9.2f}" if candidate in ratio else f" {'':>9}" for candidate in candidates[1:]
+        )
         print(f"{name:<38}{cells} {unit_name:<4}{ratios}".rstrip())
     sys.stdout.flush()
 

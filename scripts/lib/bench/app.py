@@ -1,10 +1,10 @@
 """What is checkpointed: it holds memory and says how long it stood still.
 
 Runs in the container, with the folder that the bench shares with it at /bench.
-It ticks every millisecond and appends each gap between two ticks that is worth
-speaking of to /bench/gaps, so what a checkpoint costs is told by the one who
-pays. The file is open for the writing only: a restore would miss what was added
-to a file that was open.
+It ticks every millisecond and appends each notable gap between two ticks to
+/bench/gaps, so the application itself measures what a checkpoint costs it. The
+file is open only while a gap is written: CRIU refuses to restore an open file
+that has grown.
 
     app.py hold MIB     that much memory, in turns a mebibyte of noise and one of text
     app.py family MIB WORKERS

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-# Who is compared: what the results call it, and the runtime's name.
+# The candidates: their names in the results, and the runtimes' names.
 #
 # containerd honours `--image-path` for a runtime of its own name alone; for any
 # other it makes an image besides. So ours is measured under that name, too, the
@@ -73,27 +73,27 @@ def remove(name):
     ctr("container", "rm", name)
 
 
-def choose(who):
-    if who in SHIMS:
+def choose(candidate):
+    if candidate in SHIMS:
         with open(CHOICE, "w") as f:
-            f.write(SHIMS[who])
+            f.write(SHIMS[candidate])
 
 
-def restore_mode(who):
-    """Has the next restore be as `who` wants it."""
+def restore_mode(candidate):
+    """Sets the mode of the next restore to that of the candidate."""
     os.makedirs("/etc/cedana", exist_ok=True)
     with open("/etc/cedana/config.toml", "w") as f:
-        f.write(f'[restore]\nmode = "{"eager" if who == EAGER else "lazy"}"\n')
+        f.write(f'[restore]\nmode = "{"eager" if candidate == EAGER else "lazy"}"\n')
 
 
-def start(who, image, name, *command, flags=()):
-    return ctr("run", "-d", "--runtime", NAMES[who], *flags, image, name, *command)
+def start(candidate, image, name, *command, flags=()):
+    return ctr("run", "-d", "--runtime", NAMES[candidate], *flags, image, name, *command)
 
 
 class App:
     """The app in a container of its own, ready to be checkpointed."""
 
-    def __init__(self, who, name, workload):
+    def __init__(self, candidate, name, workload):
         self.name = name
         self.is_family = workload[0] == "family"
         self.shared = f"{SHARED}/{name}"
@@ -102,11 +102,11 @@ class App:
         for file in ("app.py", "text"):
             os.link(f"{SHARED}/{file}", f"{self.shared}/{file}")
         mount = f"type=bind,src={self.shared},dst=/bench,options=rbind:rw"
-        choose(who)
+        choose(candidate)
         # No program here pauses a task for itself (docs/containerd.md).
         early = "io.cedana.checkpoint.resume_early=container"
         flags = ["--mount", mount, "--annotation", early]
-        start(who, WORK, name, "python3", "/bench/app.py", *workload, flags=flags)
+        start(candidate, WORK, name, "python3", "/bench/app.py", *workload, flags=flags)
         wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
 
     def gaps(self):
@@ -152,14 +152,14 @@ def prepare(bench):
 
 
 def take_turns(n, *others):
-    """Whoever is first finds colder caches, so that changes with each round."""
+    """The first candidate finds colder caches, so the order changes with each round."""
     turn = [STOCK, OURS, *others]
     return turn[n % len(turn) :] + turn[: n % len(turn)]
 
 
 def compare(samples):
-    """The median of each who was measured, and ratios to the stock shim's."""
-    result = {who: statistics.median(values) for who, values in samples.items()}
+    """The median of each candidate, and ratios to the stock shim's."""
+    result = {candidate: statistics.median(values) for candidate, values in samples.items()}
     stock = result.get(STOCK)
-    ratios = {who: value / stock for who, value in result.items() if who != STOCK and stock}
+    ratios = {candidate: value / stock for candidate, value in result.items() if candidate != STOCK and stock}
     return {"median": result, "ratio": ratios, "samples": samples}

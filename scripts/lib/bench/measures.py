@@ -53,10 +53,10 @@ def shim_of(name):
 
 
 class Samples(dict):
-    """Values by measure and by who was measured."""
+    """Values by measure and by candidate."""
 
-    def add(self, measure, who, value):
-        self.setdefault(measure, {}).setdefault(who, []).append(value)
+    def add(self, measure, candidate, value):
+        self.setdefault(measure, {}).setdefault(candidate, []).append(value)
 
     def compared(self):
         return {measure: engine.compare(samples) for measure, samples in self.items()}
@@ -67,16 +67,16 @@ def start_and_memory(rounds):
     samples = Samples()
     engine.choose(STOCK)
     for n in range(rounds + 1):
-        for who in take_turns(n):
+        for candidate in take_turns(n):
             name = f"bench-{n}"
             begin = time.monotonic()
-            start(who, engine.BUSYBOX, name, "sh", "-c", "while :; do sleep 1000; done")
+            start(candidate, engine.BUSYBOX, name, "sh", "-c", "while :; do sleep 1000; done")
             took = time.monotonic() - begin
             used = settled_private_bytes(shim_of(name))
             remove(name)
             if n:  # the first round warms the caches
-                samples.add("run_seconds", who, took)
-                samples.add("shim_private_bytes", who, used)
+                samples.add("run_seconds", candidate, took)
+                samples.add("shim_private_bytes", candidate, used)
     return samples.compared()
 
 
@@ -101,19 +101,19 @@ def checkpoints(workload, rounds):
     """Everything that is done to a running container, and its restore."""
     samples = Samples()
     for n in range(rounds):
-        for who in take_turns(n, IN_PLACE):
-            app = App(who, f"bench-{n}", workload)
-            if who != IN_PLACE:
-                checkpoint_alone(samples, who, app)
+        for candidate in take_turns(n, IN_PLACE):
+            app = App(candidate, f"bench-{n}", workload)
+            if candidate != IN_PLACE:
+                checkpoint_alone(samples, candidate, app)
             # ctr 1 sends these flags to a runtime of containerd's own name alone.
-            if who != OURS or engine.ctr_major() > 1:
-                checkpoint_to_path(samples, who, app)
-            if who != IN_PLACE:
-                checkpoint_as_kubernetes(samples, who, app)
-                checkpoint_and_restore(samples, who, app)
+            if candidate != OURS or engine.ctr_major() > 1:
+                checkpoint_to_path(samples, candidate, app)
+            if candidate != IN_PLACE:
+                checkpoint_as_kubernetes(samples, candidate, app)
+                checkpoint_and_restore(samples, candidate, app)
             app.remove()
             # What containerd unpacks for a restore it leaves behind (1.7 to 2.4);
-            # with the stock shim nobody removes it, and it is in memory here.
+            # with the stock shim no program removes it, and it is in memory here.
             for left in glob.glob(f"{tempfile.gettempdir()}/ctrd-checkpoint*"):
                 shutil.rmtree(left)
             # Blobs and unpacked checkpoints go in the background, and the disk
@@ -123,23 +123,23 @@ def checkpoints(workload, rounds):
     return samples.compared()
 
 
-def checkpoint_alone(samples, who, app):
+def checkpoint_alone(samples, candidate, app):
     """Without containerd. For the stock shim that is runc alone; into memory,
     it is also what the machine can do."""
-    if who == STOCK:
+    if candidate == STOCK:
         took, frozen = alone(app, "runc", f"{TMPFS}/{app.name}")
-        samples.add("tmpfs_seconds", who, took)
-        samples.add("tmpfs_frozen_seconds", who, frozen)
-    took, frozen = alone(app, "runc" if who == STOCK else "cedana-runc", f"{IMAGES}/{app.name}")
-    samples.add("alone_seconds", who, took)
-    samples.add("alone_frozen_seconds", who, frozen)
+        samples.add("tmpfs_seconds", candidate, took)
+        samples.add("tmpfs_frozen_seconds", candidate, frozen)
+    took, frozen = alone(app, "runc" if candidate == STOCK else "cedana-runc", f"{IMAGES}/{app.name}")
+    samples.add("alone_seconds", candidate, took)
+    samples.add("alone_frozen_seconds", candidate, frozen)
 
 
-def restores_alone(samples, who, app):
+def restores_alone(samples, candidate, app):
     """A restore from a directory, without containerd: seconds until the
     application runs, and until its memory is there. The engine's task ends with
     the checkpoint; its root stays mounted until it is removed."""
-    program = "runc" if who == STOCK else "cedana-runc"
+    program = "runc" if candidate == STOCK else "cedana-runc"
     directory, work, bundle = (fresh(f"{IMAGES}/{app.name}{suffix}") for suffix in ("", ".work", ".bundle"))
     run(
         program,
@@ -160,7 +160,7 @@ def restores_alone(samples, who, app):
     os.makedirs(bundle)
     with open(f"{bundle}/config.json", "w") as f:
         json.dump(config, f)
-    for mode in [who] if who == STOCK else [who, engine.EAGER]:
+    for mode in [candidate] if candidate == STOCK else [candidate, engine.EAGER]:
         engine.restore_mode(mode)
         before = len(app.gaps())
         is_lazy = mode == OURS and not app.is_family
@@ -194,11 +194,11 @@ def restores_alone(samples, who, app):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def checkpoint_to_path(samples, who, app):
+def checkpoint_to_path(samples, candidate, app):
     directory = fresh(f"{IMAGES}/{app.name}")
     before = set(ctr("image", "ls", "-q").split())
-    measure(samples, "path", who, app, "task", "checkpoint", "--image-path", directory, app.name)
-    samples.add("path_stored_bytes", who, machine.bytes_on_disk(directory))
+    measure(samples, "path", candidate, app, "task", "checkpoint", "--image-path", directory, app.name)
+    samples.add("path_stored_bytes", candidate, machine.bytes_on_disk(directory))
     shutil.rmtree(directory)
     # The image that was made besides would be in the way of the next: what is
     # already stored of a container makes `container checkpoint` leave out the task.
@@ -206,21 +206,21 @@ def checkpoint_to_path(samples, who, app):
         ctr("image", "rm", "--sync", image)
 
 
-def checkpoint_as_kubernetes(samples, who, app):
+def checkpoint_as_kubernetes(samples, candidate, app):
     """`ctr task checkpoint` calls what containerd's CRI plugin calls: the task is
     paused until the checkpoint and the writable layer are packed."""
     before = set(ctr("image", "ls", "-q").split())
-    measure(samples, "task", who, app, "task", "checkpoint", app.name)
+    measure(samples, "task", candidate, app, "task", "checkpoint", app.name)
     for image in set(ctr("image", "ls", "-q").split()) - before:
         ctr("image", "rm", "--sync", image)
 
 
-def checkpoint_and_restore(samples, who, app):
+def checkpoint_and_restore(samples, candidate, app):
     image = f"docker.io/bench/{app.name}:latest"
-    measure(samples, "image", who, app, "container", "checkpoint", "--task", "--rw", app.name, image)
-    restores_alone(samples, who, app)
+    measure(samples, "image", candidate, app, "container", "checkpoint", "--task", "--rw", app.name, image)
+    restores_alone(samples, candidate, app)
     remove(app.name)
-    for mode in [who] if who == STOCK else [who, engine.EAGER]:
+    for mode in [candidate] if candidate == STOCK else [candidate, engine.EAGER]:
         engine.restore_mode(mode)
         for attempt in range(3):
             with machine.Peak() as peak:
@@ -232,12 +232,12 @@ def checkpoint_and_restore(samples, who, app):
             sys.exit(f"{mode}: {app.name} cannot be restored")
         for name, value in done.items():
             samples.add(f"restore_{name}", mode, value)
-        if who != STOCK:
+        if candidate != STOCK:
             samples.add("restore_peak_bytes", mode, peak.engine())
     ctr("image", "rm", "--sync", image)
 
 
-def measure(samples, kind, who, app, *command):
+def measure(samples, kind, candidate, app, *command):
     """A command of ctr: how long it took and froze the application, when it was
     on disk, and what it cost the disk and memory."""
     os.sync()
@@ -247,12 +247,12 @@ def measure(samples, kind, who, app, *command):
         took, frozen = app.frozen_while(ctr, *command)
     os.sync()
     durable = time.monotonic() - begin
-    samples.add(f"{kind}_seconds", who, took)
-    samples.add(f"{kind}_frozen_seconds", who, frozen)
-    samples.add(f"{kind}_durable_seconds", who, durable)
-    samples.add(f"{kind}_disk_bytes", who, machine.bytes_written() - before)
-    if who != STOCK:
-        samples.add(f"{kind}_peak_bytes", who, peak.engine())
+    samples.add(f"{kind}_seconds", candidate, took)
+    samples.add(f"{kind}_frozen_seconds", candidate, frozen)
+    samples.add(f"{kind}_durable_seconds", candidate, durable)
+    samples.add(f"{kind}_disk_bytes", candidate, machine.bytes_written() - before)
+    if candidate != STOCK:
+        samples.add(f"{kind}_peak_bytes", candidate, peak.engine())
 
 
 def lazy_restores(name):

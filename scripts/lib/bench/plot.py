@@ -74,12 +74,12 @@ def render(workloads):
 def draw(picture, left, top, workloads, measure, title, unit, unit_name):
     picture.text(left + LEFT, top + 18, f"{title}, {unit_name}", weight="bold")
     found = {
-        who: {
-            name: measured[measure]["median"][who] / unit
+        candidate: {
+            name: measured[measure]["median"][candidate] / unit
             for name, measured in workloads.items()
-            if measured.get(measure, {"median": {}})["median"].get(who)
+            if measured.get(measure, {"median": {}})["median"].get(candidate)
         }
-        for who, _, _ in SERIES
+        for candidate, _, _ in SERIES
     }
     values = [value for series in found.values() for value in series.values()]
     if not values:
@@ -100,14 +100,16 @@ def draw(picture, left, top, workloads, measure, title, unit, unit_name):
         picture.text(x0 - 6, y + 4, f"{10.0**power:g}", "end", "#777777", 11)
     for name, x in across.items():
         picture.text(x, y0 + 18, short(name), "middle", "#555555", 11)
-    for who, _, colour in SERIES:
+    for candidate, _, colour in SERIES:
         # What is no size is not on the line of sizes.
-        line = [(across[name], up(value)) for name, value in found[who].items() if name.endswith("MiB")]
+        line = [(across[name], up(value)) for name, value in found[candidate].items() if name.endswith("MiB")]
         if len(line) > 1:
             picture.line(line, colour, 1.5)
     for name, x in across.items():
         # Labels of one column in the order of their values, pushed apart.
-        column = sorted((value, colour) for who, _, colour in SERIES for value in [found[who].get(name)] if value)
+        column = sorted(
+            (value, colour) for candidate, _, colour in SERIES for value in [found[candidate].get(name)] if value
+        )
         below = y0 + 12.0
         for place, (value, colour) in enumerate(column):
             picture.dot(x, up(value), colour)

@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-/// A flock(2) that nobody else can have while this one is held.
+/// An exclusive flock(2).
 pub(crate) struct Lock {
     path: String,
     _file: File,

@@ -63,7 +63,7 @@ impl Region {
     fn new(seed: u64) -> Result<Self, String> {
         let at = map()?;
         let region = Self { at, seed };
-        // SAFETY: the mapping is as long, and nobody else knows of it.
+        // SAFETY: the mapping is as long, and nothing else refers to it.
         let words = unsafe { slice::from_raw_parts_mut(at as *mut u64, BYTES / 8) };
         for (word_at, value) in words.iter_mut().enumerate() {
             *value = word(seed, word_at as u64);
