@@ -1,12 +1,10 @@
-//! A checkpoint's directory as CRIU wrote it, whatever it is stored as.
+//! The view of a checkpoint's directory as CRIU wrote it, in whatever form it is stored.
 //!
-//! A checkpoint of ours is looked at from its manifest: only files that the
-//! manifest lists are part of it, and each is what it was when it was written.
-//! Small files are read and compared here; of page files the trailer is, and
-//! each frame when it is read. A checkpoint without a manifest is a directory of
-//! files, shown as they are.
+//! With a manifest, only the files that it lists are part of the checkpoint, and the
+//! digest of each is compared: of small files here, of a page file's trailer here, and
+//! of its frames when they are read. Without a manifest the files are shown unchanged.
 //!
-//! A parent (an earlier pre-dump with the memory that did not change since) is a
+//! A parent (an earlier pre-dump, with the memory that has not changed since) is a
 //! directory within, which CRIU finds under the name `parent`.
 
 use std::collections::BTreeMap;
@@ -58,7 +56,7 @@ pub enum Node {
     Directory(Directory),
 }
 
-/// Opens a checkpoint of ours and checks all of it but the frames.
+/// Opens a checkpoint with a manifest, and verifies everything but the frames.
 ///
 /// # Errors
 /// Says which file is missing or damaged.

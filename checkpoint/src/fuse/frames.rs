@@ -263,7 +263,7 @@ impl Frames {
         self.queue(state, file, first, share.min(AHEAD));
     }
 
-    /// Queues the frames of a file from `first` on, of so many bytes.
+    /// Queues the frames of a file from `first` on, up to this number of bytes.
     fn queue(&self, state: &mut State, file: usize, first: usize, bytes: u64) {
         let size = self.size(file);
         let end = first.saturating_add((bytes / size) as usize);

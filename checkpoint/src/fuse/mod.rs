@@ -312,7 +312,7 @@ impl Shared {
                     // Nothing there after all, or a request whose caller was
                     // killed just now.
                     ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotFound => {}
-                    // ENODEV: the mount is gone.
+                    // ENODEV: the kernel has removed the mount.
                     _ => return None,
                 },
             }

@@ -1,10 +1,10 @@
-//! Is this directory a whole checkpoint?
+//! Verifies that a directory is a complete checkpoint.
 //!
-//! The inventory is written last, so its absence means a dump that did not end.
-//! The framed files that every checkpoint has are walked record by record, which
-//! finds files cut short by a full disk or an interrupted copy. Memory pages
-//! have no framing; how many there must be stands in their pagemap. A CRIU 4.2
-//! that finds too few reads for ever and fills its log, so this is not left to it.
+//! CRIU writes the inventory last, so a dump that did not finish has none. The framed
+//! files that every checkpoint has are read record by record, which finds files that a
+//! full disk or an interrupted copy has truncated. Memory pages have no framing; their
+//! pagemap has their number. CRIU 4.2 reads forever and fills its log if pages are
+//! missing, so they are counted here.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The memory of a checkpoint that a restore may leave for later.
+//! The lazy memory of a checkpoint: the pages that CRIU leaves to the page source.
 //!
 //! ```text
 //! pagemap-PID.img   runs of pages, in the order of the pages file; each says
@@ -18,10 +18,9 @@
 //! its own that lies inside another mapping. It holds no pages, and CRIU registers
 //! the mapping around it.
 //!
-//! The images' digests have been compared before, so an image that does not fit
-//! together here is not a damaged one: it says something that this version does
-//! not know. Such a checkpoint is restored eagerly ([`NotLazy`]), by CRIU, which
-//! wrote it.
+//! The images' digests have been compared before, so an image that is inconsistent
+//! here is not damaged: it has content that this version does not know. CRIU, which
+//! wrote it, then restores the checkpoint eagerly ([`NotLazy`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -39,8 +38,7 @@ use crate::images::proto::{Mm, PagemapHead, PagemapRun, PstreeEntry, Vma};
 /// many as fit into 32 GiB.
 const MAX_RUNS: usize = 4 << 20;
 
-/// Why a checkpoint can't be restored lazily by this version. CRIU restores it
-/// eagerly all the same.
+/// Why this version can't restore a checkpoint lazily. CRIU can restore it eagerly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotLazy {
@@ -202,7 +200,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Opens the memory of a checkpoint of ours.
+    /// Opens the memory of a checkpoint with a manifest.
     ///
     /// # Errors
     /// A file is missing or damaged, or the layout is not understood.

@@ -1,8 +1,8 @@
-//! What a lazy restore took.
+//! The figures of a lazy restore.
 
 use std::time::Duration;
 
-/// Buckets per doubling: a value is known to about 3 in a hundred.
+/// Buckets per doubling: a value is known to about 3 percent.
 const FINE: u32 = 32;
 
 /// Times of anything from a microsecond to hours, in a few kilobytes.
@@ -31,7 +31,7 @@ impl Times {
             .unwrap_or_default()
     }
 
-    /// What so many of a hundred did not take longer than.
+    /// The time that this percentage of the values does not exceed.
     fn percentile(&self, percent: u64) -> Duration {
         let rank = (self.number * percent).div_ceil(100);
         let mut seen = 0;
@@ -45,7 +45,7 @@ impl Times {
     }
 }
 
-/// Exact up to [`FINE`], then so many steps per doubling.
+/// Exact up to [`FINE`], then [`FINE`] steps per doubling.
 fn bucket(micros: u64) -> usize {
     if micros < u64::from(FINE) {
         return micros as usize;

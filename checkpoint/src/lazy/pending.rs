@@ -1,8 +1,7 @@
-//! The memory of one address space that is not there yet.
+//! The missing memory of one address space.
 //!
-//! A map from addresses to places in page files. The process moves, drops and
-//! duplicates its memory without asking; the map follows what the kernel tells
-//! of it, and knows nothing else.
+//! It is a map from addresses to offsets in page files. The process moves, drops and
+//! duplicates its memory, and the map is updated by the kernel's events alone.
 //!
 //! ```text
 //! regions: address / 8 MiB ──► Arc ──► spans: start ──► end, place

@@ -70,7 +70,7 @@ pub struct Source {
     phase: Phase,
     /// When forked children were looked at.
     looked: Instant,
-    /// When the processes were set going.
+    /// When CRIU let the processes run.
     running_since: Option<Instant>,
     touches: Touches,
     about_to_run: Box<dyn FnMut()>,
@@ -87,9 +87,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source for the processes of a checkpoint, prefetching with so many
-    /// threads. CRIU will connect to `listener`. `about_to_run` is called when
-    /// the processes are about to be set going, before anything else changes.
+    /// A source for the processes of a checkpoint, with this number of prefetching
+    /// threads. CRIU connects to `listener`. `about_to_run` is called when CRIU is about
+    /// to let the processes run, before anything else changes.
     ///
     /// # Errors
     /// No descriptor or thread is left.
@@ -133,7 +133,7 @@ impl Source {
         })
     }
 
-    /// How far the restore is.
+    /// The phase of the restore.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase

@@ -1,7 +1,7 @@
 //! Makes a network namespace for a container whose bundle names none.
 //!
 //! A namespace exists as long as a process or mount refers to it. During a restore a
-//! thread of ours refers to it ([`Netns`]), so no mount is left if we are killed. The
+//! thread of this process refers to it ([`Netns`]), so a killed process leaves no mount. The
 //! path /proc/PID/task/TID/ns/net names the namespace while the thread waits, and the
 //! restored container holds the namespace before the thread ends.
 //!

@@ -8,7 +8,7 @@
 //! to the caller's socket (runc, docs/terminals.md, "detached"). The caller accepts one
 //! connection. If a lazy restore then failed and was tried again, the caller would keep
 //! the first attempt's terminal, which no process has open. So the lazy attempt gets a
-//! socket of ours, and its terminal is passed on after the attempt has succeeded.
+//! socket of `cedana-runc`, and its terminal is passed on after the attempt has succeeded.
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};

@@ -17,7 +17,7 @@ use crate::{
     runtime::{Runtime, read_pid},
 };
 
-/// The exit status of a container that is gone without a word, as containerd's
+/// The exit status of a container whose own one is unknown, as containerd's
 /// own shim tells it: killed.
 const KILLED: u32 = 128 + 9;
 

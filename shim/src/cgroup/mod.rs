@@ -40,7 +40,7 @@ impl Cgroup {
     /// The group that `pid` is in.
     ///
     /// # Errors
-    /// When the process is gone, or is in no group that is mounted here.
+    /// The process has exited, or is in no group that is mounted here.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let unified = statfs(MOUNT_POINT)?.filesystem_type() == CGROUP2_SUPER_MAGIC;

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use super::{Cgroup, files::keyed};
 use crate::sys;
 
-/// Calls `report` for every OOM kill in `cgroup` until the group is gone or the
+/// Calls `report` for every OOM kill in `cgroup` until the group is removed or the
 /// returned handle ends the watch.
 ///
 /// # Errors

@@ -39,7 +39,7 @@ impl Ended {
     }
 }
 
-/// A process of a container, from before it exists until after it is gone.
+/// A process of a container, from before it exists until after its exit.
 pub(crate) struct Process {
     /// The streams that the client asked for.
     pub(crate) stdio: Stdio,

@@ -18,17 +18,17 @@ impl Container {
     /// Starts init and returns its PID.
     ///
     /// # Errors
-    /// [`crate::error::Error::FailedPrecondition`] when it has been started
-    /// before; the OCI runtime's refusal; for a restore the reason that
-    /// `cedana-runc` found, the checkpoint being left as it was.
+    /// [`crate::error::Error::FailedPrecondition`] if it was started before; the OCI
+    /// runtime's error; for a restore the error of `cedana-runc`, which leaves the
+    /// checkpoint unchanged.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<i32> {
         let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Start)?;
         let starting = self.init.starting.lock().await;
         let restored = if self.restore_from.is_some() {
-            // Ends when this function does, whatever has become of the restore.
+            // Dropped on return, which ends the netns holder.
             let holder = self.take_netns_holder();
-            // Until the streams are connected, or there will be none.
+            // Held until the streams are connected or the restore has failed.
             let _fifos = std::mem::take(&mut *lock(&self.held_fifos));
             match self.restore(holder.as_ref()).await {
                 Ok(exit) => Some(exit),

@@ -5,7 +5,7 @@
 //! An overlay itself can't be id-mapped; its lower layers are, each as a clone
 //! of its mount, and the upper layer already belongs to the mapped users. The
 //! kernel takes layers only from mounts that have a place, so the clones are
-//! attached to a tmpfs in a mount namespace that only one thread of ours is in:
+//! attached to a tmpfs in a mount namespace that only one thread of the shim is in:
 //!
 //! ```text
 //!  thread in its own mount namespace                      calling thread

@@ -48,7 +48,7 @@ pub(super) fn stored_bound(raw_len: u32) -> u32 {
     u32::try_from(bound).unwrap_or(u32::MAX)
 }
 
-/// The bytes of a trailer for so many frames, without regard to [`MAX_FRAMES`].
+/// The bytes of a trailer for this number of frames, which may exceed [`MAX_FRAMES`].
 fn length(frames: u64) -> u64 {
     let digests = HEADER + DIGESTS_HEAD;
     let seek_table = HEADER + ENTRY + FOOTER;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A connection that is not accepted yet, unread data in a netlink socket, a process
-//! that is made while the cgroup is being frozen: a moment later they are gone if the
+//! that is made while the cgroup is being frozen: a moment later they have passed if the
 //! container runs. So the container runs between two attempts, each time a little
 //! longer. CRIU gets one second for freezing while another attempt may follow. On an
 //! overloaded node a container can need more; the last attempt has the whole of
