@@ -12,13 +12,12 @@ use crate::images::Error;
 /// more descriptors than fs.nr_open, whose default this is.
 const MAX_RECORDS: usize = 1 << 20;
 
-/// A directory of images. Those that a checkpoint need not have count as empty
-/// when they are missing.
+/// A directory of images. An optional image that is missing counts as empty.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dir<'a>(pub(crate) &'a Path);
 
 impl Dir<'_> {
-    /// Reads an image; nothing if it is missing.
+    /// Reads an image; `None` if it is missing.
     pub(crate) fn open<T>(
         &self,
         image: &str,
@@ -50,7 +49,7 @@ impl Dir<'_> {
         Ok(messages)
     }
 
-    /// Hands over the records of an image one by one.
+    /// Calls `take` for each record of an image.
     pub(crate) fn each<M: Message>(
         &self,
         image: &str,

@@ -1,12 +1,11 @@
-//! Which processes are forks that did not exec?
+//! Finds the processes that were forked and did not exec.
 //!
-//! Their memory began as their parent's. CRIU restores it the same way: it
-//! forks, and then reads the child's pages one by one to compare each with what
-//! was inherited (CRIU's mem.c, `restore_priv_vma_content`). For everybody else
-//! it reads in long stretches.
+//! Their memory began as a copy of their parent's. CRIU restores it by fork, and then
+//! reads the child's pages one by one to compare each with the inherited page (CRIU's
+//! mem.c, `restore_priv_vma_content`). For all other processes it reads long runs.
 //!
-//! exec gives a process a new stack at a random place; fork keeps it. So two
-//! processes with their stack at the same place have the same exec behind them.
+//! exec gives a process a new stack at a random address, and fork keeps it. So two
+//! processes with the same stack address come from the same exec.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,8 +14,8 @@ use super::dir::Dir;
 use super::proto::{Mm, PagemapHead, PstreeEntry};
 use super::verify::Error;
 
-/// The names of such processes' page files. It decides only how CRIU's reads are
-/// cached, so an image that is not understood names none.
+/// The names of these processes' page files. They decide only how CRIU's reads are
+/// cached, so an image that is not understood adds none.
 pub(crate) fn pages(dir: &Path) -> Result<BTreeSet<String>, Error> {
     match read(dir) {
         Err(Error::Unknown { .. } | Error::TooMany { .. }) => Ok(BTreeSet::new()),

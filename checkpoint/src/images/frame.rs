@@ -15,17 +15,17 @@ const SERVICE: u32 = 0x5510_5940;
 /// First word of the inventory.
 pub(crate) const INVENTORY: u32 = 0x5831_3116;
 
-/// No record of the files that we look into is as large as this; a length
-/// beyond it is damage and must not be allocated.
+/// The limit of a record. No record of an image that is read here is as large, so a
+/// greater length is damage, and is not allocated.
 const MAX_RECORD: u32 = 16 << 20;
 
-/// What is wrong with a file.
+/// The fault of a file.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Read(io::Error),
     NotAnImage,
     Truncated,
-    /// A record is no message of the kind that it should be.
+    /// A record is not the expected message.
     Malformed,
     /// More records than a checkpoint can have.
     TooMany,
@@ -46,8 +46,8 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Opens a file and checks its magic. Only regular files are opened: a pipe
-    /// would keep us waiting, and a link can lead anywhere.
+    /// Opens a file and checks its magic. Only regular files are opened: a pipe would
+    /// block, and a link can lead to any file.
     pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
         if !path.symlink_metadata().map_err(Fault::Read)?.is_file() {
             return Err(Fault::NotAnImage);
@@ -67,7 +67,7 @@ impl Records {
         }
     }
 
-    /// The next record, or nothing at the file's proper end.
+    /// The next record; `None` at the end of the file.
     pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, Fault> {
         let Some(length) = self.word()? else {
             return Ok(None);
@@ -88,7 +88,7 @@ impl Records {
         }
     }
 
-    /// The next record as the message that it is.
+    /// The next record, decoded.
     pub(crate) fn next_message<M: Message>(&mut self) -> Result<Option<M>, Fault> {
         match self.next()? {
             Some(record) => Ok(Some(M::decode(record)?)),
@@ -96,7 +96,7 @@ impl Records {
         }
     }
 
-    /// A little-endian word, or nothing at the end. Part of a word is damage.
+    /// A little-endian word; `None` at the end. A part of a word is damage.
     fn word(&mut self) -> Result<Option<u32>, Fault> {
         let mut word = [0; 4];
         let mut read = 0;

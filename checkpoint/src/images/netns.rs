@@ -1,10 +1,9 @@
-//! Was the network namespace left out of a checkpoint?
+//! Finds out whether a checkpoint has its network namespace or a restore must supply it.
 //!
-//! A namespace dumped as external has one field of its netns image set: the key
-//! under which a restore must hand the namespace in. A checkpoint without that
-//! key brings its own, and handing one in would leave it unused. runc has CRIU
-//! leave such a namespace empty, and then it has no image at all: what tells it
-//! from the host's is that init's differs from CRIU's.
+//! The netns image of a namespace that was dumped as external has a key, under which a
+//! restore must supply the namespace. A checkpoint without the key has its own, and a
+//! supplied one would stay unused. runc has CRIU leave such a namespace empty, and then
+//! there is no image at all: init's namespace differs from CRIU's, unlike the host's.
 
 use std::path::Path;
 
@@ -13,20 +12,20 @@ use serde::Serialize;
 use super::dir::{Dir, number};
 use super::proto::{Ids, Inventory, Netns, PstreeEntry};
 
-/// How a checkpoint's processes are connected.
+/// The network namespace of a checkpoint's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
-    /// In a namespace that must be handed to the restore.
+    /// A namespace that must be supplied to the restore.
     External,
-    /// In a namespace that a restore makes anew.
+    /// A namespace that the restore creates.
     Own,
-    /// In the namespace that the restore runs in: the host's.
+    /// The namespace that the restore runs in: the host's.
     Host,
 }
 
-/// Looks at the netns images in `dir`. Files that can't be read count as absent;
-/// [`super::verify`] is what complains about damage.
+/// Reads the netns images in `dir`. Files that can't be read count as absent, since
+/// [`super::verify`] reports damage.
 #[must_use]
 pub fn network(dir: &Path) -> Network {
     let dir = Dir(dir);

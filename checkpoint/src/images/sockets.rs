@@ -1,8 +1,7 @@
 //! The sockets of a checkpoint.
 //!
-//! They are records of files.img like every other open file. What a restore
-//! needs to know of them is the addresses: a connection can only come back where
-//! its own address is.
+//! They are records of files.img like every other open file. A restore needs their
+//! addresses: a connection can be restored only in a network that has its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -13,14 +12,14 @@ use super::dir::Dir;
 use super::proto::{self, FileEntry};
 use crate::images::Error;
 
-/// A socket that some process has open.
+/// A socket that a process has open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Socket {
     /// CRIU's number for the open file.
     pub id: u32,
     /// CRIU's number for its network namespace; older versions don't say.
     pub netns: Option<u32>,
-    /// What it is.
+    /// The kind of socket.
     #[serde(flatten)]
     pub kind: SocketKind,
 }
@@ -55,9 +54,9 @@ pub enum SocketKind {
 /// An internet socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inet {
-    /// What is spoken over it.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Where in its life a TCP socket is.
+    /// The state of a TCP socket.
     pub state: Option<TcpState>,
     /// Its own address; all zeroes if it is not bound.
     pub source: SocketAddr,
@@ -71,7 +70,7 @@ pub struct Inet {
     pub send_queue: Option<u32>,
 }
 
-/// What is spoken over an internet socket (IANA's protocol numbers).
+/// The protocol of an internet socket (IANA's protocol numbers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -145,7 +144,7 @@ pub fn sockets(dir: &Path) -> Result<Vec<Socket>, Error> {
 }
 
 impl Socket {
-    /// The socket that an open file is, if it is one.
+    /// An open file as a socket; `None` if it is none.
     pub(crate) fn of(dir: &Dir<'_>, entry: &FileEntry) -> Result<Option<Self>, Error> {
         let (netns, kind) = if let Some(isk) = &entry.isk {
             let Some(mut inet) = Inet::of(isk) else {
@@ -186,7 +185,7 @@ impl Socket {
 }
 
 impl Inet {
-    /// Nothing if its addresses are none.
+    /// `None` if its addresses are invalid.
     fn of(isk: &proto::InetSocket) -> Option<Self> {
         let protocol = match isk.proto {
             6 => Protocol::Tcp,

@@ -1,4 +1,4 @@
-//! What CRIU dumps without complaint and then can't restore.
+//! Finds what CRIU dumps without an error and can't restore.
 //!
 //! Three kinds are known, the first two seen with CRIU 4.2:
 //!
@@ -28,7 +28,7 @@ use super::dir::{Dir, number};
 use super::proto::{Core, FileEntry, Mount, PstreeEntry, RegFile, RemapFilePath};
 use super::verify::Error;
 
-/// What a restore is going to fail on.
+/// The part of a checkpoint on which a restore fails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unrestorable {
     /// A deleted file, or directory, within a deleted directory that is open.
@@ -48,7 +48,8 @@ pub enum Unrestorable {
 /// data (Intel SDM volume 1, 13.1).
 const TILES: u64 = 1 << 17 | 1 << 18;
 
-/// How much of /proc/cpuinfo tells of one processor. All have the same features.
+/// The bytes of /proc/cpuinfo that are read: one processor, since all have the same
+/// features.
 const ONE_PROCESSOR: u64 = 16 << 10;
 
 const S_IFMT: u32 = 0o170_000;
@@ -61,7 +62,7 @@ const GHOST: u32 = 1;
 /// `FSTYPE__PROC` of mnt.proto.
 const PROC: u32 = 1;
 
-/// What the checkpoint in `dir` holds that CRIU can't restore.
+/// The parts of the checkpoint in `dir` that CRIU can't restore.
 ///
 /// # Errors
 /// An image is damaged.

@@ -26,7 +26,7 @@ pub enum Error {
     Directory {
         /// The directory.
         dir: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A directory without an inventory.
@@ -40,7 +40,7 @@ pub enum Error {
     File {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// One of its files is no CRIU image.
@@ -69,10 +69,10 @@ pub enum Error {
     },
 }
 
-/// Checks that `dir` holds a checkpoint whose framed files are whole.
+/// Checks that `dir` has a checkpoint with complete framed files.
 ///
 /// # Errors
-/// Says which file is missing or damaged.
+/// The file that is missing or damaged.
 pub fn verify(dir: &Path) -> Result<(), Error> {
     let unreadable = |source| Error::Directory {
         dir: dir.to_owned(),
@@ -109,7 +109,7 @@ pub fn verify(dir: &Path) -> Result<(), Error> {
 }
 
 /// Compares the pagemaps in `dir` with the sizes of the page files that they
-/// name. Pages whose file is not there are served from elsewhere.
+/// name. Pages without a file are served from elsewhere.
 pub(crate) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> Result<(), Error> {
     let unreadable = |source| Error::Directory {
         dir: dir.to_owned(),

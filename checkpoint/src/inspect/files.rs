@@ -1,4 +1,4 @@
-//! Open files: what every descriptor of a process is.
+//! Open files: the descriptors of a process.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,24 +13,23 @@ use crate::images::proto::{self, FdInfo, FileEntry, MemfdInode, RemapFilePath, T
 pub struct OpenFile {
     /// The descriptor.
     pub fd: u32,
-    /// CRIU's number for the open file; descriptors that were duplicated have
-    /// the same.
+    /// CRIU's number for the open file. Duplicated descriptors have the same number.
     pub id: u32,
-    /// What it is.
+    /// The kind of file.
     pub kind: OpenFileKind,
-    /// Its path, or what else it is told by: `pipe:[3]`, `memfd:name`.
+    /// The path, or another name: `pipe:[3]`, `memfd:name`.
     pub name: Option<String>,
     /// Whether it can be read and written: `r`, `w`, `rw`.
     pub access: Option<&'static str>,
-    /// Where in the file it stands.
+    /// The offset.
     pub offset: Option<u64>,
-    /// Whether the file has no name any more; then it is in the checkpoint.
+    /// Whether the file was deleted. Its content is then in the checkpoint.
     pub deleted: bool,
     /// Whether it is closed on exec.
     pub close_on_exec: bool,
 }
 
-/// What a descriptor stands for (`fd_types` of CRIU's fdinfo.proto).
+/// The kind of a descriptor's file (`fd_types` of CRIU's fdinfo.proto).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -60,7 +59,7 @@ pub enum OpenFileKind {
     Unknown,
 }
 
-/// What is kept of an open file until all are known.
+/// An open file, before all are known.
 #[derive(Debug)]
 enum Open {
     File {

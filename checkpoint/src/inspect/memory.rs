@@ -1,4 +1,4 @@
-//! Address spaces, and how much of each is in the checkpoint.
+//! Address spaces, and the bytes of each that are in the checkpoint.
 //!
 //! An mm image lists mappings; a pagemap lists the runs of pages that were worth
 //! dumping, in no relation to mappings but their addresses. Pages of shared
@@ -15,8 +15,8 @@ use crate::images::dir::number;
 use crate::images::frame::{Fault, Records};
 use crate::images::proto::{MemfdInode, Mm, PagemapHead, PagemapRun, Vma};
 
-/// How many mappings of a process are listed one by one: enough to see where its
-/// memory is, and a bound where a process has a hundred thousand.
+/// The number of mappings of a process that are listed: enough to show where its
+/// memory is. A process may have a hundred thousand.
 const LARGEST: usize = 16;
 
 /// The memory of one process.
@@ -26,13 +26,13 @@ pub struct Memory {
     pub total: Share,
     /// Private memory without a file: heap, stacks, anonymous mappings.
     pub anonymous: Share,
-    /// Private mappings of files: programs, libraries. What is in the
-    /// checkpoint are the pages that the process changed.
+    /// Private mappings of files: programs, libraries. The checkpoint has the pages
+    /// that the process changed.
     pub file: Share,
-    /// Memory that others can see: shared files, shared memory. It counts in
+    /// Memory that other processes may map: shared files, shared memory. It counts in
     /// every process that maps it.
     pub shared: Share,
-    /// What the kernel put there: vdso, vvar, rings.
+    /// Mappings of the kernel: vdso, vvar, rings.
     pub other: Share,
     /// The mappings with most bytes in the checkpoint, then the longest.
     pub largest: Vec<Mapping>,
@@ -58,16 +58,16 @@ pub struct Mapping {
     pub end: u64,
     /// Access rights, as /proc/PID/maps shows them: `rwx`, `r--`.
     pub access: String,
-    /// What it maps.
+    /// The kind of mapping.
     pub kind: MappingKind,
     /// The file, or the name of a memory file.
     pub path: Option<String>,
-    /// How large it is and what of it is where.
+    /// The size, and where the content is.
     #[serde(flatten)]
     pub share: Share,
 }
 
-/// What a mapping maps.
+/// The kind of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -103,7 +103,7 @@ pub struct SharedMemory {
     pub pids: Vec<u32>,
 }
 
-/// What is learned of all pagemaps while they are read.
+/// The content of all pagemaps.
 #[derive(Debug)]
 pub(super) struct Pages {
     /// Bytes per page on the machine that the checkpoint was taken on.
@@ -174,8 +174,7 @@ impl Pages {
     }
 }
 
-/// The page size, from what the kernel told a program when it started. CRIU
-/// writes it nowhere else.
+/// The page size, from a program's auxiliary vector. CRIU writes it nowhere else.
 fn page_size(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<u64, Error> {
     const AT_PAGESZ: u64 = 6;
     const USUAL: u64 = 4096;
@@ -215,8 +214,8 @@ impl Share {
 }
 
 impl Memory {
-    /// The memory of a process, and the number of the file that it runs. Nothing
-    /// for one that has no memory any more.
+    /// The memory of a process, and the number of its program's file. `None` for a
+    /// process without memory.
     pub(super) fn read(
         dir: &Dir<'_>,
         pid: u32,

@@ -1,4 +1,4 @@
-//! What is in a checkpoint, for people and programs that ask.
+//! Describes the content of a checkpoint, for people and programs.
 //!
 //! ```text
 //! pstree ─► per process: core-N, ids-N, mm-N, pagemap-N, fdinfo-N, fs-N
@@ -6,10 +6,10 @@
 //! mountpoints-N, netns-N, stats-dump, cedana-manifest.json ─► the rest
 //! ```
 //!
-//! Only these small images are read, never the memory itself, so it takes the
-//! same for a checkpoint of any size, and for one that a stock runtime took. The
-//! result is plain data that serializes as documented in docs/inspect.md: a key
-//! keeps its name and meaning once it was released.
+//! Only these small images are read, never the memory itself, so it takes the same time
+//! for a checkpoint of any size, also for one of a stock runtime. The result is plain
+//! data that serializes as documented in docs/inspect.md. A released key keeps its name
+//! and meaning.
 
 mod files;
 mod memory;
@@ -37,20 +37,20 @@ use files::Files;
 use memory::Pages;
 use namespaces::pairs;
 
-/// Everything that [`inspect`] finds.
+/// The result of [`inspect`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
     /// The version of CRIU's image format.
     pub image_version: u32,
     /// The architecture that it was taken on, as the kernel calls it.
     pub machine: &'static str,
-    /// What the checkpoint says of itself; absent if a stock runtime took it.
+    /// The manifest; absent if a stock runtime took the checkpoint.
     pub manifest: Option<Manifest>,
-    /// How large it is.
+    /// Its sizes.
     pub sizes: Sizes,
-    /// What CRIU's statistics say of the dump, if they are there.
+    /// The cost of the dump by CRIU's statistics, if there are any.
     pub dump: Option<DumpCost>,
-    /// Where the network comes from on restore.
+    /// The network namespace on restore.
     pub network: Network,
     /// The namespaces that its processes are in.
     pub namespaces: Vec<Namespace>,
@@ -64,8 +64,8 @@ pub struct Inspection {
     pub mounts: Vec<Mount>,
 }
 
-/// What CRIU's statistics in its working directory say of a dump; nothing if it
-/// left none.
+/// The cost of a dump by CRIU's statistics in its working directory; `None` if there
+/// are none.
 ///
 /// # Errors
 /// They are damaged.
@@ -73,11 +73,10 @@ pub fn dump_cost(work: &Path) -> Result<Option<DumpCost>, images::Error> {
     sizes::dump_cost(&Dir(work))
 }
 
-/// Looks into the checkpoint in `path`.
+/// Inspects the checkpoint in `path`.
 ///
 /// # Errors
-/// It is no checkpoint, or one of its small images is damaged. The memory is not
-/// looked at.
+/// It is no checkpoint, or one of its small images is damaged. The memory is not read.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let dir = Dir(path);
     let listing = dir.files()?;

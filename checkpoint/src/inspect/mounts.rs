@@ -16,20 +16,19 @@ pub struct Mount {
     pub namespace: u32,
     /// Its ID, as in /proc/PID/mountinfo.
     pub id: u32,
-    /// That of the mount that it is mounted on.
+    /// The ID of its parent mount.
     pub parent: u32,
-    /// Where it is.
+    /// The mountpoint.
     pub mountpoint: String,
     /// The directory of the file system that is mounted.
     pub root: String,
     /// The file system's type.
     pub fstype: String,
-    /// What is mounted.
+    /// The source.
     pub source: String,
     /// The file system's options.
     pub options: String,
-    /// The key under which a restore must be given it, if it comes from
-    /// outside.
+    /// The key under which a restore must supply an external mount.
     pub external: Option<String>,
 }
 
