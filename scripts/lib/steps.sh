@@ -10,13 +10,13 @@ begin_steps() {
   trap 'exit 143' TERM HUP
   if [[ -n ${STEPS:-} ]]; then
     # shellcheck disable=SC2064 # it is a command
-    [[ -z ${1:-} ]] || trap "$1" EXIT
+    trap "status=\$?; set +e; ${1:-:}; exit \$status" EXIT
     return 0
   fi
   STEPS=$(mktemp)
   export STEPS
   # shellcheck disable=SC2064
-  trap "status=\$?; ${1:-:}; end_steps \$status" EXIT
+  trap "status=\$?; set +e; ${1:-:}; end_steps \$status; exit \$status" EXIT
 }
 
 # step NAME COMMAND...: runs COMMAND; records its seconds, and its status if it failed.
