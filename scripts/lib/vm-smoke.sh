@@ -43,8 +43,10 @@ pass
 
 step='metrics are those of cgroup v2'
 ctr run -d --runtime "$RUNTIME" "$busybox" metrics sleep 3600
-ctr task metrics metrics | grep -qE '^memory\.usage +[1-9]'
-ctr task metrics metrics | grep -q 'pids.current'
+# In full before grep -q reads: a pipe that grep closes early would fail the writer.
+metrics=$(ctr task metrics metrics)
+grep -qE '^memory\.usage +[1-9]' <<<"$metrics"
+grep -q 'pids.current' <<<"$metrics"
 remove metrics
 pass
 
@@ -113,7 +115,8 @@ if [[ $RUNTIME != io.containerd.runc.v2 ]]; then
   before=$(count life)
   remove life
   # By pages of the same process: each moment has other children with pages of their own.
-  cedana-runc inspect --json /var/tmp/last | grep -q '"parent_bytes": [1-9]'
+  inspected=$(cedana-runc inspect --json /var/tmp/last)
+  grep -q '"parent_bytes": [1-9]' <<<"$inspected"
   echo 'CriuImagePath = "/var/tmp/last"' >/tmp/last.toml
   ctr run -d --runtime "$RUNTIME" --runtime-config-path /tmp/last.toml "$busybox" life sh -c "$counter"
   until_true counts_beyond life "$before"
