@@ -50,9 +50,11 @@ fn a_container_that_docker_removes_may_run_on_or_be_lost() {
     );
     eventually("Docker removes it", || {
         let answer = docker(&["inspect", container.name()]);
-        match answer.code {
-            0 => Err(answer.stdout),
-            _ => Ok(()),
+        // Its removal of the directory fails if the checkpoint gets a file meanwhile,
+        // and the container stays as a dead one.
+        match answer.code == 0 && !answer.stdout.contains("\"Dead\": true") {
+            true => Err(answer.stdout),
+            false => Ok(()),
         }
     });
 }
