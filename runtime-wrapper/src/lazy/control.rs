@@ -61,13 +61,16 @@ impl Control {
         let mut buffer = vec![0; MAX];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, flags) {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
+                Ok(0) => return Ok(None),
                 Ok(length) => {
                     if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
                         return Ok(Some(message));
                     }
                 }
-                Err(Errno::EINTR) => {}
+                // The other end was closed with a message unread. The kernel reports that
+                // once, before the messages that this end has not read yet
+                // (net/unix/af_unix.c, `unix_release_sock`).
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -94,6 +97,22 @@ impl AsFd for Control {
 mod tests {
     use super::*;
     use crate::lazy::messages::ToRestore;
+
+    #[test]
+    fn the_last_message_of_an_end_that_read_nothing_arrives() {
+        let (restore, source) = Control::pair().expect("pair");
+        let source = Control::new(source);
+        source.send(&ToRestore::Served);
+        restore.send(&"unread");
+        drop(source);
+        let next = || {
+            restore
+                .try_receive::<ToRestore>()
+                .expect("a message or the end")
+        };
+        assert_eq!(next(), Some(ToRestore::Served));
+        assert_eq!(next(), None);
+    }
 
     #[test]
     fn messages_arrive_whole_and_in_order() {
