@@ -60,7 +60,8 @@ kill "$events"
 remove oom
 pass
 
-# As the user nobody: counts, and shows with each count whether its memory is what it was.
+# The container counts, as the user nobody, and writes with each count whether its
+# memory is intact.
 # A shell and not `sleep`, which Debian's busybox ends early when CRIU interrupts it.
 # shellcheck disable=SC2016 # for the container's shell
 counter='

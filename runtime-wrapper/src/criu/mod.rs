@@ -1,6 +1,7 @@
 //! CRIU, run by the wrapped runtime.
 //!
 //! ```text
+//! action_script  this program as a script that CRIU runs
 //! conf         CRIU's version, and its configuration for one run
 //! images_view  the directory that it restores from
 //! post_dump    the action script that waits until a checkpoint is stored
@@ -9,6 +10,7 @@
 //! log_archive  copies of the logs of failures
 //! ```
 
+pub(crate) mod action_script;
 mod conf;
 pub(crate) mod images_view;
 mod log;

@@ -22,28 +22,18 @@
 //! runtime's own notifications; an older CRIU would abort.
 
 use std::cell::Cell;
-use std::env;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use cedana_checkpoint::criu::Version;
 
+use super::action_script;
+
 /// The environment variable with the script's pipes, as `QUESTION:VERDICT`.
 const VARIABLE: &str = "CEDANA_DUMP_GATE";
-
-/// The environment variable with the action (criu/action-scripts.c).
-const ACTION: &str = "CRTOOLS_SCRIPT_ACTION";
-
-/// The first CRIU that runs such a script.
-const SINCE: Version = Version {
-    major: 3,
-    minor: 19,
-    sublevel: 0,
-};
 
 /// The pipes to the script.
 pub(crate) struct PostDump {
@@ -54,7 +44,7 @@ pub(crate) struct PostDump {
 impl PostDump {
     /// The pipes for a script of this CRIU; `None` if this CRIU would not run it.
     pub(crate) fn new(criu: Version) -> io::Result<Option<Self>> {
-        if criu < SINCE {
+        if !action_script::is_run_by(criu) {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
@@ -64,17 +54,11 @@ impl PostDump {
         }))
     }
 
-    /// The script for CRIU's configuration: this program.
-    pub(crate) fn script() -> PathBuf {
-        PathBuf::from(format!("/proc/{}/exe", std::process::id()))
-    }
-
     /// The environment variable that names the pipes.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        let pid = std::process::id();
-        let question = self.question.1.as_raw_fd();
-        let verdict = self.verdict.0.as_raw_fd();
-        let value = format!("/proc/{pid}/fd/{question}:/proc/{pid}/fd/{verdict}");
+        let question = action_script::path_of(&self.question.1);
+        let verdict = action_script::path_of(&self.verdict.0);
+        let value = format!("{question}:{verdict}");
         (VARIABLE, value.into())
     }
 
@@ -98,9 +82,9 @@ impl PostDump {
 /// Runs the script and returns its exit code; `None` if CRIU has not started this
 /// process.
 pub(crate) fn run_as_script() -> Option<ExitCode> {
-    let action = env::var_os(ACTION)?;
-    let pipes = env::var(VARIABLE).ok()?;
-    if action != "post-dump" {
+    let (step, pipes) = action_script::step(VARIABLE)?;
+    let pipes = pipes.into_string().ok()?;
+    if step != "post-dump" {
         return Some(ExitCode::SUCCESS);
     }
     Some(match wait(&pipes) {
@@ -114,10 +98,7 @@ fn wait(pipes: &str) -> io::Result<bool> {
     let (question, verdict) = pipes.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
     // Opened before the question: the pipe may be closed right after the verdict.
     let mut verdict = File::open(verdict)?;
-    OpenOptions::new()
-        .write(true)
-        .open(question)?
-        .write_all(&[1])?;
+    action_script::notify(question)?;
     Ok(verdict.read(&mut [0])? == 1)
 }
 
@@ -127,6 +108,11 @@ mod tests {
     use std::thread;
 
     const OLD: Version = Version::MINIMUM;
+    const NEW: Version = Version {
+        major: 3,
+        minor: 19,
+        sublevel: 0,
+    };
 
     fn run_script(post_dump: &PostDump) -> thread::JoinHandle<bool> {
         let pipes = post_dump.variable().1.into_string().expect("text");
@@ -137,7 +123,7 @@ mod tests {
     fn criu_waits_for_the_verdict() {
         assert!(PostDump::new(OLD).expect("pipes").is_none());
         for kill in [true, false] {
-            let post_dump = PostDump::new(SINCE).expect("pipes").expect("new enough");
+            let post_dump = PostDump::new(NEW).expect("pipes").expect("new enough");
             let script = run_script(&post_dump);
             let mut byte = [0];
             (&post_dump.question.0)
@@ -151,7 +137,7 @@ mod tests {
 
     #[test]
     fn without_an_answer_the_container_is_resumed() {
-        let post_dump = PostDump::new(SINCE).expect("pipes").expect("new enough");
+        let post_dump = PostDump::new(NEW).expect("pipes").expect("new enough");
         post_dump.answer(false);
         assert!(!run_script(&post_dump).join().expect("script"));
         let pipes = post_dump.variable().1.into_string().expect("text");

@@ -18,27 +18,17 @@
 //! CRIU runs the action scripts of a configuration file beside the runtime's own
 //! notifications since 3.19. An older one would abort, so it is not asked.
 
-use std::env;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::{self, PipeReader, PipeWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use cedana_checkpoint::criu::Version;
 
+use super::action_script;
+
 /// Names the pipe to the script.
 const VARIABLE: &str = "CEDANA_POST_RESUME";
-
-/// By which CRIU names the event to a script (criu/action-scripts.c).
-const ACTION: &str = "CRTOOLS_SCRIPT_ACTION";
-
-/// The first CRIU that runs scripts beside notifications.
-const SINCE: Version = Version {
-    major: 3,
-    minor: 19,
-    sublevel: 0,
-};
 
 /// A pipe that is readable when the container runs.
 pub(crate) struct PostResume {
@@ -49,7 +39,7 @@ pub(crate) struct PostResume {
 impl PostResume {
     /// `None` if this CRIU can't be asked.
     pub(crate) fn new(criu: Version) -> io::Result<Option<Self>> {
-        if criu < SINCE {
+        if !action_script::is_run_by(criu) {
             return Ok(None);
         }
         let (reader, writer) = io::pipe()?;
@@ -58,8 +48,7 @@ impl PostResume {
 
     /// The environment variable by which the script finds the pipe.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        let (pid, fd) = (std::process::id(), self.writer.as_raw_fd());
-        (VARIABLE, format!("/proc/{pid}/fd/{fd}").into())
+        (VARIABLE, action_script::path_of(&self.writer).into())
     }
 
     /// Readable when CRIU has resumed the container.
@@ -71,12 +60,9 @@ impl PostResume {
 /// The exit code of this process if CRIU started it as that script. It is success in
 /// any case: a failing script would fail the restore.
 pub(crate) fn run_as_script() -> Option<ExitCode> {
-    let action = env::var_os(ACTION)?;
-    let pipe = env::var_os(VARIABLE)?;
-    if action == "post-resume"
-        && let Ok(mut pipe) = OpenOptions::new().write(true).open(pipe)
-    {
-        let _ = pipe.write_all(&[1]);
+    let (step, pipe) = action_script::step(VARIABLE)?;
+    if step == "post-resume" {
+        let _ = action_script::notify(pipe);
     }
     Some(ExitCode::SUCCESS)
 }
@@ -86,15 +72,18 @@ mod tests {
     use super::*;
     use std::io::Read;
 
+    const NEW: Version = Version {
+        major: 3,
+        minor: 19,
+        sublevel: 0,
+    };
+
     #[test]
     fn the_script_reaches_the_restore() {
         assert!(PostResume::new(Version::MINIMUM).expect("pipes").is_none());
-        let hook = PostResume::new(SINCE).expect("pipes").expect("new enough");
+        let hook = PostResume::new(NEW).expect("pipes").expect("new enough");
         let (_, pipe) = hook.variable();
-        let written = OpenOptions::new().write(true).open(pipe);
-        written
-            .and_then(|mut pipe| pipe.write_all(&[1]))
-            .expect("write");
+        action_script::notify(pipe).expect("write");
         let mut byte = [0];
         (&hook.reader).read_exact(&mut byte).expect("read");
         assert_eq!(byte, [1]);

@@ -44,6 +44,11 @@ impl Stat {
                 .flatten(),
         })
     }
+
+    /// Whether the process, or its main thread, has exited.
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
 }
 
 /// The fields of the processes that still exist.
@@ -97,8 +102,7 @@ impl Init {
 
     /// Whether it has ended, even if another process has its PID now.
     pub(crate) fn has_ended(self) -> bool {
-        let is_dead = Stat::read(self.pid).is_none_or(|stat| matches!(stat.state, 'Z' | 'X'));
-        is_dead || started(self.pid) != self.started
+        Stat::read(self.pid).is_none_or(|stat| stat.is_dead()) || started(self.pid) != self.started
     }
 }
 

@@ -5,7 +5,7 @@ use cedana_checkpoint::criu::DumpOptions;
 
 use super::attempts::Attempts;
 use super::prepared::Prepared;
-use crate::criu::post_dump::PostDump;
+use crate::criu::action_script;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
 use crate::host::test_hooks;
 use crate::oci::nested_mounts;
@@ -31,7 +31,7 @@ pub(super) fn criu_options(
         ghost_limit: config.checkpoint.ghost_limit,
         link_remap: config.checkpoint.link_remap,
         timeout: attempts.freeze_timeout(),
-        action_script: waits.then(PostDump::script),
+        action_script: waits.then(action_script::program),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The container's processes, looked at before CRIU stops them.
 
+use std::collections::HashMap;
+
 use super::unseizable::{self, Unseizable};
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::host::cgroup::Cgroup;
-use crate::host::procfs::{descends, free_descriptors, stats_of};
+use crate::host::procfs::{Stat, descends, free_descriptors, stats_of};
 use crate::output::report::Reporter;
 
 /// Processes that CRIU could not stop.
@@ -24,11 +26,10 @@ pub(super) fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Unseizable> {
 pub(super) fn refuse_full_tables(
     request: &Request,
     init: i32,
-    processes: &[i32],
+    stats: &HashMap<i32, Stat>,
 ) -> Result<(), Error> {
-    let stats = stats_of(processes);
     let full = stats.iter().find(|&(&pid, _)| {
-        descends(pid, init, &stats) && free_descriptors(pid, 2).is_some_and(|free| free < 2)
+        descends(pid, init, stats) && free_descriptors(pid, 2).is_some_and(|free| free < 2)
     });
     match full {
         Some((&pid, stat)) => Err(Error::NoDescriptor {
@@ -44,13 +45,12 @@ pub(super) fn refuse_full_tables(
 pub(super) fn warn_of_foreign(
     request: &Request,
     init: i32,
-    processes: &[i32],
+    stats: &HashMap<i32, Stat>,
     reporter: &Reporter,
 ) {
-    let stats = stats_of(processes);
     let mut foreign: Vec<_> = stats
         .iter()
-        .filter(|&(&pid, _)| !descends(pid, init, &stats))
+        .filter(|&(&pid, _)| !descends(pid, init, stats))
         .map(|(&pid, stat)| (pid, stat.name.as_str()))
         .collect();
     if foreign.is_empty() || !stats.contains_key(&init) {

@@ -17,6 +17,7 @@ use crate::criu;
 use crate::engine::{content_gc, docker};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
+use crate::host::procfs::stats_of;
 use crate::lazy;
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
@@ -61,11 +62,10 @@ impl<'a> Prepared<'a> {
         prepared.refuse_what_docker_cannot_start()?;
         prepared.wait_for_memory()?;
         prepared.wait_for_containerd()?;
-        let processes = prepared.processes();
-        prechecks::refuse_full_tables(request, prepared.container.init, &processes)?;
-        prechecks::warn_of_foreign(request, prepared.container.init, &processes, reporter);
-        unrestorable::before_dump(&prepared, &processes)
-            .map_err(|doubt| prepared.refused(doubt))?;
+        let stats = stats_of(&prepared.processes());
+        prechecks::refuse_full_tables(request, prepared.container.init, &stats)?;
+        prechecks::warn_of_foreign(request, prepared.container.init, &stats, reporter);
+        unrestorable::before_dump(&prepared, &stats).map_err(|doubt| prepared.refused(doubt))?;
         // A checkpoint holds the application's secrets: its files and its directory
         // are for root alone.
         umask(Mode::from_bits_truncate(0o077));

@@ -101,15 +101,11 @@ fn comes_true(condition: impl Fn() -> bool) -> bool {
 }
 
 fn has_ended(pid: i32) -> bool {
-    Stat::read(pid).is_none_or(|stat| is_dead(&stat) && stat.threads <= 1)
+    Stat::read(pid).is_none_or(|stat| stat.is_dead() && stat.threads <= 1)
 }
 
 fn is_dead_leader(pid: i32) -> bool {
-    Stat::read(pid).is_some_and(|stat| is_dead(&stat) && stat.threads > 1)
-}
-
-fn is_dead(stat: &Stat) -> bool {
-    matches!(stat.state, 'Z' | 'X')
+    Stat::read(pid).is_some_and(|stat| stat.is_dead() && stat.threads > 1)
 }
 
 fn name_of(pid: i32) -> String {

@@ -11,7 +11,7 @@ use super::invocation::Invocation;
 use super::prepared::{Prepared, console_socket};
 use super::restored::remove;
 use crate::commands::error::Error;
-use crate::criu::post_dump::PostDump;
+use crate::criu::action_script;
 use crate::criu::post_resume::PostResume;
 use crate::criu::{self, ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Outcome, Question};
@@ -68,7 +68,7 @@ impl Running {
             options: RestoreOptions {
                 tcp_close: prepared.connections == Connections::Close,
                 external_mounts: prepared.mounts.clone(),
-                action_script: resumed.as_ref().map(|_| PostDump::script()),
+                action_script: resumed.as_ref().map(|_| action_script::program()),
             },
         };
         let (mut command, options) = invocation.command()?;

@@ -46,7 +46,7 @@ use serde_json::Value;
 use super::doubt::Doubt;
 use super::prepared::Prepared;
 use crate::engine::docker;
-use crate::host::procfs::{self, Stat, descends, stats_of};
+use crate::host::procfs::{self, Stat, descends};
 use crate::oci::state::{Container, Kind};
 
 /// The input of the checks.
@@ -58,8 +58,11 @@ struct Inspected<'a> {
     processes: HashMap<i32, Stat>,
 }
 
-/// Checks a container before CRIU starts. `processes` are those in its cgroup.
-pub(super) fn before_dump(prepared: &Prepared<'_>, processes: &[i32]) -> Result<(), Doubt> {
+/// Checks a container before CRIU starts. `stats` are of the processes in its cgroup.
+pub(super) fn before_dump(
+    prepared: &Prepared<'_>,
+    stats: &HashMap<i32, Stat>,
+) -> Result<(), Doubt> {
     let Prepared {
         request, container, ..
     } = prepared;
@@ -67,7 +70,7 @@ pub(super) fn before_dump(prepared: &Prepared<'_>, processes: &[i32]) -> Result<
     if request.has("pre-dump") {
         return Ok(());
     }
-    let inspected = Inspected::of(prepared, processes);
+    let inspected = Inspected::of(prepared, stats);
     let mut doubts = Vec::new();
     if docker::removes_at_end(request, inspected.spec) {
         doubts.push(Doubt::new(
@@ -156,12 +159,11 @@ fn warn(prepared: &Prepared<'_>, doubt: &Doubt) {
 }
 
 impl<'a> Inspected<'a> {
-    fn of(prepared: &'a Prepared<'a>, processes: &[i32]) -> Self {
+    fn of(prepared: &'a Prepared<'a>, stats: &HashMap<i32, Stat>) -> Self {
         let container = &prepared.container;
-        let all = stats_of(processes);
-        let processes = all
+        let processes = stats
             .iter()
-            .filter(|&(&pid, _)| descends(pid, container.init, &all))
+            .filter(|&(&pid, _)| descends(pid, container.init, stats))
             .map(|(&pid, stat)| (pid, stat.clone()))
             .collect();
         Self {
