@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::wait::stretched;
+use crate::wait::{eventually, stretched};
 
 /// The containerd namespace the tests use; the testbed's images are in it.
 pub const NAMESPACE: &str = "default";
@@ -83,6 +83,28 @@ pub fn ctr_ok(arguments: &[&str]) -> String {
 #[track_caller]
 pub fn ctr_fails(arguments: &[&str]) -> String {
     ctr(arguments).refused()
+}
+
+/// Runs a `ctr` that copies a process's streams, until they arrive whole; asserts
+/// the exit code and both of them.
+///
+/// Up to containerd 2.3, ctr closes the streams of `run` and `exec` when the process
+/// has ended, even if it has yet to read them (mended for `exec` in change 3778cc36f).
+#[track_caller]
+pub fn prints(code: i32, stdout: &str, stderr: &str, mut run: impl FnMut() -> Output) {
+    eventually("all of the output", || {
+        let output = run();
+        assert_eq!(output.code, code, "{output}");
+        let cut = |said: &str, whole: &str| said != whole && whole.starts_with(said);
+        if cut(&output.stdout, stdout) || cut(&output.stderr, stderr) {
+            return Err(output.to_string());
+        }
+        assert_eq!(
+            (output.stdout.as_str(), output.stderr.as_str()),
+            (stdout, stderr)
+        );
+        Ok(())
+    });
 }
 
 /// `ctr` in the tests' namespace, to be started by the caller.

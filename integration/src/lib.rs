@@ -42,7 +42,7 @@ pub mod workload;
 
 pub use bare::BareShim;
 pub use container::{Container, Image, Run};
-pub use ctr::{BUSYBOX, NAMESPACE, Output, WORK, command, ctr, ctr_fails, ctr_ok};
+pub use ctr::{BUSYBOX, NAMESPACE, Output, WORK, command, ctr, ctr_fails, ctr_ok, prints};
 pub use engine::{Containerd, SecondContainerd};
 pub use events::{Event, Events};
 pub use gate::Gate;

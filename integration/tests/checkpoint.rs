@@ -6,7 +6,8 @@ use std::thread;
 
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
-    BareShim, Container, Image, Run, ctr, ctr_ok, ctr_sends_flags, eventually, unique, workload,
+    BareShim, Container, Image, Run, ctr, ctr_ok, ctr_sends_flags, eventually, prints, unique,
+    workload,
 };
 
 /// A directory for a checkpoint, removed with the story.
@@ -88,7 +89,7 @@ fn the_writable_layer_comes_back_when_asked_for() {
     container.exec(&["sh", "-c", "echo kept >/root/note"]).ok();
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
     let restored = container.restore(&image, &["--rw"]);
-    assert_eq!(restored.exec(&["cat", "/root/note"]).ok().stdout, "kept\n");
+    prints(0, "kept\n", "", || restored.exec(&["cat", "/root/note"]));
 }
 
 #[test]
@@ -226,8 +227,9 @@ fn bind_mounts_and_tmpfs_are_there_again() {
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
     let restored = container.restore(&image, &["--rw"]);
     restored.report().continues(&before);
-    let seen = restored.exec(&["cat", "/scratch/note", "/out/note"]).ok();
-    assert_eq!(seen.stdout, "in tmpfs\nbound\n");
+    prints(0, "in tmpfs\nbound\n", "", || {
+        restored.exec(&["cat", "/scratch/note", "/out/note"])
+    });
 }
 
 #[test]
@@ -423,6 +425,7 @@ fn a_directory_of_images_restores_without_containerd() {
 
 #[test]
 fn redis_keeps_its_data_and_its_subscriber() {
+    const PUBLISH: [&str; 4] = ["redis-cli", "publish", "news", "hello"];
     let script = "redis-server --save '' --dir /scratch >/scratch/server.log &
         until redis-cli ping; do :; done
         redis-cli subscribe news >/scratch/heard &
@@ -437,8 +440,7 @@ fn redis_keeps_its_data_and_its_subscriber() {
         .command(&["sh", "-c", script])
         .detach();
     let listening = |container: &Container| {
-        let publish = ["redis-cli", "publish", "news", "hello"];
-        let answer = container.exec(&publish).stdout;
+        let answer = container.exec(&PUBLISH).stdout;
         if answer.trim() == "1" {
             Ok(())
         } else {
@@ -450,16 +452,11 @@ fn redis_keeps_its_data_and_its_subscriber() {
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
 
     let restored = container.restore(&image, &["--rw"]);
-    assert_eq!(
-        restored
-            .exec(&["redis-cli", "get", "key"])
-            .ok()
-            .stdout
-            .trim(),
-        "value"
-    );
+    prints(0, "value\n", "", || {
+        restored.exec(&["redis-cli", "get", "key"])
+    });
     // The same connection: the client can't have made a new one.
-    listening(&restored).unwrap_or_else(|seen| panic!("{seen}"));
+    prints(0, "1\n", "", || restored.exec(&PUBLISH));
     eventually("the subscriber hears what came after the restore", || {
         let heard = restored
             .exec(&["grep", "-c", "hello", "/scratch/heard"])
