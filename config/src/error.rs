@@ -36,7 +36,7 @@ pub enum Error {
         /// The TOML parser's message.
         message: String,
     },
-    /// The name of no setting.
+    /// An unknown name.
     #[error("{}\"{name}\"{}", place.unknown(), did_you_mean(.suggestion))]
     Unknown {
         /// Where it is set.
@@ -56,7 +56,7 @@ pub enum Error {
         /// What is wrong, and which values are valid.
         reason: String,
     },
-    /// A container's annotation with a setting of the node.
+    /// An annotation that names a setting of the node.
     #[error(
         "annotation {name}: \"{key}\" belongs to the node and cannot be chosen by a container; set it in config.toml"
     )]

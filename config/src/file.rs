@@ -62,8 +62,8 @@ pub(crate) fn apply_key(
     })
 }
 
-/// The line that sets `key` before the first section, in a text that need not be
-/// valid TOML.
+/// The line that sets `key` before the first section. The rest of the text need not
+/// be valid TOML.
 pub(crate) fn top_level_line<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines()
         .take_while(|line| !line.trim_start().starts_with('['))

@@ -5,8 +5,8 @@ use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX};
 
 /// One setting.
 pub(crate) struct Setting {
-    /// Name in the file, with its section: `checkpoint.timeout`. The annotation is
-    /// this with a prefix, the variable this in capitals with a prefix.
+    /// Name in the file, with its section: `checkpoint.timeout`. The annotation has
+    /// the same name after a prefix, the variable the same in capitals.
     pub(crate) key: &'static str,
     /// Whether a container may set it.
     pub(crate) annotation: bool,

@@ -1,10 +1,10 @@
-//! The known name that a mistyped one most likely meant.
+//! Suggestions for mistyped names.
 
-/// Longer names are no typing mistakes, and the edit distance costs the product of
-/// both lengths.
+/// Length limit of a name, in bytes: the time for an edit distance grows with the
+/// product of both lengths.
 const MAX_LENGTH: usize = 128;
 
-/// The one of `known` with the smallest edit distance to `name`. `None` if more
+/// The name in `known` with the smallest edit distance to `name`. `None` if more
 /// than a third of its letters differ.
 pub(crate) fn suggestion(name: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     if name.len() > MAX_LENGTH {

@@ -146,8 +146,8 @@ pub(crate) fn duration(text: &str) -> Parsed<Duration> {
         .ok_or_else(|| format!("{text:?} is too long"))
 }
 
-/// A duration that a client waits for. The limit keeps a container from delaying
-/// its start, and the client, without end.
+/// A duration that a client waits for. The limit bounds how long a container can
+/// delay its start and the client.
 pub(crate) fn short_wait(text: &str) -> Parsed<Duration> {
     match duration(text)? {
         wait if wait <= Duration::from_secs(10) => Ok(wait),

@@ -14,8 +14,8 @@
 //! - [`annotations`]: OCI annotations
 //! - [`engine`]: names that containerd and Docker chose
 //! - [`progress`]: the progress of a checkpoint, as messages
-//! - [`process`]: how one of our processes starts another one
-//! - [`search_path`]: where programs are looked for without a `PATH`
+//! - [`process`]: starting a child process that must not outlive its parent
+//! - [`search_path`]: the search path for programs if there is no `PATH`
 
 pub mod annotations;
 pub mod engine;

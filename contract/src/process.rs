@@ -1,4 +1,4 @@
-//! How one of our processes starts another one.
+//! Starting a child process that must not outlive its parent.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -8,10 +8,10 @@ use nix::libc;
 use nix::unistd::{getpid, getppid};
 
 /// Makes the kernel kill the command when this process exits
-/// (`PR_SET_PDEATHSIG`): without its parent no program would take its result.
+/// (`PR_SET_PDEATHSIG`), because no other process takes its result.
 ///
-/// The kernel takes the thread that forks for the parent, so that thread must live
-/// as long as the process.
+/// The kernel sends the signal when the forking thread exits, so that thread must
+/// live as long as the process.
 pub fn die_with_parent(command: &mut Command) {
     let parent = getpid();
     let hook = move || {
@@ -19,7 +19,7 @@ pub fn die_with_parent(command: &mut Command) {
         Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
         match getppid() == parent {
             true => Ok(()),
-            // The parent exited before the prctl: the signal will never come.
+            // The parent exited before the prctl, so the kernel sends no signal.
             false => Err(Errno::ESRCH.into()),
         }
     };

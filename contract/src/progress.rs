@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// What is being done.
+    /// The current phase.
     pub phase: Phase,
     /// Microseconds since the command began.
     pub elapsed_us: u64,
@@ -24,15 +24,15 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// CRIU writes images; the container stands still.
+    /// CRIU writes images; the container is frozen.
     Dump,
-    /// CRIU is done, and the rest is being compressed.
+    /// CRIU is done; the rest of its page images is being compressed.
     Compress,
-    /// The files are being brought to disk.
+    /// The files are being synced to disk.
     Sync,
     /// The checkpoint is complete.
     Done,
-    /// A phase of a later version. Every one of them comes after [`Phase::Dump`].
+    /// A phase of a later version. All of them follow [`Phase::Dump`].
     #[serde(other)]
     Unknown,
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_the_documented_one() {
+    fn the_json_is_the_documented_one() {
         let message = Message {
             phase: Phase::Compress,
             elapsed_us: 1,

@@ -1,4 +1,4 @@
-//! Where programs are looked for when the caller hands no `PATH` on.
+//! The search path for programs if the caller sets no `PATH`.
 //!
 //! Podman calls a runtime's `kill`, `delete`, `pause` and `resume` with
 //! `XDG_RUNTIME_DIR` alone (libpod/oci_conmon_common.go, 3.0 to 5.8), and a unit

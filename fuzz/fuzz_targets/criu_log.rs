@@ -1,4 +1,4 @@
-//! CRIU's log and what is made of it.
+//! Diagnoses a CRIU log.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! CRIU's images, as protobuf and as a checkpoint: a whole checkpoint in which
-//! one image is replaced. The input is the image's name, a zero, its content.
+//! Reads a complete checkpoint in which one of CRIU's images is replaced. The input
+//! is the image's name, a zero byte and its content.
 
 #![no_main]
 
@@ -17,8 +17,8 @@ const WHOLE: &str = concat!(
     "/../checkpoint/src/inspect/data"
 );
 
-/// Threads and processes that are like others. Without their files each input
-/// takes a third of the time.
+/// Threads and processes that resemble others. Without their files an input takes a
+/// third of the time.
 const TWINS: [&str; 7] = ["-1.", "-7.", "-8.", "-9.", "-10.", "-14.", "-15."];
 
 static DIR: LazyLock<TempDir> = LazyLock::new(|| {
@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let path = DIR.path().join(name);
     let original = path.exists().then(|| Path::new(WHOLE).join(name));
     fs::write(&path, content).expect("an image");
-    // Sockets and the network are among what it looks for.
+    // This reads the sockets and the network, too.
     let _ = inspect::inspect(DIR.path());
     let _ = images::verify(DIR.path());
     let _ = lazy::layout::Layout::read(DIR.path(), 4096);
@@ -54,7 +54,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// A name that is not there yet is as good as one that is, if it is a name.
+/// Splits an input into a file name, which may be new, and its content.
 fn split(input: &[u8]) -> Option<(&str, &[u8])> {
     let zero = input.iter().take(32).position(|byte| *byte == 0)?;
     let name = std::str::from_utf8(&input[..zero]).ok()?;

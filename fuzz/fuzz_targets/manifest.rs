@@ -1,4 +1,5 @@
-//! The manifest: what is read is checked, and what was read can be written.
+//! Reads a manifest, and checks that an accepted one has safe names and is the same
+//! after it was written and read again.
 
 #![no_main]
 

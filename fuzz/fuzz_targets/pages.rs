@@ -1,5 +1,5 @@
-//! Page files: the trailer as it comes, and frames whose digest is right but
-//! whose content need not be. The first byte of the input chooses.
+//! Reads page files: any file, any trailer, or a frame of any content with a correct
+//! digest. The first byte of the input selects one of the three.
 
 #![no_main]
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a directory"));
 
-/// The most raw bytes that are decoded of one input; it is to be many per second.
+/// Limit of the raw bytes that are decoded per input, for many inputs per second.
 const MOST: u64 = 4 << 20;
 
 fuzz_target!(|input: &[u8]| {
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// A file of one frame that says it holds so many raw bytes.
+/// A page file of one frame whose trailer gives it `raw_len` raw bytes.
 fn signed(raw_len: u32, frame: &[u8]) -> Vec<u8> {
     let mut builder = TableBuilder::new(raw_len);
     if builder
