@@ -1,6 +1,6 @@
 #!/bin/bash
-# The demo itself, wherever there is a containerd with the image work: ctr is
-# told where by CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE.
+# The demo itself. Needs a containerd that has the image work; ctr finds it by
+# CONTAINERD_ADDRESS and CONTAINERD_NAMESPACE.
 set -euo pipefail
 
 image=docker.io/library/work:latest
@@ -8,8 +8,8 @@ checkpoint=docker.io/library/redis:frozen
 network=cedana-demo
 errors=$(mktemp)
 
-# A client with one connection for its whole life: it counts its own visits, and
-# would say so if it ever had to connect again.
+# A client that connects once and counts its visits. A second connection would show
+# as another port.
 client='
 import socket, time
 s = socket.create_connection(("127.0.0.1", 6379))
@@ -38,17 +38,17 @@ inside() { ctr task exec --exec-id "ask-$((asked += 1))" redis "$@" 2>>"$errors"
 asked=0
 restore=
 
-# step TITLE COMMAND...: does it, and says what it took.
+# step TITLE COMMAND...: runs the command and prints its duration.
 step() {
   local title=$1 from=${EPOCHREALTIME/./} took
   shift
-  : >"$errors" # what the step before tried in vain is no error
+  : >"$errors" # failed attempts of the step before are no errors
   "$@" >/dev/null 2>>"$errors"
   took=$(((${EPOCHREALTIME/./} - from) / 1000))
   printf '%6d ms  %s\n' "$took" "$title"
 }
 
-# answers: waits (15 s at most) for redis and its client to be at work.
+# answers: waits (15 s at most) until redis and its client work.
 answers() {
   local try
   for ((try = 0; try < 150; try++)); do
@@ -59,8 +59,8 @@ answers() {
   return 1
 }
 
-# The container's network belongs to its engine (Docker, CNI), which gives every
-# start a fresh one; ctr leaves that to its user.
+# Docker and CNI create a network namespace for every start. ctr leaves that to its
+# user.
 fresh_network() {
   ip netns del "$network" 2>/dev/null || :
   ip netns add "$network"
@@ -89,7 +89,7 @@ kill_it() {
   ctr container rm redis
 }
 
-# ctr stays with what it restores until that ends.
+# `ctr container restore` returns only when the container exits.
 thaw() {
   fresh_network
   ctr container restore --live --rw redis "$checkpoint" </dev/null &
@@ -108,7 +108,7 @@ step 'ctr run: redis and its client are at work' start
 step '200,000 keys written' fill
 show
 step 'ctr container checkpoint: frozen to disk' freeze
-step 'ctr task kill -s KILL; ctr container rm: gone, no process is left' kill_it
+step 'ctr task kill -s KILL; ctr container rm: no process is left' kill_it
 step 'ctr container restore --live: it answers again' thaw
 show
 printf '%6d ms  in all\n' $(((${EPOCHREALTIME/./} - begin) / 1000))
