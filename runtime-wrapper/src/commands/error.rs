@@ -11,6 +11,7 @@ use super::checkpoint::doubt::Doubt;
 use super::checkpoint::unseizable::Unseizable;
 use crate::cli::{self, ContainerId, Request};
 use crate::criu::{Failure, LogNote, images_view};
+use crate::host::pid::Pid;
 use crate::lazy;
 use crate::network::{netns, tcp};
 use crate::oci::{bundle, runtime, state};
@@ -81,7 +82,7 @@ pub(crate) enum Error {
     )]
     NoDescriptor {
         id: ContainerId,
-        pid: i32,
+        pid: Pid,
         name: String,
     },
     #[error("cannot {verb} container {id} {} {}: {why}{log}", if *verb == "restore" { "from" } else { "to" }, images.display())]
@@ -116,7 +117,7 @@ pub(crate) enum Error {
     )]
     Died {
         id: ContainerId,
-        pid: i32,
+        pid: Pid,
         how: String,
     },
     #[error("cannot inspect: {0}")]

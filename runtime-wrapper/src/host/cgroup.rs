@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::host::pid::Pid;
+
 /// A cgroup directory that can freeze.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -41,7 +43,7 @@ impl Cgroup {
     }
 
     /// All processes in it and below; none if the cgroup is removed meanwhile.
-    pub(crate) fn processes(&self) -> Vec<i32> {
+    pub(crate) fn processes(&self) -> Vec<Pid> {
         self.listed("cgroup.procs")
     }
 
@@ -54,12 +56,12 @@ impl Cgroup {
         self.listed(file).len()
     }
 
-    fn listed(&self, file: &str) -> Vec<i32> {
+    fn listed(&self, file: &str) -> Vec<Pid> {
         let mut pids = Vec::new();
         let mut dirs = vec![self.dir.clone()];
         while let Some(dir) = dirs.pop() {
             let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
-            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            pids.extend(text.lines().filter_map(|line| line.parse::<Pid>().ok()));
             let below = fs::read_dir(&dir).into_iter().flatten().flatten();
             dirs.extend(
                 below
@@ -123,7 +125,7 @@ pub(crate) fn freezer_directory(path: &str) -> Option<PathBuf> {
 /// The bytes that a process's cgroup has left below its memory limit, including file
 /// cache that the kernel can drop; `None` without a limit. Limits of the cgroups above
 /// are ignored.
-pub(crate) fn memory_headroom(pid: i32) -> Option<u64> {
+pub(crate) fn memory_headroom(pid: Pid) -> Option<u64> {
     let (version, dir) = directory_of(pid, "memory")?;
     match version {
         Version::V1 => headroom(&dir, V1),
@@ -132,13 +134,13 @@ pub(crate) fn memory_headroom(pid: i32) -> Option<u64> {
 }
 
 /// The limit of processes and threads of a process's cgroup; `None` without a limit.
-pub(crate) fn pids_limit(pid: i32) -> Option<u64> {
+pub(crate) fn pids_limit(pid: Pid) -> Option<u64> {
     let (_, dir) = directory_of(pid, "pids")?;
     let limit = fs::read_to_string(dir.join("pids.max")).ok()?;
     limit.trim().parse().ok()
 }
 
-fn directory_of(pid: i32, controller: &str) -> Option<(Version, PathBuf)> {
+fn directory_of(pid: Pid, controller: &str) -> Option<(Version, PathBuf)> {
     directory(
         &fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?,
         controller,
@@ -189,6 +191,7 @@ fn headroom(dir: &Path, [limit, used, droppable]: MemoryFiles) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
 
     #[test]
     fn headroom_below_a_limit() {
@@ -240,7 +243,7 @@ mod tests {
                 fs::read_to_string(dir.path().join(file)).expect("read"),
                 thawed
             );
-            assert_eq!(cgroup.processes(), [1, 2, 3]);
+            assert_eq!(cgroup.processes(), [1, 2, 3].map(pid));
             let threads = match version {
                 Version::V1 => "tasks",
                 Version::V2 => "cgroup.threads",

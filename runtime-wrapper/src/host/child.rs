@@ -23,8 +23,8 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
 
+use crate::host::pid::Pid;
 use crate::host::sys;
 
 /// The forwarded signals: those by which callers end a process or notify it.
@@ -155,7 +155,7 @@ fn wait(
     signalled: &mut bool,
 ) -> std::io::Result<ExitStatus> {
     let own_group = keep == Keep::StderrAndOrphans;
-    let pid = child.id().cast_signed();
+    let pid = Pid::of(child);
     let pidfd = sys::pidfd_open(pid)?;
     loop {
         let mut ready = vec![
@@ -191,7 +191,7 @@ fn wait(
             let reached_child = !own_group && info.ssi_code > libc::SI_USER;
             if let Some(signal) = signal.filter(|_| !reached_child) {
                 // The child was not reaped yet, so its PID is not reused.
-                kill(Pid::from_raw(pid), signal)?;
+                kill(pid.into(), signal)?;
             }
         }
     }
@@ -200,7 +200,7 @@ fn wait(
 /// Waits for the child's orphans: a CRIU whose runtime was killed finishes its dump or
 /// undoes it, and exits.
 fn reap_orphans() {
-    while let Ok(_) | Err(Errno::EINTR) = waitpid(Pid::from_raw(-1), None) {}
+    while let Ok(_) | Err(Errno::EINTR) = waitpid(None, None) {}
 }
 
 #[cfg(test)]

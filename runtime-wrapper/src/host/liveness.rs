@@ -13,12 +13,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use crate::host::pid::Pid;
 use crate::host::procfs::Stat;
 use crate::host::sys;
 
 /// Watches a process for the time `settle`. Returns how it ended, `None` if it still
 /// runs or exited with code 0.
-pub(crate) fn watch(pid: i32, settle: Duration) -> Option<String> {
+pub(crate) fn watch(pid: Pid, settle: Duration) -> Option<String> {
     let unknown = || Some("its exit status is unknown".to_owned());
     let pidfd = match sys::pidfd_open(pid) {
         Ok(pidfd) => pidfd,
@@ -58,7 +59,7 @@ fn describe(status: i32) -> String {
 }
 
 /// The PID that a runtime wrote into its `--pid-file`.
-pub(crate) fn pid_of(file: &Path) -> Option<i32> {
+pub(crate) fn pid_of(file: &Path) -> Option<Pid> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
@@ -69,16 +70,13 @@ mod tests {
 
     #[test]
     fn running_and_killed_processes() {
-        assert_eq!(
-            watch(std::process::id().cast_signed(), Duration::ZERO),
-            None
-        );
+        assert_eq!(watch(Pid::own(), Duration::ZERO), None);
         // It does not end by itself while we hold its stdin open.
         let mut child = Command::new("cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
             .expect("spawn");
-        let pid = child.id().cast_signed();
+        let pid = Pid::of(&child);
         assert_eq!(watch(pid, Duration::from_millis(1)), None);
         child.kill().expect("kill");
         assert_eq!(

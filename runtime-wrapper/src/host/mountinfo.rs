@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::host::pid::Pid;
+
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
@@ -30,7 +32,7 @@ pub(crate) fn own() -> io::Result<Vec<Mount>> {
 }
 
 /// The mounts of another process.
-pub(crate) fn of(pid: i32) -> io::Result<Vec<Mount>> {
+pub(crate) fn of(pid: Pid) -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read_to_string(format!(
         "/proc/{pid}/mountinfo"
     ))?))

@@ -4,21 +4,25 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::host::pid::Pid;
+
 /// The used fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) name: String,
     pub(crate) state: char,
-    pub(crate) parent: i32,
-    /// The PID of its session's leader, which may have ended.
-    pub(crate) session: i32,
+    /// `None` for the first process of the machine.
+    pub(crate) parent: Option<Pid>,
+    /// The leader of its session, which may have ended. `None` if the leader is in
+    /// a PID namespace above.
+    pub(crate) session: Option<Pid>,
     pub(crate) threads: u32,
     /// The wait status of a zombie.
     pub(crate) exit: Option<i32>,
 }
 
 impl Stat {
-    pub(crate) fn read(pid: i32) -> Option<Self> {
+    pub(crate) fn read(pid: Pid) -> Option<Self> {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -29,9 +33,9 @@ impl Stat {
         let (_, name) = head.split_once('(')?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        let parent = fields.next()?.parse().ok()?;
+        let parent = process(fields.next()?)?;
         // Fields 6 and 20.
-        let session = fields.nth(1)?.parse().ok()?;
+        let session = process(fields.nth(1)?)?;
         let threads = fields.clone().nth(13).and_then(|text| text.parse().ok());
         Some(Self {
             name: name.to_owned(),
@@ -51,8 +55,16 @@ impl Stat {
     }
 }
 
+/// A process of a stat file, in which 0 is none.
+fn process(field: &str) -> Option<Option<Pid>> {
+    match field {
+        "0" => Some(None),
+        pid => pid.parse().ok().map(Some),
+    }
+}
+
 /// The fields of the processes that still exist.
-pub(crate) fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
+pub(crate) fn stats_of(processes: &[Pid]) -> HashMap<Pid, Stat> {
     processes
         .iter()
         .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
@@ -61,15 +73,18 @@ pub(crate) fn stats_of(processes: &[i32]) -> HashMap<i32, Stat> {
 
 /// Whether a process is init or one of its descendants. Parents are looked up in
 /// `stats`, and the number of steps is limited in case of a loop.
-pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool {
+pub(crate) fn descends(pid: Pid, init: Pid, stats: &HashMap<Pid, Stat>) -> bool {
     let mut pid = pid;
     for _ in 0..=stats.len() {
         if pid == init {
             return true;
         }
         match stats.get(&pid) {
-            Some(stat) => pid = stat.parent,
-            None => return false,
+            Some(Stat {
+                parent: Some(parent),
+                ..
+            }) => pid = *parent,
+            _ => return false,
         }
     }
     false
@@ -77,7 +92,7 @@ pub(crate) fn descends(pid: i32, init: i32, stats: &HashMap<i32, Stat>) -> bool 
 
 /// The start time of a process, in clock ticks since boot. With the PID it identifies
 /// a process even after the PID is reused.
-pub(crate) fn started(pid: i32) -> Option<u64> {
+pub(crate) fn started(pid: Pid) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     // Field 22 (proc(5)); what follows the name begins with field 3.
@@ -87,13 +102,13 @@ pub(crate) fn started(pid: i32) -> Option<u64> {
 /// A container's init process, identified by PID and start time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Init {
-    pub(crate) pid: i32,
+    pub(crate) pid: Pid,
     pub(crate) started: Option<u64>,
 }
 
 impl Init {
     /// The process with this PID now.
-    pub(crate) fn now(pid: i32) -> Self {
+    pub(crate) fn now(pid: Pid) -> Self {
         Self {
             pid,
             started: started(pid),
@@ -108,13 +123,13 @@ impl Init {
 
 /// The bytes of a process's memory without a file, resident or swapped out: about the
 /// size of its dump.
-pub(crate) fn memory(pid: i32) -> Option<u64> {
+pub(crate) fn memory(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     memory_in(&status)
 }
 
 /// The container's root directory as a process sees it.
-pub(crate) fn root(pid: i32) -> PathBuf {
+pub(crate) fn root(pid: Pid) -> PathBuf {
     format!("/proc/{pid}/root").into()
 }
 
@@ -151,7 +166,7 @@ fn memory_in(status: &str) -> Option<u64> {
 
 /// The number of files that a process may still open. Returns `enough`, without
 /// counting the open files, if clearly more are free.
-pub(crate) fn free_descriptors(pid: i32, enough: usize) -> Option<usize> {
+pub(crate) fn free_descriptors(pid: Pid, enough: usize) -> Option<usize> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let Some(limit) = open_files(&limits)? else {
@@ -196,6 +211,7 @@ pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use proptest::prelude::*;
 
     #[test]
@@ -203,16 +219,16 @@ mod tests {
         let stat = Stat::parse("42 (a) R 1 (x)) S 7 42 42 0 -1 0 0").expect("valid");
         assert_eq!(
             (stat.name.as_str(), stat.state, stat.parent),
-            ("a) R 1 (x)", 'S', 7)
+            ("a) R 1 (x)", 'S', Some(pid(7)))
         );
-        assert_eq!((stat.session, stat.threads), (42, 1));
+        assert_eq!((stat.session, stat.threads), (Some(pid(42)), 1));
         assert_eq!(stat.exit, None);
     }
 
-    fn stats(pairs: &[(i32, i32)]) -> HashMap<i32, Stat> {
-        let stat = |&(pid, parent): &(i32, i32)| {
-            let text = format!("{pid} (x) S {parent} {pid} {pid} 0");
-            (pid, Stat::parse(&text).expect("valid"))
+    fn stats(pairs: &[(i32, i32)]) -> HashMap<Pid, Stat> {
+        let stat = |&(number, parent): &(i32, i32)| {
+            let text = format!("{number} (x) S {parent} {number} {number} 0");
+            (pid(number), Stat::parse(&text).expect("valid"))
         };
         pairs.iter().map(stat).collect()
     }
@@ -220,24 +236,27 @@ mod tests {
     #[test]
     fn exec_sessions_are_no_descendants() {
         let stats = stats(&[(10, 1), (11, 10), (12, 11), (20, 5), (21, 20)]);
-        for pid in [10, 11, 12] {
-            assert!(descends(pid, 10, &stats));
+        for number in [10, 11, 12] {
+            assert!(descends(pid(number), pid(10), &stats));
         }
-        for pid in [20, 21] {
-            assert!(!descends(pid, 10, &stats));
+        for number in [20, 21] {
+            assert!(!descends(pid(number), pid(10), &stats));
         }
     }
 
     #[test]
     fn reused_ids_cannot_loop() {
-        assert!(!descends(1, 9, &stats(&[(1, 2), (2, 1)])));
+        assert!(!descends(pid(1), pid(9), &stats(&[(1, 2), (2, 1)])));
     }
 
     #[test]
     fn session_and_threads_are_read() {
         let text = "9 (x) S 7 8 6 0 -1 1 2 3 4 5 6 7 8 9 20 0 3 0 99 0";
         let stat = Stat::parse(text).expect("valid");
-        assert_eq!((stat.parent, stat.session, stat.threads), (7, 6, 3));
+        assert_eq!(
+            (stat.parent, stat.session, stat.threads),
+            (Some(pid(7)), Some(pid(6)), 3)
+        );
     }
 
     #[test]
@@ -269,7 +288,7 @@ mod tests {
         let status = "Name:\tx\nFDSize:\t256\n";
         assert_eq!(status_number(status, "FDSize:"), Some(256));
         assert_eq!(status_number(status, "TracerPid:"), None);
-        let own = std::process::id().cast_signed();
+        let own = Pid::own();
         assert_eq!(free_descriptors(own, 4), Some(4));
         let few = free_descriptors(own, usize::MAX).expect("readable");
         assert!(few > 4, "{few}");
@@ -277,10 +296,10 @@ mod tests {
 
     #[test]
     fn this_process_has_its_parent() {
-        let stat = Stat::read(std::process::id().cast_signed()).expect("alive");
+        let stat = Stat::read(Pid::own()).expect("alive");
         assert_eq!(
             stat.parent,
-            std::os::unix::process::parent_id().cast_signed()
+            std::os::unix::process::parent_id().try_into().ok()
         );
     }
 

@@ -16,6 +16,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::host::pid::Pid;
+
 /// Makes a child start with no signal blocked and be killed when this process ends.
 ///
 /// exec keeps both, and the wrapped runtime needs both: we block signals to forward
@@ -72,9 +74,9 @@ pub(crate) fn free_memory() -> io::Result<u64> {
 }
 
 /// A file descriptor that polls readable once the process has ended.
-pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let fd = i32::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -108,7 +110,7 @@ pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
 /// # Errors
 /// No process can be made, or this process has more than one thread. The child has
 /// one thread only and could wait for ever for a lock that another held.
-pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
+pub(crate) fn clone_with_descriptors() -> io::Result<Option<Pid>> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("more than one thread"));
     }
@@ -120,8 +122,10 @@ pub(crate) fn clone_with_descriptors() -> io::Result<Option<i32>> {
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match i32::try_from(pid) {
         Ok(0) => Ok(None),
-        Ok(pid) if pid > 0 => Ok(Some(pid)),
-        _ => Err(io::Error::last_os_error()),
+        Ok(pid) => Pid::try_from(pid)
+            .map(Some)
+            .map_err(|_| io::Error::last_os_error()),
+        Err(_) => Err(io::Error::last_os_error()),
     }
 }
 

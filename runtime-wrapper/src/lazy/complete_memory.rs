@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::completion_socket::{self, DONE, NO_ROOM};
 use crate::host::child::Signals;
+use crate::host::pid::Pid;
 
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +36,7 @@ pub(crate) enum Error {
 }
 
 /// Returns once a container has all of its memory.
-pub(crate) fn finish(init: i32, signals: &Signals) -> Result<(), Error> {
+pub(crate) fn finish(init: Pid, signals: &Signals) -> Result<(), Error> {
     let Some(path) = completion_socket::path(init) else {
         // Init has ended; the runtime reports that.
         return Ok(());

@@ -12,6 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::host::pid::Pid;
 use crate::host::procfs;
 
 const DIR: &str = "/run/cedana/lazy";
@@ -23,7 +24,7 @@ pub(super) const DONE: &str = "done";
 pub(super) const NO_ROOM: &str = "no room";
 
 /// The completion socket of the container with this init; `None` if init has ended.
-pub(super) fn path(init: i32) -> Option<PathBuf> {
+pub(super) fn path(init: Pid) -> Option<PathBuf> {
     let started = procfs::started(init)?;
     Some(Path::new(DIR).join(format!("{init}-{started}")))
 }
@@ -55,7 +56,7 @@ pub(super) struct CompletionSocket {
 }
 
 impl CompletionSocket {
-    pub(super) fn open(init: i32) -> io::Result<Self> {
+    pub(super) fn open(init: Pid) -> io::Result<Self> {
         let path = self::path(init).ok_or(ErrorKind::NotFound)?;
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new()
@@ -117,7 +118,7 @@ mod tests {
     #[test]
     fn sockets_of_ended_containers_are_removed() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let own = std::process::id().cast_signed();
+        let own = Pid::own();
         let started = procfs::started(own).expect("this process runs");
         let name = |started: u64| dir.path().join(format!("{own}-{started}"));
         for path in [name(started), name(started + 1), dir.path().join("other")] {

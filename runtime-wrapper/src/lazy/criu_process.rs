@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use crate::host::pid::Pid;
 use crate::host::procfs::{Stat, descends};
 use crate::host::sys;
 use crate::lazy::kill::ends_within;
@@ -16,14 +17,14 @@ use crate::lazy::kill::ends_within;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Criu {
-    pid: i32,
+    pid: Pid,
     process: OwnedFd,
 }
 
 impl Criu {
     /// The process at the other end of a connection; `None` if it has ended.
     pub(super) fn at(connection: &OwnedFd) -> Option<Self> {
-        let pid = getsockopt(connection, PeerCredentials).ok()?.pid();
+        let pid = Pid::try_from(getsockopt(connection, PeerCredentials).ok()?.pid()).ok()?;
         let process = sys::pidfd_open(pid).ok()?;
         // While its end of the connection is open, its PID is not reused.
         let mut ready = [PollFd::new(connection.as_fd(), PollFlags::empty())];
@@ -45,9 +46,9 @@ impl Criu {
 }
 
 /// All processes that descend from one.
-fn descendants(pid: i32) -> Vec<OwnedFd> {
+fn descendants(pid: Pid) -> Vec<OwnedFd> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats: HashMap<i32, Stat> = entries
+    let stats: HashMap<Pid, Stat> = entries
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             Some((pid, Stat::read(pid)?))
@@ -68,14 +69,14 @@ fn descendants(pid: i32) -> Vec<OwnedFd> {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
-    use std::process::{Command, Stdio, id};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn the_process_at_the_other_end_is_found() {
         let (ours, theirs) = UnixStream::pair().expect("pair");
         let ours = ours.into();
         let found = Criu::at(&ours).map(|criu| criu.pid);
-        assert_eq!(found, Some(id().cast_signed()));
+        assert_eq!(found, Some(Pid::own()));
         drop(theirs);
         // A child of another test's may have it until its exec.
         while Criu::at(&ours).is_some() {}
@@ -88,7 +89,7 @@ mod tests {
             .stdin(Stdio::null())
             .spawn()
             .expect("spawn");
-        let pid = child.id().cast_signed();
+        let pid = Pid::of(&child);
         let made = loop {
             let made = descendants(pid);
             if !made.is_empty() {

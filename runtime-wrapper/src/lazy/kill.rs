@@ -14,7 +14,6 @@ use std::time::Duration;
 use cedana_contract::files;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::messages::{Container, Startup};
 use crate::host::cgroup::Cgroup;
@@ -50,15 +49,12 @@ pub(super) fn kill_container(container: &Container, init: BorrowedFd<'_>) {
 fn kill_processes(cgroup: &Cgroup) -> bool {
     let processes = cgroup.processes();
     // A cgroup that the container shares with this process is left alone.
-    let own = [std::process::id(), std::os::unix::process::parent_id()];
-    if processes
-        .iter()
-        .any(|pid| own.contains(&pid.cast_unsigned()))
-    {
+    let own = [nix::unistd::getpid(), nix::unistd::getppid()];
+    if processes.iter().any(|&pid| own.contains(&pid.into())) {
         return false;
     }
-    for &pid in processes.iter().filter(|pid| **pid > 1) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for &pid in processes.iter().filter(|pid| pid.as_raw() > 1) {
+        let _ = kill(pid.into(), Signal::SIGKILL);
     }
     !processes.is_empty()
 }

@@ -117,6 +117,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use crate::lazy::messages::Container;
     use crate::lazy::state::Remains;
     use cedana_checkpoint::lazy::Phase;
@@ -136,7 +137,7 @@ mod tests {
         assert!(matches!(watchdogs.read(), State::Released { .. }));
         life.apply(Event::Reached(Phase::Running));
         let container = Container {
-            init: 5,
+            init: pid(5),
             cgroup: Some("/sys/fs/cgroup/c".into()),
             pidfd: Some(9),
         };

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::pid::Pid;
+
 /// The first message: what the source needs to start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Startup {
@@ -67,7 +69,7 @@ pub(super) enum ToRestore {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Container {
     /// The PID of init.
-    pub(super) init: i32,
+    pub(super) init: Pid,
     /// Its cgroup's directory.
     pub(super) cgroup: Option<PathBuf>,
     /// A descriptor of init in the table that source and watchdog share. `None`
@@ -79,11 +81,12 @@ pub(super) struct Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
 
     #[test]
     fn a_message_is_read_as_it_was_sent() {
         let container = ToSource::Container(Container {
-            init: 5,
+            init: pid(5),
             cgroup: Some("/sys/fs/cgroup/c".into()),
             pidfd: None,
         });

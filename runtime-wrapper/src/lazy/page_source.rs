@@ -36,6 +36,7 @@ use super::messages::{Container, Startup, ToRestore, ToSource};
 use super::state::{Effect, End, Event};
 use super::touch_cache::TouchCache;
 use super::watchdog::{self, Shared};
+use crate::host::pid::Pid;
 use crate::host::{cgroup, sys};
 
 /// Serves a container's memory until it has all of it.
@@ -105,7 +106,7 @@ struct Serving {
 
 /// The container, with what the source has open for it.
 struct Served {
-    init: i32,
+    init: Pid,
     /// Init, until its end.
     pidfd: Option<OwnedFd>,
     /// `None` if it can't be opened: the restore then waits for complete memory.
@@ -366,7 +367,7 @@ impl Serving {
 
 /// Whether the container's memory limit has room for the copies that a checkpoint
 /// needs of memory that forked children lack, with an eighth on top for page tables.
-fn has_room(source: &Source, init: i32) -> bool {
+fn has_room(source: &Source, init: Pid) -> bool {
     let copies = source.missing_in_children();
     let needed = copies.saturating_add(copies / 8);
     copies == 0 || cgroup::memory_headroom(init).is_none_or(|left| needed <= left)

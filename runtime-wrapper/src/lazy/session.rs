@@ -17,6 +17,7 @@ use super::kill;
 use super::messages::{self, Startup, ToRestore, ToSource};
 use super::progress::Progress;
 use crate::host::child::Next;
+use crate::host::pid::Pid;
 use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
@@ -203,8 +204,9 @@ impl Session {
     /// never connected.
     pub(crate) fn end(mut self) {
         self.control.shut_down();
-        let pid = self.child.id().cast_signed();
-        if sys::pidfd_open(pid).is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE)) {
+        if sys::pidfd_open(Pid::of(&self.child))
+            .is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE))
+        {
             let _ = self.child.wait();
         }
     }

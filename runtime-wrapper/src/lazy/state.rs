@@ -261,10 +261,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
 
     fn container() -> Container {
         Container {
-            init: 5,
+            init: pid(5),
             cgroup: None,
             pidfd: Some(9),
         }

@@ -28,6 +28,7 @@ use super::control::Control;
 use super::ledger::Ledger;
 use super::messages::{Container, ToRestore, ToSource};
 use super::state::{Event, Remains, State};
+use crate::host::pid::Pid;
 use crate::host::sys;
 use crate::lazy::criu_process::{Criu, PATIENCE};
 use crate::lazy::kill::{Report, ended, kill_container, watch};
@@ -46,7 +47,7 @@ pub(super) struct Shared {
 
 /// Starts the watchdog, and returns a descriptor that polls readable at its end.
 pub(super) fn start(shared: &Shared) -> std::io::Result<OwnedFd> {
-    let source = sys::pidfd_open(std::process::id().cast_signed())?;
+    let source = sys::pidfd_open(Pid::own())?;
     match sys::clone_with_descriptors()? {
         Some(watchdog) => {
             // Closed here, it would be closed there.

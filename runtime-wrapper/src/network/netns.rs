@@ -22,6 +22,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getpid, gettid};
 
+use crate::host::pid::Pid;
 use crate::host::sys;
 
 /// Why a namespace can't be made.
@@ -103,7 +104,7 @@ impl Drop for Netns {
 }
 
 /// Turns loopback on in the namespace of another process.
-pub(crate) fn loopback_up_in(pid: i32) -> Result<(), Error> {
+pub(crate) fn loopback_up_in(pid: Pid) -> Result<(), Error> {
     let netns = format!("/proc/{pid}/ns/net");
     within(Path::new(&netns), loopback_up).map_err(Error::Loopback)
 }

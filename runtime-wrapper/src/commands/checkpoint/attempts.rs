@@ -247,12 +247,13 @@ fn freeze_again(cgroup: &Cgroup) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::Pid;
 
     fn attempts(signals: &Signals, pause: Pause) -> Attempts<'_> {
         Attempts {
             signals,
             cgroup: None,
-            init: Init::now(std::process::id().cast_signed()),
+            init: Init::now(Pid::own()),
             pause,
             setting: Duration::from_secs(60),
             first_failure: None,

@@ -13,6 +13,7 @@ use crate::commands::error::Error;
 use crate::criu::Log;
 use crate::engine::checkpoint_dir;
 use crate::host::child::Outcome;
+use crate::host::pid::Pid;
 use crate::host::procfs::Init;
 
 /// An attempt that has ended.
@@ -80,7 +81,7 @@ pub(super) struct Failed<'a> {
     pub(super) log: Log,
     /// Init and the container's processes when the attempt began.
     pub(super) init: Init,
-    pub(super) processes: Vec<i32>,
+    pub(super) processes: Vec<Pid>,
 }
 
 impl Failed<'_> {

@@ -6,6 +6,7 @@ use cedana_checkpoint::criu::DumpOptions;
 use super::attempts::Attempts;
 use super::prepared::Prepared;
 use crate::criu::action_script;
+use crate::host::pid::Pid;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
 use crate::host::test_hooks;
 use crate::oci::nested_mounts;
@@ -89,7 +90,7 @@ fn runc_version(text: &str) -> Option<(u32, u32)> {
 }
 
 /// What CRIU will write.
-pub(super) fn expected(processes: &[i32]) -> Expected {
+pub(super) fn expected(processes: &[Pid]) -> Expected {
     let sum = || processes.iter().filter_map(|pid| memory(*pid)).sum();
     Expected {
         bytes: test_hooks::expected_bytes().unwrap_or_else(sum),

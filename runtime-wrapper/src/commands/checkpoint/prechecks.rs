@@ -6,11 +6,12 @@ use super::unseizable::{self, Unseizable};
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::host::cgroup::Cgroup;
+use crate::host::pid::Pid;
 use crate::host::procfs::{Stat, descends, free_descriptors, stats_of};
 use crate::output::report::Reporter;
 
 /// Processes that CRIU could not stop.
-pub(super) fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Unseizable> {
+pub(super) fn obstacles(init: Pid, cgroup: &Cgroup) -> Vec<Unseizable> {
     let stats = stats_of(&cgroup.processes());
     stats
         .iter()
@@ -25,8 +26,8 @@ pub(super) fn obstacles(init: i32, cgroup: &Cgroup) -> Vec<Unseizable> {
 /// opens: with one left, CRIU 4.2 can't open the second, and the process exits.
 pub(super) fn refuse_full_tables(
     request: &Request,
-    init: i32,
-    stats: &HashMap<i32, Stat>,
+    init: Pid,
+    stats: &HashMap<Pid, Stat>,
 ) -> Result<(), Error> {
     let full = stats.iter().find(|&(&pid, _)| {
         descends(pid, init, stats) && free_descriptors(pid, 2).is_some_and(|free| free < 2)
@@ -44,8 +45,8 @@ pub(super) fn refuse_full_tables(
 /// Warns of processes that CRIU leaves out.
 pub(super) fn warn_of_foreign(
     request: &Request,
-    init: i32,
-    stats: &HashMap<i32, Stat>,
+    init: Pid,
+    stats: &HashMap<Pid, Stat>,
     reporter: &Reporter,
 ) {
     let mut foreign: Vec<_> = stats

@@ -10,6 +10,7 @@ use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
+use crate::host::pid::Pid;
 use crate::oci::runtime::Runtime;
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
@@ -62,7 +63,7 @@ impl Dump {
 
 impl Prepared<'_> {
     /// Processes in the container's cgroup now.
-    pub(super) fn processes(&self) -> Vec<i32> {
+    pub(super) fn processes(&self) -> Vec<Pid> {
         let cgroup = self.cgroup.as_ref();
         cgroup.map(Cgroup::processes).unwrap_or_default()
     }

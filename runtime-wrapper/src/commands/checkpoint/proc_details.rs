@@ -17,6 +17,7 @@ use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
 use crate::host::mountinfo;
+use crate::host::pid::Pid;
 use crate::host::procfs::{self, Init, Stat, descends, free_descriptors, stats_of};
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
@@ -42,8 +43,8 @@ const ENOUGH: usize = 4;
 const DYING: Duration = Duration::from_millis(500);
 
 /// Completes a diagnosis for a container with this init and these processes.
-pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
-    let process = found.process.and_then(|pid| i32::try_from(pid).ok());
+pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[Pid]) {
+    let process = found.process.and_then(|pid| Pid::try_from(pid).ok());
     let may_mean_ended = found.cause.as_ref().is_none_or(Cause::may_mean_ended);
     if may_mean_ended && one_has_ended(found, init, processes) {
         found.cause = Some(Cause::Ended);
@@ -71,14 +72,14 @@ pub(super) fn complete(found: &mut Diagnosis, init: Init, processes: &[i32]) {
 }
 
 /// Whether init, or the process that CRIU could not detach from, has ended.
-fn one_has_ended(found: &Diagnosis, init: Init, processes: &[i32]) -> bool {
+fn one_has_ended(found: &Diagnosis, init: Init, processes: &[Pid]) -> bool {
     let init_has_ended = || init.has_ended() && !is_dead_leader(init.pid);
     if found.cause == Some(Cause::DeadLeader) {
         // The main thread of a killed process can end before its other threads.
         let leads_threads = || processes.iter().copied().any(is_dead_leader);
         return !processes.is_empty() && comes_true(|| !leads_threads());
     }
-    match found.undetached.and_then(|pid| i32::try_from(pid).ok()) {
+    match found.undetached.and_then(|pid| Pid::try_from(pid).ok()) {
         Some(pid) => comes_true(|| init_has_ended() || has_ended(pid)),
         // A killed process leaves the freezer of cgroup v1 only when CRIU gives up.
         None if found.cause == Some(Cause::FreezeTimeout) => comes_true(init_has_ended),
@@ -100,28 +101,28 @@ fn comes_true(condition: impl Fn() -> bool) -> bool {
     }
 }
 
-fn has_ended(pid: i32) -> bool {
+fn has_ended(pid: Pid) -> bool {
     Stat::read(pid).is_none_or(|stat| stat.is_dead() && stat.threads <= 1)
 }
 
-fn is_dead_leader(pid: i32) -> bool {
+fn is_dead_leader(pid: Pid) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.is_dead() && stat.threads > 1)
 }
 
-fn name_of(pid: i32) -> String {
+fn name_of(pid: Pid) -> String {
     match Stat::read(pid) {
         Some(stat) => format!("{pid} ({})", stat.name),
         None => pid.to_string(),
     }
 }
 
-fn is_message_queue(pid: i32, file: &Descriptor) -> bool {
+fn is_message_queue(pid: Pid, file: &Descriptor) -> bool {
     let path = format!("/proc/{pid}/fd/{}", file.number);
     statfs(path.as_str()).is_ok_and(|system| system.filesystem_type() == MQUEUE)
 }
 
 /// Whether init or one of its descendants has too few free descriptors.
-fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
+fn lacks_descriptors(init: Init, processes: &[Pid]) -> bool {
     let stats = stats_of(processes);
     processes
         .iter()
@@ -130,7 +131,7 @@ fn lacks_descriptors(init: Init, processes: &[i32]) -> bool {
 }
 
 /// The path of a file in a container, by the kernel's device and inode numbers.
-fn path_of(pid: i32, device: u64, inode: u64) -> Option<String> {
+fn path_of(pid: Pid, device: u64, inode: u64) -> Option<String> {
     // The kernel's own encoding (linux/kdev_t.h), not that of stat(2).
     let (major, minor) = ((device >> 20) as u32, (device & 0xf_ffff) as u32);
     let root = procfs::root(pid);
@@ -200,6 +201,7 @@ fn search(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
 
     #[test]
     fn files_are_found_by_inode_within_the_limits() {
@@ -236,7 +238,7 @@ mod tests {
             error: Some("cg: BUG".into()),
             ..Diagnosis::default()
         };
-        let own = std::process::id().cast_signed();
+        let own = Pid::own();
         let mut found = unknown();
         complete(&mut found, Init::now(own), &[]);
         assert_eq!(found.cause, None);
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn a_missing_mount_or_a_namespace_of_a_process_that_has_ended() {
         let own = std::process::id();
-        let init = Init::now(own.cast_signed());
+        let init = Init::now(Pid::own());
         let ended = Init {
             started: Some(0),
             ..init
@@ -291,7 +293,7 @@ mod tests {
             cause: Some(Cause::DeadLeader),
             ..Diagnosis::default()
         };
-        let own = std::process::id().cast_signed();
+        let own = Pid::own();
         let mut found = dead_leader();
         complete(&mut found, Init::now(own), &[own]);
         assert_eq!(found.cause, Some(Cause::Ended));
@@ -311,7 +313,7 @@ mod tests {
             process: Some(std::process::id()),
             ..Diagnosis::default()
         };
-        complete(&mut found, Init::now(1), &[]);
+        complete(&mut found, Init::now(pid(1)), &[]);
         assert_eq!(found.cause, Some(outside));
     }
 }

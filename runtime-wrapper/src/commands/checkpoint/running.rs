@@ -19,6 +19,7 @@ use crate::commands::error::Error;
 use crate::criu::post_dump::PostDump;
 use crate::criu::{ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Question};
+use crate::host::pid::Pid;
 use crate::host::procfs::Init;
 
 /// An attempt that can be started.
@@ -26,7 +27,7 @@ pub(super) struct Running<'a> {
     prepared: &'a Prepared<'a>,
     /// Init when the attempt began, and the processes of the container.
     init: Init,
-    processes: Vec<i32>,
+    processes: Vec<Pid>,
     images: Images<'a>,
     paths: Paths,
     log: Log,

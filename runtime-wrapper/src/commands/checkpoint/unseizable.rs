@@ -24,6 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::cgroup::Version;
 use crate::host::child::Signals;
+use crate::host::pid::Pid;
 use crate::host::procfs::{Stat, status_number};
 
 /// The longest wait for a vfork or a tracer to end: longer than an application needs,
@@ -51,7 +52,7 @@ pub(crate) enum Reason {
     /// SIGSTOP or a terminal's ^Z, on cgroup v1.
     Stopped,
     /// Another process traces it; `None` if that process is in another PID namespace.
-    Traced(Option<i32>),
+    Traced(Option<Pid>),
     /// It waits for a child that has not called exec yet.
     Vfork,
 }
@@ -65,12 +66,12 @@ impl Reason {
 /// A process that CRIU can't seize.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unseizable {
-    pub(crate) pid: i32,
+    pub(crate) pid: Pid,
     pub(crate) name: String,
     pub(crate) reason: Reason,
     /// Tells one vfork of a thread from its next: the thread, and its number of
     /// voluntary context switches.
-    instance: (i32, u64),
+    instance: (Pid, u64),
 }
 
 impl fmt::Display for Unseizable {
@@ -171,7 +172,7 @@ pub(crate) fn pause(signals: &Signals, time: Duration) -> bool {
 /// Why CRIU can't seize this process, `None` if it can. `is_dumped` says that CRIU dumps
 /// the process, and not only freezes it with the container's cgroup.
 pub(crate) fn check(
-    pid: i32,
+    pid: Pid,
     stat: &Stat,
     version: Version,
     is_dumped: bool,
@@ -195,7 +196,9 @@ pub(crate) fn check(
                 return Some(found(Reason::Traced(None), (pid, 0)));
             }
             Some(tracer @ 1..) => {
-                let tracer = i32::try_from(tracer).ok();
+                let tracer = u32::try_from(tracer)
+                    .ok()
+                    .and_then(|pid| pid.try_into().ok());
                 return Some(found(Reason::Traced(tracer), (pid, 0)));
             }
             _ => {}
@@ -231,9 +234,10 @@ fn is_within_vfork(wchan: &str, call: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use proptest::prelude::*;
 
-    fn traced(pid: i32) -> Unseizable {
+    fn traced(pid: Pid) -> Unseizable {
         Unseizable {
             pid,
             name: "app".to_owned(),
@@ -264,10 +268,10 @@ mod tests {
             &signals,
             || {
                 polls += 1;
-                Vec::from_iter((polls < 4).then(|| traced(7)))
+                Vec::from_iter((polls < 4).then(|| traced(pid(7))))
             },
             |found| {
-                assert_eq!(found.pid, 7);
+                assert_eq!(found.pid, pid(7));
                 reports += 1;
             },
         );
@@ -277,14 +281,16 @@ mod tests {
         let stopped = || {
             vec![Unseizable {
                 reason: Reason::Stopped,
-                ..traced(8)
+                ..traced(pid(8))
             }]
         };
         let end = wait(&signals, stopped, |_| panic!("there is no wait"));
-        assert!(matches!(end, Wait::Stays(found, Duration::ZERO) if found.pid == 8));
+        assert!(matches!(end, Wait::Stays(found, Duration::ZERO) if found.pid == pid(8)));
 
-        let end = wait(&signals, || vec![traced(7), traced(9)], |_| {});
-        assert!(matches!(end, Wait::Stays(found, waited) if found.pid == 7 && waited >= PATIENCE));
+        let end = wait(&signals, || vec![traced(pid(7)), traced(pid(9))], |_| {});
+        assert!(
+            matches!(end, Wait::Stays(found, waited) if found.pid == pid(7) && waited >= PATIENCE)
+        );
     }
 
     #[test]
@@ -295,8 +301,8 @@ mod tests {
             slept += 1;
             vec![Unseizable {
                 reason: Reason::Vfork,
-                instance: (7, slept),
-                ..traced(7)
+                instance: (pid(7), slept),
+                ..traced(pid(7))
             }]
         };
         assert!(matches!(wait(&signals, next, |_| {}), Wait::Clear));
@@ -304,7 +310,7 @@ mod tests {
 
     #[test]
     fn this_process_is_seizable() {
-        let pid = std::process::id().cast_signed();
+        let pid = Pid::own();
         let stat = Stat::read(pid).expect("alive");
         assert_eq!(check(pid, &stat, Version::V1, true), None);
     }

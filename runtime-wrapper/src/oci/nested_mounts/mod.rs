@@ -33,12 +33,13 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use serde_json::Value;
 
 use crate::host::mountinfo::{self, Mount};
+use crate::host::pid::Pid;
 use crate::host::procfs;
 use destinations::Destinations;
 
 /// The keys of the mounts that a dump leaves to the host. Empty if the configuration
 /// or the mounts can't be read: CRIU then dumps all of them.
-pub(crate) fn external_keys(spec: &Value, config: &Path, init: i32) -> Vec<String> {
+pub(crate) fn external_keys(spec: &Value, config: &Path, init: Pid) -> Vec<String> {
     let read = || -> Option<Vec<String>> {
         let destinations = Destinations::of(spec, config.parent()?, &procfs::root(init));
         if destinations.recursive_sources().next().is_none() {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Container, Error, Kind, Network, form, read_json};
 use crate::host::cgroup;
+use crate::host::pid::Pid;
 use crate::oci::spec;
 
 pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
@@ -13,7 +14,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
     let init = state
         .get("pid")
         .and_then(Value::as_i64)
-        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(|pid| Pid::try_from(pid).ok())
         .ok_or_else(|| form(status, "no pid"))?;
     let spec = read_json(&config)?;
     let network = match spec::netns_entry(&spec) {
@@ -38,6 +39,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use std::fs;
 
     #[test]
@@ -51,7 +53,7 @@ mod tests {
         )
         .expect("write");
         let container = read(&status, config.clone()).expect("valid");
-        assert_eq!((container.init, container.cgroup.as_ref()), (7, None));
+        assert_eq!((container.init, container.cgroup.as_ref()), (pid(7), None));
         assert_eq!(container.annotations["a"], "b");
         assert_eq!(container.network, Network::Path("/p".into()));
         container.remove_netns_path().expect("written");

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::{ContainerId, Request};
+use crate::host::pid::Pid;
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
 
@@ -36,7 +37,7 @@ pub(crate) enum Kind {
 pub(crate) struct Container {
     pub(crate) kind: Kind,
     /// The PID of its init.
-    pub(crate) init: i32,
+    pub(crate) init: Pid,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) network: Network,
     /// Its cgroup directory in the hierarchy with the freezer.

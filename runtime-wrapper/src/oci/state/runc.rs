@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::host::pid::Pid;
+
 use super::{Container, Error, Kind, Network, form, read_json};
 
 pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
@@ -12,7 +14,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
     let init = state
         .get("init_process_pid")
         .and_then(Value::as_i64)
-        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(|pid| Pid::try_from(pid).ok())
         .ok_or_else(|| form(&record, "no init_process_pid"))?;
     let namespaces = state
         .pointer("/config/namespaces")
@@ -57,6 +59,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use std::fs;
 
     fn record(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -76,7 +79,7 @@ mod tests {
     fn the_path_is_read_and_removed() {
         let (_dir, path) = record(STATE);
         let container = read(path.clone()).expect("valid");
-        assert_eq!(container.init, 42);
+        assert_eq!(container.init, pid(42));
         assert_eq!(
             container.network,
             Network::Path("/proc/9/task/10/ns/net".into())

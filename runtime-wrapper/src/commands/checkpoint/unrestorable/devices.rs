@@ -13,6 +13,7 @@ use std::path::Path;
 
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
+use crate::host::pid::Pid;
 use crate::host::procfs;
 
 /// The path of the device below /dev (networking/tuntap.rst). CRIU recognizes it by the
@@ -58,7 +59,7 @@ fn is_tun(entry: &DirEntry) -> bool {
 }
 
 /// The device that a descriptor of /dev/net/tun is attached to.
-fn attached(pid: i32, entry: &DirEntry) -> Option<String> {
+fn attached(pid: Pid, entry: &DirEntry) -> Option<String> {
     let fd = entry.file_name().into_string().ok()?;
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
     interface(&info)

@@ -46,6 +46,7 @@ use serde_json::Value;
 use super::doubt::Doubt;
 use super::prepared::Prepared;
 use crate::engine::docker;
+use crate::host::pid::Pid;
 use crate::host::procfs::{self, Stat, descends};
 use crate::oci::state::{Container, Kind};
 
@@ -55,13 +56,13 @@ struct Inspected<'a> {
     /// Its OCI configuration, null if it can't be read.
     spec: &'a Value,
     /// Init and its descendants: the processes that CRIU dumps.
-    processes: HashMap<i32, Stat>,
+    processes: HashMap<Pid, Stat>,
 }
 
 /// Checks a container before CRIU starts. `stats` are of the processes in its cgroup.
 pub(super) fn before_dump(
     prepared: &Prepared<'_>,
-    stats: &HashMap<i32, Stat>,
+    stats: &HashMap<Pid, Stat>,
 ) -> Result<(), Doubt> {
     let Prepared {
         request, container, ..
@@ -159,7 +160,7 @@ fn warn(prepared: &Prepared<'_>, doubt: &Doubt) {
 }
 
 impl<'a> Inspected<'a> {
-    fn of(prepared: &'a Prepared<'a>, stats: &HashMap<i32, Stat>) -> Self {
+    fn of(prepared: &'a Prepared<'a>, stats: &HashMap<Pid, Stat>) -> Self {
         let container = &prepared.container;
         let processes = stats
             .iter()
@@ -174,14 +175,14 @@ impl<'a> Inspected<'a> {
     }
 
     /// A process's PID and name for an error message.
-    fn name(&self, pid: i32) -> String {
+    fn name(&self, pid: Pid) -> String {
         let name = self.processes.get(&pid).map(|stat| stat.name.as_str());
         format!("process {pid} ({})", name.unwrap_or("?"))
     }
 
     /// The PIDs in order, so that every run names the same process.
-    fn pids(&self) -> Vec<i32> {
-        let mut pids: Vec<i32> = self.processes.keys().copied().collect();
+    fn pids(&self) -> Vec<Pid> {
+        let mut pids: Vec<Pid> = self.processes.keys().copied().collect();
         pids.sort_unstable();
         pids
     }

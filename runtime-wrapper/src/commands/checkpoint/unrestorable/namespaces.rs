@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
+use crate::host::pid::Pid;
 
 /// The namespaces that all processes of a dump must share. Mount and network
 /// namespaces may differ, a PID namespace can't be left, and CRIU does not compare
@@ -36,10 +37,10 @@ pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
 
 /// The first process that shares a namespace with CRIU and not with init.
 fn outsider(
-    init: i32,
-    pids: &[i32],
-    namespace: impl Fn(Option<i32>, &str) -> Option<PathBuf>,
-) -> Option<(&'static str, i32)> {
+    init: Pid,
+    pids: &[Pid],
+    namespace: impl Fn(Option<Pid>, &str) -> Option<PathBuf>,
+) -> Option<(&'static str, Pid)> {
     SHARED.into_iter().find_map(|kind| {
         let criu = namespace(None, kind)?;
         if namespace(Some(init), kind)? == criu {
@@ -55,13 +56,14 @@ fn outsider(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
 
     /// Process 3 is in other namespaces of these kinds; `None` is CRIU.
-    fn found(kinds: &[&str], inits: &str, third: &str) -> Option<(&'static str, i32)> {
-        outsider(1, &[1, 2, 3], |pid, kind| {
-            Some(PathBuf::from(match pid {
+    fn found(kinds: &[&str], inits: &str, third: &str) -> Option<(&'static str, Pid)> {
+        outsider(pid(1), &[1, 2, 3].map(pid), |process, kind| {
+            Some(PathBuf::from(match process {
                 None => "host",
-                Some(3) if kinds.contains(&kind) => third,
+                Some(process) if process == pid(3) && kinds.contains(&kind) => third,
                 Some(_) => inits,
             }))
         })
@@ -70,7 +72,7 @@ mod tests {
     #[test]
     fn a_process_in_the_hosts_namespace_is_an_outsider() {
         for kind in SHARED {
-            assert_eq!(found(&[kind], "own", "host"), Some((kind, 3)));
+            assert_eq!(found(&[kind], "own", "host"), Some((kind, pid(3))));
         }
         assert_eq!(found(&["mnt", "net"], "own", "host"), None);
     }
@@ -88,6 +90,6 @@ mod tests {
 
     #[test]
     fn missing_namespaces_are_accepted() {
-        assert_eq!(outsider(1, &[1, 2], |_, _| None), None);
+        assert_eq!(outsider(pid(1), &[1, 2].map(pid), |_, _| None), None);
     }
 }

@@ -11,10 +11,11 @@
 use std::collections::HashMap;
 
 use crate::commands::checkpoint::doubt::Doubt;
+use crate::host::pid::Pid;
 use crate::host::procfs::Stat;
 
-pub(super) fn check(init: i32, processes: &HashMap<i32, Stat>) -> Option<Doubt> {
-    let mut lost: Vec<i32> = processes
+pub(super) fn check(init: Pid, processes: &HashMap<Pid, Stat>) -> Option<Doubt> {
+    let mut lost: Vec<Pid> = processes
         .keys()
         .copied()
         .filter(|&pid| !has_place(pid, init, processes))
@@ -22,47 +23,51 @@ pub(super) fn check(init: i32, processes: &HashMap<i32, Stat>) -> Option<Doubt> 
     lost.sort_unstable();
     let pid = *lost.first()?;
     let Stat { name, parent, .. } = &processes[&pid];
+    let parent = (*parent)?;
     Some(Doubt::new(
         format!(
             "process {pid} ({name}) is in a session whose leader is none of its ancestors: process {parent} ({}) adopted it as a subreaper, and CRIU can't restore that",
-            processes.get(parent).map_or("?", |stat| stat.name.as_str())
+            processes
+                .get(&parent)
+                .map_or("?", |stat| stat.name.as_str())
         ),
         "run the supervisor as the container's init, or the daemon in the foreground",
     ))
 }
 
 /// Whether CRIU can restore a process into its session; true if too little is known.
-fn has_place(pid: i32, init: i32, processes: &HashMap<i32, Stat>) -> bool {
+fn has_place(pid: Pid, init: Pid, processes: &HashMap<Pid, Stat>) -> bool {
     let Some(stat) = processes.get(&pid) else {
         return true;
     };
     // Every process starts in init's session, and CRIU moves init's children.
-    if pid == init || stat.parent == init || stat.session == pid || stat.session == 0 {
+    let (Some(mut ancestor), Some(session)) = (stat.parent, stat.session) else {
+        return true;
+    };
+    if pid == init || ancestor == init || session == pid {
         return true;
     }
-    let mut ancestor = stat.parent;
     // The number of steps is limited in case of a loop.
     for _ in 0..processes.len() {
         let Some(stat_of_ancestor) = processes.get(&ancestor) else {
             return true;
         };
         // Its session's leader, or a process that is in the session itself.
-        if ancestor == stat.session || stat_of_ancestor.session == stat.session {
+        if ancestor == session || stat_of_ancestor.session == Some(session) {
             return true;
         }
         if ancestor == init {
             return false;
         }
         // CRIU moves it below its session's leader, or below init without a leader.
-        if stat_of_ancestor.parent == init && stat_of_ancestor.session != ancestor {
-            let leader = stat_of_ancestor.session;
-            ancestor = match processes.contains_key(&leader) {
-                true => leader,
-                false => init,
-            };
-            continue;
-        }
-        ancestor = stat_of_ancestor.parent;
+        let Some(parent) = stat_of_ancestor.parent else {
+            return true;
+        };
+        ancestor = match stat_of_ancestor.session {
+            leader if parent != init || leader == Some(ancestor) => parent,
+            Some(leader) if processes.contains_key(&leader) => leader,
+            _ => init,
+        };
     }
     true
 }
@@ -70,26 +75,27 @@ fn has_place(pid: i32, init: i32, processes: &HashMap<i32, Stat>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pid::pid;
     use proptest::prelude::*;
 
     /// PID, parent and session.
-    fn tree(processes: &[(i32, i32, i32)]) -> HashMap<i32, Stat> {
-        let stat = |&(pid, parent, session): &(i32, i32, i32)| {
+    fn tree(processes: &[(i32, i32, i32)]) -> HashMap<Pid, Stat> {
+        let stat = |&(number, parent, session): &(i32, i32, i32)| {
             let stat = Stat {
-                name: format!("p{pid}"),
+                name: format!("p{number}"),
                 state: 'S',
-                parent,
-                session,
+                parent: parent.try_into().ok(),
+                session: session.try_into().ok(),
                 threads: 1,
                 exit: None,
             };
-            (pid, stat)
+            (pid(number), stat)
         };
         processes.iter().map(stat).collect()
     }
 
     fn lost(processes: &[(i32, i32, i32)]) -> bool {
-        check(1, &tree(processes)).is_some()
+        check(pid(1), &tree(processes)).is_some()
     }
 
     #[test]
@@ -117,7 +123,7 @@ mod tests {
         assert!(lost(&[(1, 0, 1), (2, 1, 1), (5, 2, 4)]));
         // It runs elsewhere in the tree.
         assert!(lost(&[(1, 0, 1), (2, 1, 1), (4, 2, 4), (5, 2, 4)]));
-        let doubt = check(1, &tree(&[(1, 0, 1), (2, 1, 1), (5, 2, 4), (6, 2, 4)]));
+        let doubt = check(pid(1), &tree(&[(1, 0, 1), (2, 1, 1), (5, 2, 4), (6, 2, 4)]));
         let text = doubt.expect("lost").to_string();
         assert!(text.contains("5 (p5)") && text.contains("2 (p2)"), "{text}");
     }
@@ -130,7 +136,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn loops_end(tree in proptest::collection::vec((0..6i32, 0..6i32, 0..6i32), 0..6)) {
+        fn loops_end(tree in proptest::collection::vec((1..7i32, 0..7i32, 0..7i32), 0..6)) {
             let _ = lost(&tree);
         }
     }
