@@ -1,8 +1,8 @@
-//! A shim without containerd: the test plays containerd's part.
+//! Runs a shim without containerd: the test sends containerd's requests.
 //!
 //! containerd prepares a correct bundle, sends correct requests, and has no
-//! client that restores from a directory of images. Here the bundle, the
-//! options and the order of calls are the story's own.
+//! client that restores from a directory of images. Here the test chooses the
+//! bundle, the options and the order of calls.
 
 use std::fs;
 use std::io::Read;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::ctr::finish;
 use crate::{NAMESPACE, Report, Task, command, ctr_ok, eventually, runtime, unique, workload};
 
-/// A shim that was started by hand, with a bundle of its own.
+/// A shim that the test started, with its bundle.
 pub struct BareShim {
     id: String,
     home: PathBuf,
@@ -35,7 +35,7 @@ impl BareShim {
         Self::start_with(label, flags, &[])
     }
 
-    /// With variables in its environment.
+    /// [`BareShim::start`] with variables in the shim's environment.
     #[track_caller]
     fn start_with(label: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let id = unique(label);
@@ -53,7 +53,7 @@ impl BareShim {
         );
         nix::unistd::mkfifo(&bundle.join("log"), nix::sys::stat::Mode::S_IRWXU)
             .unwrap_or_else(|error| panic!("the shim's log: {error}"));
-        // Opened for both directions, so that the shim's open never waits.
+        // Opened for both directions, so the shim's open does not block.
         let log = fs::File::options()
             .read(true)
             .write(true)
@@ -66,7 +66,7 @@ impl BareShim {
         let started = finish(&mut command).ok();
         let task = Task::announced(&id, &started.stdout);
         let pid = task.connect().map(|c| c.shim_pid).unwrap_or_else(|_| {
-            // Before Create the shim may know no task to connect to.
+            // Before Create the shim may have no task, and refuses Connect.
             pid_of_shim(&id)
         });
         Self {
@@ -93,7 +93,7 @@ impl BareShim {
         &self.task
     }
 
-    /// What the shim has logged so far.
+    /// The shim's log so far.
     pub fn logged(&self) -> String {
         let logged = self.logged.lock();
         logged.unwrap_or_else(PoisonError::into_inner).clone()
@@ -104,7 +104,7 @@ impl BareShim {
         self.pid
     }
 
-    /// The request containerd would send; for the story to alter.
+    /// The Create request that containerd would send, for the test to alter.
     pub fn request(&self) -> CreateTaskRequest {
         CreateTaskRequest {
             id: self.id.clone(),
@@ -113,13 +113,13 @@ impl BareShim {
         }
     }
 
-    /// Creates and starts the task; the workload has set itself up on return.
+    /// Creates and starts the task, and waits until the workload is ready.
     #[track_caller]
     pub fn run(&self) {
         self.run_as(&self.request());
     }
 
-    /// [`BareShim::run`] with a request of the story's own.
+    /// [`BareShim::run`] with another Create request.
     #[track_caller]
     pub fn run_as(&self, request: &CreateTaskRequest) {
         let started = self.task.create(request).and_then(|_| self.task.start(""));
@@ -143,13 +143,13 @@ impl BareShim {
         }))
     }
 
-    /// A second shim whose container is to be restored from this one's images.
+    /// A second shim, whose container is restored from a checkpoint of this one's.
     #[track_caller]
     pub fn successor(&self, label: &str) -> Self {
         self.successor_with(label, &[])
     }
 
-    /// With variables in its shim's environment.
+    /// [`BareShim::successor`] with variables in the new shim's environment.
     #[track_caller]
     pub fn successor_with(&self, label: &str, environment: &[(&str, &str)]) -> Self {
         let next = Self::start_with(label, &[], environment);
@@ -165,8 +165,8 @@ impl BareShim {
         next
     }
 
-    /// Gives the shim's container the other one's reports, which a restored
-    /// workload goes on to write where it always did.
+    /// Asks the restored workload to verify itself. It writes its report to the
+    /// directory of `first`, whose mounts it has.
     #[track_caller]
     pub fn report_into(&self, first: &Self) -> Report {
         let path = first.home.join("out/workload.report");
@@ -182,8 +182,8 @@ impl BareShim {
 
 impl Drop for BareShim {
     fn drop(&mut self) {
-        // In containerd's order, each step allowed to find nothing: a task that
-        // was never started has no end to wait for.
+        // In containerd's order. Each step may fail. Wait is sent only after a
+        // successful Kill, since a task that was never started does not exit.
         let task = self.task.within(Duration::from_secs(5));
         if task.kill("", 9, true).is_ok() {
             let _ = task.wait("");
@@ -205,7 +205,7 @@ impl Drop for BareShim {
     }
 }
 
-/// The shim's binary as containerd finds it and calls it.
+/// The command by which containerd calls the shim's binary.
 fn shim_command(id: &str) -> Command {
     let name = runtime();
     let [kind, version] = ["cedana", "v2"];
@@ -240,7 +240,7 @@ fn specification(id: &str, home: &Path, flags: &[&str]) -> Value {
     spec
 }
 
-/// The shim carries the container's name on its command line.
+/// The PID of the shim with the container's name on its command line.
 #[track_caller]
 fn pid_of_shim(id: &str) -> u32 {
     let found = command("pgrep", &["-f", &format!("containerd-shim-.* -id {id} ")]);
@@ -252,7 +252,7 @@ fn pid_of_shim(id: &str) -> u32 {
     first.unwrap_or_else(|| panic!("no shim of {id}: {found}"))
 }
 
-/// Reads what the shim logs for as long as anything is writing it.
+/// Collects the shim's log until its last writer closes it.
 fn kept(mut log: fs::File) -> Arc<Mutex<String>> {
     let logged = Arc::<Mutex<String>>::default();
     let growing = Arc::clone(&logged);

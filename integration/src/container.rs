@@ -1,4 +1,4 @@
-//! A container of a story, from `ctr run` to its removal.
+//! A container of a test, from `ctr run` to its removal.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::ctr::{BUSYBOX, Output, ctr, ctr_command, ctr_ok, finish};
 use crate::{Pty, Report, Task, eventually, runtime, unique, workload};
 
-/// What `ctr run` is to be told.
+/// The arguments of `ctr run`.
 ///
 /// Every container gets `/workload` and a directory `/out` that the test sees.
 #[derive(Clone)]
@@ -46,13 +46,13 @@ impl Run {
         }
     }
 
-    /// Another image than busybox.
+    /// Sets the image; busybox otherwise.
     pub fn image(mut self, image: &str) -> Self {
         self.image = image.into();
         self
     }
 
-    /// Another runtime than the one under test, to compare with.
+    /// Sets the runtime, to compare the one under test with it.
     pub fn under(mut self, runtime: &str) -> Self {
         self.runtime = runtime.into();
         self
@@ -68,19 +68,19 @@ impl Run {
         run
     }
 
-    /// More flags of `ctr run`.
+    /// Adds flags of `ctr run`.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&f| f.into()));
         self
     }
 
-    /// What to run in the container.
+    /// Sets the command that the container runs.
     pub fn command(mut self, command: &[&str]) -> Self {
         self.command = command.iter().map(|&a| a.into()).collect();
         self
     }
 
-    /// Runs the workload, holding what `flags` name.
+    /// Runs the workload with the state that `flags` name.
     pub fn workload(mut self, flags: &[&str]) -> Self {
         self.command = workload::command_line(flags)
             .into_iter()
@@ -89,10 +89,10 @@ impl Run {
         self
     }
 
-    /// Wraps the OCI runtime: `program` is called in runc's place.
+    /// Has the shim call `program` in runc's place.
     ///
-    /// Clients send runc's options to a runtime of that name only; to others
-    /// they send a file of settings.
+    /// ctr sends runc's options only to a runtime named like containerd's own. To
+    /// others it sends the path of a file with settings.
     pub fn runtime_binary(self, program: &Path) -> Self {
         let program = program.display().to_string();
         if self.runtime == crate::STOCK {
@@ -104,7 +104,7 @@ impl Run {
         self.flags(&["--runtime-config-path", &settings.display().to_string()])
     }
 
-    /// A container of the pod whose sandbox is `sandbox`, or the sandbox itself.
+    /// Makes it a container of the pod of `sandbox`, or the sandbox itself.
     pub fn in_pod(self, sandbox: &str) -> Self {
         self.flags(&[
             "--annotation",
@@ -117,7 +117,7 @@ impl Run {
         &self.id
     }
 
-    /// Starts it in the background; a workload has set itself up on return.
+    /// Starts it in the background; a workload is ready on return.
     #[track_caller]
     pub fn detach(self) -> Container {
         let container = self.container();
@@ -128,21 +128,21 @@ impl Run {
         container
     }
 
-    /// Starts it in the background, which must fail, and gives the reason.
+    /// Starts it in the background, which must fail, and returns the error.
     #[track_caller]
     pub fn fails(self) -> String {
         let _removed_if_it_started = self.container();
         self.ctr(&["-d"]).refused()
     }
 
-    /// Runs it to its end.
+    /// Runs it in the foreground until it exits.
     #[track_caller]
     pub fn foreground(self) -> Output {
         let _removed = self.container();
         self.ctr(&["--rm"])
     }
 
-    /// Runs it on a terminal, the test holding the other side.
+    /// Runs it on a terminal whose other side the test holds.
     #[track_caller]
     pub fn on_terminal(self) -> (Container, Pty) {
         let container = self.container();
@@ -151,7 +151,7 @@ impl Run {
         (container, pty)
     }
 
-    /// `ctr run` as a process of its own, for a story that feeds or watches it.
+    /// `ctr run` as a command, for a test that uses its streams.
     pub fn spawnable(&self, extra: &[&str]) -> (Container, std::process::Command) {
         (self.container(), ctr_command(&self.arguments(extra)))
     }
@@ -178,7 +178,7 @@ impl Run {
     }
 }
 
-/// A container that is removed, whatever state it is in, when its story ends.
+/// A container, removed when dropped, in any state.
 pub struct Container {
     id: String,
     out: Arc<Out>,
@@ -195,7 +195,7 @@ impl Container {
         &self.out.0
     }
 
-    /// The shim that serves it.
+    /// The PID of its shim.
     #[track_caller]
     pub fn shim_pid(&self) -> u32 {
         self.task()
@@ -204,13 +204,13 @@ impl Container {
             .unwrap_or_else(|refused| panic!("{refused}"))
     }
 
-    /// Its shim, asked without containerd between.
+    /// Its task at the shim's own socket, without containerd in between.
     #[track_caller]
     pub fn task(&self) -> Task {
         Task::of_container(&self.id)
     }
 
-    /// The line of `ctr task ls` for it: PID and status.
+    /// The PID and status that `ctr task ls` shows.
     #[track_caller]
     pub fn status(&self) -> Option<(u32, String)> {
         ctr_ok(&["task", "ls"]).lines().find_map(|line| {
@@ -229,23 +229,23 @@ impl Container {
         }
     }
 
-    /// Its first process, which must be running.
+    /// The PID of its init, which must be running.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         self.is("RUNNING")
             .unwrap_or_else(|s| panic!("{} is not running: {s}", self.id))
     }
 
-    /// Forgets that the workload was ready, so that [`Self::ready`] waits for the one
-    /// that is to be started in its place. (A signal that comes before a container's
-    /// init has a handler for it is lost.)
+    /// Removes the mark of a ready workload, so that [`Self::ready`] waits for the
+    /// next one. (The kernel drops a signal to a container's init that has no handler
+    /// for it yet.)
     #[track_caller]
     pub fn not_ready(&self) {
         let path = self.out().join("workload.ready");
         fs::remove_file(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
     }
 
-    /// Waits for a workload of this name to have set itself up.
+    /// Waits until the workload of this name is ready.
     #[track_caller]
     pub fn ready(&self, name: &str) {
         let path = self.out().join(format!("{name}.ready"));
@@ -262,7 +262,7 @@ impl Container {
         })
     }
 
-    /// Waits for the report that `ask` makes the workload of this name write.
+    /// Waits for the report that the workload of this name writes after `ask`.
     #[track_caller]
     pub fn report_after(&self, name: &str, ask: impl FnOnce()) -> Report {
         let path = self.out().join(format!("{name}.report"));
@@ -276,13 +276,13 @@ impl Container {
         Report::parse(&text)
     }
 
-    /// `ctr task exec` to its end.
+    /// Runs `ctr task exec` until it exits.
     #[track_caller]
     pub fn exec(&self, command: &[&str]) -> Output {
         self.exec_with(&[], &unique("exec"), command)
     }
 
-    /// `ctr task exec` with flags and a name for the process.
+    /// Runs `ctr task exec` with flags and an exec id.
     #[track_caller]
     pub fn exec_with(&self, flags: &[&str], exec_id: &str, command: &[&str]) -> Output {
         let mut all = vec!["task", "exec", "--exec-id", exec_id];
@@ -292,7 +292,7 @@ impl Container {
         ctr(&all)
     }
 
-    /// `ctr task kill --signal`.
+    /// Runs `ctr task kill --signal`.
     #[track_caller]
     pub fn kill(&self, signal: &str) {
         ctr_ok(&["task", "kill", "--signal", signal, &self.id]);
@@ -303,25 +303,25 @@ impl Container {
     pub fn end_task(&self) {
         self.kill("SIGKILL");
         self.stopped();
-        // The client reports the exit code of what it deletes as its own.
+        // ctr exits with the exit code of the task that it deletes.
         let deleted = ctr(&["task", "delete", &self.id]);
         assert!([0, 137].contains(&deleted.code), "{deleted}");
     }
 
-    /// Waits for its first process to have ended.
+    /// Waits until its task has stopped.
     #[track_caller]
     pub fn stopped(&self) {
         eventually("the task has stopped", || self.is("STOPPED"));
     }
 
-    /// `ctr containers checkpoint --task` and `flags` into an image.
+    /// Runs `ctr containers checkpoint --task` with `flags`.
     #[track_caller]
     pub fn checkpoint(&self, flags: &[&str]) -> Image {
         self.try_checkpoint(flags)
             .unwrap_or_else(|refused| panic!("{refused}"))
     }
 
-    /// [`Container::checkpoint`] that may be refused.
+    /// [`Container::checkpoint`], but returns a failure.
     #[track_caller]
     pub fn try_checkpoint(&self, flags: &[&str]) -> Result<Image, Output> {
         let image = Image(format!("cedana.test/{}:latest", unique("checkpoint")));
@@ -332,10 +332,10 @@ impl Container {
         if answer.code != 0 {
             return Err(answer);
         }
-        // The client resumes the task last and only prints when that fails.
+        // ctr resumes the task last, and only prints if that fails.
         assert!(!answer.stdout.contains("error"), "{answer}");
-        // Its engine takes "already exists" for success and then leaves the
-        // task out: so it is for a second checkpoint while the first one's
+        // containerd's client takes "already exists" for success and then leaves
+        // the task out. That happens to a second checkpoint while the first one's
         // copy of the same specification is still stored.
         assert!(
             image.index().contains("criu.checkpoint"),
@@ -345,7 +345,7 @@ impl Container {
         Ok(image)
     }
 
-    /// `ctr containers restore --live` and `flags` under a new name.
+    /// Runs `ctr containers restore --live` with `flags`, under a new name.
     #[track_caller]
     pub fn restore(&self, image: &Image, flags: &[&str]) -> Self {
         let (restored, output) = self.try_restore(image, flags);
@@ -353,7 +353,7 @@ impl Container {
         restored
     }
 
-    /// [`Container::restore`] that may fail.
+    /// [`Container::restore`], but returns a failure.
     #[track_caller]
     pub fn try_restore(&self, image: &Image, flags: &[&str]) -> (Self, Output) {
         let (restored, all) = self.restore_arguments(image, flags);
@@ -375,7 +375,8 @@ impl Container {
         (restored, pty)
     }
 
-    /// The restored container sees the same `/out`: its mounts are the old ones.
+    /// The new container and ctr's arguments. It sees the same `/out`, since its
+    /// mounts come from the checkpoint.
     fn restore_arguments(&self, image: &Image, flags: &[&str]) -> (Self, Vec<String>) {
         let restored = Self {
             id: unique("restored"),
@@ -390,7 +391,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // Any of it may be gone already; what is not will show in the leftovers.
+        // Some of it may be removed already. The rest fails the leftovers test.
         ctr(&["task", "resume", &self.id]);
         ctr(&["task", "delete", "--force", &self.id]);
         ctr(&["containers", "delete", &self.id]);
@@ -401,7 +402,7 @@ impl Drop for Container {
 pub struct Image(String);
 
 impl Image {
-    /// Takes over an image that a client made and named.
+    /// An image of this name that a client has made.
     pub fn named(name: impl Into<String>) -> Self {
         Self(name.into())
     }
@@ -411,7 +412,7 @@ impl Image {
         &self.0
     }
 
-    /// The list of what is in it.
+    /// Its index, as JSON.
     #[track_caller]
     pub fn index(&self) -> String {
         let images = ctr_ok(&["images", "ls"]);
@@ -444,7 +445,7 @@ impl Out {
 
 impl Drop for Out {
     fn drop(&mut self) {
-        // Left for a look when a test is failing; the instance goes anyway.
+        // Kept for inspection if the test failed; it is removed with the instance.
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.0);
         }

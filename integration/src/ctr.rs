@@ -1,23 +1,23 @@
-//! Running `ctr` and other programs, with everything they said in a failure.
+//! Runs `ctr` and other programs; a failure shows all of their output.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::wait::{eventually, stretched};
 
-/// The containerd namespace the tests use; the testbed's images are in it.
+/// The containerd namespace of the tests and of the testbed's images.
 pub const NAMESPACE: &str = "default";
-/// An image with one static binary.
+/// The image with one static binary.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
-/// An image with redis, nginx, postgres and python.
+/// The image with redis, nginx, postgres and python.
 pub const WORK: &str = "docker.io/library/work:latest";
 
-/// After this a client's command counts as hanging.
+/// The time after which a client's command counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What timeout(1) reports when it had to end the command.
+/// The exit code of timeout(1) when it had to kill the command.
 const TIMED_OUT: i32 = 124;
 
-/// What a program that ended said.
+/// The exit code and the output of a program.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// The command line, for messages.
@@ -38,7 +38,7 @@ impl Output {
         self
     }
 
-    /// The complaint of a program that must have failed.
+    /// The standard error of a program that must have failed.
     #[track_caller]
     pub fn refused(self) -> String {
         assert!(self.code != 0, "this should have been refused: {self}");
@@ -61,7 +61,7 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// Runs a program to its end, without standard input.
+/// Runs a program until it exits, without standard input.
 #[track_caller]
 pub fn command(program: &str, arguments: &[&str]) -> Output {
     finish(Command::new(program).args(arguments))
@@ -73,23 +73,23 @@ pub fn ctr(arguments: &[&str]) -> Output {
     finish(&mut ctr_command(arguments))
 }
 
-/// Runs `ctr`, which must succeed, and gives its trimmed standard output.
+/// Runs `ctr`, which must succeed, and returns its trimmed standard output.
 #[track_caller]
 pub fn ctr_ok(arguments: &[&str]) -> String {
     ctr(arguments).ok().stdout.trim().to_owned()
 }
 
-/// Runs `ctr`, which must fail, and gives its standard error.
+/// Runs `ctr`, which must fail, and returns its standard error.
 #[track_caller]
 pub fn ctr_fails(arguments: &[&str]) -> String {
     ctr(arguments).refused()
 }
 
-/// Runs a `ctr` that copies a process's streams, until they arrive whole; asserts
-/// the exit code and both of them.
+/// Runs a `ctr` that copies a process's streams until they arrive whole, and asserts
+/// the exit code and both streams.
 ///
 /// Up to containerd 2.3, ctr closes the streams of `run` and `exec` when the process
-/// has ended, even if it has yet to read them (mended for `exec` in change 3778cc36f).
+/// has ended, even if it has yet to read them (fixed for `exec` in commit 3778cc36f).
 #[track_caller]
 pub fn prints(code: i32, stdout: &str, stderr: &str, mut run: impl FnMut() -> Output) {
     eventually("all of the output", || {
@@ -107,7 +107,7 @@ pub fn prints(code: i32, stdout: &str, stderr: &str, mut run: impl FnMut() -> Ou
     });
 }
 
-/// `ctr` in the tests' namespace, to be started by the caller.
+/// `ctr` in the tests' namespace, as a command.
 pub(crate) fn ctr_command(arguments: &[&str]) -> Command {
     crate::testbed();
     let mut command = Command::new("ctr");
@@ -115,8 +115,8 @@ pub(crate) fn ctr_command(arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command under timeout(1): a client waits for a shim's answer forever, and a
-/// story that hangs has no message.
+/// The same command under timeout(1): a client waits for a shim's answer without limit,
+/// and a test that hangs prints no message.
 fn bounded(command: &Command) -> Command {
     let mut bounded = Command::new("timeout");
     let patience = stretched(PATIENCE).as_secs().to_string();

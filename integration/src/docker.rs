@@ -1,10 +1,10 @@
-//! Docker's user: containers, checkpoints and networks by the `docker` command.
+//! Runs containers, checkpoints and networks by the `docker` command.
 //!
 //! Docker names its runtimes in daemon.json. `cedana` is one by type, which
 //! containerd serves with our shim; `cedana-path` is one by path, where
-//! containerd's own shim calls `cedana-runc`. The two differ in what Docker
-//! tells them: by type a checkpoint request is the same with and without
-//! `--leave-running`, so a container that is to run on has an annotation.
+//! containerd's own shim calls `cedana-runc`. By type, Docker sends the same
+//! checkpoint request with and without `--leave-running`, so a container that is
+//! to continue has an annotation.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ pub const BUSYBOX: &str = "busybox";
 /// Docker's copy of the image with redis, nginx, postgres and python.
 pub const WORK: &str = "work";
 
-/// Whether a restored container runs on after its next checkpoint by type.
+/// The annotation by which a container continues after a checkpoint by type.
 const LEAVE_RUNNING: &str = "io.cedana.checkpoint.leave_running=true";
 
 const CONTAINERD_TOML: &str = "/etc/containerd/config.toml";
@@ -43,14 +43,14 @@ pub fn by_path() -> bool {
 
 /// Whether Docker can't restore with the runtime under test.
 ///
-/// From 28 on it sets the network up through the created task's PID, and
-/// containerd's own shim has none for a task that is to be restored.
+/// Docker 28 sets the network up through the created task's PID, and containerd's
+/// own shim has none for a task that is to be restored.
 #[track_caller]
 pub fn cannot_restore() -> bool {
     by_path() && !crate::named_as_stock() && version() >= 28
 }
 
-/// [`cannot_restore`] for a story that has to say why it isn't told.
+/// [`cannot_restore`], and prints that the test is skipped.
 #[track_caller]
 pub fn no_restore_here() -> bool {
     let none = cannot_restore();
@@ -60,7 +60,7 @@ pub fn no_restore_here() -> bool {
     none
 }
 
-/// Docker's first version number.
+/// Docker's major version.
 #[track_caller]
 pub fn version() -> u32 {
     let version = docker_ok(&["version", "--format", "{{.Server.Version}}"]);
@@ -75,21 +75,21 @@ pub fn docker(arguments: &[&str]) -> Output {
     command("docker", arguments)
 }
 
-/// Runs `docker`, which must succeed, and gives its trimmed standard output.
+/// Runs `docker`, which must succeed, and returns its trimmed standard output.
 #[track_caller]
 pub fn docker_ok(arguments: &[&str]) -> String {
     docker(arguments).ok().stdout.trim().to_owned()
 }
 
-/// Runs `docker` for a story that has ended, maybe by a panic: whatever comes of
-/// it, there must not be a second one.
+/// Runs `docker` in a `drop`. A failure is ignored: after a test's panic a second
+/// one would abort the program.
 fn quietly(arguments: &[&str]) {
     let mut docker = Command::new("timeout");
     docker.args(["30", "docker"]).args(arguments);
     let _ = docker.stdin(Stdio::null()).output();
 }
 
-/// What `docker run` is to be told.
+/// The arguments of `docker run`.
 ///
 /// Every container gets `/workload` and a directory `/out` that the test sees.
 #[derive(Clone)]
@@ -107,7 +107,7 @@ impl Run {
     pub fn new(label: &str) -> Self {
         let name = unique(label);
         let out = Arc::new(Out::create(&name));
-        // For containers of any user.
+        // Writable to containers of any user.
         fs::set_permissions(&out.0, fs::Permissions::from_mode(0o777))
             .unwrap_or_else(|e| panic!("{}: {e}", out.0.display()));
         let mount = |from: &Path, to: &str| format!("{}:{to}", from.display());
@@ -126,42 +126,42 @@ impl Run {
         }
     }
 
-    /// Another image than busybox.
+    /// Sets the image; busybox otherwise.
     pub fn image(mut self, image: &str) -> Self {
         self.image = image.into();
         self
     }
 
-    /// Whatever runtime Docker takes by itself.
+    /// Leaves the choice of the runtime to Docker.
     pub fn default_runtime(mut self) -> Self {
         self.runtime = None;
         self
     }
 
-    /// Another runtime than the one under test.
+    /// Sets the runtime; the one under test otherwise.
     pub fn runtime(mut self, name: &str) -> Self {
         self.runtime = Some(name.into());
         self
     }
 
-    /// More flags of `docker run`.
+    /// Adds flags of `docker run`.
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.flags.extend(flags.iter().map(|&f| f.into()));
         self
     }
 
-    /// Runs on after a checkpoint, whether or not Docker says so.
+    /// Has it continue after a checkpoint, even if Docker does not ask for that.
     pub fn leaves_running(self) -> Self {
         self.flags(&["--annotation", LEAVE_RUNNING])
     }
 
-    /// What to run in the container.
+    /// Sets the command that the container runs.
     pub fn command(mut self, command: &[&str]) -> Self {
         self.command = command.iter().map(|&a| a.into()).collect();
         self
     }
 
-    /// Runs the workload, holding what `flags` name.
+    /// Runs the workload with the state that `flags` name.
     pub fn workload(mut self, flags: &[&str]) -> Self {
         self.command = workload::command_line(flags)
             .into_iter()
@@ -180,7 +180,7 @@ impl Run {
         &self.out.0
     }
 
-    /// Starts it in the background; a workload has set itself up on return.
+    /// Starts it in the background; a workload is ready on return.
     #[track_caller]
     pub fn start(self) -> Container {
         let container = Container {
@@ -202,7 +202,7 @@ impl Run {
     }
 }
 
-/// A container that is removed, whatever state it is in, when its story ends.
+/// A container, removed when dropped, in any state.
 pub struct Container {
     name: String,
     out: Arc<Out>,
@@ -219,13 +219,13 @@ impl Container {
         &self.out.0
     }
 
-    /// `docker inspect` with a template.
+    /// Runs `docker inspect` with a template.
     #[track_caller]
     pub fn inspect(&self, template: &str) -> String {
         docker_ok(&["inspect", "--format", template, &self.name])
     }
 
-    /// Its first process, which must be running, as Docker knows it.
+    /// The PID of its init by `docker inspect`, which must be running.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         let pid = self.inspect("{{.State.Pid}}");
@@ -235,7 +235,7 @@ impl Container {
         }
     }
 
-    /// Everything that Docker knows of its state.
+    /// Its state by `docker inspect`.
     #[track_caller]
     pub fn state(&self) -> String {
         self.inspect("{{json .State}}")
@@ -257,22 +257,22 @@ impl Container {
             .unwrap_or_else(|state| panic!("{} should run: {state}", self.name));
     }
 
-    /// Waits for it to have ended.
+    /// Waits until it has exited.
     #[track_caller]
     pub fn exited(&self) {
         eventually("the container has ended", || self.is("exited"));
     }
 
-    /// Forgets that the workload was ready, so that [`Self::ready`] waits for the one
-    /// that is to be started in its place. (A signal that comes before a container's
-    /// init has a handler for it is lost.)
+    /// Removes the mark of a ready workload, so that [`Self::ready`] waits for the
+    /// next one. (The kernel drops a signal to a container's init that has no handler
+    /// for it yet.)
     #[track_caller]
     pub fn not_ready(&self) {
         let path = self.out().join("workload.ready");
         fs::remove_file(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
     }
 
-    /// Waits for a workload of this name to have set itself up.
+    /// Waits until the workload of this name is ready.
     #[track_caller]
     pub fn ready(&self, name: &str) {
         let path = self.out().join(format!("{name}.ready"));
@@ -288,13 +288,13 @@ impl Container {
     #[track_caller]
     pub fn report(&self) -> Report {
         self.report_after("workload", || {
-            // Not by `docker kill`, after which the restart policy is off.
+            // After `docker kill`, Docker ignores the restart policy.
             let pid = Pid::from_raw(self.pid().cast_signed());
             kill(pid, Signal::SIGUSR1).unwrap_or_else(|e| panic!("{pid}: {e}"));
         })
     }
 
-    /// Waits for the report that `ask` makes the workload of this name write.
+    /// Waits for the report that the workload of this name writes after `ask`.
     #[track_caller]
     pub fn report_after(&self, name: &str, ask: impl FnOnce()) -> Report {
         let path = self.out().join(format!("{name}.report"));
@@ -305,7 +305,7 @@ impl Container {
         }))
     }
 
-    /// Reads a file of the test's side of `/out` until `found` finds something.
+    /// Reads a file of `/out` until `found` returns a value.
     #[track_caller]
     pub fn reads<T>(&self, file: &str, found: impl Fn(&str) -> Option<T>) -> T {
         let path = self.out().join(file);
@@ -315,46 +315,46 @@ impl Container {
         })
     }
 
-    /// `docker exec` to its end.
+    /// Runs `docker exec` until it exits.
     #[track_caller]
     pub fn exec(&self, command: &[&str]) -> Output {
         docker(&[&["exec", &self.name], command].concat())
     }
 
-    /// `docker checkpoint create`.
+    /// Runs `docker checkpoint create`.
     #[track_caller]
     pub fn checkpoint(&self, checkpoint: &str) -> Output {
         docker(&["checkpoint", "create", &self.name, checkpoint])
     }
 
-    /// `docker checkpoint create --leave-running`.
+    /// Runs `docker checkpoint create --leave-running`.
     #[track_caller]
     pub fn checkpoint_running(&self, checkpoint: &str) -> Output {
         let flags = ["checkpoint", "create", "--leave-running"];
         docker(&[&flags[..], &[&self.name, checkpoint]].concat())
     }
 
-    /// A checkpoint with which it ends.
+    /// Takes a checkpoint that ends it.
     #[track_caller]
     pub fn freeze(&self, checkpoint: &str) {
         self.checkpoint(checkpoint).ok();
         self.exited();
     }
 
-    /// `docker start --checkpoint`.
+    /// Runs `docker start --checkpoint`.
     #[track_caller]
     pub fn restore(&self, checkpoint: &str) -> Output {
         docker(&["start", "--checkpoint", checkpoint, &self.name])
     }
 
-    /// A restore that must work, and that the container outlives.
+    /// Restores it; the container must run afterwards.
     #[track_caller]
     pub fn thaw(&self, checkpoint: &str) {
         self.restore(checkpoint).ok();
         self.running();
     }
 
-    /// `docker kill`, and waits for the end.
+    /// Runs `docker kill`, and waits until it has exited.
     #[track_caller]
     pub fn kill(&self) {
         docker_ok(&["kill", &self.name]);
@@ -368,7 +368,7 @@ impl Container {
         listed.lines().skip(1).map(|l| l.trim().into()).collect()
     }
 
-    /// Where Docker keeps a checkpoint of it.
+    /// The directory in which Docker keeps a checkpoint of it.
     #[track_caller]
     pub fn checkpoint_path(&self, checkpoint: &str) -> std::path::PathBuf {
         Path::new("/var/lib/docker/containers")
@@ -391,7 +391,7 @@ impl Container {
         self.inspect("{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}")
     }
 
-    /// `docker attach` on a terminal that the test holds.
+    /// Runs `docker attach` on a terminal that the test holds.
     #[track_caller]
     pub fn attach(&self) -> Pty {
         Pty::start(Command::new("docker").args(["attach", &self.name]))
@@ -403,7 +403,7 @@ impl Container {
         docker(&["logs", &self.name]).ok().stdout
     }
 
-    /// The shim that serves it.
+    /// The PID of its shim.
     #[track_caller]
     pub fn shim_pid(&self) -> i32 {
         let pattern = format!("containerd-shim.* -id {} ", self.inspect("{{.Id}}"));
@@ -419,17 +419,17 @@ impl Drop for Container {
     }
 }
 
-/// A user-defined network, removed with its story.
+/// A user-defined network, removed when dropped.
 pub struct Network(String);
 
 impl Network {
-    /// A bridge of its own.
+    /// A bridge network.
     #[track_caller]
     pub fn create(label: &str) -> Self {
         Self::with(label, &[])
     }
 
-    /// A bridge of its own, with flags of `docker network create`.
+    /// A bridge network with flags of `docker network create`.
     #[track_caller]
     pub fn with(label: &str, flags: &[&str]) -> Self {
         let name = unique(label);
@@ -449,18 +449,17 @@ impl Drop for Network {
     }
 }
 
-/// The only user of the instance's dockerd for as long as it is held; what was
-/// changed in daemon.json is taken back.
+/// A lock on the instance's dockerd. Its drop restores daemon.json.
 ///
-/// Stories that stop an engine must not have others beside them: they sit in a
-/// test program of their own, and each of them holds this.
+/// Tests that stop an engine must not run beside others. They are a test program of
+/// their own, and each of them holds this.
 pub struct Dockerd {
     _alone: MutexGuard<'static, ()>,
     settings: String,
 }
 
 impl Dockerd {
-    /// Waits for the other stories of this test program to end.
+    /// Waits for the other tests of this program to end.
     #[track_caller]
     pub fn alone() -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
@@ -481,13 +480,13 @@ impl Dockerd {
         if let (Some(all), Value::Object(more)) = (all.as_object_mut(), settings) {
             all.extend(more);
         }
-        // Live restore may only be turned on before there is a container to live.
+        // Live restore must be on before a container is started.
         self.end("stop", "dockerd");
         self.write(&json!(all).to_string());
         self.start("dockerd");
     }
 
-    /// Restarts containerd with these settings in place of none.
+    /// Restarts containerd with these settings.
     #[track_caller]
     pub fn with_containerds(&self, settings: &str) {
         fs::create_dir_all("/etc/containerd").expect("mkdir");
@@ -496,13 +495,13 @@ impl Dockerd {
         self.start("containerd");
     }
 
-    /// Ends `engine` with SIGTERM (`stop`) or SIGKILL (`kill`).
+    /// Stops `engine` by SIGTERM (`stop`) or SIGKILL (`kill`).
     #[track_caller]
     pub fn end(&self, how: &str, engine: &str) {
         finish(Command::new("engine").args([how, engine])).ok();
     }
 
-    /// Starts `engine`; on return it answers.
+    /// Starts `engine`, and waits until it answers.
     #[track_caller]
     pub fn start(&self, engine: &str) {
         finish(Command::new("engine").args(["start", engine])).ok();
@@ -524,7 +523,7 @@ impl Drop for Dockerd {
         if fs::remove_file(CONTAINERD_TOML).is_ok() {
             command("engine", &["stop", "containerd"]);
         }
-        // A story that failed may have left an engine down.
+        // A test that failed may have left an engine stopped.
         for (engine, socket) in [
             ("containerd", "/run/containerd/containerd.sock"),
             ("dockerd", "/run/docker.sock"),
@@ -536,8 +535,8 @@ impl Drop for Dockerd {
     }
 }
 
-/// Processes that hold a network namespace for a container whose restore has
-/// not begun.
+/// The netns holders: processes that hold a network namespace for a container
+/// between Create and Start of its restore.
 pub fn holders() -> Vec<String> {
     let listed = command(
         "pgrep",
@@ -551,7 +550,7 @@ pub fn holders() -> Vec<String> {
         .collect()
 }
 
-/// Waits for the last holder to be gone.
+/// Waits until no netns holder runs.
 #[track_caller]
 pub fn no_holder_is_left() {
     eventually(

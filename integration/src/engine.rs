@@ -1,5 +1,5 @@
-//! The instance's containerd, stopped and started again beneath its containers;
-//! and a second one with a configuration of its own.
+//! Stops and starts the instance's containerd while containers run, and starts a
+//! second one with another configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,16 @@ use nix::unistd::Pid;
 
 use crate::{BUSYBOX, Output, command, ctr_ok, eventually, unique};
 
-/// The only user of the instance for as long as it is held.
+/// A lock on the instance.
 ///
-/// Stories that stop containerd, or change the machine beneath it, must not
-/// have others beside them: they sit in a test program of their own, and each
-/// of them holds this.
+/// Tests that stop containerd, or change the machine, must not run beside others.
+/// They are a test program of their own, and each of them holds this.
 pub struct Containerd {
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Containerd {
-    /// Waits for the other stories of this test program to end.
+    /// Waits for the other tests of this program to end.
     pub fn alone() -> Self {
         static ALONE: Mutex<()> = Mutex::new(());
         Self {
@@ -29,13 +28,13 @@ impl Containerd {
         }
     }
 
-    /// Ends it with SIGTERM, does `meanwhile`, and starts it again.
+    /// Stops it by SIGTERM, calls `meanwhile`, and starts it again.
     #[track_caller]
     pub fn restart(&self, meanwhile: impl FnOnce()) {
         self.end_and_start("stop", meanwhile);
     }
 
-    /// Ends it with SIGKILL, does `meanwhile`, and starts it again.
+    /// Kills it, calls `meanwhile`, and starts it again.
     #[track_caller]
     pub fn crash(&self, meanwhile: impl FnOnce()) {
         self.end_and_start("kill", meanwhile);
@@ -43,14 +42,14 @@ impl Containerd {
 
     #[track_caller]
     fn end_and_start(&self, how: &str, meanwhile: impl FnOnce()) {
-        // `engine` is the testbed's: it returns when containerd is gone, or answers.
+        // The testbed's `engine` returns when containerd has exited, or answers.
         command("engine", &[how, "containerd"]).ok();
         meanwhile();
         command("engine", &["start", "containerd"]).ok();
     }
 }
 
-/// Another containerd beside the instance's, with busybox in it, and nothing
+/// A second containerd beside the instance's. It has the image of busybox, not
 /// unpacked.
 pub struct SecondContainerd {
     home: PathBuf,
@@ -58,10 +57,10 @@ pub struct SecondContainerd {
 }
 
 impl SecondContainerd {
-    /// Starts it with `settings` of plugins, in TOML, made for its home.
+    /// Starts it with plugin settings in TOML; `settings` gets its home.
     #[track_caller]
     pub fn start(settings: impl FnOnce(&Path) -> String) -> Self {
-        // On the disk itself, where an overlay can have its upper layer.
+        // On the disk itself: an overlay can have its upper layer there.
         let home = Path::new("/var/lib/containerd").join(unique("second"));
         fs::create_dir_all(&home).unwrap_or_else(|e| panic!("{}: {e}", home.display()));
         let place = home.display();
@@ -102,7 +101,7 @@ impl SecondContainerd {
         second
     }
 
-    /// Runs `ctr` with it, in the tests' namespace.
+    /// Runs `ctr` on it, in the tests' namespace.
     #[track_caller]
     pub fn ctr(&self, arguments: &[&str]) -> Output {
         let socket = self.home.join("socket").display().to_string();
@@ -110,7 +109,7 @@ impl SecondContainerd {
         command("ctr", &all)
     }
 
-    /// Where everything of it is.
+    /// The directory with its root, state, socket and log.
     pub fn home(&self) -> &Path {
         &self.home
     }

@@ -12,20 +12,20 @@ use crate::{eventually, unique};
 /// One event.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// For example `/tasks/start`.
+    /// Its topic, for example `/tasks/start`.
     pub topic: String,
     /// Its fields, as containerd names them in JSON.
     pub body: Value,
 }
 
-/// Everything that happens from [`Events::watch`] on.
+/// All events from [`Events::watch`] on.
 pub struct Events {
     ctr: Child,
     seen: Arc<Mutex<Vec<Event>>>,
 }
 
 impl Events {
-    /// Subscribes; on return nothing is missed any more.
+    /// Subscribes; later events are not missed.
     #[track_caller]
     pub fn watch() -> Self {
         let mut ctr = ctr_command(&["events"])
@@ -47,8 +47,8 @@ impl Events {
             }
         });
         let events = Self { ctr, seen };
-        // Nothing says that a subscription is in place, so make a harmless
-        // event until one of them comes through.
+        // ctr does not print when it has subscribed, so harmless events are made
+        // until it prints one.
         eventually("`ctr events` is subscribed", || {
             let probe = unique("probe");
             ctr_ok(&["namespaces", "create", &probe]);
@@ -81,7 +81,7 @@ impl Events {
             .collect()
     }
 
-    /// Waits for an event of a container and gives it.
+    /// Waits for an event of a container and returns it.
     #[track_caller]
     pub fn expect(&self, container: &str, topic: &str) -> Event {
         eventually(&format!("{topic} of {container}"), || {
@@ -98,7 +98,8 @@ impl Drop for Events {
     }
 }
 
-/// `DATE TIME ZONE NAME NAMESPACE TOPIC JSON`; the date's words vary, the topic's slash does not.
+/// Parses `DATE TIME ZONE NAME NAMESPACE TOPIC JSON`. The number of the date's words
+/// varies, but only the topic begins with a slash.
 fn parse(line: &str) -> Option<Event> {
     let start = line.find(" /")? + 1;
     let (topic, body) = line[start..].split_once(' ')?;

@@ -1,4 +1,4 @@
-//! A checkpoint, brought back without an engine: by a runtime alone.
+//! Restores a checkpoint by an OCI runtime alone, without an engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::{Container, Leaks, Output, Report, Run, command, eventually, unique};
 /// The name of the manifest in a checkpoint.
 pub const MANIFEST: &str = "cedana-manifest.json";
 
-/// A folder that goes with its story.
+/// A directory, removed when dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    /// A new one.
+    /// Creates it.
     #[track_caller]
     pub fn new(label: &str) -> Self {
         let path = Path::new("/var/tmp/cedana-tests").join(unique(label));
@@ -35,7 +35,7 @@ impl Folder {
         self.0.display().to_string()
     }
 
-    /// What is in it.
+    /// The names of its entries.
     #[track_caller]
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap_or_else(|e| panic!("{}: {e}", self.text()));
@@ -46,7 +46,7 @@ impl Folder {
         names
     }
 
-    /// The page file that takes the most room.
+    /// The largest page file in it.
     pub fn largest_pages(&self) -> PathBuf {
         let pages = self.names().into_iter();
         pages
@@ -62,7 +62,7 @@ impl Folder {
         json(&read(&self.file(MANIFEST)))
     }
 
-    /// Another with the same in it.
+    /// A copy of it.
     #[track_caller]
     pub fn copy(&self, label: &str) -> Self {
         let copy = Self::new(label);
@@ -90,7 +90,7 @@ pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What a JSON text says.
+/// The value of a JSON text.
 #[track_caller]
 pub fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -104,26 +104,26 @@ pub fn flip(path: &Path) {
     fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// A container that has been checkpointed and killed, and what is needed to
-/// bring it back without an engine: by a runtime alone.
+/// A container that was checkpointed and killed, with its checkpoint and a bundle
+/// in which an OCI runtime restores it.
 pub struct Frozen {
-    /// What was checkpointed, and ended.
+    /// The container that was checkpointed and killed.
     pub container: Container,
-    /// What it had said of itself.
+    /// Its report before the checkpoint.
     pub before: Report,
     /// Its checkpoint.
     pub images: Folder,
-    /// The bundle that it comes back in.
+    /// The bundle of the restored container.
     pub bundle: Folder,
-    /// The name under which it does.
+    /// The id of the restored container.
     pub id: String,
 }
 
-/// Where the runtimes keep their state here.
+/// The runtimes' `--root`.
 pub const ROOT: &str = "/run/cedana-stored";
 
 impl Frozen {
-    /// Lets a workload with enough memory to tell be checkpointed.
+    /// Checkpoints a workload with 64 MiB of memory, children, a connection and a file.
     #[track_caller]
     pub fn new(label: &str, flags: &[&str]) -> Self {
         let workload = [
@@ -138,7 +138,7 @@ impl Frozen {
         Self::of(label, flags, &workload)
     }
 
-    /// Another workload.
+    /// Checkpoints another workload.
     #[track_caller]
     pub fn of(label: &str, flags: &[&str], workload: &[&str]) -> Self {
         let run = Run::new(label).flags(flags);
@@ -154,8 +154,8 @@ impl Frozen {
         Self::ended(container, before, images)
     }
 
-    /// A container that ended, or is about to, after its checkpoint in `images`;
-    /// the engine still has its task.
+    /// A container that has exited, or is about to, after its checkpoint in `images`.
+    /// containerd still has its task.
     #[track_caller]
     pub fn ended(container: Container, before: Report, images: Folder) -> Self {
         container.stopped();
@@ -173,7 +173,8 @@ impl Frozen {
         frozen
     }
 
-    /// The container's bundle, with its root where the engine still has it.
+    /// Writes the bundle from the container's. Its root is the one that containerd
+    /// has still mounted.
     fn furnish(&self) {
         let engines = format!(
             "/run/containerd/io.containerd.runtime.v2.task/default/{}",
@@ -191,8 +192,8 @@ impl Frozen {
         fs::write(config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Has CRIU run a shell script at each step of a restore, which it finds in
-    /// `$CRTOOLS_SCRIPT_ACTION`.
+    /// Has CRIU run a shell script at each step of a restore. CRIU sets
+    /// `$CRTOOLS_SCRIPT_ACTION` to the step.
     #[track_caller]
     pub fn script(&self, script: &str) {
         let file = |name: &str, text: &str| {
@@ -209,13 +210,13 @@ impl Frozen {
         fs::write(config, spec.to_string()).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// `PROGRAM restore`, detached; its words.
+    /// Runs `PROGRAM restore --detach`, and returns its output.
     #[track_caller]
     pub fn restore(&self, program: &str, images: &Folder) -> Output {
         let mut output = self.begin(program, "--detach", images);
         output.code = self.code();
         if output.code != 0 {
-            eventually("all of its words are there", || {
+            eventually("the output of the restore is complete", || {
                 fs::metadata(self.bundle.file("ended")).map_err(|error| error.to_string())
             });
         }
@@ -223,7 +224,7 @@ impl Frozen {
         output
     }
 
-    /// `PROGRAM restore` in the foreground: it ends with the container.
+    /// Runs `PROGRAM restore` in the foreground; it exits with the container.
     #[track_caller]
     pub fn restore_in_foreground(&self, program: &str) -> Foreground<'_> {
         self.begin(program, "", &self.images);
@@ -244,8 +245,8 @@ impl Frozen {
         for name in ["code", "ended", "pid"] {
             let _ = fs::remove_file(file(name));
         }
-        // A container keeps its streams open, so they can't be pipes to us; nor
-        // files, which a checkpoint of it could not find in its mounts.
+        // The container keeps its streams open, so a pipe to this process would
+        // never end. A file is not in its mounts, so CRIU could not dump it.
         let line = format!(
             "{{ : | {{ {program} --root {ROOT} --log {bundle}/log.json --log-format json \
              restore {detach} --bundle {bundle} --work-path {bundle} --image-path {images} \
@@ -259,7 +260,7 @@ impl Frozen {
         command("sh", &["-c", &line]).ok()
     }
 
-    /// It came back as it was; ends it again.
+    /// Asserts that it was restored intact, and kills it.
     #[track_caller]
     pub fn goes_on(&self) {
         self.is_intact();
@@ -267,13 +268,13 @@ impl Frozen {
         self.has_ended();
     }
 
-    /// Its first process.
+    /// The PID of its init.
     #[track_caller]
     pub fn pid(&self) -> String {
         read(&self.bundle.file("pid")).trim().to_owned()
     }
 
-    /// What it says of itself after a signal.
+    /// Its report after a signal.
     #[track_caller]
     pub fn says_after(&self, signal: &str) -> Report {
         let pid = self.pid();
@@ -282,28 +283,28 @@ impl Frozen {
         })
     }
 
-    /// It is what it was.
+    /// Asserts that it continues the process that was checkpointed.
     #[track_caller]
     pub fn is_intact(&self) {
         self.says_after("-USR1").continues(&self.before);
     }
 
-    /// Waits for its end.
+    /// Waits until its init has exited.
     #[track_caller]
     pub fn has_ended(&self) {
         let process = Path::new("/proc").join(self.pid());
-        eventually("it has ended", || match process.exists() {
-            true => Err("it is still there".to_owned()),
+        eventually("the restored init has exited", || match process.exists() {
+            true => Err("it still runs".to_owned()),
             false => Ok(()),
         });
     }
 
-    /// Removes what was restored, whatever state it is in.
+    /// Removes the restored container, in any state.
     pub fn end(&self) {
         command("runc", &["--root", ROOT, "delete", "--force", &self.id]);
     }
 
-    /// The restore fails, says all of `words`, and leaves nothing running.
+    /// Asserts that a restore fails with all of `words` and leaves no container.
     #[track_caller]
     pub fn is_refused(&self, images: &Folder, words: &[&str]) {
         let leaks = self.leaks(images);
@@ -317,7 +318,7 @@ impl Frozen {
         leaks.none();
     }
 
-    /// What a failed restore from `images` must not add to.
+    /// A snapshot to compare with after a failed restore from `images`.
     #[track_caller]
     pub fn leaks(&self, images: &Folder) -> Leaks {
         Leaks::before(&[&self.id, &self.bundle.text(), &images.text()])
@@ -331,11 +332,11 @@ impl Drop for Frozen {
     }
 }
 
-/// A restore that ends with its container.
+/// A restore in the foreground, which exits with its container.
 pub struct Foreground<'a>(&'a Frozen);
 
 impl Foreground<'_> {
-    /// Waits for its end.
+    /// Waits until it exits, and asserts its exit code.
     #[track_caller]
     pub fn has_code(&self, code: i32) {
         assert_eq!(self.0.code(), code, "{}", read(&self.0.bundle.file("said")));

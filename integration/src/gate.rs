@@ -1,8 +1,8 @@
-//! Stopping an OCI runtime in the middle of a command, for as long as a test wants.
+//! Stops an OCI runtime before a command until the test lets it continue.
 //!
-//! A story about what still answers during a checkpoint must not race it. So
-//! the container runs with a script in runc's place that stops before the
-//! named command and says so, until the test lets it go on.
+//! A test of what the shim answers during a checkpoint must not race with it. So
+//! the container runs with a script in runc's place. The script creates a file before
+//! the named command and then waits.
 
 use std::fs;
 use std::io::Write;
@@ -13,7 +13,7 @@ use nix::libc::O_NONBLOCK;
 
 use crate::{eventually, unique};
 
-/// A gate before one command of runc's.
+/// A gate before one of runc's commands.
 pub struct Gate {
     home: PathBuf,
 }
@@ -45,27 +45,27 @@ impl Gate {
         gate
     }
 
-    /// The script to be run in runc's place.
+    /// The path of the script that runs in runc's place.
     pub fn program(&self) -> PathBuf {
         self.home.join("runtime")
     }
 
-    /// Waits until the runtime stands before the gate.
+    /// Waits until the runtime waits at the gate.
     #[track_caller]
     pub fn arrived(&self) {
         let arrived = self.home.join("arrived");
-        eventually("the runtime is before the gate", || {
+        eventually("the runtime waits at the gate", || {
             fs::read(&arrived).map_err(|e| e.to_string())
         });
     }
 
-    /// Lets the runtime go on, this time.
+    /// Lets the runtime continue once.
     #[track_caller]
     pub fn open(&self) {
         let _ = fs::remove_file(self.home.join("arrived"));
         let gate = self.home.join("gate");
         eventually("the gate opens", || {
-            // Without O_NONBLOCK this would wait for a reader that may be dead.
+            // Without O_NONBLOCK this would block if the reader was killed.
             let mut fifo = fs::File::options()
                 .write(true)
                 .custom_flags(O_NONBLOCK)
@@ -86,7 +86,8 @@ impl Drop for Gate {
         {
             let _ = fifo.write_all(b"go\n");
         }
-        // The script stays for the container that still names it; no gate, no stop.
+        // The script stays, since a container may still name it. Without the fifo it
+        // does not wait.
         let _ = fs::remove_file(gate);
     }
 }

@@ -1,4 +1,4 @@
-//! What a machine has besides containers: the things that leak.
+//! Lists what a container can leak on a machine: processes, mounts, files, cgroups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{NAMESPACE, ctr_ok, eventually};
 
-/// Where programs under test may leave files.
+/// The directories in which the programs under test create files.
 const PLACES: [&str; 6] = [
     "/tmp",
     "/var/tmp",
@@ -16,12 +16,12 @@ const PLACES: [&str; 6] = [
     "/var/lib/containerd/tmpmounts",
 ];
 
-/// A list of everything that must be the same after a container's life as before.
+/// A snapshot of the machine, which must be the same before and after a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftovers(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Leftovers {
-    /// What there is now.
+    /// Takes the snapshot.
     #[track_caller]
     pub fn now() -> Self {
         let listed = |arguments: &[&str]| ctr_ok(arguments).lines().map(first_word).collect();
@@ -45,7 +45,8 @@ impl Leftovers {
         ]))
     }
 
-    /// Waits for everything to be as it was: some of it goes just after an answer.
+    /// Waits until the machine is as in the snapshot. Some of it is removed just after
+    /// the shim's answer.
     #[track_caller]
     pub fn gone(&self) {
         eventually("nothing is left over", || {
@@ -66,8 +67,8 @@ impl Leftovers {
                 now.difference(before)
                     .map(|x| format!("{kind}: left over: {x}")),
             );
-            // A process may have been about to end when it was seen first, as one
-            // is that containerd asks what its shim can do.
+            // A process of the snapshot may have been about to exit, such as the shim
+            // that containerd starts to ask for its features.
             found.extend(
                 before
                     .difference(now)
@@ -79,7 +80,7 @@ impl Leftovers {
     }
 }
 
-/// Private memory of a process in bytes: what it costs beyond what others share.
+/// The private memory of a process in bytes.
 #[track_caller]
 pub fn private_memory(pid: u32) -> u64 {
     let path = format!("/proc/{pid}/smaps_rollup");
@@ -92,14 +93,14 @@ pub fn private_memory(pid: u32) -> u64 {
         * 1024
 }
 
-/// What a process has open.
+/// The targets of a process's descriptors.
 #[track_caller]
 pub fn descriptors_of(pid: u32) -> Vec<String> {
     let path = format!("/proc/{pid}/fd");
     let entries = fs::read_dir(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut open: Vec<_> = entries
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
-        // The number of a socket or pipe says nothing; that there is one does.
+        // Without the number of a socket or pipe, which differs each time.
         .map(|target| {
             target
                 .display()
@@ -114,8 +115,8 @@ pub fn descriptors_of(pid: u32) -> Vec<String> {
     open
 }
 
-/// The directory of a process's cgroup: of the unified hierarchy where that has
-/// controllers, otherwise of the v1 `controller`.
+/// The directory of a process's cgroup: in the unified hierarchy if that has
+/// controllers, otherwise in that of the v1 `controller`.
 #[track_caller]
 pub fn cgroup_of(pid: u32, controller: &str) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))
@@ -156,7 +157,7 @@ fn mounts() -> BTreeSet<String> {
             fields.last().unwrap_or(&"")
         )
     };
-    // Two mounts on one place are two.
+    // Two mounts on one path count twice.
     let mut seen = BTreeMap::new();
     for line in text.lines().map(described) {
         *seen.entry(line).or_insert(0) += 1;
@@ -199,8 +200,8 @@ fn network_namespaces() -> BTreeSet<String> {
         .collect()
 }
 
-/// Without the one of the namespace itself, which runc makes with a container
-/// and, from 1.3 on, removes with the last.
+/// The cgroups, without that of the containerd namespace: runc creates it with a
+/// container and, from 1.3 on, removes it with the last.
 fn cgroups() -> BTreeSet<String> {
     let mut found = files(Path::new("/sys/fs/cgroup"), false);
     found.retain(|path| !path.ends_with(&format!("/{NAMESPACE}")));

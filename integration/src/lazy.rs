@@ -1,7 +1,7 @@
-//! A container that runs before it has its memory.
+//! A container that was restored lazily and still lacks memory.
 //!
-//! Prefetching waits before a gate, so that a story can look at a container that
-//! lacks memory, and do with it what it likes, for as long as it likes.
+//! The page source waits at a gate before it prefetches, so a test can act on the
+//! container while memory is missing.
 
 use std::fs;
 use std::io::Write;
@@ -13,14 +13,14 @@ use serde_json::Value;
 use crate::frozen::{Folder, Frozen, ROOT, json, read};
 use crate::{Output, command, eventually, unique};
 
-/// How a page source is told of its gate.
+/// The variable with the path of a page source's gate.
 pub const GATE: &str = "CEDANA_TEST_PREFETCH_GATE";
 
-/// The fifo before which page sources that are started meanwhile wait.
+/// The fifo at which page sources wait before they prefetch.
 pub struct PrefetchGate(pub PathBuf);
 
 impl PrefetchGate {
-    /// A gate that nothing passes yet.
+    /// A closed gate.
     pub fn closed() -> Self {
         let path = Path::new("/var/tmp/cedana-tests").join(unique("prefetch"));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)
@@ -28,15 +28,15 @@ impl PrefetchGate {
         Self(path)
     }
 
-    /// A program that restores before this gate.
+    /// The restore command whose page source waits at this gate.
     pub fn program(&self) -> String {
         format!("{GATE}={} cedana-runc", self.0.display())
     }
 
-    /// Lets them go on.
+    /// Lets a waiting page source continue.
     #[track_caller]
     pub fn open(&self) {
-        eventually("the source stands before the gate", || {
+        eventually("the page source waits at the gate", || {
             self.let_through().map_err(|error| error.to_string())
         });
     }
@@ -57,17 +57,16 @@ impl Drop for PrefetchGate {
     }
 }
 
-/// A restored container, its page source, and what is known of both.
+/// A lazily restored container, with the gate of its page source.
 pub struct Lazy {
-    /// What was checkpointed.
+    /// The checkpoint and the restored container.
     pub frozen: Frozen,
-    /// Before which its page source waits.
+    /// The gate at which its page source waits.
     pub gate: PrefetchGate,
 }
 
 impl Lazy {
-    /// A container that runs, and has none of its memory but what it has asked
-    /// for.
+    /// A container that was restored with none of its memory.
     #[track_caller]
     pub fn new(label: &str, workload: &[&str]) -> Self {
         let lazy = Self {
@@ -84,7 +83,7 @@ impl Lazy {
         self.frozen
             .restore(&self.gate.program(), &self.frozen.images)
             .ok();
-        assert!(self.lacks_memory(), "nothing is missing");
+        assert!(self.lacks_memory(), "the container lacks no memory");
     }
 
     /// Restores it lazily, lets prefetching complete its memory, verifies the
@@ -106,7 +105,7 @@ impl Lazy {
             .any(|name| name.to_string_lossy().starts_with(&prefix))
     }
 
-    /// Waits until the page source and its watchdog have ended.
+    /// Waits until memory is complete and page source and watchdog have exited.
     #[track_caller]
     pub fn is_complete(&self) {
         eventually("memory is complete", || match self.lacks_memory() {
@@ -116,12 +115,12 @@ impl Lazy {
         self.nothing_runs();
     }
 
-    /// The same for a source that may have given everything before its gate opens.
+    /// [`Lazy::is_complete`] for a page source that may complete before its gate opens.
     #[track_caller]
     pub fn completes(&self) {
         eventually("memory is complete", || match self.lacks_memory() {
             true => {
-                // Without a reader the source has ended meanwhile.
+                // This fails without a reader: the page source has exited.
                 let _ = self.gate.let_through();
                 Err("it is not".to_owned())
             }
@@ -130,10 +129,10 @@ impl Lazy {
         self.nothing_runs();
     }
 
-    /// Waits until page source and watchdog have ended.
+    /// Waits until page source and watchdog have exited.
     #[track_caller]
     pub fn nothing_runs(&self) {
-        eventually("page source and watchdog have ended", || {
+        eventually("page source and watchdog have exited", || {
             let left = [
                 self.process("cedana-pages"),
                 self.process("cedana-watchdog"),
@@ -145,44 +144,43 @@ impl Lazy {
         });
     }
 
-    /// The PID of one of both; other stories have their own.
+    /// The PID of its page source, watchdog or restore, by the name of the process.
     pub fn process(&self, name: &str) -> Option<String> {
         process(name, &self.gate.0.display().to_string())
     }
 
-    /// Waits until `cedana-runc restore`, which still runs, has put config.json back
-    /// and serves no images any more.
+    /// Waits until `cedana-runc restore`, which still runs, has restored config.json
+    /// and has stopped to serve images.
     #[track_caller]
     pub fn gives_up_what_it_lent(&self) {
-        eventually(
-            "config.json is the original, and no images are served",
-            || {
-                let lent = self.frozen.bundle.file(".config.json.cedana").exists();
-                let restoring = self.process("cedana-runc").ok_or("the restore has ended")?;
-                let descriptors = fs::read_dir(format!("/proc/{restoring}/fd"))
-                    .map_err(|error| error.to_string())?;
-                let serves = descriptors.flatten().any(|descriptor| {
-                    fs::read_link(descriptor.path())
-                        .is_ok_and(|file| file == Path::new("/dev/fuse"))
-                });
-                match lent || serves {
-                    true => Err(format!(
-                        "config.json is lent: {lent}; /dev/fuse is open: {serves}"
-                    )),
-                    false => Ok(()),
-                }
-            },
-        );
+        eventually("config.json is restored, and no images are served", || {
+            let lent = self.frozen.bundle.file(".config.json.cedana").exists();
+            let restoring = self
+                .process("cedana-runc")
+                .ok_or("the restore has exited")?;
+            let descriptors =
+                fs::read_dir(format!("/proc/{restoring}/fd")).map_err(|error| error.to_string())?;
+            let serves = descriptors.flatten().any(|descriptor| {
+                fs::read_link(descriptor.path()).is_ok_and(|file| file == Path::new("/dev/fuse"))
+            });
+            match lent || serves {
+                true => Err(format!(
+                    "config.json is changed: {lent}; /dev/fuse is open: {serves}"
+                )),
+                false => Ok(()),
+            }
+        });
     }
 
-    /// Kills one of both.
+    /// Kills the process of this name.
     #[track_caller]
     pub fn kill(&self, name: &str) {
         let pid = self.process(name).unwrap_or_else(|| panic!("no {name}"));
         command("kill", &["-KILL", &pid]).ok();
     }
 
-    /// The container was killed, the log says why, and it can come back.
+    /// Asserts that the container is killed, that log and record have all of `words`,
+    /// and that it can be restored again.
     #[track_caller]
     pub fn was_killed(&self, words: &[&str]) {
         self.frozen.has_ended();
@@ -202,7 +200,7 @@ impl Lazy {
         self.records().pop().unwrap_or_else(|| panic!("no record"))
     }
 
-    /// The records of all of its restores, as far as they are complete.
+    /// The records of its restores that are complete.
     #[track_caller]
     pub fn records(&self) -> Vec<Value> {
         let said = command("cedana-runc", &["inspect", "--restores", "--json"]).ok();
@@ -213,7 +211,7 @@ impl Lazy {
             .collect()
     }
 
-    /// Its cgroup, where that can forbid the kernel to kill for memory (cgroup v1).
+    /// Its cgroup, if the OOM killer can be turned off there (cgroup v1).
     pub fn oom_killer(&self) -> Option<PathBuf> {
         let cgroups = read(&PathBuf::from(format!(
             "/proc/{}/cgroup",
@@ -228,13 +226,13 @@ impl Lazy {
         dir.join("memory.oom_control").exists().then_some(dir)
     }
 
-    /// Takes a checkpoint of what was restored, which runs on.
+    /// Takes a checkpoint of the restored container and leaves it running.
     #[track_caller]
     pub fn checkpoint(&self, images: &Folder) {
         self.try_checkpoint(images).ok();
     }
 
-    /// The same, which may be refused.
+    /// [`Lazy::checkpoint`], but returns a failure.
     #[track_caller]
     pub fn try_checkpoint(&self, images: &Folder) -> Output {
         let (to, work) = (images.text(), self.frozen.bundle.text());
@@ -248,7 +246,7 @@ impl Lazy {
         command("cedana-runc", &all)
     }
 
-    /// Has runc act on it.
+    /// Runs a command of runc on it.
     pub fn runc(&self, verb: &[&str]) {
         let mut all = vec!["--root", ROOT];
         all.extend(verb);
@@ -257,11 +255,11 @@ impl Lazy {
     }
 }
 
-/// A step of CRIU's restore that fails the first time.
+/// An action script that fails one step of CRIU's restore the first time.
 pub struct FailsOnce(Folder);
 
 impl FailsOnce {
-    /// At this step, as CRIU's action scripts know it.
+    /// Fails at this step, by the name that CRIU gives its action scripts.
     #[track_caller]
     pub fn at(step: &str) -> Self {
         let folder = Folder::new("steps");
@@ -286,20 +284,20 @@ impl FailsOnce {
         Self(folder)
     }
 
-    /// The annotation by which a container's CRIU knows of it.
+    /// The annotation that gives the script to CRIU.
     #[track_caller]
     pub fn annotation(&self) -> String {
         format!("org.criu.config={}", self.0.file("criu.conf").display())
     }
 
-    /// It has failed.
+    /// Asserts that CRIU has reached the step.
     #[track_caller]
     pub fn has_failed(&self) {
         assert!(self.0.file("seen").exists(), "the step was not reached");
     }
 }
 
-/// The PID of a living process by its name and its gate.
+/// The PID of a running process by its name and its gate.
 pub fn process(name: &str, gate: &str) -> Option<String> {
     fs::read_dir("/proc").ok()?.find_map(|entry| {
         let path = entry.ok()?.path();

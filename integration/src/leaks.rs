@@ -1,8 +1,8 @@
-//! What a failed checkpoint or restore leaves behind.
+//! Finds processes, mounts and files that a failed checkpoint or restore leaves behind.
 //!
-//! Stories of one program run in parallel, so a snapshot of the whole machine sees
-//! other stories' containers. Here only what carries the story's own names counts:
-//! the container's id, its bundle, its directory of images.
+//! Tests of one program run in parallel, so a snapshot of the whole machine has other
+//! tests' containers. Here only that counts which carries the test's own names: the
+//! container's id, its bundle, its directory of images.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::eventually;
 
-/// Processes of a checkpoint or a restore, by the beginnings of their names. A shim
-/// lives as long as its container is known, so it is none of them.
+/// Prefixes of the names of a checkpoint's or a restore's processes. A shim is not
+/// among them: it runs as long as containerd has its container.
 const PROGRAMS: [&str; 4] = ["cedana-", "criu", "runc", "crun"];
 
 /// Directories that hold temporary files.
@@ -20,15 +20,15 @@ const TEMPORARY: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
 /// Prefixes of directories that cedana-runc makes for one restore.
 const PREFIXES: [&str; 2] = ["cedana-restore-", "cedana-unpacked-"];
 
-/// What carried a story's names before the failure.
+/// A snapshot of what carried a test's names before the failure.
 pub struct Leaks {
     names: Vec<String>,
     before: BTreeSet<String>,
 }
 
 impl Leaks {
-    /// Remembers what carries one of `names` now. The names are long enough to be in
-    /// no other story: ids and paths made by [`crate::unique`].
+    /// Takes the snapshot for `names`: ids and paths made by [`crate::unique`], which no
+    /// other test has.
     #[track_caller]
     pub fn before(names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
@@ -36,8 +36,8 @@ impl Leaks {
         Self { names, before }
     }
 
-    /// Waits until nothing new carries the names. The sockets in `/run/cedana/lazy` are
-    /// not looked at: their names hold a PID, which belongs to no story.
+    /// Waits until nothing new carries the names. Sockets in `/run/cedana/lazy` are
+    /// ignored, since their names hold only a PID.
     #[track_caller]
     pub fn none(&self) {
         eventually("a failure leaves nothing behind", || {
@@ -87,8 +87,8 @@ fn carriers(names: &[String]) -> BTreeSet<String> {
     found
 }
 
-/// Texts in which a process names its container: CRIU's command line doesn't, but
-/// its working directory and its descriptors do.
+/// A process's command line, working directory and descriptors. CRIU's command line
+/// does not name the container, but the others do.
 fn traces(process: &Path) -> Vec<String> {
     let text = |name: &str| {
         let bytes = fs::read(process.join(name)).unwrap_or_default();

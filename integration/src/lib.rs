@@ -1,25 +1,24 @@
-//! What the stories in `tests/` have in common: a user with stock clients.
+//! The harness of the stories in `tests/`, which act as a user with stock clients.
 //!
 //! The tests run as root inside an instance of the testbed (`scripts/testbed`),
 //! beside a real containerd, runc and CRIU. A story starts a container with
-//! [`Run`], gets a [`Container`] that cleans up after itself, and speaks to it
-//! through `ctr` ([`ctr()`]). What `ctr` cannot reach, it asks of the shim's own
-//! socket ([`Task`]), or of a shim that it started itself, without containerd
-//! ([`BareShim`]). What Docker's users do is in [`docker`].
+//! [`Run`], gets a [`Container`] that is removed when dropped, and acts on it
+//! through `ctr` ([`ctr()`]). Requests that `ctr` cannot send go to the shim's own
+//! socket ([`Task`]), or to a shim that the story started itself, without containerd
+//! ([`BareShim`]). Docker's commands are in [`docker`].
 //!
-//! Whether a container is the same after a restore is answered by the
-//! [`workload`], a program that verifies its own memory, files and connections
-//! ([`Report`]).
+//! The [`workload`], a program that verifies its own memory, files and connections,
+//! tells whether a container is the same after a restore ([`Report`]).
 //!
-//! Nothing here sleeps to let something happen: [`eventually`] polls a
-//! condition up to a deadline, and says what it last saw when that passes.
+//! The harness does not sleep to let something happen: [`eventually`] polls a
+//! condition up to a deadline, and panics with the last value when that passes.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `CEDANA_TESTBED` | the suite; set in an instance, required |
 //! | `CEDANA_TEST_RUNTIME` | the runtime under test, `io.containerd.cedana.v2` if unset |
 //! | `CEDANA_TEST_DOCKER_RUNTIME` | the runtime under test, as Docker's daemon.json names it, `cedana` if unset |
-//! | `CEDANA_TEST_PATIENCE` | how many times the usual to wait for anything, 1 if unset |
+//! | `CEDANA_TEST_PATIENCE` | a factor for all timeouts, 1 if unset |
 //! | `CEDANA_CYCLES` | rounds of the leftovers story (20 if unset) and of Docker's matrix (1) |
 //! | `CEDANA_ROUNDS` | rounds of each program's story in `tests/apps.rs`, 10 if unset |
 //! | `CEDANA_RESTORE_MODE` | `eager` or `lazy`, for those programs' containers; the default settings if unset |
@@ -66,9 +65,9 @@ pub fn runtime() -> String {
     std::env::var("CEDANA_TEST_RUNTIME").unwrap_or_else(|_| "io.containerd.cedana.v2".into())
 }
 
-/// Whether clients take the runtime under test for containerd's own.
+/// Whether the runtime under test has the name of containerd's own.
 ///
-/// They look at the name only: some options are sent to no other runtime.
+/// Clients send some options only to a runtime of that name.
 pub fn named_as_stock() -> bool {
     runtime() == STOCK
 }
@@ -83,7 +82,7 @@ pub fn ctr_sends_flags() -> bool {
 /// The name of containerd's own runtime.
 pub const STOCK: &str = "io.containerd.runc.v2";
 
-/// The suite of the instance; without one there is nothing to test against.
+/// The suite of the instance; panics outside of one.
 pub fn testbed() -> String {
     std::env::var("CEDANA_TESTBED").unwrap_or_else(|_| {
         panic!("not in a testbed: these tests need a real containerd of their own; run `make test`")

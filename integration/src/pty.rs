@@ -1,4 +1,4 @@
-//! A terminal whose user is the test.
+//! A terminal on which the test types and reads.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::eventually;
 
-/// A program on a terminal of its own.
+/// A program on a new terminal.
 pub struct Pty {
     keyboard: File,
     terminal: OwnedFd,
@@ -41,7 +41,7 @@ impl Pty {
             .stderr(share(&pair.slave))
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        // The command keeps its ends until it is told others.
+        // `command` keeps its ends of the terminal open until it gets others.
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -73,7 +73,7 @@ impl Pty {
         writeln!(self.keyboard, "{text}").unwrap_or_else(|error| panic!("keyboard: {error}"));
     }
 
-    /// Everything the terminal showed.
+    /// All text that the terminal has shown.
     pub fn seen(&self) -> String {
         self.seen
             .lock()
@@ -81,7 +81,7 @@ impl Pty {
             .clone()
     }
 
-    /// Waits for the terminal to show `text`.
+    /// Waits until the terminal shows `text`.
     #[track_caller]
     pub fn expect(&self, text: &str) {
         eventually(&format!("the terminal shows {text:?}"), || {
@@ -94,7 +94,7 @@ impl Pty {
         });
     }
 
-    /// Changes the terminal's size and tells the program, as a window does.
+    /// Changes the terminal's size and sends the program SIGWINCH.
     #[track_caller]
     pub fn resize(&self, rows: u16, columns: u16) {
         let terminal = self
@@ -106,14 +106,14 @@ impl Pty {
             .stdin(terminal);
         let status = stty.status().unwrap_or_else(|e| panic!("{stty:?}: {e}"));
         assert!(status.success(), "{stty:?}: {status}");
-        // It is not the program's controlling terminal, so the kernel sends no signal.
+        // The kernel sends no signal, since it is not the program's controlling terminal.
         self.signal(Signal::SIGWINCH);
     }
 
-    /// The program's exit code, once it has ended.
+    /// The program's exit code; waits until it has exited.
     #[track_caller]
     pub fn exit_code(&mut self) -> i32 {
-        eventually("the program on the terminal ends", || {
+        eventually("the program on the terminal exits", || {
             match self.program.try_wait() {
                 Ok(Some(status)) => Ok(status.code().unwrap_or(-1)),
                 Ok(None) => Err("it runs".into()),

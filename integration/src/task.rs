@@ -1,8 +1,7 @@
-//! The task service of a shim, asked directly.
+//! A client of a shim's task service, without containerd in between.
 //!
-//! `ctr` cannot send every option, cannot be refused by a shim alone, and its
-//! answers take as long as containerd does. The shim's socket is where
-//! containerd itself speaks, so this is the same interface.
+//! `ctr` cannot send every option, shows only containerd's errors, and waits for
+//! containerd. This client uses the socket and the interface that containerd uses.
 
 use std::fs;
 use std::path::Path;
@@ -23,15 +22,16 @@ use containerd_shim_protos::ttrpc::{Client, Error, Request};
 
 use crate::NAMESPACE;
 
-/// A checkpoint of a small process on a loaded machine stays far below.
+/// The deadline of a request. A checkpoint of a small process on a loaded machine
+/// takes far less.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why a shim refused: the gRPC code and its sentence.
+/// A shim's error: the gRPC code and the message.
 #[derive(Debug, Clone)]
 pub struct Refused {
     /// The code's name, for example `NOT_FOUND`.
     pub code: String,
-    /// What the shim said.
+    /// The shim's message.
     pub message: String,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Display for Refused {
     }
 }
 
-/// One task of a shim. Clones ask over the same connection, at the same time.
+/// One task of a shim. Clones use the same connection, and may do so at the same time.
 #[derive(Clone)]
 pub struct Task {
     id: String,
@@ -104,7 +104,7 @@ impl Task {
         }
     }
 
-    /// Create with everything the caller chose.
+    /// Create with the caller's request.
     pub fn create(&self, request: &CreateTaskRequest) -> Result<CreateTaskResponse, Refused> {
         self.call("Create", request)
     }
@@ -135,7 +135,7 @@ impl Task {
         )
     }
 
-    /// Wait: answers when the task, or a process of it, has ended.
+    /// Wait: returns when the task, or a process of it, has exited.
     pub fn wait(&self, exec_id: &str) -> Result<WaitResponse, Refused> {
         let (id, exec_id) = (self.id.clone(), exec_id.into());
         self.call(
@@ -210,7 +210,7 @@ impl Task {
         )
     }
 
-    /// Exec with standard streams at the given paths, each may be empty.
+    /// Exec with standard streams at the given paths, each of which may be empty.
     pub fn exec(&self, exec_id: &str, process: &str, io: [&str; 3]) -> Result<(), Refused> {
         let [stdin, stdout, stderr] = io.map(String::from);
         let (id, exec_id) = (self.id.clone(), exec_id.into());
@@ -273,7 +273,7 @@ impl Task {
         )
     }
 
-    /// Stats: metrics of whichever cgroup version the host has.
+    /// Stats: metrics of the host's cgroup version.
     pub fn stats(&self) -> Result<StatsResponse, Refused> {
         self.call(
             "Stats",
@@ -307,7 +307,7 @@ impl Task {
         )
     }
 
-    /// Checkpoint into `path` as containerd asks for it.
+    /// Checkpoint into `path` with the options that containerd sends.
     pub fn checkpoint(
         &self,
         path: &Path,
@@ -361,7 +361,7 @@ impl Task {
     }
 }
 
-/// A protobuf message as containerd packs it: the type's name without a host.
+/// A protobuf message packed as containerd does it: the type's name without a host.
 pub(crate) fn packed(type_url: &str, message: &impl Message) -> Any {
     let value = message
         .write_to_bytes()
@@ -373,7 +373,7 @@ pub(crate) fn packed(type_url: &str, message: &impl Message) -> Any {
     }
 }
 
-/// A Go structure as containerd packs it: JSON under a name of its own.
+/// A Go structure packed as containerd does it: JSON under the structure's name.
 fn json(name: &str, value: &str) -> Any {
     Any {
         type_url: format!("types.containerd.io/{name}"),

@@ -1,17 +1,15 @@
-//! Waiting for a condition.
+//! Waits for a condition.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The bound of a wait for an event: generous, since a loaded machine must not fail
-/// a story.
+/// The usual deadline, generous for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks at the condition.
+/// The time between two checks of the condition.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// As many times as long as usual, where the machine is emulated
-/// (`CEDANA_TEST_PATIENCE`).
+/// A time multiplied by `CEDANA_TEST_PATIENCE`, for emulated machines.
 pub(crate) fn stretched(usual: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     usual
@@ -23,14 +21,14 @@ pub(crate) fn stretched(usual: Duration) -> Duration {
         })
 }
 
-/// Looks until `found` gives a value; panics with `what` and the last reason it
-/// gave when that does not come.
+/// Calls `found` until it returns a value; panics at the deadline, with `what` and its
+/// last error.
 #[track_caller]
 pub fn eventually<T>(what: &str, found: impl FnMut() -> Result<T, String>) -> T {
     eventually_within(PATIENCE, what, found)
 }
 
-/// [`eventually`] with a patience of its own.
+/// [`eventually`] with another deadline.
 #[track_caller]
 pub fn eventually_within<T>(
     patience: Duration,

@@ -1,4 +1,4 @@
-//! The workload's side in the tests: where it is, and what it answered.
+//! The workload program: its path, its command line and its report.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,17 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// Where a container finds the program.
+/// The program's path in a container.
 pub const PATH: &str = "/workload";
 
 static PROGRAM: &[u8] = include_bytes!(env!("STATIC_WORKLOAD"));
 
-/// The program in a file of this instance, to be mounted into containers.
+/// The program's file in this instance, which tests mount into containers.
 pub fn installed() -> &'static Path {
     static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
     INSTALLED.get_or_init(|| {
-        // One path for all test programs: a leftovers count must not see a
-        // new file for each of them.
+        // One path for all test programs, so that the leftovers test finds no new
+        // file for each of them.
         let path = Path::new("/var/tmp/cedana-workload");
         let draft = path.with_extension(std::process::id().to_string());
         fs::write(&draft, PROGRAM)
@@ -27,21 +27,21 @@ pub fn installed() -> &'static Path {
     })
 }
 
-/// What every workload holds at least, in MiB: less than 8 are restored eagerly, and
-/// what a story tells has to be true of a lazy restore.
+/// The memory of every workload in MiB. Less than 8 MiB are restored eagerly, and the
+/// stories have to hold for a lazy restore.
 const BALLAST: &str = "12";
 
-/// The command line of a workload that holds what `flags` name.
+/// The command line of a workload with the state that `flags` name.
 pub(crate) fn command_line<'a>(flags: &[&'a str]) -> Vec<&'a str> {
     [&[PATH, "--ballast", BALLAST], flags].concat()
 }
 
-/// What a workload found when it verified itself.
+/// A workload's report of its own state.
 #[derive(Debug, Clone)]
 pub struct Report(BTreeMap<String, String>);
 
 impl Report {
-    /// Reads what a workload wrote.
+    /// Parses the text of a report.
     pub fn parse(text: &str) -> Self {
         let pair = |line: &str| {
             let (key, value) = line.split_once('=')?;
@@ -58,13 +58,13 @@ impl Report {
             .unwrap_or_else(|| panic!("the workload was not asked for {key}: {self:?}"))
     }
 
-    /// Drawn at random when the process started.
+    /// A random number that the process draws when it starts.
     #[track_caller]
     pub fn nonce(&self) -> &str {
         self.get("nonce")
     }
 
-    /// How far the process has counted.
+    /// The value of the process's counter.
     #[track_caller]
     pub fn counter(&self) -> u64 {
         let count = self.get("counter");
@@ -73,7 +73,7 @@ impl Report {
             .unwrap_or_else(|_| panic!("{count} is not a count"))
     }
 
-    /// Panics unless everything the workload holds is as it should be.
+    /// Panics if the workload has found any of its state damaged.
     #[track_caller]
     pub fn intact(&self) -> &Self {
         for (key, value) in &self.0 {
@@ -106,6 +106,6 @@ impl Report {
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect()
         };
-        assert_eq!(fixed(self), fixed(before), "this is not the same process");
+        assert_eq!(fixed(self), fixed(before), "another process than before");
     }
 }
