@@ -1,9 +1,9 @@
-//! The checkpoint engine: what this project knows of CRIU and of the files of a
-//! checkpoint. It knows nothing of containerd, Docker or runc, so that every
-//! front end (the runtime wrapper today) can use it.
+//! The checkpoint engine: reads, stores and serves the files of CRIU's checkpoints. It
+//! does not depend on containerd, Docker or runc, so that every front end (the runtime
+//! wrapper today) can use it.
 //!
 //! ```text
-//! criu/      the program: its version, its configuration, what its log means
+//! criu/      the program: its version, its configuration, the causes in its log
 //! images/    the files that CRIU writes
 //! format/    the files that Cedana stores in their place: manifest, pages, layout
 //! inspect/   the contents of a checkpoint, for people and programs
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! `capture`, `fuse`, `lazy` and `inspect` build on `format`, which builds on
-//! `images`; `criu` needs none of them. Nothing here runs a dump or a restore.
+//! `images`; `criu` needs none of them. The engine runs no dump and no restore.
 //! CRIU's images and logs are untrusted input: they are read with a bound, and no
 //! content can make a reader panic.
 

@@ -25,7 +25,7 @@ pub(crate) fn thread_id() -> i32 {
 pub(crate) fn priority() -> i32 {
     // SAFETY: getpriority takes two numbers. On Linux, PRIO_PROCESS and 0 mean
     // the calling thread alone (setpriority(2), "C library/kernel differences").
-    // An error would look like the value -1, and can't be: the thread exists.
+    // -1 is always a priority here: the call can't fail, because the thread exists.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
@@ -45,8 +45,8 @@ pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) == 0 }
 }
 
-/// Gives this thread the last of the eight best-effort I/O levels: its reads wait
-/// for all others', if the disk's scheduler has I/O priorities.
+/// Gives this thread the lowest of the eight best-effort I/O levels. If the disk's
+/// scheduler has I/O priorities, its reads wait for those of other processes.
 pub(crate) fn lower_disk_priority() {
     const WHO_PROCESS: libc::c_int = 1;
     const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;

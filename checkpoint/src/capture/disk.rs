@@ -1,5 +1,5 @@
-//! Writes stored frames to disk while the rest is still being compressed, so that
-//! the sync at the end has little left to wait for.
+//! Writes stored frames to disk while the rest is still being compressed, which
+//! shortens the sync at the end.
 //!
 //! A dedicated thread writes past the page cache (`O_DIRECT`), in large blocks. In
 //! the page cache the data would be dirty, in addition to what CRIU has written.
@@ -11,8 +11,8 @@
 //! makes the kernel start write-back early. That call blocks when the disk's queue
 //! is full, so workers don't make it.
 //!
-//! Nothing is synced here: that is done for all files at once, in the end, at the
-//! cost of one commit of the file system's journal ([`crate::format::publish`]).
+//! This module syncs nothing: [`crate::format::publish`] syncs all files at the end,
+//! at the cost of one commit of the file system's journal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -36,20 +36,20 @@ const BLOCK: usize = 4 << 20;
 /// any disk's block.
 const ALIGNED: usize = 4096;
 
-/// Blocks that may wait for the disk. A worker with another one waits.
+/// Blocks that may wait for the disk. A worker with one more block waits.
 const WAITING: usize = 3;
 
-/// How many files may be written past the page cache at one time, each of which
-/// has a block that is being filled: that of the process that CRIU is at, and
-/// another that isn't stored yet.
+/// Number of files that may bypass the page cache at one time: that of the process
+/// that CRIU is dumping, and an earlier one that is not stored yet. Each has a block
+/// that is being filled.
 const STREAMS: usize = 2;
 
 /// Maximum size of all buffers in bytes: waiting blocks, the one being written, and
 /// those being filled.
 pub(super) const MEMORY: u64 = ((WAITING + 1 + STREAMS) * BLOCK) as u64;
 
-/// Write-back of a file is started each time it has grown by this many bytes: often
-/// enough that the disk never idles, seldom enough that its requests are long.
+/// Growth of a file, in bytes, after which its write-back is started again: small
+/// enough that the disk never idles, large enough that its requests are long.
 const BEGIN: u64 = 8 << 20;
 
 /// The writing thread, with its result.
@@ -62,7 +62,7 @@ pub(super) struct Disk {
 #[derive(Clone)]
 pub(super) struct Queue {
     jobs: SyncSender<Job>,
-    /// How many more files may go past the page cache.
+    /// Number of further files that may bypass the page cache.
     places: Arc<AtomicUsize>,
     /// Buffers for reuse.
     spare: Arc<Mutex<Vec<Buffer>>>,
@@ -106,7 +106,7 @@ impl Disk {
     /// Waits until all jobs are done. Remaining streams can't write any more.
     ///
     /// # Errors
-    /// The first write that failed.
+    /// A write has failed; the first error is returned.
     pub(super) fn join(self) -> Result<(), Error> {
         // Fails if the thread has ended with an error, which it returns.
         let _ = self.queue.jobs.send(Job::End);
@@ -160,12 +160,12 @@ fn write(file: &File, buffer: &Buffer, offset: u64, end: Option<u64>) -> io::Res
 impl Queue {
     /// Starts write-back of a file that is in the page cache.
     pub(super) fn begin(&self, file: Arc<File>) {
-        // A hint: a full queue keeps the disk busy anyway.
+        // The call is a hint: a full queue keeps the disk busy anyway.
         let _ = self.jobs.try_send(Job::Begin(file));
     }
 
-    /// A place among the files that go past the page cache; `None` if the file
-    /// system has no `O_DIRECT` or all places are taken.
+    /// A place among the files that bypass the page cache; `None` if the file system
+    /// has no `O_DIRECT` or all places are taken.
     fn place(&self, file: &File) -> Option<Place> {
         let fewer = |places: usize| places.checked_sub(1);
         self.places.fetch_update(Relaxed, Relaxed, fewer).ok()?;
@@ -205,7 +205,7 @@ enum Way {
     },
 }
 
-/// A file's place among those that go past the page cache.
+/// A file's place among those that bypass the page cache.
 struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
@@ -215,7 +215,7 @@ impl Drop for Place {
 }
 
 impl Stream {
-    /// Creates the file; with a queue it is written to disk early.
+    /// Creates the file. With a queue it is written to disk early.
     pub(super) fn create(path: &Path, queue: Option<Queue>) -> io::Result<Self> {
         let file = create(path)?;
         let place = queue.as_ref().and_then(|queue| queue.place(&file));
@@ -235,7 +235,7 @@ impl Stream {
         })
     }
 
-    /// Hands the last block to the disk.
+    /// Queues the last block.
     pub(super) fn end(self) -> io::Result<()> {
         let Some(queue) = self.queue else {
             return Ok(());
@@ -272,8 +272,8 @@ fn send(
         offset,
         end,
     };
-    // The thread's own error is what `join` returns.
-    let ended = |_| io::Error::other("the disk took no more");
+    // `join` returns the thread's own error.
+    let ended = |_| io::Error::other("the disk's thread has ended");
     queue.jobs.send(job).map_err(ended)
 }
 
@@ -318,14 +318,14 @@ impl Buffer {
     fn new() -> Self {
         let memory = vec![0; BLOCK + ALIGNED];
         Self {
-            // As bytes the offset always exists, and is below the alignment.
+            // For bytes the offset always exists, and is below the alignment.
             start: memory.as_ptr().align_offset(ALIGNED).min(ALIGNED),
             memory,
             length: 0,
         }
     }
 
-    /// Copies as many bytes as fit; returns how many.
+    /// Copies as many bytes as fit and returns their number.
     fn take(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(BLOCK - self.length);
         let at = self.start + self.length;
@@ -344,7 +344,7 @@ fn lock(spare: &Mutex<Vec<Buffer>>) -> MutexGuard<'_, Vec<Buffer>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Creates a file of mode 0600, like all of a checkpoint.
+/// Creates a file of mode 0600, like all files of a checkpoint.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)

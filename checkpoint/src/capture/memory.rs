@@ -1,11 +1,11 @@
 //! Page images in memory (memfds) while they are captured.
 //!
-//! CRIU writes faster than its images can be stored, and in the page cache of a
-//! disk's file system they are dirty. Beyond a tenth of the free memory
-//! (`vm.dirty_background_ratio`) the kernel begins to write it to disk, for
-//! nothing; a little later it makes CRIU wait for that (`balance_dirty_pages`),
-//! and with it the application. A memfd has no write-back. Allocating its
-//! pages takes a little longer, so it is used only where write-back would start.
+//! CRIU writes faster than its images can be stored, and in a disk's page cache they
+//! are dirty. Beyond a tenth of the free memory (`vm.dirty_background_ratio`) the
+//! kernel begins to write them to disk, which is useless work. Beyond a higher limit
+//! CRIU waits for this write-back (`balance_dirty_pages`), and the frozen application
+//! waits for CRIU. A memfd has no write-back. Allocating its pages takes a little
+//! longer, so it is used only if write-back would start.
 //!
 //! Its memory can't be freed before it is stored, so twice the expected size must
 //! be available, on the machine and within this process's cgroup limits, and only
@@ -36,10 +36,10 @@ use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{getpid, getsid, setsid};
 
-/// What CRIU is expected to write.
+/// The expected output of CRIU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
-    /// Bytes of all page images, as far as known.
+    /// Bytes of all page images, as far as they are known.
     pub bytes: u64,
     /// Number of processes.
     pub processes: usize,
@@ -126,7 +126,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         for name in self.files.keys() {
-            // Stored ones have been removed already.
+            // Links of stored images have been removed already.
             let _ = fs::remove_file(self.dir.join(name));
         }
     }
@@ -210,7 +210,7 @@ fn memory_cgroup(line: &str) -> Option<PathBuf> {
 fn room(dir: &Path) -> Option<u64> {
     let number = |name: &str| -> Option<u64> {
         let text = fs::read_to_string(dir.join(name)).ok()?;
-        // "max" is no number.
+        // "max" is not a number.
         text.trim().parse().ok()
     };
     let (limit, used) = match number("memory.max") {

@@ -1,9 +1,9 @@
-//! Storing page images while CRIU writes them.
+//! Stores page images while CRIU writes them.
 //!
 //! CRIU writes a process's memory to `pages-N.img` while the application is
 //! frozen. Compression and the disk are slower than CRIU, so CRIU doesn't wait
 //! for them: its file is used as a pipe in the page cache. The workers read
-//! behind CRIU and punch holes into what is stored, so the kernel rarely writes
+//! behind CRIU and punch holes where its file is stored, so the kernel rarely writes
 //! those blocks to disk. If the workers can't keep up, the file grows as it would
 //! without them, and the kernel's write-back bounds memory. If write-back would
 //! start and there is enough memory, the file is a memfd ([`memory`]).
@@ -21,17 +21,17 @@
 //! frames, of the first file that has one. The worker that completes the next
 //! piece in order writes it, and the ready pieces after it. No worker waits for
 //! another, unless the ready pieces use up the memory setting.
-//! **The disk's thread** ([`disk`]) keeps the disk busy with what is written.
+//! **The disk's thread** ([`disk`]) writes stored blocks to disk early.
 //!
-//! While CRIU runs the workers have the lowest priority: one core is busy with
-//! CRIU and the application's own part in the dump, and the application waits
-//! for both. When CRIU has exited they get this process's priority. If that is not
-//! allowed (no CAP_SYS_NICE), new workers replace them.
+//! While CRIU runs the workers have the lowest priority, because the frozen
+//! application waits for CRIU and for CRIU's code in its processes. When CRIU has
+//! exited they get this process's priority. If that is not allowed (no
+//! CAP_SYS_NICE), new workers replace them.
 //!
 //! CRIU writes a page file from beginning to end, closes it, and doesn't open it
-//! again. This is not taken on trust: before the file is removed, its length
-//! must be what was stored. With [`Compression::None`] nothing is written or
-//! punched: the workers only compute the frames' digests, and keep their priority.
+//! again. This is checked: before the file is removed, its length must be the number
+//! of stored bytes. With [`Compression::None`] the workers write and punch nothing.
+//! They only compute the frames' digests, and keep their priority.
 //!
 //! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
 //! to a staging directory that is no checkpoint ([`crate::format::publish`]). If
@@ -67,38 +67,38 @@ pub struct Options {
     /// Limit of the workers' buffers in bytes. There is always one worker with a
     /// buffer for one frame.
     pub memory: u64,
-    /// Whether stored data is written to disk at once, because it will be synced.
-    /// If the page images are in memory it always is, because there is a lot of it.
+    /// Whether stored data is written to disk at once, because it will be synced. Page
+    /// images in memory are large, so their stored data always is.
     pub flush: bool,
-    /// What CRIU is expected to write; `None` if unknown.
+    /// The expected output of CRIU; `None` if unknown.
     pub expected: Option<Expected>,
 }
 
-/// Why page images could not be stored.
+/// The reason that page images could not be stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused something.
+    /// A system call failed.
     #[error("cannot {what} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On which file or directory.
+        /// Its file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// zstd can't be set up.
     #[error("cannot compress: {0}")]
     Encoder(io::Error),
     /// CRIU wrote to a page image after closing it.
-    #[error("{} has {found} bytes, and {read} were read of it: CRIU wrote to it after it had closed it", path.display())]
+    #[error("{} has {found} bytes, of which {read} were stored: CRIU wrote to it after closing it", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
         /// Its length.
         found: u64,
-        /// Bytes that were read.
+        /// Bytes that were stored.
         read: u64,
     },
     /// A thread or its pipe could not be created.
@@ -124,7 +124,7 @@ pub struct Captured {
     pub files: Vec<Entry>,
     /// Bytes that CRIU wrote.
     pub raw_bytes: u64,
-    /// Bytes that they take as stored.
+    /// Bytes of the stored files.
     pub stored_bytes: u64,
     /// False if the file system can't punch holes, so that CRIU's files and the
     /// stored ones took their full size at the same time.
@@ -141,19 +141,19 @@ pub struct Capture {
     disk: Option<Disk>,
 }
 
-/// Maximum length of a worker's piece: long enough that taking one and punching its
-/// hole cost little, short enough that the last one causes no wait.
+/// Maximum length of a worker's piece in bytes: long enough that taking it and
+/// punching its hole cost little, short enough that the last one is stored quickly.
 const PIECE: u64 = 2 << 20;
 
-/// How many pieces per worker may be in memory: pieces take different times,
-/// and a worker that the scheduler left waiting holds up what comes after it.
+/// Number of pieces per worker that may be in memory. Pieces take different times,
+/// and a worker that is not scheduled delays the writing of later pieces.
 const AHEAD: usize = 8;
 
 impl Capture {
-    /// Starts storing page images: those in `dir` now, and those that CRIU adds.
+    /// Starts storing page images: those that are in `dir`, and those that CRIU adds.
     ///
     /// # Errors
-    /// The directory can't be watched, or no thread be started.
+    /// The directory can't be watched, or no thread can be started.
     pub fn start(dir: &Path, options: Options, observer: Arc<Observer>) -> Result<Self, Error> {
         let memory = match options.compression {
             // The page images stay where CRIU writes them.
@@ -173,8 +173,8 @@ impl Capture {
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        // With page images in memory there is so much that the kernel would write it
-        // anyway.
+        // The stored data of page images in memory is so large that the kernel would
+        // write it anyway.
         let flush = options.flush || memory.is_some();
         // With little memory the workers get all of it.
         let direct = flush && options.memory >= 4 * disk::MEMORY;
@@ -207,11 +207,11 @@ impl Capture {
         Ok(capture)
     }
 
-    /// CRIU has written everything: stores what remains, on all cores, and
-    /// removes CRIU's files. The stored ones are yet to be synced.
+    /// Stores the rest on all cores, once CRIU has exited, and removes CRIU's files. The
+    /// caller syncs the stored ones.
     ///
     /// # Errors
-    /// What first went wrong, from the beginning on.
+    /// The first error since the start.
     pub fn finish(mut self) -> Result<Captured, Error> {
         self.watcher.end();
         if !self.shared.hurry(sys::priority()) {
@@ -219,7 +219,7 @@ impl Capture {
         }
         self.shared.report();
         self.join();
-        // First, because an error of the disk makes workers fail.
+        // The disk's error comes first, because it makes workers fail.
         self.disk.take().map_or(Ok(()), Disk::join)?;
         let captured = self.shared.take();
         self.memory = None;
@@ -263,15 +263,15 @@ impl Drop for Capture {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     workers: usize,
-    /// The most raw bytes of a piece; frames are not split.
+    /// Maximum number of raw bytes of a piece. Frames are not split.
     piece: u64,
     /// Maximum number of pieces that are being stored or wait for their turn.
     in_memory: usize,
 }
 
 impl Share {
-    /// A worker holds one raw piece. Each piece in memory also has its stored form,
-    /// which may be as long.
+    /// Divides the memory setting. A worker holds one raw piece, and each piece in
+    /// memory has a stored form, which may be as long.
     fn of(memory: u64, cores: usize) -> Self {
         let frame = u64::from(FRAME);
         let frames = memory / frame;

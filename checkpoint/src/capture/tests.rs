@@ -25,7 +25,7 @@ const NONE: Options = Options {
     expected: None,
 };
 
-/// With memory for going past the page cache.
+/// Options with enough memory to bypass the page cache.
 const DIRECT: Options = Options {
     memory: 128 << 20,
     ..ZSTD
@@ -35,7 +35,7 @@ fn start(dir: &Path, options: Options) -> Capture {
     Capture::start(dir, options, Arc::new(|_| {})).expect("start")
 }
 
-/// Bytes of which half compress.
+/// Pages of which half compress.
 fn memory(seed: u64, pages: usize) -> Vec<u8> {
     let mut word = seed | 1;
     (0..pages * 512)
@@ -52,7 +52,7 @@ fn stored(dir: &Path, name: &str) -> Vec<u8> {
     zstd::decode_all(file).expect("whole")
 }
 
-/// Waits for what another thread does.
+/// Waits for another thread.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
@@ -95,7 +95,7 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
     let raw = memory(1, 5000);
     let mut file = File::create(&path).expect("create");
     file.write_all(&raw[..16 << 20]).expect("write");
-    // All but what is less than a piece, without the file having been closed.
+    // The file is still open, so a rest of less than a piece is not stored yet.
     until("stored while it grows", || {
         seen.load(Ordering::Relaxed) >= 14 << 20
     });
@@ -113,15 +113,15 @@ fn a_growing_file_is_stored_and_emptied_while_it_grows() {
     };
     let path = dir.path().join(&entry.name);
     assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
-    let reader = Reader::open(&path, entry.hash()).expect("as the entry says");
+    let reader = Reader::open(&path, entry.hash()).expect("the entry's digest");
     drop(reader);
 }
 
 #[test]
-fn past_the_page_cache_files_are_the_same() {
+fn files_that_bypass_the_page_cache_are_the_same() {
     let dir = tempfile::tempdir().expect("tempdir");
     let capture = start(dir.path(), DIRECT);
-    // Of several blocks, of one, of none.
+    // Several blocks, one, none.
     let sizes = [(1, 10_000), (2, 3), (3, 0)];
     for (id, pages) in sizes {
         let path = dir.path().join(format!("pages-{id}.img"));
@@ -136,7 +136,7 @@ fn past_the_page_cache_files_are_the_same() {
         let entry = entry.expect("stored");
         let path = dir.path().join(&entry.name);
         assert_eq!(entry.size, fs::metadata(&path).expect("meta").len());
-        Reader::open(&path, entry.hash()).expect("as the entry says");
+        Reader::open(&path, entry.hash()).expect("the entry's digest");
     }
 }
 
@@ -147,7 +147,7 @@ fn files_in_memory_are_stored_and_leave_no_links() {
     let observer = Arc::new(|_| {});
     let files = Some(Arc::new(files));
     let capture = Capture::with(dir.path(), DIRECT, files, observer).expect("start");
-    // One more than there are links, and one link is never used.
+    // One image more than links, and one link is never used.
     let raw: Vec<_> = [(1, 3000), (2, 0), (4, 1), (5, 300)]
         .map(|(id, pages)| (id, memory(id, pages)))
         .into();
@@ -156,7 +156,7 @@ fn files_in_memory_are_stored_and_leave_no_links() {
         fs::write(&path, raw).expect("write");
         assert_eq!(path.is_symlink(), *id < 5);
     }
-    // Its close is seen before `finish`.
+    // The watcher sees its close before `finish`.
     until("stored", || dir.path().join("pages-4.img.zst").exists());
     let captured = capture.finish().expect("finish");
     assert_eq!(captured.files.len(), raw.len());
@@ -171,7 +171,7 @@ fn files_in_memory_are_stored_and_leave_no_links() {
 fn empty_short_open_and_foreign_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let write = |name: &str, raw: &[u8]| fs::write(dir.path().join(name), raw).expect("write");
-    // Complete before the start; empty; less than a frame; no page image.
+    // Complete before the start; empty; less than a frame; not a page image.
     write("pages-1.img", &memory(1, 3000));
     write("pages-2.img", b"");
     let capture = start(dir.path(), ZSTD);
@@ -210,7 +210,8 @@ fn without_compression_files_stay_and_get_digests() {
     };
     assert_eq!((pages.kind, table.kind), (Kind::Plain, Kind::Table));
     assert_eq!(pages.size, raw.len() as u64);
-    Reader::open_plain(&path, &dir.path().join(&table.name), pages.hash()).expect("as it says");
+    Reader::open_plain(&path, &dir.path().join(&table.name), pages.hash())
+        .expect("the entry's digest");
 }
 
 #[test]
@@ -219,7 +220,7 @@ fn a_write_after_close_is_an_error() {
     let path = dir.path().join("pages-1.img");
     let capture = start(dir.path(), ZSTD);
     fs::write(&path, memory(1, 300)).expect("write");
-    // Less than a piece: it is taken only because it was closed.
+    // Less than a piece: it is stored only because it was closed.
     until("stored", || dir.path().join("pages-1.img.zst").exists());
     let mut file = File::options().append(true).open(&path).expect("open");
     file.write_all(&[1; 4096]).expect("write");
@@ -247,11 +248,11 @@ fn a_missing_directory_and_an_existing_target_are_errors() {
     fs::write(dir.path().join("pages-1.img.zst"), b"mine").expect("write");
     fs::write(dir.path().join("pages-1.img"), memory(1, 3)).expect("write");
     let capture = start(dir.path(), ZSTD);
-    let error = capture.finish().expect_err("in the way").to_string();
+    let error = capture.finish().expect_err("the target exists").to_string();
     assert!(error.contains("pages-1.img.zst"), "{error}");
 }
 
-/// A file system of two megabytes, in a mount namespace of this thread's own.
+/// Uses a file system of two megabytes, in a mount namespace of the thread's own.
 #[test]
 fn a_full_disk_is_an_error_and_leaves_no_thread() {
     use nix::mount::{MsFlags, mount};
@@ -266,7 +267,7 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
                 None::<&str>,
             )
         });
-        // Not root: nothing to be tested with.
+        // Without root the file system can't be mounted.
         if private.is_err() {
             return;
         }
@@ -282,7 +283,7 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
         .expect("tmpfs");
         let path = dir.path().join("pages-1.img");
         let capture = start(dir.path(), ZSTD);
-        // CRIU leaves too little room for what we store.
+        // CRIU's file leaves too little room for the stored one.
         fs::write(dir.path().join("ghost"), vec![1; 700 << 10]).expect("write");
         fs::write(&path, memory(1, 300)).expect("write");
         let error = capture.finish().expect_err("full");
@@ -299,7 +300,7 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
         nix::mount::umount(dir.path()).expect("umount");
     })
     .join()
-    .expect("as it should");
+    .expect("no panic");
 }
 
 proptest! {
@@ -319,7 +320,7 @@ proptest! {
             flush: compress,
             expected: None,
         };
-        // Of three, two, if they are to be stored.
+        // Two files of three, if they are to be stored.
         let in_memory = (compress && in_memory)
             .then(|| Arc::new(Memory::make(dir.path(), 2).expect("files")));
         let capture = Capture::with(dir.path(), options, in_memory, Arc::new(|_| {}))

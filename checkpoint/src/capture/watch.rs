@@ -1,4 +1,4 @@
-//! Watches the images directory: new page images, their lengths, and closes.
+//! Watches the images directory for new page images, their lengths and their closes.
 //!
 //! inotify reports new files and closed ones. CRIU moves pages from a pipe
 //! (splice), which inotify reports as a change only since kernel 6.4. So a growing
@@ -26,13 +26,13 @@ use super::Error;
 use super::memory::Memory;
 use super::work::Shared;
 
-/// Interval of polling a growing file's length, in milliseconds. CRIU writes some ten
-/// megabytes in that time, which is a few pieces for the workers.
+/// Interval of polling a growing file's length, in milliseconds. CRIU writes about ten
+/// megabytes in that time, a few pieces for the workers.
 const LOOK: u8 = 5;
 
 /// The watching thread, and the pipe that ends it.
 pub(super) struct Watcher {
-    /// Its other end hangs up when this is dropped.
+    /// One end of the pipe. Dropping it ends the thread.
     end: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -109,7 +109,7 @@ struct Watch {
     memory: Option<Arc<Memory>>,
     /// The file in memory of each watch.
     in_memory: HashMap<WatchDescriptor, String>,
-    /// Events were lost.
+    /// Whether events were lost.
     unsure: bool,
     shared: Arc<Shared>,
     growing: BTreeSet<String>,

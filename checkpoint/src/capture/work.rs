@@ -28,7 +28,7 @@ pub(super) struct Shared {
     /// A piece may be available, or no more pieces will be.
     changed: Condvar,
     observer: Arc<Observer>,
-    /// Jobs for the disk's thread; `None` if nothing is flushed.
+    /// Jobs for the disk's thread; `None` if files are not flushed.
     queue: Option<Queue>,
     raw: AtomicU64,
     done: AtomicU64,
@@ -47,13 +47,13 @@ struct State {
     in_memory: usize,
     /// Buffers for reuse.
     spare: Vec<Vec<u8>>,
-    /// The watcher has seen all files.
+    /// Whether the watcher has seen all files.
     complete: bool,
-    /// CRIU has exited, so low priority is over.
+    /// Whether CRIU has exited, after which workers have the usual priority.
     hurried: bool,
     /// Workers of low priority, by thread id.
     low: Vec<i32>,
-    /// Workers of low priority must exit; others replace them.
+    /// Whether workers of low priority must exit, because others replace them.
     replaced: bool,
     stopped: bool,
     failed: Option<Error>,
@@ -191,7 +191,7 @@ impl Shared {
         }
     }
 
-    /// Says that no page image will be added.
+    /// Marks the list of page images as complete.
     pub(super) fn all_known(&self) {
         self.state().complete = true;
         self.changed.notify_all();
@@ -346,7 +346,7 @@ impl Shared {
     }
 }
 
-/// Runs a worker. `low` says that it was started while CRIU was running.
+/// Runs a worker. `low`: it was started while CRIU was running.
 pub(super) fn work(shared: &Shared, low: bool) {
     shared.begin();
     let result = Worker::new(shared).and_then(|mut worker| {
@@ -377,7 +377,7 @@ impl Worker {
 
     fn store(&mut self, shared: &Shared, piece: &Piece) -> Result<(), Error> {
         let file = &*piece.file;
-        // At most a piece, whose length was chosen by the memory there may be.
+        // At most a piece, whose length depends on the memory setting.
         self.raw.resize(piece.length as usize, 0);
         file.raw
             .read_exact_at(&mut self.raw, piece.offset)
@@ -412,9 +412,9 @@ impl Worker {
 }
 
 impl Shared {
-    /// Writes a piece if it is next in order, and the ready ones after it. If it is
-    /// not, or if another worker is writing, a later call writes it: no worker
-    /// waits for another.
+    /// Writes a piece if it is next in order, and the ready ones after it. Otherwise,
+    /// or if another worker is writing, a later call writes it, so that no worker waits
+    /// for another.
     fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
         let mut out = file.out();
         out.ready.insert(offset, ready);
@@ -467,7 +467,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Frees the memory of a written piece for another.
+    /// Returns the memory of a written piece for reuse.
     fn written(&self, piece: Ready) {
         let mut state = self.state();
         state.in_memory -= 1;

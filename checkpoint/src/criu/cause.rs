@@ -57,7 +57,7 @@ pub enum Cause {
     SecretMemory,
     /// An epoll set with an entry for a descriptor that was closed.
     EpollTarget,
-    /// A namespace of this kind that a process made inside the container.
+    /// A namespace of this kind that a process created inside the container.
     NestedNamespace(String),
     /// A traced or stopped process.
     Traced,
@@ -281,19 +281,19 @@ impl Cause {
     pub fn may_mean_ended(&self) -> bool {
         matches!(
             self,
-            // A zombie shows no IPC namespace, which is unlike that of init.
+            // A zombie has no IPC namespace, which differs from init's.
             Self::NestedNamespace(_)
-                // Killed in the freezer of cgroup v1, it leaves CRIU waiting.
+                // CRIU waits for a process that was killed in the freezer of cgroup v1.
                 | Self::FreezeTimeout
                 | Self::Traced
-                // Killed between two of its threads' ends.
+                // The threads of a killed process end one after the other.
                 | Self::DeadLeader
                 | Self::MissingMount(_)
                 | Self::MissingFile(_)
-                // Its end of a connection is closed.
+                // The kernel has closed its end of a connection.
                 | Self::ExternalUnixSocket
                 | Self::EpollTarget
-                // It has no mappings.
+                // A zombie has no mappings.
                 | Self::Inject
                 | Self::Vdso
         )
@@ -345,7 +345,7 @@ fn is_missing_in_proc(m: &str) -> bool {
     {
         return true;
     }
-    // "Can't open 42/status on procfs", and the bare number that comes before it.
+    // "Can't open 42/status on procfs", and the line with "42" alone before it.
     let Some(path) = after(m, "Can't open ") else {
         return false;
     };
@@ -353,14 +353,14 @@ fn is_missing_in_proc(m: &str) -> bool {
     name != path
         && (name.starts_with(": No such")
             || name.contains(" on procfs: No such")
-            // What the kernel answers for a process that has left its namespaces
+            // The kernel's error for a process that has left its namespaces
             // (`mounts_open_common` in fs/proc_namespace.c).
             || name.starts_with("/mountinfo on procfs: Invalid argument"))
 }
 
-/// Whether CRIU waited for a process to stop and got the status of one that has
-/// ended. It can be another one: for the end of its dumpers of namespaces CRIU waits
-/// for any child.
+/// Whether CRIU waited for a process to stop and got the status of a process that has
+/// ended. It can be another process: when its namespace dumpers end, CRIU waits for
+/// any child.
 fn wait_found_ended(m: &str) -> bool {
     let status = if let Some(rest) = after(m, "Task is still running (pid: ") {
         after(rest, "status: 0x")

@@ -25,7 +25,7 @@ pub const NETNS_KEY: &str = "extRootNetNS";
 /// Environment variable by which CRIU finds the file.
 pub const FILE_VARIABLE: &str = "CRIU_CONFIG_FILE";
 
-/// What a dump needs beyond the runtime's flags.
+/// The options of a dump that the runtime has no flag for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DumpOptions {
     /// Inode of the container's network namespace if the dump leaves it out, `None`
@@ -43,8 +43,8 @@ pub struct DumpOptions {
     /// Lets CRIU link unlinked open files that have another name under a temporary
     /// one. Without it a file deleted from an image layer can't be dumped at all.
     pub link_remap: bool,
-    /// How long CRIU may take to freeze the container. CRIU's own 10 s end the
-    /// dump of a big container on a loaded node.
+    /// CRIU's time limit for freezing the container. Its default of 10 s is too short
+    /// for a big container on a loaded node.
     pub timeout: Duration,
     /// A program that CRIU runs at each stage. If it fails after the dump, CRIU lets
     /// the processes run on (CRIU 3.19 and later).
@@ -53,7 +53,7 @@ pub struct DumpOptions {
 
 impl DumpOptions {
     /// Returns the file's text. `inherited` is the text of the file that the
-    /// environment named before. Its options come last and so win.
+    /// environment named before. Its options come last and override the others.
     #[must_use]
     pub fn render(&self, inherited: Option<&str>) -> String {
         let mut text = String::new();
@@ -104,7 +104,7 @@ fn external_mount(key: &str, value: &str) -> String {
     format!("external mnt[{key}]:{value}\n")
 }
 
-/// What a restore needs beyond the runtime's flags.
+/// The options of a restore that the runtime has no flag for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RestoreOptions {
     /// Closes the TCP connections of the checkpoint instead of restoring them. runc

@@ -23,11 +23,11 @@ use std::path::Path;
 
 use super::{Cause, Version};
 
-/// How much of a log's end is read. The errors of a failed run are within the
-/// last few hundred lines; 4 MiB is some forty thousand.
+/// The bytes at a log's end that are read. The errors of a failed run are within the
+/// last few hundred lines; 4 MiB are about forty thousand.
 const TAIL: u64 = 4 << 20;
 
-/// How much of the beginning is read, for the version line.
+/// The bytes at its beginning that are read, for the version line.
 const HEAD: u64 = 4 << 10;
 
 /// Length limit for the quotation of an unknown error, in characters.
@@ -67,7 +67,7 @@ const PROBES: [ErrorLine; 12] = [
 /// Errors that name the step that failed. The caller of a failed function prints
 /// them, after or in place of the reason.
 const REPORTS: [ErrorLine; 18] = [
-    // `dump_one_task`: "Dump files (pid: 42) failed with -1" and its like.
+    // `dump_one_task`: "Dump files (pid: 42) failed with -1" and similar ones.
     ("criu/cr-dump.c", "(pid: "),
     ("criu/cr-dump.c", "Can't dump threads"),
     ("criu/cr-dump.c", "Can't dump thread for pid"),
@@ -115,7 +115,7 @@ const CLEANUP: [ErrorLine; 16] = [
     ("criu/mount.c", "Can't umount forced mount"),
 ];
 
-/// What a log reveals about a failure.
+/// The diagnosis of a failure from its log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnosis {
     /// The cause, `None` if it is unknown.

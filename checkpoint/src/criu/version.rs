@@ -56,7 +56,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// Why the CRIU of this machine can't be used.
+/// The reason that the CRIU of this machine can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -2,8 +2,8 @@ use super::*;
 use crate::criu::cause::{Descriptor, Watched};
 use proptest::prelude::*;
 
-/// The cause in an excerpt of a log that CRIU 4.2.1 wrote under runc. Each file is
-/// named after what made CRIU fail.
+/// The cause in an excerpt of a log that CRIU 4.2.1 wrote under runc. The file's name
+/// is the reason of the failure.
 macro_rules! real {
     ($name:literal) => {
         diagnose_text(include_str!(concat!("data/", $name, ".log"))).cause
@@ -75,7 +75,7 @@ fn outside(number: u32, path: &str) -> Cause {
     })
 }
 
-/// Init or a child of it was killed during the dump.
+/// Logs of dumps during which init or a child of it was killed.
 #[test]
 fn real_dumps_in_which_a_process_is_killed() {
     for (log, cause) in [
@@ -99,8 +99,8 @@ fn real_dumps_in_which_a_process_is_killed() {
     }
 }
 
-/// CRIU prints the same errors for a killed process and for a running one with
-/// another fault. The log has the PID that CRIU could not detach from.
+/// Logs that CRIU prints both for a killed process and for a running one with another
+/// fault. They have the PID that CRIU could not detach from.
 #[test]
 fn real_dumps_with_an_ambiguous_log() {
     let namespace = diagnose_text(include_str!("data/ended-namespace.log"));
@@ -142,7 +142,7 @@ fn real_failures_of_a_restore() {
     assert_eq!(real!("address-gone"), Some(Cause::AddressNotAvailable));
 }
 
-/// Messages in CRIU's source that no run of it has logged.
+/// Messages in CRIU's source of which no real log is at hand.
 #[test]
 fn known_texts() {
     let cause = |text: &str| diagnose_text(&format!("(0) Error (a.c:1): {text}\n")).cause;
@@ -299,7 +299,7 @@ fn a_known_cause_after_an_unknown_error_is_not_the_reason() {
 }
 
 #[test]
-fn the_process_and_the_file_that_it_watches() {
+fn the_watching_process_and_the_watched_file_are_found() {
     let found = diagnose_text(include_str!("data/inotify-python.log"));
     assert_eq!(found.cause, Some(Cause::Inotify(Watched::Unknown)));
     assert_eq!(found.process, Some(3156));
@@ -329,7 +329,7 @@ fn probes_and_cleanup_are_never_reasons() {
     assert_eq!(diagnose_text(&[HEAD, cleanup].concat()).sentence(), None);
 }
 
-/// The same words from another file are another error.
+/// The same words from another source file are another error.
 #[test]
 fn an_error_line_is_recognized_by_its_file_too() {
     let found = diagnose_text("(0) Error (criu/other.c:1): Unable to create tun: x\n");
