@@ -8,8 +8,8 @@ use super::proto::wire::Message;
 use super::verify::name;
 use crate::images::Error;
 
-/// The most records of one file that are held at a time. A process can't have
-/// more descriptors than fs.nr_open, whose default this is.
+/// Limit of the records of one file that are held in memory. A process can't have more
+/// descriptors than fs.nr_open, whose default this is.
 const MAX_RECORDS: usize = 1 << 20;
 
 /// A directory of images. An optional image that is missing counts as empty.
@@ -73,7 +73,7 @@ impl Dir<'_> {
         let mut files = Vec::new();
         for entry in self.0.read_dir().map_err(unreadable)? {
             let entry = entry.map_err(unreadable)?;
-            // Not following links: what they lead to is not of the checkpoint.
+            // Links are not followed, because their targets are not in the checkpoint.
             let metadata = entry.metadata().map_err(unreadable)?;
             if metadata.is_file() {
                 let name = entry.file_name().to_string_lossy().into_owned();

@@ -14,8 +14,8 @@ use super::dir::Dir;
 use super::proto::{Mm, PagemapHead, PstreeEntry};
 use super::verify::Error;
 
-/// The names of these processes' page files. They decide only how CRIU's reads are
-/// cached, so an image that is not understood adds none.
+/// The names of these processes' page files. They only affect the caching of CRIU's
+/// reads, so an image that is not understood is ignored.
 pub(crate) fn pages(dir: &Path) -> Result<BTreeSet<String>, Error> {
     match read(dir) {
         Err(Error::Unknown { .. } | Error::TooMany { .. }) => Ok(BTreeSet::new()),

@@ -9,14 +9,14 @@ use super::proto::wire::{Malformed, Message};
 /// First word of every framed image but the inventory (CRIU's magic.h).
 const COMMON: u32 = 0x5456_4319;
 
-/// First word of CRIU's files that are no images: its statistics.
+/// First word of CRIU's files that are not images: its statistics.
 const SERVICE: u32 = 0x5510_5940;
 
 /// First word of the inventory.
 pub(crate) const INVENTORY: u32 = 0x5831_3116;
 
-/// The limit of a record. No record of an image that is read here is as large, so a
-/// greater length is damage, and is not allocated.
+/// Size limit of a record in bytes. Records of the images that are read here are
+/// smaller, so a greater length is damage, and is not allocated.
 const MAX_RECORD: u32 = 16 << 20;
 
 /// The fault of a file.
@@ -40,8 +40,8 @@ impl From<Malformed> for Fault {
 /// The records of one file, in order.
 pub(crate) struct Records {
     file: BufReader<File>,
-    /// The record that was read last: a pagemap has one for each run of pages, of a
-    /// few bytes each.
+    /// The record that was read last. Its buffer is reused, because a pagemap has a
+    /// record of a few bytes for each run of pages.
     record: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ impl Records {
             return Err(Fault::Truncated);
         }
         self.record.clear();
-        // Grown by what is really there, so a wrong length costs no memory.
+        // The buffer grows with the bytes that are read, so a wrong length costs no memory.
         (&mut self.file)
             .take(u64::from(length))
             .read_to_end(&mut self.record)

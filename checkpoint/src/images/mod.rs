@@ -1,7 +1,7 @@
 //! The files of a checkpoint, as CRIU writes them.
 //!
 //! ```text
-//! <dir>/inventory.img     one record: versions and what is in here
+//! <dir>/inventory.img     one record about the whole dump
 //!       pstree.img        the process tree
 //!       core-N.img ...    per process
 //!       netns-N.img       network namespace; says if it was left out (external)
@@ -13,11 +13,11 @@
 //! protobuf.c). [`frame`] reads the framing, [`proto`] the messages, [`dir`] a
 //! directory of such files.
 //!
-//! [`verify`](verify()) tells a complete checkpoint from a damaged one before
-//! anything is changed. [`network`] says whether the network namespace was left
-//! out, [`sockets`](sockets()) lists the sockets, [`unrestorable`](unrestorable())
-//! what CRIU dumps and can't restore, and [`forked`] finds the processes that
-//! share memory with their parent.
+//! [`verify`](verify()) distinguishes a complete checkpoint from a damaged one.
+//! [`network`] returns whether the network namespace was left out,
+//! [`sockets`](sockets()) lists the sockets, [`unrestorable`](unrestorable()) the parts
+//! that CRIU can't restore, and [`forked`] finds the processes that share memory with
+//! their parent.
 
 pub(crate) mod dir;
 pub(crate) mod forked;

@@ -17,7 +17,7 @@ use crate::images::Error;
 pub struct Socket {
     /// CRIU's number for the open file.
     pub id: u32,
-    /// CRIU's number for its network namespace; older versions don't say.
+    /// CRIU's number for its network namespace; `None` if CRIU is older.
     pub netns: Option<u32>,
     /// The kind of socket.
     #[serde(flatten)]
@@ -28,7 +28,7 @@ pub struct Socket {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "family", rename_all = "lowercase")]
 pub enum SocketKind {
-    /// AF_INET or AF_INET6; the addresses tell which.
+    /// AF_INET or AF_INET6, by the type of the addresses.
     Inet(Inet),
     /// AF_UNIX.
     Unix(Unix),
@@ -58,7 +58,7 @@ pub struct Inet {
     pub protocol: Protocol,
     /// The state of a TCP socket.
     pub state: Option<TcpState>,
-    /// Its own address; all zeroes if it is not bound.
+    /// Its own address; all zeros if it is not bound.
     pub source: SocketAddr,
     /// The address of its peer, if it is connected.
     pub destination: Option<SocketAddr>,
@@ -120,11 +120,11 @@ pub struct Unix {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: SocketType,
-    /// Whether it takes connections.
+    /// Whether it accepts connections.
     pub listening: bool,
     /// Its path, or `@` and its name in the abstract namespace.
     pub name: Option<String>,
-    /// Its inode's number.
+    /// Its inode number.
     pub inode: u32,
     /// The inode of the socket that it is connected to.
     pub peer: Option<u32>,
@@ -150,7 +150,7 @@ impl Socket {
             let Some(mut inet) = Inet::of(isk) else {
                 return Ok(None);
             };
-            // Only a connection has such a file.
+            // Only a connected socket has such a file.
             let stream = format!("tcp-stream-{:x}.img", isk.ino);
             if let Some(stream) = dir.first::<proto::TcpStream>(&stream)? {
                 inet.receive_queue = Some(stream.inq_len);
@@ -168,7 +168,7 @@ impl Socket {
         } else if let Some(psk) = &entry.psk {
             let kind = SocketKind::Packet {
                 kind: psk.kind.into(),
-                // Kept as it stands in a packet, as packet(7) wants it.
+                // CRIU stores it in network byte order, as packet(7) does.
                 protocol: u16::from_be(psk.protocol as u16).into(),
                 interface: psk.ifindex,
             };
@@ -211,9 +211,9 @@ impl Inet {
     }
 }
 
-/// An address as CRIU stores it: the words of the kernel's structure, each a
-/// number of the machine, which for those that CRIU runs on (but s390) has its
-/// lowest byte first; the port as a number.
+/// Converts an address as CRIU stores it: the words of the kernel's structure, and the
+/// port as a number. The words are in the machine's byte order, which is little-endian
+/// on all of CRIU's architectures but s390.
 fn address(family: u32, words: &[u32], port: u32) -> Option<SocketAddr> {
     const AF_INET: u32 = 2;
     const AF_INET6: u32 = 10;
@@ -226,7 +226,7 @@ fn address(family: u32, words: &[u32], port: u32) -> Option<SocketAddr> {
             }
             Ipv6Addr::from(bytes).into()
         }
-        // A socket without a peer may have no words for it.
+        // The peer's address may be empty if the socket has no peer.
         (AF_INET, []) => Ipv4Addr::UNSPECIFIED.into(),
         (AF_INET6, _) => Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
@@ -269,14 +269,14 @@ impl From<u32> for SocketType {
 impl Unix {
     fn of(usk: &proto::UnixSocket) -> Self {
         const LISTEN: u32 = 10;
-        // Ends with a NUL where the caller's address did.
+        // The name ends with NUL if the address passed to bind(2) did.
         let trimmed = usk.name.strip_suffix(&[0]).unwrap_or(&usk.name);
         let name = match trimmed {
             [] => None,
             [0, rest @ ..] => Some(format!("@{}", String::from_utf8_lossy(rest))),
             path => {
                 let path = String::from_utf8_lossy(path);
-                // A relative name stands with the directory it was bound in.
+                // For a relative name CRIU also stores the directory it was bound in.
                 Some(match &usk.name_dir {
                     Some(dir) => format!("{dir}/{path}"),
                     None => path.into_owned(),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_no_socket() {
+    fn invalid_addresses_are_no_socket() {
         assert!(Inet::of(&socket(3, &[0], &[0])).is_none());
         let mut far = socket(2, &[0], &[0]);
         far.src_port = 70000;

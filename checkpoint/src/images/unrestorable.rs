@@ -1,15 +1,15 @@
-//! Finds what CRIU dumps without an error and can't restore.
+//! Finds the parts of a checkpoint that CRIU dumps without an error and can't restore.
 //!
 //! Three kinds are known, the first two seen with CRIU 4.2:
 //!
-//! - **A deleted file within a deleted directory that is open too.** CRIU makes
+//! - **A deleted file within a deleted directory that is open too.** CRIU creates
 //!   both again under their old names and removes them when they are open
 //!   (criu/files-reg.c, `prepare_remaps` and `try_clean_remaps`). It does both in
-//!   the order of remap-fpath.img. If the directory comes first there, the file
-//!   is made within it, and the directory can't be removed: "Couldn't unlink
-//!   remap ...: Directory not empty". If the file comes first, it is made further
-//!   up, where a directory exists, and all goes well. The order is that of the
-//!   dump, so only the images tell.
+//!   the order of remap-fpath.img. If the directory comes first there, CRIU creates
+//!   the file within it and can't remove the directory: "Couldn't unlink remap ...:
+//!   Directory not empty". If the file comes first, CRIU creates it further up, in a
+//!   directory that exists, and the restore succeeds. The order is that of the dump,
+//!   so only the images have it.
 //! - **A file of a thread in /proc**, `/proc/PID/task/TID/...`. CRIU opens files
 //!   before it starts threads, so the path does not exist then. A process's first
 //!   thread, whose TID is the PID, exists.
@@ -17,7 +17,7 @@
 //!   nor for the permission to use them (criu/arch/x86/crtools.c). They do have the
 //!   header of the processor's state (`XSTATE_BV`), which says that there are tiles.
 //!   The restore succeeds, and the thread's next tile instruction raises SIGILL. A
-//!   thread that has released its tiles shows nothing, and fails likewise.
+//!   thread that has released its tiles has no such bits, and fails in the same way.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -80,7 +80,7 @@ pub fn unrestorable(dir: &Path) -> Result<Vec<Unrestorable>, Error> {
     if files.values().any(|file| thread(&file.name).is_some()) {
         found.extend(of_threads(&files, &proc_mounts(&dir)?));
     }
-    // Each thread has an image, and CRIU waits meanwhile.
+    // CRIU waits while the images are read, and each thread has one.
     if has_tiles() {
         found.extend(with_tiles(&dir)?);
     }
@@ -90,7 +90,7 @@ pub fn unrestorable(dir: &Path) -> Result<Vec<Unrestorable>, Error> {
 /// Whether this machine's processors have AMX.
 fn has_tiles() -> bool {
     let mut text = String::new();
-    // No Linux but x86's has the flag.
+    // Only Linux on x86 has this flag.
     File::open("/proc/cpuinfo")
         .and_then(|file| file.take(ONE_PROCESSOR).read_to_string(&mut text))
         .is_ok_and(|_| text.contains(" amx_tile"))
@@ -114,9 +114,9 @@ fn uses_tiles(core: &Core) -> bool {
     state().is_some_and(|xsave| xsave.xstate_bv & TILES != 0)
 }
 
-/// The deleted directories that are open in the checkpoint in `dir`. CRIU makes
-/// each again under its old name and removes it when it is open, so a restore
-/// fails where something else has that name by then.
+/// The deleted directories that are open in the checkpoint in `dir`. CRIU creates each
+/// again under its old name and removes it when it is open, so a restore fails if
+/// another file has that name by then.
 ///
 /// # Errors
 /// An image is damaged.
@@ -146,13 +146,13 @@ fn is_directory(file: &RegFile) -> bool {
     file.mode.is_some_and(|mode| mode & S_IFMT == S_IFDIR)
 }
 
-/// Each deleted directory with the first deleted file that CRIU makes within it.
+/// Each deleted directory with the first deleted file that CRIU creates within it.
 fn within(remaps: &[RemapFilePath], files: &HashMap<u32, RegFile>) -> Vec<Unrestorable> {
     let mut seen = HashSet::new();
     let mut directories: Vec<&RegFile> = Vec::new();
     let mut found = Vec::new();
     for remap in remaps {
-        // Of several descriptors of one deleted file the first has it made.
+        // CRIU creates a deleted file for the first of its descriptors.
         if remap.remap_type != Some(GHOST) || !seen.insert(remap.remap_id) {
             continue;
         }
@@ -200,7 +200,7 @@ fn of_threads(files: &HashMap<u32, RegFile>, mounts: &HashMap<u32, String>) -> V
     found.into_iter().map(Unrestorable::Thread).collect()
 }
 
-/// The mounts of procfs by ID: their mountpoints without the slash in front.
+/// The mountpoints of procfs mounts by ID, without their leading slash.
 fn proc_mounts(dir: &Dir<'_>) -> Result<HashMap<u32, String>, Error> {
     let mut mounts = HashMap::new();
     for (name, _) in dir.files()? {
@@ -218,12 +218,12 @@ fn proc_mounts(dir: &Dir<'_>) -> Result<HashMap<u32, String>, Error> {
     Ok(mounts)
 }
 
-/// PID and TID of a path that ends in `/PID/task/TID` or leads on from there.
+/// PID and TID of a path that contains `/PID/task/TID`.
 fn thread(path: &str) -> Option<(u32, u32)> {
     let (before, after) = path.split_once("/task/")?;
     let pid = before.rsplit('/').next()?.parse().ok()?;
     let tid = after.split('/').next()?;
-    // A directory of a thread that has ended.
+    // The directory of a thread that has ended.
     let tid = tid.strip_suffix(" (deleted)").unwrap_or(tid).parse().ok()?;
     Some((pid, tid))
 }
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_directory_that_comes_first_stays_full() {
+    fn only_a_directory_before_its_file_is_unrestorable() {
         let lost = Unrestorable::Within {
             directory: "/tmp/d".into(),
             file: "/tmp/d/f".into(),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_threads_file_is_one_in_procfs() {
+    fn only_files_in_procfs_are_files_of_threads() {
         let mounts = [(10, "proc".to_owned())].into();
         let at = |name: &str, mnt_id: Option<u32>| RegFile {
             mnt_id,
@@ -320,7 +320,7 @@ mod tests {
         let files = [
             (1, at("/proc/1/task/6/stat", Some(20))),
             (2, at("/proc/1/task/1/stat", Some(20))),
-            // A program's own files, named the same way, and of no known mount.
+            // A program's own file of the same name, and a file of an unknown mount.
             (3, at("/proc/1/task/7/stat", Some(22))),
             (4, at("/proc/1/task/8/stat", None)),
         ]
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(unrestorable(&data).expect("whole"), []);
         assert!(deleted_directories(&data).expect("whole").is_empty());
         assert_eq!(with_tiles(&Dir(&data)).expect("whole"), None);
-        // Its images do tell of the processor's state.
+        // Its images do have the processor's state.
         let core: Core = Dir(&data).first("core-1.img").expect("read").expect("one");
         let fpregs = core.thread_info.and_then(|info| info.fpregs);
         let state = fpregs.and_then(|fpregs| fpregs.xsave).expect("xsave");
@@ -354,7 +354,7 @@ mod tests {
             }),
             ..Core::default()
         };
-        // AVX-512 and protection keys are kept.
+        // CRIU restores AVX-512 and protection keys.
         assert!(!uses_tiles(&core(0x2e7)));
         assert!(uses_tiles(&core(0x602e7)));
         assert!(uses_tiles(&core(1 << 17)));
@@ -363,9 +363,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_path_is_too_strange(path in "(proc|[0-9]|/|task|\u{20}|\\(deleted\\)|\\PC){0,12}") {
+        fn no_path_panics(path in "(proc|[0-9]|/|task|\u{20}|\\(deleted\\)|\\PC){0,12}") {
             if let Some((pid, tid)) = thread(&path) {
-                // Digits stand for themselves, with zeros in front at most.
+                // A number is in the path as its digits, with leading zeros at most.
                 let (before, after) = path.split_once("/task/").expect("a thread's");
                 prop_assert!(before.ends_with(&pid.to_string()));
                 prop_assert!(after.contains(&tid.to_string()));

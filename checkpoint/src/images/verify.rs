@@ -17,7 +17,7 @@ const WALKED: [&str; 7] = [
     "pstree", "core-", "mm-", "pagemap-", "fdinfo-", "ids-", "files",
 ];
 
-/// Why a directory can't be restored from.
+/// The reason that a directory is not a complete checkpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -43,7 +43,7 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// One of its files is no CRIU image.
+    /// One of its files is not a CRIU image.
     #[error("the checkpoint's {} is not a CRIU image: it was overwritten or damaged; take the checkpoint again or restore another", file.display())]
     NotAnImage {
         /// The file.
@@ -55,7 +55,7 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// One of its files has more records than are read.
+    /// One of its files has more records than the reader accepts.
     #[error("the checkpoint's {} has more entries than any container: it was not written by CRIU", file.display())]
     TooMany {
         /// The file.
@@ -109,7 +109,7 @@ pub fn verify(dir: &Path) -> Result<(), Error> {
 }
 
 /// Compares the pagemaps in `dir` with the sizes of the page files that they
-/// name. Pages without a file are served from elsewhere.
+/// name. Pages without a file come from elsewhere, such as a page server.
 pub(crate) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> Result<(), Error> {
     let unreadable = |source| Error::Directory {
         dir: dir.to_owned(),
@@ -124,7 +124,7 @@ pub(crate) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> 
         if is_pagemap {
             let (pages, needed) = match needed(&entry.path()) {
                 Ok(found) => found,
-                // CRIU, which wrote it, may still know what it says.
+                // The CRIU that wrote it may still understand it.
                 Err(Fault::Malformed) => continue,
                 Err(fault) => return Err(name(fault, entry.path())),
             };
@@ -151,8 +151,8 @@ fn walk(file: &Path) -> Result<usize, Fault> {
 
 /// The number of a pagemap's pages file, and the bytes it must have.
 fn needed(file: &Path) -> Result<(u32, u64), Fault> {
-    // CRIU counts in pages of the machine; the smallest there is never asks for
-    // more than a whole file has.
+    // CRIU counts in pages of the machine. With the smallest page size the result never
+    // exceeds the size of a complete file.
     const PAGE: u64 = 4096;
     let mut records = Records::open(file)?;
     let head: PagemapHead = records.next_message()?.ok_or(Fault::Truncated)?;
@@ -216,7 +216,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_cut_is_found() {
+    fn every_truncation_is_found() {
         for (file, least) in [("inventory.img", 0), ("core-1.img", 9)] {
             let dir = whole();
             let path = dir.path().join(file);
@@ -245,7 +245,7 @@ pub(crate) mod tests {
             pagemap.extend(record);
         }
         fs::write(dir.path().join("pagemap-1.img"), pagemap).expect("write");
-        verify(dir.path()).expect("served from elsewhere");
+        verify(dir.path()).expect("pages from elsewhere");
         let pages = dir.path().join("pages-7.img");
         fs::write(&pages, vec![0; 3 * 4096]).expect("write");
         verify(dir.path()).expect("whole");

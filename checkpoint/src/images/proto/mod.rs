@@ -1,14 +1,14 @@
-//! The messages in CRIU's images, each with the fields that are looked at here.
+//! The messages in CRIU's images, each with the fields that are read here.
 //!
-//! Numbers and names are those of CRIU's images/*.proto, which only ever grow:
-//! a field that CRIU calls required is so in every version since 3.0.
+//! Numbers and names are those of CRIU's images/*.proto, to which CRIU only adds: a
+//! required field is required in every version since 3.0.
 
 pub(crate) mod wire;
 
 use wire::messages;
 
 messages! {
-    /// inventory.img: what the dump as a whole was.
+    /// inventory.img: one record about the whole dump.
     Inventory {
         1 img_version: u32,
         3 root_ids: Option<Ids>,
@@ -26,7 +26,7 @@ messages! {
     /// core-N.img: one record per thread; N is its ID.
     Core {
         1 mtype: u32,
-        /// On x86 alone.
+        /// On x86 only.
         2 thread_info: Option<ThreadInfoX86>,
         3 tc: Option<TaskCore>,
         4 ids: Option<Ids>,
@@ -59,8 +59,8 @@ messages! {
         4 egid: u32,
     }
 
-    /// ids-N.img: which of a process's kernel objects are whose. CRIU numbers
-    /// them; two processes with the same number share the object.
+    /// ids-N.img: CRIU's numbers for a process's kernel objects. Two processes with the
+    /// same number share the object.
     Ids {
         2 files_id: u32,
         5 pid_ns_id: Option<u32>,
@@ -80,11 +80,11 @@ messages! {
         13 saved_auxv: Vec<u64>,
         14 vmas: Vec<Vma>,
     }
-    /// One mapping of it.
+    /// One mapping of an address space.
     Vma {
         1 start: u64,
         2 end: u64,
-        /// Of a file: its ID. Of shared memory: the segment's.
+        /// The ID of the file, or of the shared memory segment.
         4 shmid: u64,
         5 prot: u32,
         6 flags: u32,
@@ -92,11 +92,11 @@ messages! {
         9 madv: Option<u64>,
     }
 
-    /// pagemap-N.img, the first record: which pages file it is about.
+    /// pagemap-N.img, the first record: the number of the pages file.
     PagemapHead {
         1 pages_id: u32,
     }
-    /// The others: runs of pages, in the order of the pages file.
+    /// pagemap-N.img, the other records: runs of pages, in the order of the pages file.
     PagemapRun {
         1 vaddr: u64,
         2 compat_nr_pages: u32,
@@ -112,13 +112,13 @@ messages! {
         3 kind: u32,
         4 fd: u32,
     }
-    /// fs-N.img: a process's place in the file system.
+    /// fs-N.img: a process's working directory and root.
     Fs {
         1 cwd_id: u32,
         2 root_id: u32,
     }
 
-    /// files.img: one record per open file, of whichever kind.
+    /// files.img: one record per open file of any kind.
     FileEntry {
         1 kind: u32,
         2 id: u32,
@@ -143,7 +143,7 @@ messages! {
         2 flags: u32,
         3 pos: u64,
         6 name: String,
-        /// Zigzag: even for the IDs that a mount can have.
+        /// Zigzag-encoded: even for the IDs that a mount can have.
         7 mnt_id: Option<u32>,
         8 size: Option<u64>,
         10 mode: Option<u32>,
@@ -245,7 +245,7 @@ messages! {
         7 inode_id: u64,
     }
 
-    /// remap-fpath.img: open files that have no name any more.
+    /// remap-fpath.img: open files that were deleted.
     RemapFilePath {
         1 orig_id: u32,
         2 remap_id: u32,
@@ -277,7 +277,7 @@ messages! {
         8 ext_key: Option<String>,
     }
 
-    /// stats-dump: what the dump took.
+    /// stats-dump: the costs of the dump.
     Stats {
         1 dump: Option<DumpStats>,
     }
@@ -302,8 +302,8 @@ impl Vma {
     pub(crate) const NORESERVE: u32 = 0x4000;
     pub(crate) const HUGETLB: u32 = 0x4_0000;
 
-    /// Whether this is no mapping but a guard region inside another one
-    /// (`VMA_AREA_GUARD`, since CRIU 4.2).
+    /// Whether this is a guard region inside a mapping (`VMA_AREA_GUARD`, since CRIU
+    /// 4.2).
     pub(crate) fn is_guard(&self) -> bool {
         self.status & (1 << 16) != 0
     }
@@ -320,14 +320,14 @@ impl Vma {
 }
 
 impl PagemapRun {
-    /// How many pages: the older field has 32 bits and is zero where it would
-    /// not do (CRIU 4.0).
+    /// The number of pages. The older field has 32 bits, and is zero if the number does
+    /// not fit (since CRIU 4.0).
     pub(crate) fn pages(&self) -> u64 {
         self.nr_pages.unwrap_or(self.compat_nr_pages.into())
     }
 
-    /// Whether the pages are in the pages file. Before CRIU 2.6 there were no
-    /// flags, and what was not in the parent was there.
+    /// Whether the pages are in the pages file. CRIU before 2.6 wrote no flags: pages
+    /// that were not in the parent were in the file.
     pub(crate) fn is_present(&self) -> bool {
         const PRESENT: u32 = 1 << 2;
         match self.flags {
@@ -342,7 +342,7 @@ impl PagemapRun {
         self.flags.unwrap_or_default() & LAZY != 0
     }
 
-    /// Whether they are in the parent checkpoint.
+    /// Whether the pages are in the parent checkpoint.
     pub(crate) fn is_in_parent(&self) -> bool {
         const PARENT: u32 = 1;
         match self.flags {

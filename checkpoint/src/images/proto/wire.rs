@@ -1,27 +1,26 @@
-//! Protobuf's wire format, as much of it as CRIU's images use, and the macro by
-//! which a message is declared.
+//! Protobuf's wire format, as far as CRIU's images use it, and the macro that declares
+//! messages.
 //!
-//! No generated code and no code generator: the few fields that are looked at
-//! are declared where they are explained, and everything else is stepped over.
-//! A reader of its own also fits what comes from outside better: names that are
-//! no UTF-8 (CRIU stores a path as the kernel has it) are kept as far as they
-//! can be shown, and since a required field must be there, a list of messages
-//! can't grow much beyond the bytes that describe it.
+//! There is no code generator: the few fields that are read are declared beside their
+//! documentation, and all others are skipped. This reader also suits untrusted input.
+//! It keeps names that are not UTF-8 (CRIU stores a path as the kernel has it), with
+//! replacement characters. It requires required fields, so a list of messages in memory
+//! is not much larger than its bytes in the image.
 
-/// The bytes are no message of the kind that they are taken for.
+/// The error for bytes that are not a message of the expected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// What a field holds, before its type is known.
+/// The value of a field, before its type is known.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Value<'a> {
-    /// A number of any of the wire's three encodings.
+    /// A number in any of the wire's three encodings.
     Number(u64),
-    /// A string, bytes, a message within the message, or packed numbers.
+    /// A string, bytes, a nested message, or packed numbers.
     Bytes(&'a [u8]),
 }
 
-/// The fields of a message, in order: number and value.
+/// An iterator over the fields of a message: number and value.
 pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
@@ -97,7 +96,7 @@ pub(crate) trait Field: Default {
     /// Whether a message without it is damaged.
     const REQUIRED: bool = true;
 
-    /// Takes a value in; of several the last counts, unless it is repeated.
+    /// Adds a value. If a field that is not repeated has several, the last one counts.
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed>;
 }
 
@@ -115,7 +114,7 @@ impl Field for u32 {
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         let mut number = 0u64;
         number.merge(value)?;
-        // Protobuf says so: a number too large for its field is cut.
+        // Protobuf truncates a number that is too large for its field.
         *self = number as u32;
         Ok(())
     }
@@ -183,7 +182,7 @@ impl Field for Vec<u64> {
     }
 }
 
-/// Repeated numbers come one by one or packed; a reader must take both.
+/// Reads a value of a repeated number, which may be single or packed.
 fn repeated(value: Value<'_>, mut push: impl FnMut(u64)) -> Result<(), Malformed> {
     match value {
         Value::Number(number) => push(number),
@@ -196,9 +195,9 @@ fn repeated(value: Value<'_>, mut push: impl FnMut(u64)) -> Result<(), Malformed
     Ok(())
 }
 
-/// A message that was declared with [`message!`].
+/// A message that was declared with [`messages!`].
 pub(crate) trait Message: Default {
-    /// Reads one. Fields that are not declared are stepped over.
+    /// Decodes a message. Undeclared fields are skipped.
     fn decode(bytes: &[u8]) -> Result<Self, Malformed>;
 }
 
@@ -284,7 +283,7 @@ mod tests {
     fn every_kind_of_field() {
         let bytes = [
             &[0x08, 0xac, 0x02][..],               // 1: 300
-            &[0x12, 3, b'a', 0xff, b'b'],          // 2: a name that is no UTF-8
+            &[0x12, 3, b'a', 0xff, b'b'],          // 2: a name that is not UTF-8
             &[0x18, 1],                            // 3: true
             &[0x22, 2, 0x08, 7],                   // 4: a message
             &[0x2a, 2, 0x08, 1, 0x2a, 2, 0x08, 2], // 5: two of them
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed() {
+    fn malformed_messages() {
         for (bytes, why) in [
             (&[0x08, 1][..], "a required field is missing"),
             (&[0x08, 1, 0x12, 9, b'a'], "a length beyond the end"),
