@@ -1,4 +1,4 @@
-"""What the programs in this folder have in common.
+"""The parts that the programs of this folder share.
 
 Each is one file with three parts, called by integration/tests/apps.rs:
 
@@ -6,10 +6,10 @@ Each is one file with three parts, called by integration/tests/apps.rs:
     NAME.py client ADDRESS    outside: connects once, obeys lines on stdin
     NAME.py check COUNT       in the container: exit 0 if the files are intact
 
-A client knows two orders. "write N" adds the Nth value to all that the server
-keeps: files, tables, memory, the session. "state" answers with one line that
-describes all of it, so that two equal lines mean equal states. A client never
-connects again: it ends when its connection does, and says so.
+A client knows two orders. "write N" adds the Nth value to all of the server's
+state: files, tables, memory, the session. "state" prints one line that describes
+all of it, so that two equal lines mean equal states. A client never reconnects: it
+prints an error and exits when its connection ends.
 
 The Nth value is always the same, so `check` knows what must be there.
 """
@@ -33,7 +33,7 @@ def digest(values):
 
 
 def become(*command, **environment):
-    """Replaces this process by the server, which talks into a file."""
+    """Replaces this process by the server, whose output goes to a file."""
     os.environ.update(environment)
     os.makedirs(DATA, exist_ok=True)
     log = os.open(DATA + "/log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
@@ -98,7 +98,7 @@ class Lines:
 
 
 class Http:
-    """A client of a server that answers over one connection that is kept."""
+    """A client of a server that answers over one persistent connection."""
 
     port = 8080
 
@@ -130,7 +130,7 @@ class Http:
 
 
 def obey(client):
-    """Reads orders until there are no more."""
+    """Obeys orders until the end of standard input."""
     print("ready", flush=True)
     for line in sys.stdin:
         order, _, argument = line.strip().partition(" ")

@@ -42,7 +42,7 @@ def forward():
 
 
 def pages(address):
-    """The page that was opened at the start, once it is there."""
+    """The page that Chromium opened at the start."""
     with urllib.request.urlopen(f"http://{address}:9223/json/list", timeout=30) as answer:
         found = [page for page in json.load(answer) if page["url"] == "file://" + PAGE]
     if not found:
@@ -82,7 +82,7 @@ class Client:
             time.sleep(0.05)
 
     def write(self, number):
-        # Script, DOM and storage; and a page of its own, in a new renderer.
+        # Script, DOM and storage, and another page in a new renderer.
         self.evaluate(
             f"values.push('{app.value(number)}');"
             f"list.append(Object.assign(document.createElement('li'), {{textContent: '{app.value(number)}'}}));"

@@ -4,8 +4,8 @@ import app
 
 
 def start():
-    # Servers of Go 1.24 and later listen by MPTCP where the kernel can do it, which
-    # CRIU can't dump.
+    # Servers of Go 1.24 and later use MPTCP if the kernel has it. CRIU can't dump
+    # that.
     app.become("go-server", GODEBUG="multipathtcp=0")
 
 

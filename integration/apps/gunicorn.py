@@ -1,4 +1,4 @@
-"""gunicorn --preload: a family of workers that share what was loaded before."""
+"""gunicorn --preload: workers that share the memory loaded before they are forked."""
 
 import app
 

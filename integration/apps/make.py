@@ -1,6 +1,6 @@
-"""make -j: a build of small C files, as the container starts.
+"""make -j: a build of small C files, run by the container.
 
-It has no client: integration/tests/apps.rs counts the objects that are made.
+It has no client: integration/tests/apps.rs counts the object files.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ BUILD = app.DATA + "/build"
 
 def start():
     for number in range(FILES):
-        # Enough for a compiler to be in the middle of it nearly always.
+        # Large enough that a compiler runs at nearly every checkpoint.
         body = "\n".join(f"static int f{n}(int x) {{ return x * {n} + {number}; }}" for n in range(FUNCTIONS))
         calls = " + ".join(f"f{n}(1)" for n in range(FUNCTIONS))
         app.file(f"{BUILD}/part{number}.c", f"{body}\nint part{number}(void) {{ return {calls}; }}\n")
@@ -24,7 +24,7 @@ def start():
     app.file(f"{BUILD}/main.c", f'#include <stdio.h>\n{declared}\nint main(void) {{ printf("%d\\n", {total}); }}\n')
     objects = " ".join(["main.o"] + [f"part{n}.o" for n in range(FILES)])
     app.file(f"{BUILD}/Makefile", f"result: {objects}\n\t$(CC) -o $@ $^\nCFLAGS = -O2\n")
-    # A shell as the container's init: make must not have to reap others' children.
+    # A shell is the container's init and reaps orphans, which make does not.
     app.become(
         "sh", "-c", f"make -C {BUILD} -j4 && echo built >{app.DATA}/end || echo failed >{app.DATA}/end; sleep infinity"
     )

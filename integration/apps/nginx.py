@@ -1,12 +1,12 @@
-"""nginx with two workers that stores what is PUT."""
+"""nginx with two workers, which stores files by PUT."""
 
 import os
 
 import app
 
 FILES = app.DATA + "/files"
-# As root: CRIU needs CAP_SYS_RESOURCE for another user's processes, which not
-# every machine has that runs the tests.
+# As root: CRIU needs CAP_SYS_RESOURCE for another user's processes, and some test
+# machines lack it.
 CONFIGURATION = f"""user root; daemon off; worker_processes 2; pid /data/pid;
 error_log {app.DATA}/log; events {{ }}
 http {{ access_log off; keepalive_timeout 1h; keepalive_requests 1000000;
@@ -38,7 +38,7 @@ class Client(app.Http):
 
     def state(self):
         contents = [self.ask("GET", f"/files/{number}") for number in range(self.files)]
-        # nginx counts the connection's requests, this client counts them, too.
+        # nginx and this client both count the connection's requests.
         connection, requests = self.ask("GET").split(" requests ")
         assert int(requests) == self.requests, f"{requests} requests, not {self.requests}"
         return f"{connection} files {app.digest(contents)}"

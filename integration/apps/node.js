@@ -1,4 +1,4 @@
-// Counts what it was told, like servers/server.go; a worker thread makes the digest.
+// Counts values, like servers/server.go; a worker thread computes the digest.
 const fs = require("node:fs");
 const http = require("node:http");
 const { Worker, isMainThread, parentPort } = require("node:worker_threads");

@@ -14,7 +14,7 @@ def run(*command):
 
 
 def environment():
-    """It refuses to run as root; CRIU needs CAP_SYS_RESOURCE for another user."""
+    """PostgreSQL refuses to run as root; CRIU needs CAP_SYS_RESOURCE for another user."""
     return os.environ | {"LD_PRELOAD": "/usr/local/lib/not-root.so"}
 
 

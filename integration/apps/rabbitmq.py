@@ -1,4 +1,4 @@
-"""RabbitMQ: a durable queue, and one that belongs to the connection."""
+"""RabbitMQ: a durable queue, and one that is exclusive to the connection."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ class Client:
             self.channel.basic_publish("", queue, app.value(number), self.persistent)
 
     def messages(self, queue):
-        """All of them, in order; they stay in the queue."""
+        """All messages in order; they stay in the queue."""
         held, tag = [], 0
         while True:
             method, _, body = self.channel.basic_get(queue)

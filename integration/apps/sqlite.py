@@ -1,4 +1,4 @@
-"""A server with an SQLite database that is open all the time."""
+"""A server that keeps an SQLite database open."""
 
 import os
 import socketserver
@@ -39,7 +39,7 @@ def start():
 
 
 def check(count):
-    # Another process opens it beside the server.
+    # A second process opens the database while the server has it open.
     for query, expected in (("PRAGMA integrity_check", "ok"), ("SELECT count(*) FROM kept", str(count))):
         answer = subprocess.run(["sqlite3", FILE, query], check=True, capture_output=True, text=True).stdout
         assert answer.strip() == expected, answer

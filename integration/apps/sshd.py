@@ -22,8 +22,8 @@ def start():
 class Client:
     def __init__(self, address):
         app.connect(address, 22).close()
-        # After each line ssh would send packets of no meaning for a while, to hide
-        # how fast the user types; a checkpoint doesn't know those that follow it.
+        # Otherwise ssh sends chaff after each line to hide keystroke timing, and a
+        # checkpoint lacks the packets that follow it.
         options = ["ObscureKeystrokeTiming=no"]
         options += ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         command = ["ssh", "-tt", "-i", KEY] + [word for option in options for word in ("-o", option)]
@@ -31,7 +31,7 @@ class Client:
         self.ask("stty -echo; PS1=; list=")
 
     def ask(self, line):
-        # Typed text is echoed at first: the mark is written so that its echo differs.
+        # The terminal echoes typed text, so the mark is typed in a form that differs.
         self.ssh.stdin.write(line + '; echo "the ""end"\n')
         self.ssh.stdin.flush()
         answer = []

@@ -1,4 +1,4 @@
-"""What gunicorn.py serves. 64 MiB are loaded before the workers are forked."""
+"""The application of gunicorn.py. 64 MiB are loaded before the workers are forked."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ def application(environ, start_response):
                 journal.write(body + "\n")
         loaded = hashlib.sha256(b"".join(PRELOADED)).hexdigest()[:16]
         held = hashlib.sha256("\n".join(values).encode()).hexdigest()[:16]
-    # The peer's port: it is the connection that the client opened.
+    # The peer's port identifies the client's connection.
     text = f"worker {os.getpid()} connection {environ['REMOTE_PORT']} preloaded {loaded} values {len(values)} {held}"
     start_response("200 OK", [("Content-Length", str(len(text)))])
     return [text.encode()]

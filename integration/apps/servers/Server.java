@@ -1,5 +1,5 @@
-// A server of many threads that keeps what it was told: "put VALUE" adds one,
-// "state" says how many there are, their digest, and which connection asks.
+// A server of many threads that keeps values: "put VALUE" adds one, "state" returns
+// their number, their digest, and the connection's number.
 
 import java.io.*;
 import java.net.*;

@@ -1,4 +1,4 @@
-// For PostgreSQL, which refuses to run as root, on machines without
+// Lets PostgreSQL run as root, which it refuses otherwise, on machines without
 // CAP_SYS_RESOURCE: there CRIU can't dump processes of another user.
 
 #include <unistd.h>

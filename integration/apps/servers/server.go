@@ -1,5 +1,5 @@
-// A server that counts what it was told: PUT adds a value, GET says how many
-// there are, their digest, and which connection it is that asks.
+// A server that keeps values: PUT adds one, GET returns their number, their digest,
+// and the connection's number.
 package main
 
 import (

@@ -1,4 +1,4 @@
-//! Threads and processes beside the first one.
+//! Threads and child processes of the workload.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio, exit};
@@ -15,7 +15,7 @@ impl Counters {
         Self((0..threads).map(|_| crate::tick()).collect())
     }
 
-    /// Every thread must be seen to move.
+    /// Fails unless every thread's counter moves.
     pub(crate) fn verify(&self) -> Result<(), String> {
         let before: Vec<u64> = self.0.iter().map(|c| c.load(Ordering::Relaxed)).collect();
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -37,7 +37,7 @@ impl Counters {
     }
 }
 
-/// A child process that is asked through a pipe and may have children itself.
+/// A child process that reports through a pipe and may have children itself.
 pub(crate) struct Child {
     ask: ChildStdin,
     answer: BufReader<ChildStdout>,
@@ -78,16 +78,16 @@ impl Child {
             .and_then(|()| self.answer.read_line(&mut line))
             .map_err(|e| e.to_string())?;
         match line.trim() {
-            "" => Err("the child is gone".into()),
+            "" => Err("the child has exited".into()),
             answer => Ok(answer.to_owned()),
         }
     }
 }
 
-/// The child's side: answers until the parent's end closes.
+/// Runs the child: answers each request until the parent closes its end.
 pub(crate) fn serve(mut report: impl FnMut() -> String) -> ! {
     for _ in io::stdin().lock().lines().map_while(Result::ok) {
-        // A child's counter moves between two questions; it is not compared.
+        // Without the counter, which moves between two reports.
         let stable: Vec<_> = report()
             .lines()
             .filter(|l| !l.starts_with("counter="))

@@ -1,4 +1,4 @@
-//! Files that are held open in ways a checkpoint finds hard.
+//! Open files that are hard to checkpoint.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// At a path that stays.
+    /// A file that keeps its path.
     pub(crate) fn create(path: &str, seed: u64, size: usize) -> io::Result<Self> {
         let mut file = File::options()
             .create_new(true)
@@ -28,7 +28,7 @@ impl Held {
         Ok(Self { seed, size, file })
     }
 
-    /// Deleted while open: exists through this descriptor only.
+    /// A deleted file, which exists through this descriptor only.
     pub(crate) fn deleted(seed: u64, size: usize) -> io::Result<Self> {
         let path = format!("/tmp/deleted-{}", std::process::id());
         let held = Self::create(&path, seed, size)?;
@@ -36,7 +36,7 @@ impl Held {
         Ok(held)
     }
 
-    /// Opened under a name that is gone while the file has another.
+    /// A file that was opened under a name that is removed, and has another name.
     pub(crate) fn with_another_name(seed: u64) -> io::Result<Self> {
         let path = format!("/tmp/first-{}", std::process::id());
         let held = Self::create(&path, seed, 64 << 10)?;
@@ -71,7 +71,7 @@ impl Lock {
         match sys::lock(&other) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(e.to_string()),
-            Ok(()) => Err("the lock was free".into()),
+            Ok(()) => Err("the lock is not held".into()),
         }
     }
 }
@@ -85,8 +85,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Begins anew if there is a journal of an earlier process. The first line ends
-    /// in this many spaces.
+    /// Starts a new journal, over that of an earlier process. The first line ends in
+    /// `spaces` spaces.
     pub(crate) fn begin(path: &str, nonce: u64, spaces: usize) -> io::Result<Self> {
         let nonce = format!("{nonce:016x}");
         fs::write(path, format!("{nonce}{}\n", " ".repeat(spaces)))?;
@@ -97,7 +97,7 @@ impl Journal {
             loop {
                 {
                     let mut n = growing.lock().unwrap_or_else(PoisonError::into_inner);
-                    // One write for a line: a reader never sees half of one.
+                    // One write for a line, so a reader never sees half of one.
                     if file.write_all(format!("{}\n", *n + 1).as_bytes()).is_err() {
                         return;
                     }
@@ -113,8 +113,8 @@ impl Journal {
         })
     }
 
-    /// Every line follows the one before it, but where a restore has brought
-    /// back a process that had written less; the last is what memory says.
+    /// Fails unless every line follows the one before, and the last has the number in
+    /// memory. Numbers may step back, since a restored process may have written less.
     pub(crate) fn verify(&self) -> Result<(), String> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let text = fs::read_to_string(&self.path).map_err(|e| e.to_string())?;

@@ -1,8 +1,8 @@
-//! What programs do to their memory: move it, drop it, copy it, lock it.
+//! Moves, drops, copies and locks memory.
 //!
-//! The regions are set up before a checkpoint, and played with once after a
-//! restore, when a lazy one has them still to bring. Each game has a region of
-//! its own, whose every page is different and known.
+//! The regions are set up before a checkpoint and used once after a restore, while a
+//! lazy one still lacks them. Each game has its own region, whose pages all differ and
+//! are known.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -45,7 +45,7 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
 }
 
-/// A mapping whose pages are known.
+/// A mapping with known pages.
 #[derive(Clone, Copy)]
 struct Region {
     at: usize,
@@ -63,7 +63,7 @@ impl Region {
     fn new(seed: u64) -> Result<Self, String> {
         let at = map()?;
         let region = Self { at, seed };
-        // SAFETY: the mapping is as long, and nothing else refers to it.
+        // SAFETY: the mapping has this length, and nothing else refers to it.
         let words = unsafe { slice::from_raw_parts_mut(at as *mut u64, BYTES / 8) };
         for (word_at, value) in words.iter_mut().enumerate() {
             *value = word(seed, word_at as u64);
@@ -75,11 +75,11 @@ impl Region {
         (self.at + page * PAGE) as *mut c_void
     }
 
-    /// Whether these pages hold what was written to them.
+    /// Fails unless these pages hold what was written to them.
     fn holds(self, pages: std::ops::Range<usize>, what: &str) -> Result<(), String> {
         for page in pages {
             let first = page * PAGE / 8;
-            // SAFETY: the caller knows the page to be mapped and readable.
+            // SAFETY: the caller asserts that the page is mapped and readable.
             let words = unsafe { slice::from_raw_parts(self.place(page) as *const u64, PAGE / 8) };
             for (number, &value) in words.iter().enumerate() {
                 if value != word(self.seed, (first + number) as u64) {
@@ -108,7 +108,7 @@ fn map() -> Result<usize, String> {
 
 /// A new private mapping without a file.
 pub(crate) fn map_with(bytes: usize, prot: c_int) -> Result<usize, String> {
-    // SAFETY: a new mapping, where the kernel likes.
+    // SAFETY: a new mapping, at an address that the kernel chooses.
     let at = unsafe {
         mmap(
             std::ptr::null_mut(),
@@ -125,14 +125,14 @@ pub(crate) fn map_with(bytes: usize, prot: c_int) -> Result<usize, String> {
     }
 }
 
-/// Runs something in a forked child, and says what it said.
+/// Runs `check` in a forked child, and fails if that does.
 fn in_child(what: &str, check: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    // SAFETY: the child touches its memory and ends, without a lock or an
-    // allocation unless it fails.
+    // SAFETY: the child reads its memory and exits, without a lock or an allocation
+    // unless it fails.
     match unsafe { fork() } {
         0 => {
             let code = c_int::from(check().is_err());
-            // SAFETY: it ends this process and runs nothing else.
+            // SAFETY: _exit runs no code of this process.
             unsafe { _exit(code) }
         }
         -1 => Err(format!("fork: {}", io::Error::last_os_error())),
@@ -142,13 +142,13 @@ fn in_child(what: &str, check: impl FnOnce() -> Result<(), String>) -> Result<()
             while unsafe { waitpid(pid, &raw mut status, 0) } == -1 {}
             match status {
                 0 => Ok(()),
-                status => Err(format!("{what}: the child ended with {status:#x}")),
+                status => Err(format!("{what}: the child exited with {status:#x}")),
             }
         }
     }
 }
 
-/// The regions, and how the games went.
+/// The regions, and the result of the games.
 pub(crate) struct Games {
     forked: Region,
     wiped: Region,
@@ -164,7 +164,7 @@ impl Games {
     pub(crate) fn set_up(nonce: u64) -> Result<Self, String> {
         let region = |number: u64| Region::new(nonce ^ (number << 56));
         let wiped = region(2)?;
-        // SAFETY: it is this mapping's own length.
+        // SAFETY: this is the mapping's own length.
         let result = unsafe { madvise(wiped.place(0), BYTES, MADV_WIPEONFORK) };
         done(result, "wipe on fork")?;
         Ok(Self {
@@ -179,7 +179,7 @@ impl Games {
         })
     }
 
-    /// Plays all of them, each on memory that was not looked at before.
+    /// Plays all games, each on memory that was not read before.
     pub(crate) fn play(&mut self) {
         self.played = Some(self.all());
     }
@@ -192,7 +192,7 @@ impl Games {
             forked.holds(0..PAGES, "in the child")?;
             in_child("fork in a fork", || forked.holds(0..PAGES, "in its child"))
         })?;
-        // A child that execs at once, and lacks what its parent lacks.
+        // A child that calls exec at once and lacks the same memory as its parent.
         let status = Command::new("/proc/self/exe")
             .arg("--name")
             .status()
@@ -214,7 +214,7 @@ impl Games {
             return Err(format!("mremap: {}", io::Error::last_os_error()));
         }
         self.moved.at = at;
-        // Once more, to where something else was.
+        // And to an address where another mapping was.
         let to = map()?;
         const MREMAP_FIXED: c_int = 2;
         let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
@@ -233,7 +233,7 @@ impl Games {
 
         let dropped = self.dropped;
         let drop = |page: usize, pages: usize| {
-            // SAFETY: the region is as long; what was in it is not needed.
+            // SAFETY: the region has this length, and its content is not needed.
             let result = unsafe { madvise(dropped.place(page), pages * PAGE, MADV_DONTNEED) };
             done(result, "madvise")
         };
@@ -244,20 +244,20 @@ impl Games {
 
         let split = self.split;
         for page in (0..PAGES).step_by(3) {
-            // SAFETY: the page is in the region, and only read from now on.
+            // SAFETY: the page is in the region, and is only read from here on.
             let result = unsafe { mprotect(split.place(page), PAGE, PROT_READ) };
             done(result, "mprotect")?;
         }
         split.holds(everything.clone(), "split")?;
 
         let locked = self.locked;
-        // Within the usual limit of 64 KiB and more.
-        // SAFETY: it locks pages of the region.
+        // Below the usual limit of 64 KiB.
+        // SAFETY: mlock takes pages of the region.
         done(unsafe { mlock(locked.place(7), 8 * PAGE) }, "mlock")?;
         locked.holds(everything, "locked")
     }
 
-    /// How they went, and whether all is as they left it.
+    /// Fails if a game did, or if a region has changed since.
     pub(crate) fn verify(&self) -> Result<(), String> {
         if let Some(result) = &self.played {
             result.clone()?;

@@ -1,4 +1,4 @@
-//! Memory as newer C libraries, databases and pre-forking servers lay it out.
+//! Lays out memory as newer C libraries, databases and pre-forking servers do.
 
 use std::ffi::{c_int, c_void};
 use std::io::{self, Read, Write};
@@ -11,13 +11,13 @@ use crate::games::{
 };
 use crate::memory::{Pattern, word};
 
-/// How many stacks there are, and the pages of each: its guard, and its memory.
+/// The number of stacks, and the pages of each: one guard, then memory.
 const STACKS: usize = 64;
 const PAGES: usize = 64;
 
 /// Stacks of threads under glibc 2.42: one mapping each, whose first page is a
-/// guard region. They stand side by side in one mapping here, so that an entry of
-/// CRIU's list lies within another and pages stand on both sides of it.
+/// guard region. Here they are adjacent in one mapping, so that an entry of CRIU's
+/// list lies within another, with pages on both sides of it.
 pub(crate) struct Guarded {
     at: usize,
     seed: u64,
@@ -29,13 +29,13 @@ impl Guarded {
         let guarded = Self { at, seed };
         for stack in 0..STACKS {
             for page in 1..PAGES {
-                // SAFETY: the page is mapped, writable, and known to nothing else.
+                // SAFETY: the page is mapped and writable, and nothing else refers to it.
                 unsafe { *guarded.word(stack, page) = word(seed, (stack * PAGES + page) as u64) };
             }
             let guard = (at + stack * PAGES * PAGE) as *mut c_void;
-            // SAFETY: the page is in the mapping that was made above.
+            // SAFETY: the page is in the mapping made above.
             if unsafe { madvise(guard, PAGE, MADV_GUARD_INSTALL) } != 0 {
-                // Before Linux 6.13 the C library uses a mapping of its own.
+                // Before Linux 6.13 the C library uses a separate mapping.
                 let error = io::Error::last_os_error();
                 if error.raw_os_error() != Some(22) {
                     return Err(format!("MADV_GUARD_INSTALL: {error}"));
@@ -54,7 +54,7 @@ impl Guarded {
         (self.at + (stack * PAGES + page) * PAGE) as *mut u64
     }
 
-    /// The memory is as it was, and an overflow of a stack is still fatal.
+    /// Fails if memory has changed, or if a stack's overflow is not fatal.
     pub(crate) fn verify(&self) -> Result<(), String> {
         for stack in 0..STACKS {
             for page in 1..PAGES {
@@ -67,21 +67,21 @@ impl Guarded {
         }
         for stack in [0, STACKS / 2, STACKS - 1] {
             let guard = self.word(stack, 0);
-            // SAFETY: the read faults, which ends the child alone.
+            // SAFETY: the read faults, which kills the child alone.
             let touches = in_child(|| unsafe {
                 guard.read_volatile();
                 0
             })?;
             if touches.is_some() {
-                return Err(format!("the guard of stack {stack} is gone"));
+                return Err(format!("stack {stack} has lost its guard"));
             }
         }
         Ok(())
     }
 }
 
-/// Address space that is reserved, as MariaDB and V8 do it: more than any machine
-/// has memory, mapped without access, used in part later.
+/// Reserved address space, as MariaDB and V8 have it: more than any machine's memory,
+/// mapped without access, and used in part later.
 pub(crate) struct Reserved {
     at: usize,
     seed: u64,
@@ -93,20 +93,20 @@ impl Reserved {
         let at = map_with(bytes, PROT_NONE)? + bytes / 2;
         let reserved = Self { at, seed };
         reserved.open(at)?;
-        // SAFETY: the page was made writable just now.
+        // SAFETY: `open` has made the page writable.
         unsafe { *(at as *mut u64) = seed };
         Ok(reserved)
     }
 
     fn open(&self, at: usize) -> Result<(), String> {
-        // SAFETY: the page is in the mapping, which nothing else knows of.
+        // SAFETY: the page is in the mapping, and nothing else refers to it.
         match unsafe { mprotect(at as *mut c_void, PAGE, PROT_READ | PROT_WRITE) } {
             0 => Ok(()),
             _ => Err(format!("mprotect: {}", io::Error::last_os_error())),
         }
     }
 
-    /// What was used is as it was, and more can be used.
+    /// Fails if used memory has changed, or if more cannot be used.
     pub(crate) fn verify(&self) -> Result<(), String> {
         let next = self.at + (16 << 20);
         self.open(next)?;
@@ -124,7 +124,7 @@ impl Reserved {
     }
 }
 
-/// A server that loads its data first and forks its workers then.
+/// A server that loads its data and then forks its workers.
 pub(crate) struct Workers(Vec<UnixStream>);
 
 impl Workers {
@@ -132,8 +132,8 @@ impl Workers {
         let mut ends: Vec<UnixStream> = Vec::new();
         for _ in 0..workers {
             let (ours, theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
-            // SAFETY: the child goes on with this thread alone, and uses what it
-            // has: its end of a socket and the data.
+            // SAFETY: the child continues with this thread alone, and uses only its end
+            // of a socket and the data.
             match unsafe { fork() } {
                 -1 => return Err(format!("fork: {}", io::Error::last_os_error())),
                 0 => {
@@ -146,7 +146,7 @@ impl Workers {
         Ok(Self(ends))
     }
 
-    /// Each worker finds the data as they were.
+    /// Fails unless each worker finds the data unchanged.
     pub(crate) fn verify(&self) -> Result<(), String> {
         for (worker, mut end) in self.0.iter().enumerate() {
             let mut answer = [0];
@@ -172,7 +172,7 @@ fn serve(mut end: UnixStream, data: Option<&Pattern>) -> ! {
     exit(0)
 }
 
-/// The exit code of a forked child; nothing if a signal ended it.
+/// The exit code of a forked child; `None` if a signal killed it.
 fn in_child(act: impl FnOnce() -> c_int) -> Result<Option<c_int>, String> {
     // SAFETY: the child calls nothing but the closure and exit.
     let pid = unsafe { fork() };

@@ -1,17 +1,14 @@
 //! A program that verifies its own state, so that a story can tell a restored
 //! process from a new one.
 //!
-//! A liveness check cannot tell a restored process from a fresh one. This
-//! program draws a random nonce when it starts and derives everything it holds
-//! from it: a memory pattern, counting threads, a family of children, files,
-//! locks and sockets. Asked by SIGUSR1 it verifies all of it and writes what it
-//! found to `/out/NAME.report` (by SIGUSR2 it plays games with its memory
-//! first); a process that was started anew answers with
-//! another nonce, one that lost a page or a connection names it.
+//! The program draws a random nonce when it starts and derives all of its state from
+//! it: a memory pattern, counting threads, children, files, locks and sockets. On
+//! SIGUSR1 it verifies all of it and writes the result to `/out/NAME.report`. On
+//! SIGUSR2 it plays games with its memory first. A new process reports another nonce;
+//! a process that lost a page or a connection names it.
 //!
-//! It depends on nothing that a checkpoint disturbs: it waits in `sigwait`,
-//! which survives being interrupted, and handles SIGTERM, which busybox's
-//! programs ignore as PID 1.
+//! A checkpoint does not disturb it: it waits in `sigwait`, repeated if
+//! it is interrupted, and it handles SIGTERM, which busybox's programs ignore as PID 1.
 
 mod family;
 mod files;
@@ -38,7 +35,7 @@ use std::time::Duration;
 use family::{Child, Counters};
 use memory::Pattern;
 
-/// What was verified, one `key=value` per line.
+/// The results, one `key=value` per line.
 #[derive(Default)]
 struct Report(String);
 
@@ -55,11 +52,11 @@ impl Report {
     }
 }
 
-/// How many spaces the first line of a long journal ends in: the file grows while a
-/// program packs it.
+/// The number of spaces at the end of a long journal's first line: enough for the file
+/// to grow while containerd packs it.
 const LONG: usize = 64 << 20;
 
-/// Holds some state and verifies it on demand.
+/// A part of the state, verified on demand.
 type Check = Box<dyn FnMut(&mut Report)>;
 
 fn main() {
@@ -249,7 +246,7 @@ fn main() {
     }
 }
 
-/// State that can't be restored, and its neighbour that can.
+/// The state of a flag that CRIU can't restore, or of its counterpart that it can.
 fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
     Some(match flag {
         "--deleted-directory-first" => odd::deleted_directory(true),
@@ -307,7 +304,7 @@ fn print_ticks() {
     });
 }
 
-/// Whole or not at all: the reader waits for the name to appear.
+/// Writes a file whole or not at all, since its reader waits for the name.
 fn publish(path: &str, text: &str) {
     let draft = format!("{path}.draft");
     expect(fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)));

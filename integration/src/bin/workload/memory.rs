@@ -1,4 +1,4 @@
-//! Memory of which every page is different and known.
+//! Memory whose pages all differ and are known.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -51,12 +51,12 @@ impl Compressible {
     }
 }
 
-/// The same word of `seed`, but for every 64th.
+/// The same word of `seed` everywhere, except for every 64th, which is random.
 fn sparse(seed: u64, i: u64) -> u64 {
     word(seed, if i.is_multiple_of(64) { i } else { 1 })
 }
 
-/// A file of /dev/shm that has no name any more: shared memory as databases use it.
+/// A deleted file of /dev/shm: shared memory as databases use it.
 pub(crate) struct Shared {
     seed: u64,
     bytes: usize,
@@ -104,7 +104,7 @@ pub(crate) fn same_content(mut file: &File, seed: u64, size: usize) -> Result<()
     }
 }
 
-/// SplitMix64: any word can be computed on its own, and none repeats.
+/// SplitMix64: each word can be computed alone, and none repeats.
 pub(crate) fn word(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,4 +1,4 @@
-//! State that CRIU dumps and can't restore, each with its neighbour that it can.
+//! State that CRIU dumps but can't restore, each with a counterpart that it can.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use crate::sys;
 
-/// What must stay as it is for as long as the workload lives.
+/// State that stays until the workload exits.
 pub(crate) struct Odd {
     _held: Box<dyn Any>,
-    /// Exists in /proc for as long as all is well.
+    /// The /proc directory of a process that must keep running.
     process: Option<PathBuf>,
 }
 
@@ -35,7 +35,7 @@ impl Odd {
 }
 
 /// A deleted file in a deleted directory, both open. CRIU dumps descriptors in
-/// their order.
+/// ascending order.
 pub(crate) fn deleted_directory(comes_first: bool) -> io::Result<Odd> {
     let directory = format!("/tmp/directory-{}", std::process::id());
     let file = format!("{directory}/file");
@@ -60,7 +60,7 @@ pub(crate) fn replaced_directory() -> io::Result<Odd> {
     Ok(Odd::holding(held))
 }
 
-/// A file in /proc of a thread other than the first, or of the first.
+/// A /proc file of a thread: of another than the first, or of the first.
 pub(crate) fn file_of_thread(first: bool) -> io::Result<Odd> {
     let pid = std::process::id();
     thread::spawn(|| {
@@ -76,7 +76,7 @@ pub(crate) fn file_of_thread(first: bool) -> io::Result<Odd> {
     Ok(Odd::holding(File::open(path)?))
 }
 
-/// A child whose program is a memfd, or a file that was deleted since.
+/// A child whose program is a memfd or a deleted file.
 pub(crate) fn lost_program(in_memory: bool) -> io::Result<Odd> {
     let own = fs::read("/proc/self/exe")?;
     let child = match in_memory {
@@ -100,7 +100,7 @@ pub(crate) fn lost_program(in_memory: bool) -> io::Result<Odd> {
     })
 }
 
-/// A tun device, or only the file by which one is made.
+/// A tun device, or only an open /dev/net/tun.
 pub(crate) fn tun(device: bool) -> io::Result<Odd> {
     fs::create_dir_all("/dev/net")?;
     sys::make_character_device("/dev/net/tun", 10, 200)?;
@@ -114,8 +114,8 @@ pub(crate) fn tun(device: bool) -> io::Result<Odd> {
     Ok(Odd::holding(file))
 }
 
-/// A daemon whose session's maker has ended, adopted by a subreaper below init or
-/// by init itself.
+/// A daemon whose session leader has exited, adopted by a subreaper below init or by
+/// init itself.
 pub(crate) fn daemon(of_subreaper: bool) -> io::Result<Odd> {
     let note = format!("/tmp/daemon-{}", std::process::id());
     let role = match of_subreaper {
@@ -139,7 +139,7 @@ pub(crate) fn daemon(of_subreaper: bool) -> io::Result<Odd> {
     })
 }
 
-/// The subreaper's part: adopts the daemon and stays.
+/// Runs the subreaper, which adopts the daemon.
 pub(crate) fn be_subreaper(note: &str) -> io::Result<()> {
     sys::become_subreaper()?;
     Command::new("/proc/self/exe")
@@ -151,11 +151,11 @@ pub(crate) fn be_subreaper(note: &str) -> io::Result<()> {
     idle()
 }
 
-/// The session maker's part: leaves a daemon behind.
+/// Runs the session leader, which starts a daemon and exits.
 pub(crate) fn be_session(note: &str) -> io::Result<()> {
     sys::make_session()?;
     let daemon = Command::new("/proc/self/exe").arg("--idle").spawn()?;
-    // Under a subreaper it is told when the daemon has been adopted.
+    // The draft is renamed when the daemon has been adopted.
     fs::write(format!("{note}.draft"), daemon.id().to_string())?;
     exit(0)
 }
@@ -182,7 +182,7 @@ pub(crate) fn mounted(overlay: bool) -> io::Result<Odd> {
     Ok(Odd::holding(()))
 }
 
-/// Leaves a daemon that holds nothing of the caller's behind.
+/// Starts a daemon that keeps none of the caller's descriptors.
 pub(crate) fn leave_daemon() -> io::Result<()> {
     Command::new("/proc/self/exe")
         .arg("--idle")
@@ -194,7 +194,7 @@ pub(crate) fn leave_daemon() -> io::Result<()> {
     exit(0)
 }
 
-/// Does nothing, for as long as it lives.
+/// Sleeps until it is killed.
 pub(crate) fn idle() -> ! {
     loop {
         thread::sleep(Duration::from_secs(60));

@@ -1,5 +1,5 @@
-//! What a checkpoint can't be taken of, but passes: each state lasts until the
-//! story opens a fifo for writing.
+//! States in which CRIU can't take a checkpoint, but which pass: each lasts until the
+//! test opens a fifo for writing.
 
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::fs::File;
@@ -15,7 +15,7 @@ const SOCK_RAW_CLOEXEC: c_int = 3 | 0o2_000_000;
 const MSG_DONTWAIT: c_int = 0x40;
 const PTRACE_SEIZE: c_int = 0x4206;
 
-/// glibc's has 80 bytes, musl's as many.
+/// `posix_spawn_file_actions_t`, which has 80 bytes in glibc and in musl.
 #[repr(C, align(16))]
 struct FileActions([u8; 256]);
 
@@ -42,13 +42,13 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Returns when the story opens the fifo.
+/// Waits until the test opens the fifo.
 fn wait(fifo: &str) {
-    // An error ends the wait, too: what follows shows in the report.
+    // An error ends the wait as well; the test then finds its state missing.
     let _ = File::open(fifo);
 }
 
-/// A connection that waits in its listener's queue, and is accepted then.
+/// A connection in its listener's queue, accepted after the wait.
 pub(crate) fn backlog(fifo: String) -> io::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
@@ -57,14 +57,14 @@ pub(crate) fn backlog(fifo: String) -> io::Result<()> {
         let server = listener.accept();
         loop {
             thread::park();
-            // Held as long as the program runs.
+            // Kept open until the program exits.
             let _ = (&client, &server, &listener);
         }
     });
     Ok(())
 }
 
-/// A netlink socket with an answer in it, which is read then.
+/// A netlink socket with an unread answer, read after the wait.
 pub(crate) fn netlink(fifo: String) -> io::Result<()> {
     // SAFETY: socket touches no memory.
     let fd = unsafe { socket(AF_NETLINK, SOCK_RAW_CLOEXEC, 0) };
@@ -104,7 +104,7 @@ pub(crate) fn netlink(fifo: String) -> io::Result<()> {
     Ok(())
 }
 
-/// A child that a thread traces, until that thread ends.
+/// A child that a thread traces; the thread exits after the wait.
 pub(crate) fn traced(fifo: String) -> io::Result<()> {
     let child = Command::new("/proc/self/exe")
         .args(["--name", "traced"])
@@ -124,13 +124,13 @@ pub(crate) fn traced(fifo: String) -> io::Result<()> {
     told.recv().map_err(io::Error::other)?
 }
 
-/// A vfork whose child calls exec then: before that, it opens the fifo.
+/// A vfork whose child opens the fifo before it calls exec.
 pub(crate) fn vfork(fifo: String) -> io::Result<()> {
     let fifo = CString::new(fifo)?;
     thread::spawn(move || {
         let mut actions = FileActions([0; 256]);
         let program = c"/workload".as_ptr();
-        // An unknown flag, by which it ends at once.
+        // The program exits at once, since it does not know this flag.
         let arguments = [program, c"--none".as_ptr(), std::ptr::null()];
         let environment = [std::ptr::null()];
         let mut pid = 0;

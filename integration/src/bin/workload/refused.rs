@@ -1,8 +1,7 @@
-//! What CRIU refuses to dump, or dumps and can't restore: one process for each.
+//! State that CRIU refuses to dump, or dumps and can't restore: one process for each.
 //!
-//! Each is held by a child that is executed anew, because a descriptor table that
-//! is full, or a main thread that has ended, would keep the workload from
-//! answering questions.
+//! A child that calls exec holds each of them: with a full descriptor table or without
+//! its main thread, the workload itself could not report.
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,7 +12,7 @@ use std::time::Duration;
 
 const O_CREAT: c_int = 0o100;
 const O_RDWR: c_int = 2;
-/// Packet mode, of a pipe (pipe(2)).
+/// Packet mode of a pipe (pipe(2)).
 const O_DIRECT: c_int = 0o40000;
 const AF_UNIX: c_int = 1;
 const SOCK_STREAM: c_int = 1;
@@ -31,7 +30,7 @@ const EXIT: c_long = 60;
 #[cfg(not(target_arch = "x86_64"))]
 const EXIT: c_long = 93;
 
-/// epoll_ctl(2)'s, which is packed on x86-64 only.
+/// The event of epoll_ctl(2), which is packed on x86-64 only.
 #[cfg_attr(target_arch = "x86_64", repr(C, packed))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(C))]
 struct EpollEvent {
@@ -72,7 +71,7 @@ unsafe extern "C" {
     fn fork() -> c_int;
 }
 
-/// A child that holds one of them.
+/// A child process that holds one such state.
 pub(crate) struct Holder {
     kind: String,
     child: Child,
@@ -98,7 +97,7 @@ impl Holder {
         }
     }
 
-    /// Whether it is still there.
+    /// Fails if the child has exited.
     pub(crate) fn verify(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
@@ -108,7 +107,7 @@ impl Holder {
     }
 }
 
-/// The child's side.
+/// Runs the child.
 pub(crate) fn hold(kind: &str) -> ! {
     let held = match kind {
         "packet-pipe" => pair(O_DIRECT).map(drop),
@@ -131,7 +130,7 @@ pub(crate) fn hold(kind: &str) -> ! {
     let _ = writeln!(io::stdout(), "{told}");
     if kind == "dead-leader" {
         thread::spawn(wait);
-        // SAFETY: it ends this thread, which holds nothing that the other needs.
+        // SAFETY: exit ends this thread, which holds nothing that the other needs.
         unsafe { syscall(EXIT, 0) };
     }
     wait()
@@ -164,7 +163,7 @@ fn message_queue() -> io::Result<()> {
     Ok(())
 }
 
-/// A message that was sent with its sender's credentials and not read.
+/// An unread message with its sender's credentials.
 fn control_messages() -> io::Result<()> {
     let (mut fds, on): ([c_int; 2], c_int) = ([0; 2], 1);
     let length = size_of::<c_int>() as c_uint;
@@ -181,8 +180,8 @@ fn control_messages() -> io::Result<()> {
 }
 
 fn secret_memory() -> io::Result<()> {
-    // SAFETY: the new descriptor is made a page long and mapped wherever the
-    // kernel likes; the byte written is within that page.
+    // SAFETY: the new file is one page long and mapped at an address that the kernel
+    // chooses; the byte is written within that page.
     unsafe {
         let fd = ok(syscall(MEMFD_SECRET, 0) as c_int)?;
         ok(ftruncate(fd, PAGE as i64))?;
@@ -202,7 +201,7 @@ fn watch(epoll: c_int, fd: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// A set with a target that is closed here and open in a child.
+/// An epoll set with a target that is closed here and open in a child.
 fn epoll_elsewhere() -> io::Result<()> {
     let [reader, _writer] = pair(0)?;
     // SAFETY: there is one thread; the child only waits.
@@ -218,10 +217,10 @@ fn epoll_elsewhere() -> io::Result<()> {
     Ok(())
 }
 
-/// A set with one target under two descriptors, of which one is closed.
+/// An epoll set with one target under two descriptors, of which one is closed.
 fn epoll_twice() -> io::Result<()> {
     let [reader, _writer] = pair(0)?;
-    // SAFETY: numbers of descriptors that are this process's own.
+    // SAFETY: the descriptors are this process's own.
     unsafe {
         let epoll = ok(epoll_create1(0))?;
         watch(epoll, reader)?;

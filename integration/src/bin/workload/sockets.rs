@@ -1,4 +1,4 @@
-//! Connections that must be the same connection after a restore.
+//! Connections that must still be open after a restore.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-/// A dead connection shows as this silence.
+/// The time without an answer after which a connection counts as broken.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
-/// A client that never reconnects and a server thread that counts what it heard.
+/// A client that never reconnects, and a server thread that sums up what it receives.
 pub(crate) struct Conversation {
     stream: Box<dyn Stream>,
     said: u64,
@@ -37,7 +37,7 @@ impl Conversation {
         Self::start(client, server, listener)
     }
 
-    /// The listener stays open beside the connection, as a server's does.
+    /// Connects the two. The listener stays open, as a server's does.
     fn start(
         client: impl Stream + 'static,
         mut server: impl Stream + 'static,
@@ -62,7 +62,7 @@ impl Conversation {
         Ok(conversation)
     }
 
-    /// The server's sum covers everything said since the connection was made.
+    /// Fails unless the server's sum covers everything sent over the connection.
     pub(crate) fn verify(&mut self) -> Result<(), String> {
         let mut answer = [0; 8];
         self.stream
@@ -72,7 +72,7 @@ impl Conversation {
         self.said += 7;
         match u64::from_ne_bytes(answer) {
             sum if sum == self.said => Ok(()),
-            sum => Err(format!("said {}, the other end heard {sum}", self.said)),
+            sum => Err(format!("sent {}, the other end received {sum}", self.said)),
         }
     }
 }

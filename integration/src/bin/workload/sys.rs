@@ -1,7 +1,7 @@
-//! The few C functions the standard library does not offer.
+//! Declares C functions that the standard library does not offer.
 //!
-//! Declared here rather than taken from a crate: the build script compiles
-//! this program with nothing but the compiler.
+//! They come from no crate, since the build script compiles this program with the
+//! compiler alone.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::fs::File;
@@ -16,7 +16,7 @@ const SIG_BLOCK: c_int = 0;
 const LOCK_EX: c_int = 2;
 const LOCK_NB: c_int = 4;
 
-/// glibc's and the kernel's signal set: 1024 bits.
+/// The signal set of glibc and of the kernel: 1024 bits.
 #[repr(C)]
 struct SignalSet([u64; 16]);
 
@@ -53,7 +53,7 @@ fn set_of(signals: &[c_int]) -> SignalSet {
     set
 }
 
-/// Blocks `signals` in the calling thread and those it will start.
+/// Blocks `signals` in the calling thread and in those that it starts.
 pub(crate) fn block_signals(signals: &[c_int]) {
     // SAFETY: the set lives through the call; no old mask is asked for.
     unsafe { sigprocmask(SIG_BLOCK, &set_of(signals), std::ptr::null_mut()) };
@@ -71,7 +71,7 @@ pub(crate) fn wait_signal(signals: &[c_int]) -> c_int {
     }
 }
 
-/// Takes an exclusive flock(2) or says at once why not.
+/// Takes an exclusive flock(2), or fails at once.
 pub(crate) fn lock(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
     match unsafe { flock(file.as_raw_fd(), LOCK_EX | LOCK_NB) } {
@@ -80,15 +80,15 @@ pub(crate) fn lock(file: &File) -> io::Result<()> {
     }
 }
 
-/// A file in memory that goes with exec.
+/// A file in memory that exec closes.
 pub(crate) fn memory_file() -> io::Result<File> {
     // SAFETY: the name is a live C string.
     let fd = done(unsafe { memfd_create(c"program".as_ptr(), 0) })?;
-    // SAFETY: the descriptor was made a line above and belongs to nothing else.
+    // SAFETY: the descriptor is new, and nothing else owns it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Has orphans below the calling process become its children.
+/// Makes the calling process adopt orphans below it.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     const PR_SET_CHILD_SUBREAPER: c_int = 36;
     // SAFETY: the option takes a number.
@@ -97,11 +97,11 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
 
 /// Makes a session of the calling process.
 pub(crate) fn make_session() -> io::Result<()> {
-    // SAFETY: it takes nothing.
+    // SAFETY: setsid takes no argument.
     done(unsafe { setsid() }).map(drop)
 }
 
-/// A character device, unless there is one.
+/// Creates a character device, unless it exists.
 pub(crate) fn make_character_device(path: &str, major: u64, minor: u64) -> io::Result<()> {
     const S_IFCHR: c_uint = 0o020_000;
     let text = CString::new(path)?;
