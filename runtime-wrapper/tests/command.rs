@@ -248,7 +248,10 @@ fn criu_gets_its_configuration_and_runc_its_flags() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         fs::read_to_string(stage.path("args")).expect("args"),
-        "--root root checkpoint --tcp-established --file-locks --ext-unix-sk --link-remap --image-path=checkpoint/.cedana-new --leave-running c "
+        format!(
+            "--root root checkpoint --tcp-established --file-locks --ext-unix-sk --link-remap --image-path={} --leave-running c ",
+            stage.path("checkpoint/.cedana-new").display()
+        )
     );
     assert_eq!(
         fs::read_to_string(stage.path("criu.conf")).expect("conf"),

@@ -12,6 +12,7 @@
 //! inspect       inspect
 //! unpack        unpack
 //! container_id  an ID that is one path component
+//! paths         a checkpoint's and a bundle's directory
 //! argument      one argument: a flag, its value, or neither
 //! error         command lines that are refused
 //! ```
@@ -21,6 +22,7 @@ mod container_id;
 mod error;
 mod globals;
 mod inspect;
+mod paths;
 mod request;
 mod unpack;
 
@@ -31,6 +33,7 @@ pub(crate) use container_id::ContainerId;
 pub(crate) use error::Error;
 pub(crate) use globals::Globals;
 pub(crate) use inspect::{Inspect, Subject};
+pub(crate) use paths::{BundlePath, ImagePath};
 pub(crate) use request::Request;
 pub(crate) use unpack::Unpack;
 

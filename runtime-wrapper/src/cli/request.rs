@@ -9,6 +9,7 @@ use super::argument::Argument;
 use super::container_id::ContainerId;
 use super::error::Error;
 use super::globals::Globals;
+use super::paths::{self, BundlePath, ImagePath};
 
 /// Flags that take a value.
 const WITH_VALUE: [&str; 15] = [
@@ -59,6 +60,10 @@ pub(crate) struct Request {
     /// The arguments after the verb, unchanged, without our own flags.
     pub(crate) after: Vec<OsString>,
     pub(crate) id: ContainerId,
+    /// The checkpoint's directory.
+    pub(crate) images: ImagePath,
+    /// Of `restore`.
+    pub(crate) bundle: BundlePath,
     /// The descriptor that progress is written to.
     pub(crate) progress_fd: Option<i32>,
     flags: Vec<(String, Option<OsString>)>,
@@ -136,7 +141,10 @@ impl Request {
             verb,
             id: id.to_string_lossy().into_owned(),
         })?;
+        let value = |flag: &str| value_of(&flags, flag);
         Ok(Some(Self {
+            images: ImagePath::of(value("image-path")),
+            bundle: BundlePath::of(value("bundle")),
             globals,
             before: before.to_vec(),
             verb,
@@ -154,27 +162,14 @@ impl Request {
 
     /// The value of a flag; the last one counts.
     pub(crate) fn value(&self, flag: &str) -> Option<&OsStr> {
-        self.flags
-            .iter()
-            .rev()
-            .find(|(name, _)| name == flag)
-            .and_then(|(_, value)| value.as_deref())
-    }
-
-    /// The checkpoint's directory; both runtimes default to `checkpoint` in the
-    /// working directory.
-    pub(crate) fn image_path(&self) -> PathBuf {
-        match self.value("image-path") {
-            Some(path) if !path.is_empty() => PathBuf::from(path),
-            _ => PathBuf::from("checkpoint"),
-        }
+        value_of(&self.flags, flag)
     }
 
     /// The directory that CRIU writes its log to.
     pub(crate) fn work_path(&self) -> PathBuf {
         match self.value("work-path") {
-            Some(path) if !path.is_empty() => PathBuf::from(path),
-            _ => self.image_path(),
+            Some(path) if !path.is_empty() => paths::absolute(Some(path), ""),
+            _ => self.images.to_path_buf(),
         }
     }
 
@@ -211,6 +206,14 @@ impl Request {
         }
         args
     }
+}
+
+fn value_of<'a>(flags: &'a [(String, Option<OsString>)], flag: &str) -> Option<&'a OsStr> {
+    flags
+        .iter()
+        .rev()
+        .find(|(name, _)| name == flag)
+        .and_then(|(_, value)| value.as_deref())
 }
 
 /// Whether a switch is turned off: urfave/cli takes `--switch=false`.

@@ -151,7 +151,7 @@ impl Error {
         Self::Failed {
             verb: request.verb,
             id: request.id.clone(),
-            images: request.image_path().into(),
+            images: (*request.images).into(),
             why: failure.why,
             log: failure.log,
         }

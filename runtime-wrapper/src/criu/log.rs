@@ -53,7 +53,7 @@ impl Log {
     }
 
     /// Follows the run's file if it was moved to this directory.
-    pub(crate) fn moved(&mut self, dir: PathBuf) {
+    pub(crate) fn moved(&mut self, dir: &Path) {
         let there = dir.join(self.path.file_name().unwrap_or_default());
         if !self.path.exists() && there.exists() {
             self.path = there;

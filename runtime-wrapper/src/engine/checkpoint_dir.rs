@@ -16,9 +16,10 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use cedana_contract::engine::is_temporary_checkpoint;
+
+use crate::cli::ImagePath;
 
 const WHITEOUT: &str = ".wh.cedana";
 
@@ -26,7 +27,7 @@ const WHITEOUT: &str = ".wh.cedana";
 ///
 /// # Errors
 /// The whiteout can't be written.
-pub(crate) fn add_whiteout(images: &Path) -> io::Result<()> {
+pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
     match is_packed(images) {
         true => fs::write(images.join(WHITEOUT), ""),
         false => Ok(()),
@@ -34,7 +35,7 @@ pub(crate) fn add_whiteout(images: &Path) -> io::Result<()> {
 }
 
 /// Whether containerd packs this directory.
-pub(crate) fn is_packed(images: &Path) -> bool {
+pub(crate) fn is_packed(images: &ImagePath) -> bool {
     is_temporary_checkpoint(images)
 }
 
@@ -53,7 +54,7 @@ mod tests {
         ] {
             let images = dir.path().join(name);
             fs::create_dir(&images).expect("mkdir");
-            add_whiteout(&images).expect("write");
+            add_whiteout(&ImagePath::of(Some(images.as_os_str()))).expect("write");
             assert_eq!(images.join(WHITEOUT).exists(), marked, "{name}");
         }
     }

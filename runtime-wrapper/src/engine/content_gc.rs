@@ -42,7 +42,7 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// # Errors
 /// A signal arrived ([`io::ErrorKind::Interrupted`]), or the file can't be watched.
 pub(crate) fn wait(request: &Request, container: &Container, signals: &Signals) -> io::Result<()> {
-    if !docker::is_caller(request) || !checkpoint_dir::is_packed(&request.image_path()) {
+    if !docker::is_caller(request) || !checkpoint_dir::is_packed(&request.images) {
         return Ok(());
     }
     match container.config.as_deref().and_then(blob) {

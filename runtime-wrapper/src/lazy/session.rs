@@ -16,6 +16,7 @@ use super::control::Control;
 use super::kill;
 use super::messages::{self, Startup, ToRestore, ToSource};
 use super::progress::Progress;
+use crate::cli::{BundlePath, ImagePath};
 use crate::host::child::Next;
 use crate::host::pid::Pid;
 use crate::host::{sys, test_hooks};
@@ -33,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the source needs to know.
 pub(crate) struct Settings<'a> {
     pub(crate) id: &'a str,
-    pub(crate) images: &'a Path,
-    pub(crate) bundle: &'a Path,
+    pub(crate) images: &'a ImagePath,
+    pub(crate) bundle: &'a BundlePath,
     pub(crate) threads: usize,
     /// The container's `oom_score_adj`.
     pub(crate) oom_score_adj: Option<i64>,
@@ -67,15 +68,14 @@ impl Session {
         sys::set_apart(&mut command);
         let child = command.spawn()?;
         let (log, log_json) = settings.reporter.log();
-        let absolute = |path: &Path| std::path::absolute(path);
         let startup = Startup {
             id: settings.id.to_owned(),
-            images: absolute(settings.images)?,
-            bundle: absolute(settings.bundle)?,
+            images: settings.images.to_path_buf(),
+            bundle: settings.bundle.to_path_buf(),
             threads: settings.threads,
             oom_score_adj: settings.oom_score_adj,
             elapsed_us: u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
-            log: log.map(absolute).transpose()?,
+            log: log.map(std::path::absolute).transpose()?,
             log_json,
             gate: test_hooks::prefetch_gate().map(PathBuf::from),
         };

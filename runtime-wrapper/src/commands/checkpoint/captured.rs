@@ -41,7 +41,6 @@ impl Captured<'_> {
         let Prepared {
             request, reporter, ..
         } = self.prepared;
-        let images = request.image_path();
         if let Some(storing) = self.unpublished {
             let cost = self
                 .stats
@@ -51,7 +50,7 @@ impl Captured<'_> {
             storing.finish(Criu::Ended(cost))?;
             // The container runs on, so there is nothing to refuse.
             if !request.has("pre-dump") {
-                unrestorable::warn_after_dump(self.prepared, &images);
+                unrestorable::warn_after_dump(self.prepared, &request.images);
             }
         }
         eprint!("{}", self.outcome.stderr);
@@ -59,14 +58,14 @@ impl Captured<'_> {
             reporter.warning(&format!(
                 "the checkpoint of container {} in {} is complete although the runtime failed ({})",
                 request.id,
-                images.display(),
+                request.images.display(),
                 self.outcome.status
             ));
         }
-        if let Err(error) = checkpoint_dir::add_whiteout(&images) {
+        if let Err(error) = checkpoint_dir::add_whiteout(&request.images) {
             reporter.warning(&format!(
                 "Docker may refuse to restore the checkpoint in {}: {error}",
-                images.display()
+                request.images.display()
             ));
         }
         Ok(())
@@ -128,7 +127,7 @@ impl Failed<'_> {
         if let Some(Err(error)) = storing.map(Storage::abandon) {
             prepared.reporter.warning(&format!(
                 "cannot remove the incomplete checkpoint in {}: {error}",
-                prepared.request.image_path().display()
+                prepared.request.images.display()
             ));
         }
         failure.map_or(Ok(()), Err)

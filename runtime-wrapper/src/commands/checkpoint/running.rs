@@ -115,7 +115,7 @@ impl<'a> Running<'a> {
             {
                 images = publish(prepared, storing, paths.images());
                 // On disk or removed, and the log with it.
-                log.moved(prepared.request.image_path());
+                log.moved(&prepared.request.images);
             }
             if let Some(hook) = &hook {
                 hook.answer(matches!(images, Images::Published));

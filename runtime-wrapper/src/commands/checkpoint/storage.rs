@@ -102,14 +102,14 @@ impl<'a> Storage<'a> {
             kind,
             ..
         } = prepared;
-        let dir = request.image_path();
-        let durability = match checkpoint_dir::is_packed(&dir) {
+        let dir = &request.images;
+        let durability = match checkpoint_dir::is_packed(dir) {
             true => Durability::Copied,
             false => Durability::Disk,
         };
         let store = match kind.lazy {
-            true => Staging::in_place(&dir),
-            false => Staging::prepare(&dir, durability),
+            true => Staging::in_place(dir),
+            false => Staging::prepare(dir, durability),
         };
         let store = store.map_err(|source| in_store(request, source))?;
         let compression = compression::choose(config, waits && durability == Durability::Copied);
@@ -138,7 +138,7 @@ impl<'a> Storage<'a> {
 
     pub(super) fn paths(&self, request: &Request) -> Paths {
         let images = self.store.place().to_owned();
-        let shown = request.image_path();
+        let shown = &*request.images;
         let work = request.work_path();
         let within = work == shown;
         Paths {

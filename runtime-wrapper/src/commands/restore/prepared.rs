@@ -1,7 +1,7 @@
 //! A restore that can begin: everything that the runtime and CRIU need is there.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::criu::config::ExternalMount;
@@ -28,7 +28,6 @@ pub(super) struct Prepared<'a> {
     /// The node's settings and the bundle's annotations.
     pub(super) config: Config,
     pub(super) criu: Version,
-    pub(super) images: PathBuf,
     /// Mounts below recursive bind mounts, which the runtime doesn't know.
     pub(super) mounts: Vec<ExternalMount>,
     pub(super) network: images::Network,
@@ -58,8 +57,7 @@ impl<'a> Prepared<'a> {
         let request = context.request;
         let id = || request.id.clone();
         let in_bundle = |source| Error::Bundle { id: id(), source };
-        let path = request.value("bundle").filter(|path| !path.is_empty());
-        let bundle = Bundle::open(path.map_or(Path::new("."), Path::new)).map_err(in_bundle)?;
+        let bundle = Bundle::open(&request.bundle).map_err(in_bundle)?;
         let config = context.config.clone().with_annotations(
             bundle
                 .annotations()
@@ -67,9 +65,9 @@ impl<'a> Prepared<'a> {
                 .map(|(name, value)| (name.as_str(), value.as_str())),
         )?;
         let criu = criu::check(request)?;
-        let images = request.image_path();
-        refuse_stock_only(context, &images)?;
-        let view = view(context, &config, &bundle, &images, true)?;
+        let images = &request.images;
+        refuse_stock_only(context)?;
+        let view = view(context, &config, &bundle, true)?;
         if view.is_stock() && config.restore.mode == Mode::Lazy {
             remark_eager(
                 context,
@@ -78,14 +76,14 @@ impl<'a> Prepared<'a> {
         }
         bundle.check_mounts().map_err(in_bundle)?;
         let mounts = bundle
-            .nested_mounts(external_mounts(&images))
+            .nested_mounts(external_mounts(images))
             .map_err(in_bundle)?;
         let RestoredNetwork {
             kind,
             netns,
             connections,
             lock,
-        } = RestoredNetwork::prepare(context, &config, &bundle, &images)?;
+        } = RestoredNetwork::prepare(context, &config, &bundle)?;
         let lent = bundle
             .replace_config(netns.as_ref().map(NetnsSource::path))
             .map_err(in_bundle)?;
@@ -94,7 +92,6 @@ impl<'a> Prepared<'a> {
             work: WorkDir::new(request)?,
             config,
             criu,
-            images,
             mounts,
             network: kind,
             connections,
@@ -111,13 +108,7 @@ impl<'a> Prepared<'a> {
 
     /// Restores eagerly from now on.
     pub(super) fn see_all_memory(&mut self) -> Result<(), Error> {
-        let view = view(
-            self.context,
-            &self.config,
-            &self.bundle,
-            &self.images,
-            false,
-        )?;
+        let view = view(self.context, &self.config, &self.bundle, false)?;
         if let Some(held) = &mut self.held {
             held.view = view;
         }
@@ -150,7 +141,8 @@ fn remark_eager(context: &Context<'_>, why: &str) {
 /// Refuses flags that need the page files as CRIU wrote them: with `lazy-pages` a
 /// page daemon of the caller reads them where they are, and `auto-dedup` writes to
 /// them.
-fn refuse_stock_only(context: &Context<'_>, images: &Path) -> Result<(), Error> {
+fn refuse_stock_only(context: &Context<'_>) -> Result<(), Error> {
+    let images = &context.request.images;
     let flag = ["lazy-pages", "auto-dedup"]
         .into_iter()
         .find(|flag| context.request.has(flag));
@@ -158,7 +150,7 @@ fn refuse_stock_only(context: &Context<'_>, images: &Path) -> Result<(), Error> 
         Some(flag) if images.join(manifest::NAME).exists() => Err(Error::StockOnly {
             id: context.request.id.clone(),
             flag,
-            dir: images.to_owned(),
+            dir: images.to_path_buf(),
         }),
         _ => Ok(()),
     }
@@ -169,12 +161,12 @@ fn view(
     context: &Context<'_>,
     config: &Config,
     bundle: &Bundle,
-    images: &Path,
     lazily: bool,
 ) -> Result<ImagesView, Error> {
+    let images = &context.request.images;
     let is_lazy = |manifest: &Manifest| {
         lazily
-            && may_be_lazy(context, config, bundle, images, manifest).unwrap_or_else(|why| {
+            && may_be_lazy(context, config, bundle, manifest).unwrap_or_else(|why| {
                 remark_eager(context, &why);
                 false
             })
@@ -193,9 +185,9 @@ fn may_be_lazy(
     context: &Context<'_>,
     config: &Config,
     bundle: &Bundle,
-    images: &Path,
     manifest: &Manifest,
 ) -> Result<bool, String> {
+    let images = &context.request.images;
     let limit = bundle.memory_limit();
     let wanted = lazy::wanted(config, &context.runtime, manifest, images, limit)?;
     match wanted && bundle.root() != Root(0) {

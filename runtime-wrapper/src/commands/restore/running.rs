@@ -150,8 +150,8 @@ fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let settings = lazy::Settings {
         id: &context.request.id,
-        images: &prepared.images,
-        bundle: prepared.bundle.path(),
+        images: &context.request.images,
+        bundle: &context.request.bundle,
         threads: prepared.config.restore.prefetch_cores.of(cores),
         oom_score_adj: prepared.bundle.oom_score_adj(),
         begun: context.begun,

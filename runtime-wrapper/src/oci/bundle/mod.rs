@@ -27,6 +27,7 @@ use cedana_checkpoint::fuse::Root;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
+use crate::cli::BundlePath;
 use crate::oci::nested_mounts;
 use crate::oci::spec::{self, is_bind, netns_entry, netns_entry_mut};
 
@@ -65,19 +66,19 @@ pub(crate) enum Error {
 /// A bundle, locked against other restores.
 #[derive(Debug)]
 pub(crate) struct Bundle {
-    path: PathBuf,
+    path: BundlePath,
     spec: Value,
     _lock: Flock<File>,
 }
 
 impl Bundle {
     /// Locks and reads a bundle, after putting back a killed run's original.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &BundlePath) -> Result<Self, Error> {
         let missing = |source| Error::Missing {
-            path: path.to_owned(),
+            path: path.to_path_buf(),
             source,
         };
-        let dir = File::open(path).map_err(missing)?;
+        let dir = File::open(&**path).map_err(missing)?;
         if !dir.metadata().map_err(missing)?.is_dir() {
             return Err(missing(io::ErrorKind::NotADirectory.into()));
         }
@@ -85,7 +86,7 @@ impl Bundle {
             Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(
                 |(_, errno)| match errno {
                     nix::errno::Errno::EWOULDBLOCK => Error::Busy {
-                        path: path.to_owned(),
+                        path: path.to_path_buf(),
                     },
                     errno => missing(errno.into()),
                 },
@@ -107,7 +108,7 @@ impl Bundle {
             });
         }
         Ok(Self {
-            path: path.to_owned(),
+            path: path.clone(),
             spec,
             _lock: lock,
         })
@@ -116,11 +117,6 @@ impl Bundle {
     /// Whether the bundle still exists.
     pub(crate) fn exists(&self) -> bool {
         self.path.join(CONFIG).exists()
-    }
-
-    /// The bundle's directory.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
@@ -273,7 +269,7 @@ fn mounts_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
 /// Puts the original config.json back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ReplacedConfig {
-    bundle: PathBuf,
+    bundle: BundlePath,
 }
 
 impl Drop for ReplacedConfig {

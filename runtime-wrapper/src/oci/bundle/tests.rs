@@ -33,7 +33,7 @@ fn names(dir: &tempfile::TempDir) -> Vec<String> {
 #[test]
 fn the_original_is_put_back() {
     let dir = bundle();
-    let bundle = Bundle::open(dir.path()).expect("open");
+    let bundle = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     assert!(bundle.wants_netns() && bundle.has_netns());
     let replaced = bundle
         .replace_config(Some(Path::new("/proc/1/task/1/ns/net")))
@@ -52,7 +52,7 @@ fn the_original_is_put_back() {
 fn a_sufficient_config_is_not_replaced() {
     let dir = bundle();
     fs::create_dir(dir.path().join("data")).expect("mkdir");
-    let bundle = Bundle::open(dir.path()).expect("open");
+    let bundle = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     assert!(bundle.replace_config(None).expect("look").is_none());
     assert_eq!(names(&dir), [CONFIG, "data"]);
 }
@@ -62,7 +62,7 @@ fn links_in_mount_sources_are_followed() {
     let dir = bundle();
     fs::create_dir(dir.path().join("target")).expect("mkdir");
     std::os::unix::fs::symlink("target", dir.path().join("data")).expect("symlink");
-    let bundle = Bundle::open(dir.path()).expect("open");
+    let bundle = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     let replaced = bundle.replace_config(None).expect("replace");
     let spec: Value = serde_json::from_str(&config(&dir)).expect("json");
     let target = dir.path().canonicalize().expect("path").join("target");
@@ -75,7 +75,7 @@ fn links_in_mount_sources_are_followed() {
 #[test]
 fn the_next_run_puts_back_a_killed_runs_original() {
     let dir = bundle();
-    let first = Bundle::open(dir.path()).expect("open");
+    let first = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     std::mem::forget(
         first
             .replace_config(Some(Path::new("/proc/9/task/9/ns/net")))
@@ -83,7 +83,7 @@ fn the_next_run_puts_back_a_killed_runs_original() {
     );
     drop(first);
     assert!(config(&dir).contains("/proc/9/task/9"));
-    let second = Bundle::open(dir.path()).expect("open");
+    let second = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     assert!(second.wants_netns());
     assert_eq!(config(&dir), SPEC);
     assert_eq!(names(&dir), [CONFIG]);
@@ -93,21 +93,24 @@ fn the_next_run_puts_back_a_killed_runs_original() {
 fn a_run_killed_between_link_and_rename_is_undone() {
     let dir = bundle();
     fs::hard_link(dir.path().join(CONFIG), dir.path().join(ORIGINAL)).expect("link");
-    Bundle::open(dir.path()).expect("open");
+    Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     assert_eq!(names(&dir), [CONFIG]);
 }
 
 #[test]
 fn two_restores_can_not_use_one_bundle() {
     let dir = bundle();
-    let _first = Bundle::open(dir.path()).expect("open");
-    assert!(matches!(Bundle::open(dir.path()), Err(Error::Busy { .. })));
+    let _first = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
+    assert!(matches!(
+        Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))),
+        Err(Error::Busy { .. })
+    ));
 }
 
 #[test]
 fn missing_mount_sources_are_named() {
     let dir = bundle();
-    let bundle = Bundle::open(dir.path()).expect("open");
+    let bundle = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     let error = bundle.check_mounts().expect_err("no data").to_string();
     assert!(error.contains("/data"), "{error}");
     fs::create_dir(dir.path().join("data")).expect("mkdir");
@@ -118,14 +121,17 @@ fn missing_mount_sources_are_named() {
 fn invalid_bundles_are_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
     assert!(matches!(
-        Bundle::open(&dir.path().join("x")),
+        Bundle::open(&BundlePath::of(Some(dir.path().join("x").as_os_str()))),
         Err(Error::Missing { .. })
     ));
-    assert!(matches!(Bundle::open(dir.path()), Err(Error::Read { .. })));
+    assert!(matches!(
+        Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))),
+        Err(Error::Read { .. })
+    ));
     for text in ["", "{", "[]"] {
         fs::write(dir.path().join(CONFIG), text).expect("write");
         assert!(matches!(
-            Bundle::open(dir.path()),
+            Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))),
             Err(Error::Invalid { .. })
         ));
     }
@@ -134,7 +140,11 @@ fn invalid_bundles_are_refused() {
         r#"{"linux":{"namespaces":["network"]}}"#,
     )
     .expect("write");
-    assert!(!Bundle::open(dir.path()).expect("open").has_netns());
+    assert!(
+        !Bundle::open(&BundlePath::of(Some(dir.path().as_os_str())))
+            .expect("open")
+            .has_netns()
+    );
 }
 
 #[test]
@@ -142,7 +152,10 @@ fn the_containers_root_is_found_in_the_mappings() {
     let dir = bundle();
     let root = |text: &str| {
         fs::write(dir.path().join(CONFIG), text).expect("write");
-        Bundle::open(dir.path()).expect("open").root().0
+        Bundle::open(&BundlePath::of(Some(dir.path().as_os_str())))
+            .expect("open")
+            .root()
+            .0
     };
     let mapped = r#"{"linux":{"uidMappings":[
         {"containerID":1,"hostID":7,"size":1},{"containerID":0,"hostID":100000,"size":65536}]}}"#;
@@ -160,7 +173,7 @@ fn the_containers_root_is_found_in_the_mappings() {
 #[test]
 fn a_config_that_the_engine_wrote_meanwhile_is_kept() {
     let dir = bundle();
-    let first = Bundle::open(dir.path()).expect("open");
+    let first = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     let replaced = first
         .replace_config(Some(Path::new("/proc/1/task/1/ns/net")))
         .expect("replace");
@@ -169,7 +182,7 @@ fn a_config_that_the_engine_wrote_meanwhile_is_kept() {
     let new = r#"{"linux":{"namespaces":[{"type":"network","path":"/run/netns/x"}]}}"#;
     fs::write(dir.path().join(".new"), new).expect("write");
     fs::rename(dir.path().join(".new"), dir.path().join(CONFIG)).expect("rename");
-    let second = Bundle::open(dir.path()).expect("open");
+    let second = Bundle::open(&BundlePath::of(Some(dir.path().as_os_str()))).expect("open");
     assert!(!second.wants_netns());
     assert!(!dir.path().join(ORIGINAL).exists());
     assert_eq!(
