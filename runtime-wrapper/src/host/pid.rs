@@ -1,0 +1,111 @@
+//! A process ID on the host.
+
+use std::fmt;
+use std::process::Child;
+use std::str::FromStr;
+
+use nix::unistd;
+use serde::{Deserialize, Serialize};
+
+/// A process, by its ID in the PID namespace that `cedana-runc` runs in. The IDs in
+/// CRIU's images belong to the container's namespace and have another type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub(crate) struct Pid(i32);
+
+impl Pid {
+    /// The calling process.
+    pub(crate) fn own() -> Self {
+        Self(unistd::getpid().as_raw())
+    }
+
+    /// A child, which has not been reaped yet.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().cast_signed())
+    }
+
+    /// The number, for system calls.
+    pub(crate) const fn as_raw(self) -> i32 {
+        self.0
+    }
+}
+
+/// A number that is no process ID: zero, negative or too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a process ID")]
+pub(crate) struct NotAPid;
+
+impl TryFrom<i64> for Pid {
+    type Error = NotAPid;
+
+    fn try_from(number: i64) -> Result<Self, NotAPid> {
+        match i32::try_from(number) {
+            // Zero and negative numbers address process groups (kill(2)).
+            Ok(number) if number > 0 => Ok(Self(number)),
+            _ => Err(NotAPid),
+        }
+    }
+}
+
+impl TryFrom<i32> for Pid {
+    type Error = NotAPid;
+
+    fn try_from(number: i32) -> Result<Self, NotAPid> {
+        i64::from(number).try_into()
+    }
+}
+
+impl TryFrom<u32> for Pid {
+    type Error = NotAPid;
+
+    fn try_from(number: u32) -> Result<Self, NotAPid> {
+        i64::from(number).try_into()
+    }
+}
+
+impl FromStr for Pid {
+    type Err = NotAPid;
+
+    fn from_str(text: &str) -> Result<Self, NotAPid> {
+        text.parse::<i64>().map_err(|_| NotAPid)?.try_into()
+    }
+}
+
+impl From<Pid> for i32 {
+    fn from(pid: Pid) -> Self {
+        pid.0
+    }
+}
+
+impl From<Pid> for unistd::Pid {
+    fn from(pid: Pid) -> Self {
+        Self::from_raw(pid.0)
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A process ID that a test made up.
+#[cfg(test)]
+pub(crate) fn pid(number: i32) -> Pid {
+    number.try_into().expect("a process ID")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_address_groups_are_no_process_ids() {
+        assert_eq!("17".parse(), Ok(pid(17)));
+        for text in ["0", "-1", "2147483648", "", "1 2"] {
+            assert_eq!(text.parse::<Pid>(), Err(NotAPid), "{text}");
+        }
+        assert_eq!(serde_json::from_str::<Pid>("5").ok(), Some(pid(5)));
+        assert!(serde_json::from_str::<Pid>("0").is_err());
+    }
+}
