@@ -9,10 +9,12 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::Version;
+
+use crate::host::pid::Pid;
+use crate::host::procfs;
 
 /// The first CRIU that runs the scripts of a configuration file beside the runtime's
 /// own notifications. An older one would abort.
@@ -29,13 +31,7 @@ pub(super) fn is_run_by(criu: Version) -> bool {
 
 /// The script for CRIU's configuration: this program.
 pub(crate) fn program() -> PathBuf {
-    PathBuf::from(format!("/proc/{}/exe", std::process::id()))
-}
-
-/// The path by which a script opens a descriptor of this process.
-pub(super) fn path_of(descriptor: &impl AsRawFd) -> String {
-    let (pid, fd) = (std::process::id(), descriptor.as_raw_fd());
-    format!("/proc/{pid}/fd/{fd}")
+    procfs::of(Pid::own()).join("exe")
 }
 
 /// The step, and the value of `variable`; `None` if CRIU has not started this process

@@ -4,13 +4,13 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 
 use cedana_checkpoint::criu::config::FILE_VARIABLE;
 use cedana_checkpoint::criu::{Version, version};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::cli::Request;
+use crate::host::procfs;
 
 /// The version of CRIU, checked to be installed and not too old. runc 1.1 has a flag
 /// for its path; crun and later runcs take it from `PATH`.
@@ -48,8 +48,7 @@ impl ConfigFile {
 
     /// The environment variable that makes CRIU read it.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
-        (FILE_VARIABLE, path.into())
+        (FILE_VARIABLE, procfs::descriptor(&self.file).into())
     }
 }
 

@@ -32,6 +32,8 @@ use cedana_checkpoint::criu::Version;
 
 use super::action_script;
 
+use crate::host::procfs;
+
 /// The environment variable with the script's pipes, as `QUESTION:VERDICT`.
 const VARIABLE: &str = "CEDANA_DUMP_GATE";
 
@@ -56,9 +58,9 @@ impl PostDump {
 
     /// The environment variable that names the pipes.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        let question = action_script::path_of(&self.question.1);
-        let verdict = action_script::path_of(&self.verdict.0);
-        let value = format!("{question}:{verdict}");
+        let question = procfs::descriptor(&self.question.1);
+        let verdict = procfs::descriptor(&self.verdict.0);
+        let value = format!("{}:{}", question.display(), verdict.display());
         (VARIABLE, value.into())
     }
 

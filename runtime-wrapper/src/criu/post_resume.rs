@@ -27,6 +27,8 @@ use cedana_checkpoint::criu::Version;
 
 use super::action_script;
 
+use crate::host::procfs;
+
 /// Names the pipe to the script.
 const VARIABLE: &str = "CEDANA_POST_RESUME";
 
@@ -48,7 +50,7 @@ impl PostResume {
 
     /// The environment variable by which the script finds the pipe.
     pub(crate) fn variable(&self) -> (&'static str, OsString) {
-        (VARIABLE, action_script::path_of(&self.writer).into())
+        (VARIABLE, procfs::descriptor(&self.writer).into())
     }
 
     /// Readable when CRIU has resumed the container.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::host::pid::Pid;
+use crate::host::procfs;
 
 /// A cgroup directory that can freeze.
 #[derive(Debug)]
@@ -142,7 +143,7 @@ pub(crate) fn pids_limit(pid: Pid) -> Option<u64> {
 
 fn directory_of(pid: Pid, controller: &str) -> Option<(Version, PathBuf)> {
     directory(
-        &fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?,
+        &fs::read_to_string(procfs::of(pid).join("cgroup")).ok()?,
         controller,
     )
 }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::host::pid::Pid;
+use crate::host::procfs;
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +34,9 @@ pub(crate) fn own() -> io::Result<Vec<Mount>> {
 
 /// The mounts of another process.
 pub(crate) fn of(pid: Pid) -> io::Result<Vec<Mount>> {
-    Ok(parse(&fs::read_to_string(format!(
-        "/proc/{pid}/mountinfo"
-    ))?))
+    Ok(parse(&fs::read_to_string(
+        procfs::of(pid).join("mountinfo"),
+    )?))
 }
 
 /// The mounts in a mountinfo, without lines that lack a field.

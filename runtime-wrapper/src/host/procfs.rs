@@ -2,9 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use crate::host::pid::Pid;
+
+/// The directory of a process in /proc.
+pub(crate) fn of(pid: Pid) -> PathBuf {
+    format!("/proc/{pid}").into()
+}
+
+/// The path by which other processes open a descriptor of this one.
+pub(crate) fn descriptor(fd: &impl AsRawFd) -> PathBuf {
+    of(Pid::own()).join("fd").join(fd.as_raw_fd().to_string())
+}
 
 /// The used fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +34,7 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) fn read(pid: Pid) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&fs::read_to_string(of(pid).join("stat")).ok()?)
     }
 
     /// The name is in parentheses and may contain any character, so the fields begin
@@ -93,7 +104,7 @@ pub(crate) fn descends(pid: Pid, init: Pid, stats: &HashMap<Pid, Stat>) -> bool 
 /// The start time of a process, in clock ticks since boot. With the PID it identifies
 /// a process even after the PID is reused.
 pub(crate) fn started(pid: Pid) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = fs::read_to_string(of(pid).join("stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     // Field 22 (proc(5)); what follows the name begins with field 3.
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -124,13 +135,13 @@ impl Init {
 /// The bytes of a process's memory without a file, resident or swapped out: about the
 /// size of its dump.
 pub(crate) fn memory(pid: Pid) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = fs::read_to_string(of(pid).join("status")).ok()?;
     memory_in(&status)
 }
 
 /// The container's root directory as a process sees it.
 pub(crate) fn root(pid: Pid) -> PathBuf {
-    format!("/proc/{pid}/root").into()
+    of(pid).join("root")
 }
 
 /// A number in /proc/PID/status (proc_pid_status(5)).
@@ -167,8 +178,8 @@ fn memory_in(status: &str) -> Option<u64> {
 /// The number of files that a process may still open. Returns `enough`, without
 /// counting the open files, if clearly more are free.
 pub(crate) fn free_descriptors(pid: Pid, enough: usize) -> Option<usize> {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let limits = fs::read_to_string(of(pid).join("limits")).ok()?;
+    let status = fs::read_to_string(of(pid).join("status")).ok()?;
     let Some(limit) = open_files(&limits)? else {
         return Some(enough);
     };
@@ -178,7 +189,7 @@ pub(crate) fn free_descriptors(pid: Pid, enough: usize) -> Option<usize> {
     if limit.saturating_sub(table_size) >= enough {
         return Some(enough);
     }
-    let used = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let used = fs::read_dir(of(pid).join("fd")).ok()?;
     let used = used
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|number: &usize| *number < limit)

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use super::progress::Progress;
 use crate::cli::{BundlePath, ImagePath};
 use crate::host::child::Next;
 use crate::host::pid::Pid;
+use crate::host::procfs;
 use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
@@ -226,5 +227,5 @@ fn bind(work: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let dir = fs::File::open(work)?;
-    UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))
+    UnixListener::bind(procfs::descriptor(&dir).join(SOCKET))
 }

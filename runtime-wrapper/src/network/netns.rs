@@ -23,6 +23,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getpid, gettid};
 
 use crate::host::pid::Pid;
+use crate::host::procfs;
 use crate::host::sys;
 
 /// Why a namespace can't be made.
@@ -105,8 +106,7 @@ impl Drop for Netns {
 
 /// Turns loopback on in the namespace of another process.
 pub(crate) fn loopback_up_in(pid: Pid) -> Result<(), Error> {
-    let netns = format!("/proc/{pid}/ns/net");
-    within(Path::new(&netns), loopback_up).map_err(Error::Loopback)
+    within(&procfs::of(pid).join("ns/net"), loopback_up).map_err(Error::Loopback)
 }
 
 /// The addresses of the interfaces in a network namespace.

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+use crate::host::procfs;
+
 /// The name of our socket in the work directory.
 const SOCKET: &str = "cedana-console.sock";
 
@@ -94,8 +96,7 @@ impl Drop for Console {
 }
 
 fn path(dir: &File) -> PathBuf {
-    let process = std::process::id();
-    format!("/proc/{process}/fd/{}/{SOCKET}", dir.as_raw_fd()).into()
+    procfs::descriptor(dir).join(SOCKET)
 }
 
 /// The terminal's name and its master.

@@ -117,8 +117,8 @@ fn name_of(pid: Pid) -> String {
 }
 
 fn is_message_queue(pid: Pid, file: &Descriptor) -> bool {
-    let path = format!("/proc/{pid}/fd/{}", file.number);
-    statfs(path.as_str()).is_ok_and(|system| system.filesystem_type() == MQUEUE)
+    let path = procfs::of(pid).join("fd").join(file.number.to_string());
+    statfs(&path).is_ok_and(|system| system.filesystem_type() == MQUEUE)
 }
 
 /// Whether init or one of its descendants has too few free descriptors.

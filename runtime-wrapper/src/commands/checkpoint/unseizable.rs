@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::host::cgroup::Version;
 use crate::host::child::Signals;
 use crate::host::pid::Pid;
-use crate::host::procfs::{Stat, status_number};
+use crate::host::procfs::{self, Stat, status_number};
 
 /// The longest wait for a vfork or a tracer to end: longer than an application needs,
 /// and short enough for a user without a message.
@@ -189,7 +189,7 @@ pub(crate) fn check(
         if version == Version::V1 && stat.state == 'T' {
             return Some(found(Reason::Stopped, (pid, 0)));
         }
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let status = fs::read_to_string(procfs::of(pid).join("status")).unwrap_or_default();
         // 0 means no tracer, or one in another PID namespace (proc_pid_status(5)).
         match status_number(&status, "TracerPid:") {
             Some(0) if stat.state == 't' => {
@@ -204,7 +204,7 @@ pub(crate) fn check(
             _ => {}
         }
     }
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let threads = fs::read_dir(procfs::of(pid).join("task")).ok()?;
     threads.flatten().find_map(|entry| {
         let thread = entry.path();
         let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();

@@ -25,7 +25,7 @@ pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
         return None;
     }
     let (pid, device) = container.pids().into_iter().find_map(|pid| {
-        let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let entries = fs::read_dir(procfs::of(pid).join("fd")).ok()?;
         let device = entries
             .flatten()
             .filter(is_tun)
@@ -61,7 +61,7 @@ fn is_tun(entry: &DirEntry) -> bool {
 /// The device that a descriptor of /dev/net/tun is attached to.
 fn attached(pid: Pid, entry: &DirEntry) -> Option<String> {
     let fd = entry.file_name().into_string().ok()?;
-    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    let info = fs::read_to_string(procfs::of(pid).join("fdinfo").join(fd)).ok()?;
     interface(&info)
 }
 

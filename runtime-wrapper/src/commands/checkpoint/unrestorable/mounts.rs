@@ -25,7 +25,7 @@ pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
     let mut checked = HashSet::new();
     let mountpoint = container.pids().into_iter().find_map(|pid| {
         // Most processes share one mount namespace.
-        let namespace = fs::read_link(format!("/proc/{pid}/ns/mnt")).ok()?;
+        let namespace = fs::read_link(procfs::of(pid).join("ns/mnt")).ok()?;
         if !checked.insert(namespace) {
             return None;
         }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
 use crate::host::pid::Pid;
+use crate::host::procfs;
 
 /// The namespaces that all processes of a dump must share. Mount and network
 /// namespaces may differ, a PID namespace can't be left, and CRIU does not compare
@@ -23,8 +24,8 @@ pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
     let pids = container.pids();
     let (kind, pid) = outsider(container.container.init, &pids, |pid, kind| {
         // The runtime starts CRIU in our own namespaces.
-        let pid = pid.map_or("self".to_owned(), |pid| pid.to_string());
-        fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+        let process = procfs::of(pid.unwrap_or_else(Pid::own));
+        fs::read_link(process.join("ns").join(kind)).ok()
     })?;
     Some(Doubt::new(
         format!(

@@ -11,10 +11,11 @@ use std::path::Path;
 
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
+use crate::host::procfs;
 
 pub(super) fn check(container: &Inspected<'_>) -> Option<Doubt> {
     let pid = container.pids().into_iter().find(|&pid| {
-        let exe = format!("/proc/{pid}/exe");
+        let exe = procfs::of(pid).join("exe");
         // A file on disk may have such a name, but it has a link.
         fs::read_link(&exe).is_ok_and(|target| names_memfd(&target))
             && fs::metadata(&exe).is_ok_and(|program| program.nlink() == 0)
