@@ -1,26 +1,26 @@
-//! Real programs with real clients, through checkpoints and restores.
+//! Checkpoints and restores real programs while their clients stay connected.
 //!
 //! Each story starts a program of `integration/apps` in a container, connects a
-//! client to it from outside, and then tells rounds (`CEDANA_ROUNDS`, 10):
+//! client to it from outside, and then runs rounds (`CEDANA_ROUNDS`, 10):
 //!
 //! 1. The client writes. A checkpoint leaves the container running: the client's
-//!    connection goes on, and what the program holds is exactly what it was.
+//!    connection stays open, and the program's state is unchanged.
 //! 2. The client writes. After another checkpoint the container loses its network
 //!    and is killed, as when its node fails. It is restored from the image, under
-//!    the same address: the same connection goes on, the state is exactly what it
-//!    was, files are intact, and the client can write again.
+//!    the same address: the same connection stays open, state and files are
+//!    unchanged, and the client can write again.
 //!
-//! Two checkpoints, because a connection that went on after the first has
-//! sequence numbers that the first doesn't know.
+//! The second checkpoint is needed, since a connection that continued after the first
+//! has sequence numbers that the first lacks.
 //!
-//! The programs run under containerd's default seccomp profile, as Docker's and
-//! Kubernetes' do, or without io_uring at least: node and MariaDB would use it, and
-//! CRIU can't dump it.
+//! The programs run under containerd's default seccomp profile, or at least without
+//! io_uring: node and MariaDB would use it, and CRIU can't dump it. Docker's and
+//! Kubernetes' profiles deny it as well.
 //!
-//! `scripts/test --apps` gives the programs' image and folder; see there.
+//! `scripts/test --apps` provides the programs' image and folder.
 //! `CEDANA_RESTORE_MODE=eager` restores without lazy memory, for comparison. Each
-//! story prints how many restores were lazy: a small program's never are, nor are
-//! those of a family that shares memory by fork (PostgreSQL, gunicorn).
+//! story prints how many restores were lazy. Those of small programs never are, nor
+//! those of processes that share memory by fork (PostgreSQL, gunicorn).
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Stdio};
@@ -32,24 +32,24 @@ use cedana_integration::{
     Container, Containerd, Image, Run, STOCK, command, eventually_within, testbed, unique,
 };
 
-/// What `testbed --apps` imports.
+/// The image that `testbed --apps` imports.
 const IMAGE: &str = "docker.io/library/apps:latest";
-/// Where the programs are, in the instance and in containers.
+/// The mount of the programs' folder into a container.
 const APPS: &str = "type=bind,src=/apps,dst=/apps,options=rbind:ro";
-/// The container's address, and the machine's beside it.
+/// The container's address, and the machine's in the same subnet.
 const SERVER: &str = "10.99.0.2";
 const CLIENT: &str = "10.99.0.1";
-/// A build, or the start of a database, on a loaded machine.
+/// The time for a build or a database's start on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How often a checkpoint is tried.
+/// The number of attempts of a checkpoint.
 const ATTEMPTS: usize = 5;
 
-/// Why it may be refused and pass the next time: CRIU can't stop a process that
-/// waits for its vfork's exec, or is about to exit with its threads; it can't carry
-/// what a process is about to read from a netlink socket; and runc can't freeze a
-/// cgroup in which processes start too fast. With the writable layer copied before,
-/// the shim can't let the container run between two attempts: the client has to.
+/// Reasons for a refusal that may pass. CRIU can't stop a process that waits for its
+/// vfork's exec, or whose threads are about to exit. CRIU can't dump unread messages
+/// of a netlink socket. runc can't freeze a cgroup in which processes start too fast.
+/// The client has to try again: it has copied the writable layer before, so the shim
+/// can't let the container run between two attempts.
 const MOVING: [&str; 6] = [
     "is within vfork",
     "could not be frozen in time",
@@ -76,7 +76,7 @@ fn seccomp() -> &'static [&'static str] {
     }
 }
 
-/// The container's network: a namespace by path, as CNI and Docker give it.
+/// The container's network: a namespace by path, as with CNI and Docker.
 struct Network(String);
 
 impl Network {
@@ -109,14 +109,14 @@ impl Network {
         }
     }
 
-    /// From here no packet of the container reaches its peers: what the kernel
-    /// sends for a killed process (FIN, RST) would end their connections.
+    /// Cuts the container off from its peers. Otherwise the kernel would send FIN or RST
+    /// for the killed processes, which ends the connections.
     #[track_caller]
     fn cut(&self) {
         command("ip", &["link", "delete", "apps0"]).ok();
     }
 
-    /// A new namespace with the old name and address.
+    /// Replaces it by a new namespace with the same name and address.
     #[track_caller]
     fn renew(&self) {
         command("ip", &["netns", "delete", &self.0]).ok();
@@ -131,8 +131,7 @@ impl Drop for Network {
     }
 }
 
-/// A client in a container of its own, with the machine's network. It connects
-/// once.
+/// A client in another container, with the machine's network. It connects once.
 struct Client {
     _container: Container,
     process: Child,
@@ -155,7 +154,7 @@ impl Client {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (Some(orders), Some(said)) = (process.stdin.take(), process.stdout.take()) else {
-            unreachable!("both were asked for")
+            unreachable!("both are piped")
         };
         let (sender, answers) = channel();
         thread::spawn(move || {
@@ -176,7 +175,7 @@ impl Client {
         client
     }
 
-    /// The next line, if the client doesn't end before.
+    /// The client's next line, or an error if it exits before.
     fn answer(&self) -> Result<String, String> {
         self.answers
             .recv_timeout(PATIENCE)
@@ -203,14 +202,14 @@ struct App {
     flags: &'static [&'static str],
 }
 
-/// One that runs, and what is known of it.
+/// A running program.
 struct Running {
     app: App,
     network: Network,
     container: Container,
-    /// The names that it had after restores.
+    /// The ids of the restored containers.
     restored: Vec<String>,
-    /// How often CRIU could not stop it, and a checkpoint was refused.
+    /// The number of checkpoints that were refused for a reason that passes.
     refused: usize,
 }
 
@@ -255,7 +254,7 @@ impl App {
         (run, running)
     }
 
-    /// The rounds.
+    /// Runs the rounds.
     #[track_caller]
     fn lives(self) {
         let _alone = Containerd::alone();
@@ -290,7 +289,11 @@ impl App {
             app.fails_and_comes_back();
             assert_eq!(ask(&app, "state"), before, "round {round}: after a restore");
             write(&app, &mut ask);
-            assert_ne!(ask(&app, "state"), before, "round {round}: it doesn't move");
+            assert_ne!(
+                ask(&app, "state"),
+                before,
+                "round {round}: a write does not change the state"
+            );
             app.check(count);
         }
         tell(self.name, &app.restored, app.refused);
@@ -298,7 +301,7 @@ impl App {
 }
 
 impl Running {
-    /// A checkpoint, tried again if it was refused for reasons that pass.
+    /// Takes a checkpoint, and tries again if it is refused for a reason that passes.
     #[track_caller]
     fn checkpoint(&mut self) -> Image {
         for _ in 1..ATTEMPTS {
@@ -314,7 +317,7 @@ impl Running {
         self.container.checkpoint(&["--rw"])
     }
 
-    /// Checkpointed, killed with its network, restored.
+    /// Takes a checkpoint, kills the container with its network, and restores it.
     #[track_caller]
     fn fails_and_comes_back(&mut self) {
         let image = self.checkpoint();
@@ -326,7 +329,7 @@ impl Running {
         self.container = restored;
     }
 
-    /// What it wrote is intact.
+    /// Asserts that its files are intact.
     #[track_caller]
     fn check(&self, count: u32) {
         let script = self.app.script();
@@ -336,14 +339,14 @@ impl Running {
         assert_eq!(answer.code, 0, "{answer}\n{}", self.trouble());
     }
 
-    /// What it said last, for a failure.
+    /// Its status and the end of its log, for a failure's message.
     fn trouble(&self) -> String {
         let log = self.container.exec(&["tail", "-n", "30", "/data/log"]);
         format!("task: {:?}\nlog: {log}", self.container.status())
     }
 }
 
-/// Prints how often it was restored and how many of these restores were lazy.
+/// Prints the numbers of restores, of lazy restores and of refused checkpoints.
 #[track_caller]
 fn tell(name: &str, restored: &[String], refused: usize) {
     // A restore has its record when its memory is complete.
@@ -387,7 +390,7 @@ apps! {
     sshd
 }
 
-/// In a volume: [`sqlite_in_the_writable_layer`].
+/// In a volume; see [`sqlite_in_the_writable_layer`].
 #[test]
 fn sqlite() {
     let flags = &["--env", "SQLITE_FILE=/out/db"];
@@ -404,8 +407,8 @@ fn sqlite_in_the_writable_layer() {
     App::named("sqlite").lives();
 }
 
-/// The server maps the log's index and holds locks on it, and `check` opens it
-/// beside the server.
+/// The server maps the log's index and holds locks on it, and `check` opens the
+/// database at the same time.
 #[test]
 fn sqlite_with_a_write_ahead_log() {
     let flags = &[
@@ -421,8 +424,7 @@ fn sqlite_with_a_write_ahead_log() {
     .lives();
 }
 
-/// Where the compilers of a build are is never twice the same: so here it is not
-/// state that is compared, but the result.
+/// Compares the result of the build, since its intermediate states differ each time.
 #[test]
 fn make() {
     let _alone = Containerd::alone();
@@ -433,7 +435,7 @@ fn make() {
         drop(app.checkpoint());
         app.has_built(25, round);
         app.fails_and_comes_back();
-        eventually_within(PATIENCE, "the build ends", || {
+        eventually_within(PATIENCE, "the build is complete", || {
             let end = app.container.exec(&["cat", "/data/end"]);
             match end.stdout.trim() {
                 "" => Err(end.to_string()),
@@ -451,7 +453,7 @@ fn make() {
 }
 
 impl Running {
-    /// Waits for so many objects; the build must not be over.
+    /// Waits until the build has made `objects` object files; it must not be complete.
     #[track_caller]
     fn has_built(&self, objects: usize, round: u32) {
         let list = [
@@ -469,7 +471,7 @@ impl Running {
         });
         assert!(
             !said.contains("/data/end"),
-            "round {round}: over before: {said}"
+            "round {round}: the build was complete too early: {said}"
         );
     }
 }

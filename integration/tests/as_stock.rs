@@ -1,4 +1,4 @@
-//! What clients see of a task is what they see with containerd's own shim.
+//! Compares what clients see of a task with containerd's own shim.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,13 +7,13 @@ use std::path::Path;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, STOCK, runtime};
 
-/// The runtime under test, and the one to compare it with.
+/// The runtime under test and containerd's own.
 fn both() -> [String; 2] {
     [STOCK.into(), runtime()]
 }
 
 #[test]
-fn an_exec_that_could_not_be_started_is_created_still() {
+fn an_exec_that_failed_to_start_looks_as_with_containerds_shim() {
     let process = r#"{"args":["/no/such/program"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
     let seen = both().map(|runtime| {
         let container = Run::new("exec-created")
@@ -26,7 +26,7 @@ fn an_exec_that_could_not_be_started_is_created_still() {
         let reason = task.start("e").map(|started| started.pid);
         let reason = reason.expect_err("there is no such program").message;
         assert!(reason.contains("/no/such/program"), "{reason}");
-        // A client that waits is let go.
+        // Wait returns.
         ok(task.wait("e").map(drop));
         let state = task
             .state("e")
@@ -35,7 +35,7 @@ fn an_exec_that_could_not_be_started_is_created_still() {
         let deleted = task
             .delete("e")
             .unwrap_or_else(|refused| panic!("{refused}"));
-        // Its name is free again.
+        // The exec id is free again.
         ok(task.exec("e", process, ["", "", ""]));
         ok(task.delete("e").map(drop));
         container.report().intact();
@@ -53,7 +53,7 @@ fn an_exec_that_could_not_be_started_is_created_still() {
 }
 
 #[test]
-fn an_exec_that_could_not_be_started_can_be_once_its_program_is_there() {
+fn an_exec_that_failed_to_start_can_be_started_again() {
     let container = Run::new("exec-again").workload(&[]).detach();
     let task = container.task();
     let process = r#"{"args":["/out/program"],"cwd":"/","user":{"uid":0,"gid":0}}"#;
@@ -96,7 +96,7 @@ fn a_checkpoint_has_the_parent_that_its_client_names() {
     let done = first.task().checkpoint(&parent, None);
     done.unwrap_or_else(|refused| panic!("{refused}"));
 
-    // Field 10 is new in containerd 2.4; 99 is from a client that is newer still.
+    // Field 10 is new in containerd 2.4; 99 stands for a field of a newer client.
     let mut options = CheckpointOptions::default();
     let unknown = options.special_fields.mut_unknown_fields();
     unknown.add_length_delimited(10, b"../parent".to_vec());
@@ -105,7 +105,7 @@ fn a_checkpoint_has_the_parent_that_its_client_names() {
     first.report().continues(&before);
     match done {
         Ok(()) => {}
-        // CRIU compares with a parent by the kernel's soft-dirty bits.
+        // CRIU finds changed pages by the kernel's soft-dirty bits.
         Err(refused) if refused.message.contains("Tracking memory is not available") => {
             println!("skipped: this kernel has no soft-dirty bits; CRIU was given the parent");
             return;
@@ -134,7 +134,7 @@ fn a_checkpoint_has_the_parent_that_its_client_names() {
 }
 
 #[test]
-fn a_parent_that_is_not_there_is_named() {
+fn a_missing_parent_is_named() {
     let shim = BareShim::start("no-parent", &[]);
     shim.run();
     let before = shim.report();

@@ -1,4 +1,4 @@
-//! Checkpoint and restore, and that what comes back is what was.
+//! Checkpoints and restores containers, and verifies what is restored.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use cedana_integration::{
     workload,
 };
 
-/// A directory for a checkpoint, removed with the story.
+/// A directory for a checkpoint, removed when dropped.
 struct Images(PathBuf);
 
 impl Images {
@@ -32,7 +32,7 @@ impl Drop for Images {
     }
 }
 
-/// Everything the workload can hold that needs no special help.
+/// The state of a workload that needs no options of a checkpoint.
 const MUCH: [&str; 9] = [
     "--memory",
     "32",
@@ -45,7 +45,7 @@ const MUCH: [&str; 9] = [
     "/tmp/file",
 ];
 
-/// The container ends with a checkpoint, and goes on from it where it was.
+/// Checkpoints and kills the container, and asserts that the restored one continues it.
 #[track_caller]
 fn comes_back(container: &Container) {
     let before = container.report();
@@ -56,7 +56,7 @@ fn comes_back(container: &Container) {
         .continues(&before);
 }
 
-/// Checkpoints `container` and leaves nothing of it but the image and the name.
+/// Checkpoints `container`, kills it and deletes its task.
 fn checkpoint_and_end(container: &Container, flags: &[&str]) -> Image {
     let image = container.checkpoint(flags);
     container.end_task();
@@ -64,7 +64,7 @@ fn checkpoint_and_end(container: &Container, flags: &[&str]) -> Image {
 }
 
 #[test]
-fn a_container_comes_back_under_another_name_with_its_memory() {
+fn a_container_is_restored_under_another_name_with_its_memory() {
     let container = Run::new("memory").workload(&MUCH).detach();
     let before = container.report();
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
@@ -84,7 +84,7 @@ fn a_container_goes_on_running_after_its_checkpoint() {
 }
 
 #[test]
-fn the_writable_layer_comes_back_when_asked_for() {
+fn the_writable_layer_is_restored_on_request() {
     let container = Run::new("layer").workload(&["--memory", "1"]).detach();
     container.exec(&["sh", "-c", "echo kept >/root/note"]).ok();
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
@@ -121,7 +121,7 @@ fn a_restored_container_can_be_checkpointed_again() {
 }
 
 #[test]
-fn a_restored_container_is_a_container_like_any_other() {
+fn a_restored_container_takes_exec_pause_and_kill_like_any_other() {
     let container = Run::new("like-any")
         .workload(&["--term-code", "11"])
         .detach();
@@ -158,8 +158,8 @@ fn a_paused_container_is_checkpointed_and_stays_paused() {
 }
 
 #[test]
-fn deleted_open_files_come_back() {
-    // 5 MB: ordinary for a real program, far above CRIU's own limit of 1 MiB.
+fn deleted_open_files_are_restored() {
+    // 5 MB: ordinary for a program, but above CRIU's default limit of 1 MiB.
     let container = Run::new("deleted")
         .workload(&["--deleted-file", "5000000"])
         .detach();
@@ -167,7 +167,7 @@ fn deleted_open_files_come_back() {
 }
 
 #[test]
-fn file_locks_come_back() {
+fn file_locks_are_restored() {
     let container = Run::new("locks")
         .workload(&["--lock", "/tmp/lock"])
         .detach();
@@ -175,7 +175,7 @@ fn file_locks_come_back() {
 }
 
 #[test]
-fn shared_memory_comes_back() {
+fn shared_memory_is_restored() {
     let container = Run::new("shm").workload(&["--shared-memory", "4"]).detach();
     comes_back(&container);
 }
@@ -208,7 +208,7 @@ fn established_tcp_connections_survive_a_checkpoint_that_leaves_running() {
 }
 
 #[test]
-fn bind_mounts_and_tmpfs_are_there_again() {
+fn bind_mounts_and_tmpfs_are_restored() {
     let container = Run::new("mounts")
         .flags(&[
             "--mount",
@@ -233,7 +233,7 @@ fn bind_mounts_and_tmpfs_are_there_again() {
 }
 
 #[test]
-fn a_terminal_container_comes_back_on_the_new_terminal() {
+fn a_container_with_a_terminal_is_restored_on_a_new_terminal() {
     let (container, mut terminal) = Run::new("terminal")
         .workload(&["--lines", "--memory", "2"])
         .on_terminal();
@@ -248,12 +248,12 @@ fn a_terminal_container_comes_back_on_the_new_terminal() {
     let (restored, mut terminal) = container.restore_on_terminal(&image);
     restored.report().continues(&before);
     terminal.type_line("after");
-    // The count goes on: it is the same process that reads.
+    // The count continues, so the same process reads.
     terminal.expect("line 2: after");
 }
 
 #[test]
-fn exec_sessions_go_on_beside_a_checkpoint_and_are_no_part_of_it() {
+fn an_exec_continues_after_a_checkpoint_and_is_not_restored() {
     let container = Run::new("exec-open").workload(&["--memory", "2"]).detach();
     container
         .exec_with(
@@ -282,11 +282,11 @@ fn exec_sessions_go_on_beside_a_checkpoint_and_are_no_part_of_it() {
     let restored = container.restore(&image, &["--rw"]);
     restored.report().continues(&before);
     let processes = restored.task().pids().map(|p| p.processes.len());
-    assert_eq!(processes.ok(), Some(1), "the exec came along");
+    assert_eq!(processes.ok(), Some(1), "the exec was restored");
 }
 
 #[test]
-fn a_checkpoint_that_ends_the_container_ends_its_exec_sessions() {
+fn a_checkpoint_that_ends_the_container_ends_its_execs() {
     let container = Run::new("exec-exit").workload(&["--memory", "2"]).detach();
     container
         .exec_with(
@@ -358,7 +358,7 @@ fn a_checkpoint_with_exit_ends_the_task() {
 }
 
 #[test]
-fn images_and_logs_go_where_the_user_said() {
+fn images_and_logs_are_written_to_the_paths_of_the_request() {
     let container = Run::new("paths").workload(&["--memory", "4"]).detach();
     let before = container.report();
     let (images, work) = (Images::new(), Images::new());
@@ -389,8 +389,8 @@ fn images_and_logs_go_where_the_user_said() {
 
 #[test]
 fn a_directory_of_images_restores_without_containerd() {
-    // A file with another name needs the very directory it was in: CRIU puts a
-    // link there, and `ctr` copies the writable layer before CRIU comes.
+    // CRIU puts a link into the directory of a renamed file. A checkpoint by `ctr`
+    // would lack it, since `ctr` copies the writable layer before CRIU runs.
     let first = BareShim::start(
         "bare",
         &[
@@ -447,7 +447,7 @@ fn redis_keeps_its_data_and_its_subscriber() {
             Err(format!("{answer} subscribers"))
         }
     };
-    eventually("the subscriber listens", || listening(&container));
+    eventually("the subscriber is subscribed", || listening(&container));
     container.exec(&["redis-cli", "set", "key", "value"]).ok();
     let image = checkpoint_and_end(&container, &["--rw", "--image"]);
 
@@ -455,33 +455,36 @@ fn redis_keeps_its_data_and_its_subscriber() {
     prints(0, "value\n", "", || {
         restored.exec(&["redis-cli", "get", "key"])
     });
-    // The same connection: the client can't have made a new one.
+    // The connection is the same, since the client does not reconnect.
     prints(0, "1\n", "", || restored.exec(&PUBLISH));
-    eventually("the subscriber hears what came after the restore", || {
-        let heard = restored
-            .exec(&["grep", "-c", "hello", "/scratch/heard"])
-            .stdout;
-        let before = ["0", "1", ""].contains(&heard.trim());
-        if before { Err(heard) } else { Ok(()) }
-    });
+    eventually(
+        "the subscriber receives the message after the restore",
+        || {
+            let heard = restored
+                .exec(&["grep", "-c", "hello", "/scratch/heard"])
+                .stdout;
+            let before = ["0", "1", ""].contains(&heard.trim());
+            if before { Err(heard) } else { Ok(()) }
+        },
+    );
 }
 
 #[test]
-fn a_checkpoint_that_fails_says_why_and_the_container_runs_on() {
+fn a_failed_checkpoint_gives_the_reason_and_the_container_continues() {
     let container = Run::new("failing").workload(&["--memory", "2"]).detach();
     let before = container.report();
-    // A file where a directory must be.
+    // A file in place of the directory.
     let blocked = Images::new();
     let path = blocked.0.join("file");
     fs::write(&path, "").unwrap_or_else(|error| panic!("{error}"));
     let refused = container.task().checkpoint(&path, None).err();
-    let refused = refused.unwrap_or_else(|| panic!("a checkpoint into a file"));
+    let refused = refused.unwrap_or_else(|| panic!("a checkpoint into a file succeeded"));
     assert!(
         refused.message.contains(&path.display().to_string()),
         "{refused}"
     );
     container.report().continues(&before);
-    // And what failed once can be done after.
+    // A later checkpoint succeeds.
     let image = ctr(&["task", "checkpoint", container.id()]).ok();
     let _image = Image::named(image.stdout.trim());
     container.report().continues(&before);

@@ -1,4 +1,4 @@
-//! What Docker's user does with a container that came back: everything.
+//! Docker's commands on checkpointed and restored containers.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 const HELD: [&str; 6] = ["--memory", "4", "--threads", "2", "--journal", "/journal"];
 
-/// Runs it, ends it with a checkpoint, and brings it back.
+/// Starts a container, ends it with a checkpoint, and restores it.
 #[track_caller]
 fn restored(run: Run) -> Container {
     let container = run.start();
@@ -26,7 +26,7 @@ fn restored(run: Run) -> Container {
 }
 
 #[test]
-fn a_restore_that_fails_lazily_is_tried_again_on_the_same_network() {
+fn a_failed_lazy_restore_is_tried_again_on_the_same_network() {
     if no_restore_here() {
         return;
     }
@@ -43,7 +43,7 @@ fn a_restore_that_fails_lazily_is_tried_again_on_the_same_network() {
 }
 
 #[test]
-fn a_growing_file_fails_no_checkpoint_that_leaves_the_container_running() {
+fn a_file_may_grow_during_a_checkpoint_with_leave_running() {
     let run = Run::new("growing").leaves_running();
     let container = run
         .workload(&["--memory", "16", "--long-journal", "/journal"])
@@ -51,13 +51,13 @@ fn a_growing_file_fails_no_checkpoint_that_leaves_the_container_running() {
     let before = container.report();
     for round in 0..5 {
         container.checkpoint_running(&format!("cp{round}")).ok();
-        container.is("running").expect("it was left running");
+        container.is("running").expect("--leave-running");
     }
     container.report().continues(&before);
 }
 
 #[test]
-fn a_restored_container_is_a_container_like_any_other() {
+fn a_restored_container_takes_dockers_commands_like_any_other() {
     if no_restore_here() {
         return;
     }
@@ -111,7 +111,7 @@ fn a_restored_container_is_a_container_like_any_other() {
 }
 
 #[test]
-fn the_exit_code_arrives() {
+fn docker_wait_reports_the_exit_code_of_a_restored_container() {
     if no_restore_here() {
         return;
     }
@@ -125,7 +125,7 @@ fn the_exit_code_arrives() {
 }
 
 #[test]
-fn a_container_that_can_be_stopped_can_be_started_afresh() {
+fn a_restored_container_can_be_restarted() {
     if no_restore_here() {
         return;
     }
@@ -140,7 +140,7 @@ fn a_container_that_can_be_stopped_can_be_started_afresh() {
 }
 
 #[test]
-fn the_restart_policy_acts() {
+fn the_restart_policy_applies_to_a_restored_container() {
     if no_restore_here() {
         return;
     }
@@ -165,17 +165,15 @@ fn the_restart_policy_acts() {
 }
 
 #[test]
-fn logs_go_on_without_loss_or_repetition() {
+fn logs_continue_without_loss_or_repetition() {
     if no_restore_here() {
         return;
     }
     let container = Run::new("logs").workload(&["--ticks"]).start();
     let beyond = |ticks: usize| {
-        eventually("the log goes on", || {
-            match container.logs().lines().count() {
-                enough if enough > ticks => Ok(enough),
-                few => Err(format!("{few} lines; {}", container.state())),
-            }
+        eventually("the log grows", || match container.logs().lines().count() {
+            enough if enough > ticks => Ok(enough),
+            few => Err(format!("{few} lines; {}", container.state())),
         })
     };
     let mut ticks = beyond(20);
@@ -191,7 +189,7 @@ fn logs_go_on_without_loss_or_repetition() {
 }
 
 #[test]
-fn a_terminal_is_attached_to_the_process_that_came_back() {
+fn docker_attach_reaches_the_restored_process() {
     if no_restore_here() {
         return;
     }
@@ -207,10 +205,10 @@ fn a_terminal_is_attached_to_the_process_that_came_back() {
     container.thaw("cp");
     let mut terminal = container.attach();
     terminal.type_line("after");
-    // The count goes on: it is the same process that reads.
+    // The count continues, so the same process reads.
     terminal.expect("line 2: after");
     terminal.resize(33, 101);
-    eventually("the size arrives", || {
+    eventually("the terminal has its new size", || {
         let size = container.exec(&["stty", "-F", "/proc/1/fd/0", "size"]);
         match size.stdout.trim() == "33 101" {
             true => Ok(()),
@@ -220,7 +218,7 @@ fn a_terminal_is_attached_to_the_process_that_came_back() {
 }
 
 #[test]
-fn a_checkpoint_is_restored_as_often_as_one_likes() {
+fn a_checkpoint_can_be_restored_many_times() {
     if no_restore_here() {
         return;
     }
@@ -232,7 +230,7 @@ fn a_checkpoint_is_restored_as_often_as_one_likes() {
         container.thaw("cp");
         container.report().continues(&before);
     }
-    // And what came back can be checkpointed in turn.
+    // A restored container can be checkpointed.
     let between = container.report();
     container.checkpoint_running("cp2").ok();
     container.kill();
@@ -255,7 +253,7 @@ fn checkpoints_are_listed_and_removed() {
 }
 
 #[test]
-fn a_checkpoint_in_a_directory_of_the_users_comes_back_once_docker_has_it() {
+fn a_checkpoint_from_a_checkpoint_dir_is_restored_once_copied_to_dockers_directory() {
     if no_restore_here() {
         return;
     }
@@ -274,11 +272,15 @@ fn a_checkpoint_in_a_directory_of_the_users_comes_back_once_docker_has_it() {
         use std::os::unix::fs::PermissionsExt;
         m.permissions().mode() & 0o077
     });
-    assert_eq!(mode.ok(), Some(0), "others may read the memory");
+    assert_eq!(
+        mode.ok(),
+        Some(0),
+        "the checkpoint is readable by other users"
+    );
 
-    // `docker start` refuses such a directory whatever the runtime.
+    // `docker start` refuses `--checkpoint-dir` with any runtime.
     let to = container.checkpoint_path("mine");
-    let parent = to.parent().expect("it has one").display().to_string();
+    let parent = to.parent().expect("a parent").display().to_string();
     command("mkdir", &["-p", &parent]).ok();
     let from = home.join("mine").display().to_string();
     command("cp", &["-a", &from, &to.display().to_string()]).ok();
@@ -289,7 +291,7 @@ fn a_checkpoint_in_a_directory_of_the_users_comes_back_once_docker_has_it() {
 }
 
 #[test]
-fn a_paused_container_is_checkpointed_and_runs_when_it_comes_back() {
+fn a_paused_container_is_checkpointed_and_runs_when_it_is_restored() {
     if no_restore_here() {
         return;
     }
@@ -303,13 +305,13 @@ fn a_paused_container_is_checkpointed_and_runs_when_it_comes_back() {
 
 /// Truncates the image of the first process.
 fn damage(checkpoint: &Path) {
-    let entries = fs::read_dir(checkpoint).expect("Docker keeps checkpoints there");
+    let entries = fs::read_dir(checkpoint).expect("the checkpoint's directory");
     let core = entries
         .filter_map(Result::ok)
         .find(|e| e.file_name().to_string_lossy().starts_with("core-"))
-        .expect("a process in the checkpoint");
+        .expect("the image of a process");
     let file = fs::File::options().write(true).open(core.path());
-    file.and_then(|f| f.set_len(10)).expect("can be cut");
+    file.and_then(|f| f.set_len(10)).expect("truncate");
 }
 
 #[test]
@@ -333,7 +335,7 @@ fn a_damaged_checkpoint_is_refused_with_a_reason_and_others_still_work() {
 }
 
 #[test]
-fn a_checkpoint_that_is_not_there_is_refused() {
+fn a_restore_from_a_missing_checkpoint_is_refused() {
     let container = Run::new("nowhere").workload(&[]).start();
     docker_ok(&["kill", container.name()]);
     container.exited();
@@ -343,7 +345,7 @@ fn a_checkpoint_that_is_not_there_is_refused() {
 }
 
 #[test]
-fn what_criu_cannot_dump_is_refused_with_a_reason_and_runs_on() {
+fn a_container_that_criu_cannot_dump_continues_and_the_reason_is_given() {
     // A nested PID namespace.
     let container = Run::new("nested")
         .leaves_running()
@@ -357,7 +359,7 @@ fn what_criu_cannot_dump_is_refused_with_a_reason_and_runs_on() {
             "echo up; while :; do sleep 1; done",
         ])
         .start();
-    eventually("the nested namespace is there", || match container.logs() {
+    eventually("the nested namespace exists", || match container.logs() {
         up if up.contains("up") => Ok(()),
         other => Err(other),
     });
@@ -369,7 +371,7 @@ fn what_criu_cannot_dump_is_refused_with_a_reason_and_runs_on() {
 }
 
 #[test]
-fn a_connection_that_is_accepted_soon_does_not_fail_a_checkpoint() {
+fn a_checkpoint_waits_until_a_connection_is_accepted() {
     if by_path() {
         println!("skipped: by path nothing tells cedana-runc that the pause is Docker's own");
         return;
@@ -387,11 +389,11 @@ fn a_connection_that_is_accepted_soon_does_not_fail_a_checkpoint() {
         .join("log.json");
     thread::scope(|scope| {
         let taken = scope.spawn(|| container.checkpoint_running("cp"));
-        eventually("it is tried again", || {
+        eventually("the log says that the checkpoint is tried again", || {
             let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
             text.contains("trying again").then_some(()).ok_or(text)
         });
-        // The workload accepts it when the fifo is opened.
+        // The workload accepts the connection when the fifo is opened.
         command(
             "timeout",
             &["10", "sh", "-c", &format!(": >{}", fifo.display())],
@@ -405,7 +407,7 @@ fn a_connection_that_is_accepted_soon_does_not_fail_a_checkpoint() {
 }
 
 #[test]
-fn by_path_on_docker_28_nothing_is_lost() {
+fn docker_28_by_path_refuses_a_checkpoint_that_it_could_not_restore() {
     if !(by_path() && cannot_restore()) {
         println!(
             "skipped: Docker {} restores with {}",
@@ -433,7 +435,7 @@ fn by_path_on_docker_28_nothing_is_lost() {
 }
 
 #[test]
-fn a_container_of_another_runtime_is_left_alone() {
+fn a_container_of_runc_runs_beside_ours() {
     let container = Run::new("other")
         .runtime("runc")
         .image(BUSYBOX)

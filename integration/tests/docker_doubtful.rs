@@ -1,4 +1,4 @@
-//! Docker's containers that a checkpoint would end for good.
+//! Refuses checkpoints that end a container which Docker could never restore.
 
 use cedana_integration::docker::{Run, docker, no_restore_here};
 use cedana_integration::{cgroup_of, eventually};
@@ -8,7 +8,7 @@ const WARN: &str = "io.cedana.checkpoint.doubtful=warn";
 const HELD: [&str; 4] = ["--memory", "2", "--threads", "6"];
 
 #[test]
-fn a_container_that_docker_removes_at_its_end() {
+fn a_checkpoint_that_ends_a_container_with_rm_is_refused() {
     if no_restore_here() {
         return;
     }
@@ -30,7 +30,7 @@ fn a_container_that_docker_removes_at_its_end() {
 }
 
 #[test]
-fn a_container_that_docker_removes_may_run_on_or_be_lost() {
+fn a_container_with_rm_may_continue_or_be_ended_on_request() {
     if no_restore_here() {
         return;
     }
@@ -42,7 +42,7 @@ fn a_container_that_docker_removes_may_run_on_or_be_lost() {
 
     let run = Run::new("lost").flags(&["--rm", "--annotation", WARN]);
     let container = run.workload(&HELD).start();
-    // Docker may remove the directory while it writes the checkpoint into it.
+    // Docker may remove the directory during the checkpoint, which then fails.
     let answer = container.checkpoint("cp");
     assert!(
         !answer.stderr.contains("could never be restored"),
@@ -50,8 +50,8 @@ fn a_container_that_docker_removes_may_run_on_or_be_lost() {
     );
     eventually("Docker removes it", || {
         let answer = docker(&["inspect", container.name()]);
-        // Its removal of the directory fails if the checkpoint gets a file meanwhile,
-        // and the container stays as a dead one.
+        // If the checkpoint gets another file meanwhile, Docker fails to remove the
+        // directory, and the container stays in state dead.
         match answer.code == 0 && !answer.stdout.contains("\"Dead\": true") {
             true => Err(answer.stdout),
             false => Ok(()),
@@ -59,7 +59,7 @@ fn a_container_that_docker_removes_may_run_on_or_be_lost() {
     });
 }
 
-/// How many processes and threads the workload is when nothing limits it.
+/// The number of the workload's processes and threads without a limit.
 #[track_caller]
 fn size() -> u64 {
     let container = Run::new("size").workload(&HELD).start();
@@ -69,7 +69,7 @@ fn size() -> u64 {
 }
 
 #[test]
-fn a_container_whose_pids_limit_leaves_criu_no_room() {
+fn a_checkpoint_is_refused_if_the_pids_limit_leaves_criu_no_process() {
     if no_restore_here() {
         return;
     }
@@ -94,9 +94,9 @@ fn a_container_whose_pids_limit_leaves_criu_no_room() {
     container.report().continues(&before);
 }
 
-/// Docker keeps the container's files, so the new directory is there at a restore.
+/// Docker keeps the container's files, so CRIU finds the new directory at a restore.
 #[test]
-fn a_deleted_directory_that_another_one_has_replaced() {
+fn a_checkpoint_with_a_deleted_and_replaced_directory_is_refused() {
     if no_restore_here() {
         return;
     }

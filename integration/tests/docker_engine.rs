@@ -1,7 +1,7 @@
-//! Engines and shims that end at the wrong moment, and nothing stays.
+//! Stops engines and shims during a restore, and verifies that nothing stays.
 //!
-//! Between Create and Start of a restore a process holds the container's network
-//! namespace. Whatever happens then, it must go.
+//! Between Create and Start of a restore the netns holder, a process, holds the
+//! container's network namespace. It must exit in any case.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use serde_json::json;
 
 const HELD: [&str; 6] = ["--memory", "4", "--children", "1", "--journal", "/journal"];
 
-/// Settings of the machine's, while it is held.
+/// The machine's configuration file, removed when dropped.
 struct Settings;
 
 impl Settings {
@@ -48,13 +48,13 @@ fn restore_meanwhile(container: &Container, checkpoint: &str) -> std::process::C
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("docker is there")
+        .expect("docker")
 }
 
-/// Waits for the container to be down, in whatever way Docker got there.
+/// Waits until Docker reports that the container does not run.
 #[track_caller]
 fn is_down(container: &Container) {
-    eventually("the container is down", || {
+    eventually("the container does not run", || {
         match container.inspect("{{.State.Running}}").as_str() {
             "false" => Ok(()),
             _ => Err(container.state()),
@@ -63,7 +63,7 @@ fn is_down(container: &Container) {
 }
 
 #[test]
-fn a_restore_leaves_no_holder() {
+fn a_restore_leaves_no_netns_holder() {
     let _alone = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -77,7 +77,7 @@ fn a_restore_leaves_no_holder() {
 }
 
 #[test]
-fn a_restore_that_fails_leaves_no_holder() {
+fn a_failed_restore_leaves_no_netns_holder() {
     let _alone = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -85,13 +85,13 @@ fn a_restore_that_fails_leaves_no_holder() {
     let container = Run::new("fails").workload(&HELD).start();
     container.freeze("cp");
     let inventory = container.checkpoint_path("cp").join("inventory.img");
-    fs::write(inventory, "").expect("the checkpoint is there");
+    fs::write(inventory, "").expect("the inventory");
     container.restore("cp").refused();
     no_holder_is_left();
 }
 
 #[test]
-fn a_start_that_fails_before_the_restore_leaves_no_holder() {
+fn a_start_that_fails_before_the_restore_leaves_no_netns_holder() {
     let _alone = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -102,7 +102,7 @@ fn a_start_that_fails_before_the_restore_leaves_no_holder() {
         .start();
     let before = container.report();
     container.freeze("cp");
-    // Docker 28 finds it taken after Create, 26 before.
+    // Docker 28 finds the port in use after Create, Docker 26 before.
     let taken = std::net::TcpListener::bind("0.0.0.0:38080").expect("the port is free");
     let reason = container.restore("cp").refused();
     assert!(reason.contains("38080"), "{reason}");
@@ -113,7 +113,7 @@ fn a_start_that_fails_before_the_restore_leaves_no_holder() {
     no_holder_is_left();
 }
 
-/// A checkpoint and a task made from it that has not been started.
+/// A checkpoint, and a task that was created from it but not started.
 fn created_from_a_checkpoint() -> (BareShim, BareShim, PathBuf) {
     let first = BareShim::start("held", &["--memory", "2"]);
     first.run();
@@ -130,16 +130,20 @@ fn created_from_a_checkpoint() -> (BareShim, BareShim, PathBuf) {
     request.checkpoint = images.display().to_string();
     let created = next.task().create(&request);
     let pid = created.unwrap_or_else(|refused| panic!("{refused}")).pid;
-    // What an engine does between Create and Start.
-    let namespace = fs::read_link(format!("/proc/{pid}/ns/net")).expect("a process with the PID");
-    let own = fs::read_link("/proc/self/ns/net").expect("ours");
-    assert_ne!(namespace, own, "a network namespace of its own");
+    // Docker opens this namespace between Create and Start.
+    let namespace =
+        fs::read_link(format!("/proc/{pid}/ns/net")).expect("the netns holder's namespace");
+    let own = fs::read_link("/proc/self/ns/net").expect("this process's namespace");
+    assert_ne!(
+        namespace, own,
+        "the holder has the host's network namespace"
+    );
     assert_eq!(holders().len(), 1);
     (first, next, images)
 }
 
 #[test]
-fn a_killed_shim_takes_its_holder_along() {
+fn the_netns_holder_exits_with_a_killed_shim() {
     let _alone = Dockerd::alone();
     let (_first, next, images) = created_from_a_checkpoint();
     kill(Pid::from_raw(next.pid().cast_signed()), Signal::SIGKILL).expect("it is alive");
@@ -148,7 +152,7 @@ fn a_killed_shim_takes_its_holder_along() {
 }
 
 #[test]
-fn a_task_that_is_deleted_before_its_start_takes_its_holder_along() {
+fn the_netns_holder_exits_with_a_task_that_is_killed_before_its_start() {
     let _alone = Dockerd::alone();
     let (_first, next, images) = created_from_a_checkpoint();
     let task = next.task();
@@ -162,7 +166,7 @@ fn a_task_that_is_deleted_before_its_start_takes_its_holder_along() {
 }
 
 #[test]
-fn a_killed_shim_ends_the_container_and_it_can_be_restored_again() {
+fn a_container_whose_shim_is_killed_ends_and_can_be_restored() {
     let _alone = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -174,22 +178,21 @@ fn a_killed_shim_ends_the_container_and_it_can_be_restored_again() {
     let pid = container.pid();
     kill(Pid::from_raw(container.shim_pid()), Signal::SIGKILL).expect("it is alive");
     is_down(&container);
-    eventually(
-        "the application is gone with its shim",
-        || match fs::exists(format!("/proc/{pid}")) {
+    eventually("the application has exited", || {
+        match fs::exists(format!("/proc/{pid}")) {
             Ok(false) => Ok(()),
             other => Err(format!("{other:?}")),
-        },
-    );
+        }
+    });
     no_holder_is_left();
     container.thaw("cp");
     container.report().continues(&before);
 }
 
-/// dockerd dies while a restore is under way: the OCI runtime stands before a
-/// gate, and passes it when dockerd is back.
+/// dockerd is killed during a restore: the OCI runtime waits at a gate until dockerd
+/// runs again.
 #[test]
-fn a_dockerd_that_is_killed_during_a_restore_leaves_nothing() {
+fn a_container_can_be_restored_after_dockerd_was_killed_during_a_restore() {
     let dockerd = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -211,8 +214,8 @@ fn a_dockerd_that_is_killed_during_a_restore_leaves_nothing() {
     dockerd.start("dockerd");
     is_down(&container);
     gate.open();
-    // Docker 28 deletes what it takes for a task that was never started, and is
-    // refused if that runs by then. It finds a running one the next time.
+    // Docker 28 takes the task for one that was never started and deletes it. That
+    // fails if the task runs by then; the next attempt finds it running.
     eventually("the container is restored", || {
         match container.restore("cp") {
             done if done.code == 0 => Ok(()),
@@ -222,18 +225,18 @@ fn a_dockerd_that_is_killed_during_a_restore_leaves_nothing() {
     container.running();
     no_holder_is_left();
     container.report().continues(&before);
-    // Docker hears of the end, although it was there when the first task ended.
+    // Docker gets the exit event of this task as well.
     container.kill();
     container.thaw("cp");
     container.report().continues(&before);
 }
 
-/// dockerd dies between Create and Start, as near as can be: when a holder appears.
+/// dockerd is killed between Create and Start: as soon as a netns holder runs.
 #[test]
-fn a_dockerd_that_is_killed_before_a_restore_leaves_nothing() {
+fn a_container_can_be_restored_after_dockerd_was_killed_before_a_restore() {
     let dockerd = Dockerd::alone();
     if by_path() {
-        println!("skipped: by path there is no holder");
+        println!("skipped: by path there is no netns holder");
         return;
     }
     let network = Network::create("before-restore");
@@ -244,7 +247,7 @@ fn a_dockerd_that_is_killed_before_a_restore_leaves_nothing() {
     let before = container.report();
     container.freeze("cp");
     let mut client = restore_meanwhile(&container, "cp");
-    eventually("a holder appears, or the restore is over", || {
+    eventually("a netns holder runs, or the restore is complete", || {
         match holders().is_empty() && container.is("running").is_err() {
             true => Err("neither"),
             false => Ok(()),
@@ -274,7 +277,7 @@ fn a_restored_container_survives_a_restart_of_containerd() {
         container.thaw("cp");
         engines.end(how, "containerd");
         engines.start("containerd");
-        // Docker connects again in its own time.
+        // Docker reconnects to containerd some time later.
         eventually("Docker reaches the container", || {
             match container.exec(&["true"]) {
                 done if done.code == 0 => Ok(()),
@@ -290,7 +293,7 @@ fn a_restored_container_survives_a_restart_of_containerd() {
 }
 
 #[test]
-fn containers_live_through_a_restart_of_dockerd_and_can_be_checkpointed_after_it() {
+fn with_live_restore_containers_can_be_checkpointed_after_a_restart_of_dockerd() {
     let dockerd = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -317,7 +320,7 @@ fn containers_live_through_a_restart_of_dockerd_and_can_be_checkpointed_after_it
 }
 
 #[test]
-fn restored_containers_end_with_dockerd_and_come_back_after_it() {
+fn restored_containers_end_with_dockerd_and_can_be_restored_again() {
     let dockerd = Dockerd::alone();
     if no_restore_here() {
         return;
@@ -352,18 +355,18 @@ fn our_runtime_can_be_the_default() {
     container.freeze("cp");
     container.thaw("cp");
     container.report().continues(&before);
-    // And one that is never checkpointed.
+    // A container that is never checkpointed.
     let said = docker_ok(&["run", "--rm", BUSYBOX, "echo", "hello"]);
     assert_eq!(said, "hello");
 }
 
-/// By type Docker doesn't say whether a container is to run on: it can be said
-/// for the whole machine.
+/// By type, Docker does not pass on `--leave-running`; a setting of the machine stands
+/// in for it.
 #[test]
-fn the_machines_settings_say_whether_containers_run_on() {
+fn the_machines_configuration_sets_whether_containers_continue() {
     let _alone = Dockerd::alone();
     if by_path() || cedana_integration::named_as_stock() {
-        println!("skipped: here Docker says it");
+        println!("skipped: with this runtime Docker passes on --leave-running");
         return;
     }
     let container = Run::new("setting").workload(&HELD).start();
@@ -379,15 +382,15 @@ fn the_machines_settings_say_whether_containers_run_on() {
     container.report().continues(&before);
 }
 
-/// Docker drops what containerd keeps of a checkpoint, and containerd collects it
-/// later: the next checkpoint must not come in between.
+/// Docker drops the checkpoint's content in containerd, which removes it later. A
+/// checkpoint before that would fail, since it has the same content.
 #[test]
-fn checkpoints_may_follow_one_another_at_once() {
+fn checkpoints_can_follow_each_other_immediately() {
     let engines = Dockerd::alone();
     if no_restore_here() {
         return;
     }
-    // Collections are 5 ms / pause_threshold apart.
+    // containerd's garbage collections are 5 ms / pause_threshold apart.
     engines.with_containerds(
         "version = 2\n[plugins.'io.containerd.gc.v1.scheduler']\npause_threshold = 0.002\n",
     );
@@ -413,10 +416,10 @@ fn a_restore_can_be_interrupted_and_repeated_many_times() {
     container.freeze("cp");
     for _ in 0..5 {
         let mut client = restore_meanwhile(&container, "cp");
-        // The client goes; dockerd carries on or gives up, both are well.
+        // dockerd may continue or abort after its client is killed.
         let _ = client.kill();
         let _ = client.wait();
-        eventually("Docker is done with it", || {
+        eventually("dockerd has ended the restore", || {
             docker(&["kill", container.name()]);
             match container.inspect("{{.State.Running}}").as_str() {
                 "false" if holders().is_empty() => Ok(()),

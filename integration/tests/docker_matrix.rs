@@ -1,16 +1,16 @@
-//! Every kind of container that `docker run` can make, checkpointed and restored.
+//! Checkpoints and restores every kind of container that `docker run` can make.
 //!
-//! Each kind tells two stories. In one the container ends with its checkpoint
-//! and comes back; in the other it runs on after the checkpoint, is killed, and
-//! comes back from the same checkpoint twice. After every step its memory,
-//! threads, children, connection and a growing file are what they should be.
+//! Each kind has two stories. In one the container ends with its checkpoint and is
+//! restored. In the other it continues after the checkpoint, is killed, and is
+//! restored from the same checkpoint twice. After every step its memory, threads,
+//! children, connection and a growing file are verified.
 
 use cedana_integration::docker::{
     Container, Network, Run, WORK, docker, docker_ok, no_restore_here,
 };
 use cedana_integration::{eventually, unique, workload};
 
-/// How many times each kind tells its stories.
+/// The number of times that each kind runs its stories.
 fn cycles() -> usize {
     match std::env::var("CEDANA_CYCLES") {
         Ok(number) => number
@@ -22,14 +22,14 @@ fn cycles() -> usize {
 
 /// A container of one kind.
 struct Kind {
-    /// `docker run`'s, separated by blanks. OUT stands for a directory of the
+    /// Flags of `docker run`, separated by blanks. OUT stands for a directory of the
     /// machine, BESIDE for another container, NETWORK for a network.
     flags: &'static str,
-    /// Where it keeps a file that grows.
+    /// The path of a file that grows.
     journal: &'static str,
-    /// What the other container is told.
+    /// Flags of the other container.
     beside: &'static str,
-    /// Docker starts it again whenever it ends.
+    /// Whether Docker's restart policy starts it again.
     restarts: bool,
 }
 
@@ -73,11 +73,11 @@ impl Kind {
             return;
         }
         let network = Network::create(label);
-        // An init reaps the orphans of a container that shares its PID namespace.
-        // Their PIDs must be free for a restore.
+        // With an init, which reaps the orphans of a container that shares its PID
+        // namespace: a restore needs their PIDs.
         let mut flags = vec!["--init"];
         flags.extend(self.beside.split_whitespace());
-        // With the engine's own runtime: it has no part in the story.
+        // With runc, since it is not checkpointed.
         let beside = Run::new("beside")
             .runtime("runc")
             .flags(&flags)
@@ -92,8 +92,8 @@ impl Kind {
     fn ends_and_comes_back(&self, run: &Run) {
         let container = run.clone().start();
         if self.restarts {
-            // Docker's restart policy takes the checkpoint for any other end, and
-            // what it starts afresh writes to the files that memory knows.
+            // Docker's restart policy acts on the checkpoint's exit, and the new process
+            // would write to the files of the checkpointed one.
             docker_ok(&["update", "--restart", "no", container.name()]);
         }
         let before = container.report();
@@ -119,7 +119,7 @@ impl Kind {
     }
 }
 
-/// Docker's PID is the application's, or that of the init before it.
+/// Asserts that Docker's PID is the application's, or that of its `--init`.
 #[track_caller]
 fn is_known_by_its_process(container: &Container) {
     let path = format!("/proc/{}/cmdline", container.pid());
@@ -207,7 +207,7 @@ kinds! {
 
 #[test]
 fn another_user() {
-    // CRIU reads and sets the limits of processes of another uid.
+    // CRIU needs it to read and set the limits of processes of another uid.
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status
@@ -227,8 +227,8 @@ fn another_user() {
     .tell("another_user");
 }
 
-/// What `docker exec` started is no part of a checkpoint: it goes on beside one
-/// that leaves the container running, and ends with one that doesn't.
+/// A process of `docker exec` is not in the checkpoint. It continues if the container
+/// does, and ends with it otherwise.
 #[test]
 fn an_open_exec() {
     if no_restore_here() {
@@ -256,7 +256,10 @@ fn an_open_exec() {
     container.thaw("on");
     container.report().continues(&before);
     let processes = docker(&["top", container.name()]).ok().stdout;
-    assert!(!processes.contains("beside"), "it came along: {processes}");
+    assert!(
+        !processes.contains("beside"),
+        "the exec was restored: {processes}"
+    );
     drop(container);
 
     let container = run.start();
@@ -266,7 +269,7 @@ fn an_open_exec() {
     container.thaw("end");
     container.report().continues(&before);
     exec(&container);
-    eventually("the exec is in the container", || {
+    eventually("the exec runs", || {
         match docker_ok(&["top", container.name()]) {
             top if top.contains("beside") => Ok(()),
             top => Err(top),
