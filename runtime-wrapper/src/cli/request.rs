@@ -62,7 +62,7 @@ pub(crate) struct Request {
     pub(crate) id: ContainerId,
     /// The checkpoint's directory.
     pub(crate) images: ImagePath,
-    /// Of `restore`.
+    /// The bundle of a `restore`.
     pub(crate) bundle: BundlePath,
     /// The descriptor that progress is written to.
     pub(crate) progress_fd: Option<i32>,

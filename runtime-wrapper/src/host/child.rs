@@ -50,7 +50,7 @@ pub(crate) struct Outcome {
     pub(crate) signalled: bool,
 }
 
-/// What is taken over from the child.
+/// What of the child this process takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
     /// Nothing. stderr stays the caller's: on restore it becomes the container's.

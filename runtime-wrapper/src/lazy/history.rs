@@ -49,11 +49,11 @@ pub(crate) struct Record {
     running_us: Option<u64>,
 }
 
-/// The times of one restore, while it goes on.
+/// Records the times of one restore.
 pub(super) struct Recorder {
     id: String,
     begun: Instant,
-    /// How much earlier `cedana-runc restore` had begun.
+    /// The time from the start of `cedana-runc restore` to the recorder's.
     before: Duration,
     running: Option<Duration>,
 }

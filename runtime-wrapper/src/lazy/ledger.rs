@@ -21,7 +21,7 @@ use super::state::{Effect, Event, State};
 /// The size of a slot: a few paths and an error text.
 const SLOT: u64 = 64 << 10;
 
-/// Where the first slot begins.
+/// The offset of the first slot.
 const SLOTS: u64 = 8;
 
 /// See the module's documentation.

@@ -65,7 +65,7 @@ pub(super) enum ToRestore {
     Failed { reason: String },
 }
 
-/// A container that is killed if its memory can't be given.
+/// A container, which is killed if its memory can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Container {
     /// The PID of init.

@@ -306,7 +306,7 @@ impl Serving {
         self.served = Some(served);
     }
 
-    /// Ends because the container must not go on.
+    /// Exits after a failure that the container must not survive.
     fn give_up(mut self, reason: &str) -> ExitCode {
         self.apply(Event::Failed(reason.to_owned()));
         self.recorder.write(&self.source.metrics(), Some(reason));

@@ -32,7 +32,7 @@ const NAME: &str = "cedana-pages";
 /// How long a source that serves no container may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the source needs to know.
+/// The settings of a page source.
 pub(crate) struct Settings<'a> {
     pub(crate) id: &'a str,
     pub(crate) images: &'a ImagePath,

@@ -75,7 +75,7 @@ pub(super) enum Memory {
     Restored,
 }
 
-/// What has to be ended after a failure.
+/// The processes to kill after a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Remains {
     /// CRIU, by the connection to it.
@@ -84,7 +84,7 @@ pub(super) enum Remains {
     Container(Option<Container>),
 }
 
-/// What changes a state.
+/// An event that changes the state.
 #[derive(Debug)]
 pub(super) enum Event {
     CriuConnected(RawFd),
@@ -101,7 +101,7 @@ pub(super) enum Event {
     Failed(String),
 }
 
-/// What the source does because of a change.
+/// The action of the source after a change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Tell the restore that CRIU lets the processes run.

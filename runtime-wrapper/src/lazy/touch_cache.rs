@@ -20,7 +20,7 @@ const DIR: &str = "/var/lib/cedana/touched";
 /// The most checkpoints it is kept of: the last that were restored.
 const KEPT: usize = 64;
 
-/// What earlier restores of one checkpoint touched.
+/// The pages that earlier restores of one checkpoint touched.
 pub(super) struct TouchCache {
     path: PathBuf,
     earlier: Touches,

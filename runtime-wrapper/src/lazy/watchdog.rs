@@ -33,14 +33,14 @@ use crate::host::sys;
 use crate::lazy::criu_process::{Criu, PATIENCE};
 use crate::lazy::kill::{Report, ended, kill_container, watch};
 
-/// How often the watchdog looks for the end of a container that it can't kill.
+/// The period at which the watchdog checks whether a container that it can't kill has ended.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What source and watchdog both have when they part.
+/// The resources that source and watchdog share.
 pub(super) struct Shared {
     pub(super) ledger: Ledger,
     pub(super) control: Control,
-    /// Where CRIU connects.
+    /// The socket that CRIU connects to.
     pub(super) listener: OwnedFd,
     pub(super) report: Report,
 }
@@ -69,8 +69,8 @@ fn wait(process: BorrowedFd<'_>) {
 }
 
 impl Shared {
-    /// Ends what must not go on after the source's end. Returns when the
-    /// descriptors may be closed.
+    /// Kills what an exited source can't serve any more: CRIU, or the container.
+    /// Returns when the descriptors may be closed.
     pub(super) fn source_ended(&self) {
         let killed = "its page source was killed before its memory was complete";
         let (state, _) = self.ledger.read().after(Event::Failed(killed.to_owned()));

@@ -41,9 +41,9 @@ pub(super) struct Dump {
     pub(super) whole: bool,
     /// The images are used while CRIU is still running.
     pub(super) lazy: bool,
-    /// The container ends with it.
+    /// The container ends with the dump.
     pub(super) ends: bool,
-    /// It can be begun again: no other program reads it meanwhile.
+    /// The dump can be repeated: no other program reads its images meanwhile.
     pub(super) repeatable: bool,
 }
 

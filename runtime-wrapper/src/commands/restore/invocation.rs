@@ -52,7 +52,7 @@ impl WorkDir {
     }
 }
 
-/// What one attempt asks of the runtime and CRIU.
+/// The arguments and options of one attempt, for the runtime and CRIU.
 pub(super) struct Invocation<'a> {
     pub(super) request: &'a Request,
     pub(super) runtime: &'a Runtime,

@@ -91,7 +91,7 @@ fn change_for_another(prepared: &mut Prepared<'_>, mut ended: Ended) -> Result<(
     prepared.see_all_memory()
 }
 
-/// What every phase of a restore knows.
+/// The input of every phase of a restore.
 struct Context<'a> {
     request: &'a Request,
     reporter: &'a Reporter,

@@ -39,7 +39,7 @@ pub(super) struct Prepared<'a> {
     pub(super) bundle: Bundle,
 }
 
-/// What exists for the runtime's restore alone. Released in this order.
+/// Resources that are needed only while the runtime restores. Released in this order.
 struct Held {
     /// Segments of restored connections are dropped.
     _network_lock: Option<NetworkLock>,

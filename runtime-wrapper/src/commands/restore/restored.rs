@@ -30,8 +30,8 @@ pub(super) struct Restored<'a> {
 }
 
 impl Restored<'_> {
-    /// Reports success if the container goes on. A container of which success can't
-    /// be reported is removed, because the caller would not look after it.
+    /// Reports success if the container still runs. If the caller can't be told, the
+    /// container is removed: no caller would know of it.
     pub(super) fn confirm(mut self) -> Result<ExitCode, Error> {
         // In the foreground the container has exited, too.
         if self.context.is_detached()
@@ -65,7 +65,7 @@ impl Restored<'_> {
         Error::failed(self.context.request, Failure::without_log(why))
     }
 
-    /// What remains to be done when the container runs, and a look at its init.
+    /// Sets up what a restore by the runtime leaves out, then watches init.
     fn set_up_and_watch(&self) -> Result<(), Error> {
         let Context {
             request, runtime, ..

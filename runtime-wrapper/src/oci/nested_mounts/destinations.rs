@@ -25,7 +25,7 @@ struct Destination {
 }
 
 impl Destinations {
-    /// Of a configuration, for a container whose root is at `root`.
+    /// The destinations in a configuration, for a container whose root is at `root`.
     pub(super) fn of(spec: &Value, bundle: &Path, root: &Path) -> Self {
         let list = |pointer: &str| spec.pointer(pointer).and_then(Value::as_array);
         let mounts = list("/mounts").into_iter().flatten().filter_map(|mount| {
