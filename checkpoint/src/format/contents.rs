@@ -1,11 +1,11 @@
-//! The view of a checkpoint's directory as CRIU wrote it, in whatever form it is stored.
+//! The contents of a stored checkpoint, as the directory that CRIU wrote.
 //!
-//! With a manifest, only the files that it lists are part of the checkpoint, and the
-//! digest of each is compared: of small files here, of a page file's trailer here, and
-//! of its frames when they are read. Without a manifest the files are shown unchanged.
+//! With a manifest, only the files that it lists are part of the checkpoint, and their
+//! digests are compared: those of small files and of page files' trailers here, those of
+//! frames when they are read. Without a manifest the files are unchanged.
 //!
 //! A parent (an earlier pre-dump, with the memory that has not changed since) is a
-//! directory within, which CRIU finds under the name `parent`.
+//! subdirectory, which CRIU finds under the name `parent`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,45 +21,44 @@ use crate::images::verify::check_pagemaps;
 /// The name under which CRIU looks for a parent (CRIU's `CR_PARENT_LINK`).
 const PARENT: &str = "parent";
 
-/// The most parents that a checkpoint can have, each the parent of the next. A
-/// chain of pre-dumps is a handful long; one that leads back to itself has no
-/// end.
+/// Maximum length of a chain of parents. A real chain has a handful of pre-dumps. The
+/// limit ends a chain that leads back to itself.
 const MAX_PARENTS: usize = 64;
 
-/// A directory: names and what is under them.
+/// A directory: entries by name.
 pub type Directory = BTreeMap<String, Node>;
 
 /// One entry of a directory.
 #[derive(Debug)]
 pub enum Node {
-    /// A file that is stored as it is.
+    /// A file that is stored unchanged.
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
     },
-    /// A file that CRIU is shown with other content than is stored.
+    /// A file whose content is replaced for CRIU.
     Edited {
-        /// Where it is stored.
+        /// The path of the stored file.
         path: PathBuf,
-        /// What is shown.
+        /// The new content.
         bytes: Vec<u8>,
     },
     /// A page file.
     Pages {
-        /// What gives its raw bytes.
+        /// The reader of its raw bytes.
         reader: Reader,
-        /// Whether CRIU will read it page by page, as it does for a process that
-        /// shares memory with its parent, and not in long stretches.
+        /// Whether CRIU will read it page by page, as for a process that shares memory
+        /// with its parent, and not in long runs.
         by_page: bool,
     },
-    /// A directory within.
+    /// A subdirectory.
     Directory(Directory),
 }
 
 /// Opens a checkpoint with a manifest, and verifies everything but the frames.
 ///
 /// # Errors
-/// Says which file is missing or damaged.
+/// A file is missing or damaged; the error names it.
 pub fn open(dir: &Path, manifest: &Manifest) -> Result<Directory, Error> {
     ours(dir, manifest, MAX_PARENTS)
 }
@@ -82,7 +81,7 @@ fn ours(dir: &Path, manifest: &Manifest, parents: usize) -> Result<Directory, Er
                 let table = dir.join(format!("{}.table", entry.name));
                 Reader::open_plain(&path, &table, entry.hash())?
             }
-            // A table belongs to the file beside it.
+            // A table was opened with its page file.
             Kind::Image | Kind::Other | Kind::Table => continue,
         };
         if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
@@ -107,7 +106,7 @@ fn ours(dir: &Path, manifest: &Manifest, parents: usize) -> Result<Directory, Er
     Ok(directory)
 }
 
-/// A parent, which may be of either kind.
+/// Opens a parent, which may have a manifest or not.
 fn any(dir: &Path, parents: usize) -> Result<Directory, Error> {
     let Some(parents) = parents.checked_sub(1) else {
         return Err(Error::TooManyParents {
@@ -125,7 +124,7 @@ fn any(dir: &Path, parents: usize) -> Result<Directory, Error> {
     for entry in dir.read_dir().map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path();
-        // CRIU's names are ASCII; others are not its files.
+        // CRIU's file names are ASCII, so other files are not CRIU's.
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
@@ -138,7 +137,7 @@ fn any(dir: &Path, parents: usize) -> Result<Directory, Error> {
     Ok(directory)
 }
 
-/// Reads a file and compares it with what the manifest says.
+/// Compares a file's size and digest with those in the manifest.
 fn compare(path: &Path, size: u64, digest: Option<blake3::Hash>) -> Result<(), Error> {
     let unreadable = |source| images::Error::File {
         file: path.to_owned(),
@@ -262,7 +261,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn parents_are_directories_within() {
+    fn parents_are_subdirectories() {
         let (parent, parent_manifest) = stored();
         let text = parent_manifest.render().expect("render");
         fs::write(parent.path().join(NAME), text).expect("write");

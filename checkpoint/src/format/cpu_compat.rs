@@ -1,18 +1,18 @@
-//! Can this machine run what another one held in memory?
+//! Checks whether this machine can restore a checkpoint from another one.
 //!
-//! A program looks once at what the processor can do and remembers it, in its
-//! choice of functions and in its code. Restored on a processor that lacks one
-//! of those features it dies of an illegal instruction, some time later. CRIU
-//! compares only what it saves itself: the floating point registers.
+//! A program detects the processor's features once, and selects functions or generates
+//! code accordingly. Restored on a processor that lacks one of those features, it is
+//! killed by SIGILL some time later. CRIU compares only the features of the floating
+//! point registers, which it saves itself.
 
 use std::fs;
 use std::io;
 
 use super::manifest::Machine;
 
-/// Features of x86 that programs use, by /proc/cpuinfo's names. The other flags
-/// are the kernel's business (virtualization, mitigations, clocks) and come and
-/// go with its versions.
+/// Features of x86 that programs use, by their names in /proc/cpuinfo. Only the kernel
+/// uses the other flags (virtualization, mitigations, clocks), and they differ between
+/// its versions.
 const X86: [&str; 51] = [
     "3dnow",
     "3dnowext",
@@ -67,16 +67,16 @@ const X86: [&str; 51] = [
     "waitpkg",
 ];
 
-/// How the names of others begin, of which new ones appear.
+/// Prefixes of further features that programs use, for processors to come.
 const X86_FAMILIES: [&str; 7] = ["amx_", "avx10", "avx512", "avx_", "sha", "sse4", "xsave"];
 
-/// Why a checkpoint can't be restored here.
+/// The reason that a checkpoint can't be restored on this machine.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unfit {
-    /// Another kind of machine.
+    /// Another architecture.
     #[error(
-        "the checkpoint was taken on {theirs} and this machine is {ours}; restore it on a node of its own architecture"
+        "the checkpoint was taken on {theirs} and this machine is {ours}; restore it on a node of that architecture"
     )]
     Architecture {
         /// The checkpoint's.
@@ -84,9 +84,9 @@ pub enum Unfit {
         /// This machine's.
         ours: String,
     },
-    /// Memory is cut into pages of another size.
+    /// Another size of memory pages.
     #[error(
-        "the checkpoint was taken with memory pages of {theirs} bytes and this kernel has pages of {ours}; restore it on a node whose kernel is built as its own was"
+        "the checkpoint was taken with memory pages of {theirs} bytes and this kernel has pages of {ours}; restore it on a node whose kernel has the same page size"
     )]
     PageSize {
         /// The checkpoint's.
@@ -94,19 +94,19 @@ pub enum Unfit {
         /// This machine's.
         ours: u64,
     },
-    /// The processor can do less.
+    /// The processor lacks features.
     #[error("this processor lacks features that the processes may be using ({}); restore on a processor that has them", features.join(", "))]
     Features {
-        /// Which, by /proc/cpuinfo's names.
+        /// Their names in /proc/cpuinfo.
         features: Vec<String>,
     },
 }
 
 impl Machine {
-    /// The machine that this runs on.
+    /// Returns this machine.
     ///
     /// # Errors
-    /// The system doesn't say what it is.
+    /// /proc or sysconf(3) can't be read.
     pub fn here() -> io::Result<Self> {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
         let page_size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
@@ -120,10 +120,10 @@ impl Machine {
         })
     }
 
-    /// Whether a checkpoint from `self` can be restored `here`.
+    /// Checks that a checkpoint from `self` can be restored `here`.
     ///
     /// # Errors
-    /// Says what stands against it.
+    /// The reason that it can't.
     pub fn check(&self, here: &Self) -> Result<(), Unfit> {
         if self.architecture != here.architecture {
             return Err(Unfit::Architecture {
@@ -159,8 +159,8 @@ fn is_used(feature: &str) -> bool {
             .any(|family| feature.starts_with(family))
 }
 
-/// The features that every processor in a /proc/cpuinfo has. They are listed
-/// once for each; a process can run on any.
+/// The features that all processors in a /proc/cpuinfo have, because a process can run
+/// on any of them.
 fn features(cpuinfo: &str) -> Vec<String> {
     let mut lists = cpuinfo.lines().filter_map(|line| {
         let (key, value) = line.split_once(':')?;
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_programs_use_counts() {
+    fn only_features_that_programs_use_count() {
         let old = machine("x86_64", &["avx2", "ibrs"]);
         let new = machine(
             "x86_64",

@@ -1,15 +1,15 @@
-//! Why a stored checkpoint can't be used.
+//! Errors of reading a stored checkpoint.
 
 use std::path::PathBuf;
 
 use super::{manifest, pages};
 use crate::images;
 
-/// Why a directory can't be restored from.
+/// The reason that a stored checkpoint can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// One of CRIU's images, or the directory itself.
+    /// One of CRIU's images, or the directory, can't be read.
     #[error(transparent)]
     Images(#[from] images::Error),
     /// One of its files is not the one that the manifest names.
@@ -18,10 +18,10 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// Its parents have parents without end.
-    #[error("the checkpoint's parents lead to {} and on without end; one of them is its own parent", dir.display())]
+    /// Its chain of parents is too long.
+    #[error("the checkpoint's chain of parents is too long (at {}); one of them is its own parent", dir.display())]
     TooManyParents {
-        /// Where it was enough.
+        /// The first parent beyond the limit.
         dir: PathBuf,
     },
     /// Its manifest can't be used.

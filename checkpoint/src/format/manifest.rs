@@ -1,21 +1,19 @@
 //! The manifest of a checkpoint, `cedana-manifest.json`.
 //!
 //! ```text
-//! format       1: a reader refuses what is newer than itself, before the rest
+//! format       1: a reader checks it first, and refuses a newer one
 //! files        each file's name, kind, size and digest
 //! machine      architecture, page size, CPU features, kernel
-//! versions     of what took it
-//! container    its id, image and OCI configuration
-//! options      how it was taken
-//! cost         what it took: times and bytes
+//! versions     of Cedana, CRIU and the runtime
+//! container    its ID, image and OCI configuration
+//! options      settings and flags of the checkpoint
+//! cost         times and bytes
 //! ```
 //!
-//! A directory without one is a checkpoint that stock runc or crun took. The
-//! manifest comes from wherever the checkpoint comes from, so it is read with a
-//! bound, and nothing in it is believed before [`Manifest::check`] has: names
-//! are names of files beside it and sizes can be what they say. Keys that this
-//! version doesn't know are passed over; whatever a reader must not pass over
-//! raises `format`.
+//! A directory without one is a checkpoint by stock runc or crun. A manifest is
+//! untrusted input, so its size is limited, and [`Manifest::check`] verifies it before
+//! it is used: names must be plain file names, and sizes must be consistent. Readers
+//! ignore unknown keys; a change that they must not ignore raises `format`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -33,29 +31,28 @@ pub const NAME: &str = "cedana-manifest.json";
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
-/// The largest manifest that is read or written. One entry is some 200 bytes
-/// and a process has a handful of files, so this is enough for fifty thousand
-/// processes.
+/// Size limit of a manifest, in bytes. An entry has about 200 bytes and a process a
+/// handful of files, so this is enough for fifty thousand processes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Why a manifest can't be used.
+/// The reason that a manifest can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("the checkpoint's {} cannot be read: {source}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is no manifest.
+    /// The file is not a valid manifest.
     #[error("the checkpoint's {} is damaged: {why}; take the checkpoint again or restore another", file.display())]
     Invalid {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         why: String,
     },
     /// A newer version wrote it.
@@ -68,30 +65,30 @@ pub enum Error {
     },
 }
 
-/// All of it.
+/// A manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`FORMAT`] of the version that wrote it.
     pub format: u32,
     /// When the checkpoint was taken: seconds since 1970, UTC.
     pub created: u64,
-    /// Every file of the checkpoint but this one, by name.
+    /// All files of the checkpoint but this one, by name.
     pub files: Vec<Entry>,
-    /// Where `parent` leads, if memory that did not change is in an earlier
-    /// pre-dump: a path relative to the checkpoint's directory, whose content is
-    /// not part of this manifest.
+    /// The target of the `parent` link, if unchanged memory is in an earlier pre-dump: a
+    /// path relative to the checkpoint's directory. The manifest does not list the
+    /// pre-dump's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// What it was taken on.
+    /// The machine that it was taken on.
     pub machine: Machine,
-    /// What it was taken with.
+    /// The versions of the programs that took it.
     pub versions: Versions,
-    /// What it was taken of.
+    /// The container.
     pub container: Container,
-    /// How it was taken: settings and flags by name.
+    /// Settings and flags of the checkpoint, by name.
     #[serde(default)]
     pub options: BTreeMap<String, Value>,
-    /// What it took.
+    /// The cost of the checkpoint.
     pub cost: Cost,
 }
 
@@ -100,36 +97,36 @@ pub struct Manifest {
 pub struct Entry {
     /// Its name in the checkpoint's directory.
     pub name: String,
-    /// What it holds.
+    /// Its kind.
     pub kind: Kind,
     /// Its size in bytes.
     pub size: u64,
-    /// BLAKE3, in hexadecimal: of the whole file; of a page file's trailer,
+    /// BLAKE3 in hexadecimal, of the whole file or, for a page file, of its trailer,
     /// which holds the digests of its frames.
     pub digest: String,
-    /// Of a page file.
+    /// The frames of a page file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
 }
 
-/// What a file holds.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// An image of CRIU's, as CRIU wrote it.
+    /// An image, as CRIU wrote it.
     Image,
     /// Memory in compressed frames: `pages-N.img.zst`.
     Pages,
     /// Memory as CRIU wrote it: `pages-N.img`, with its trailer beside it in
     /// `pages-N.img.table`.
     Plain,
-    /// Such a trailer.
+    /// The trailer of a plain page file.
     Table,
-    /// What a runtime or CRIU left beside the images.
+    /// A file that a runtime or CRIU wrote beside the images.
     Other,
 }
 
-/// What a page file is beyond its size.
+/// The frames of a page file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pages {
     /// Bytes of the file that CRIU wrote.
@@ -140,37 +137,37 @@ pub struct Pages {
     pub frames: u64,
 }
 
-/// What a checkpoint was taken on.
+/// The machine that a checkpoint was taken on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// As Rust names it: `x86_64`, `aarch64`.
+    /// The architecture's name in Rust: `x86_64`, `aarch64`.
     pub architecture: String,
-    /// Bytes of a page of memory.
+    /// Size of a memory page in bytes.
     pub page_size: u64,
     /// The kernel's release.
     pub kernel: String,
-    /// What /proc/cpuinfo lists as `flags` or `Features`.
+    /// The `flags` or `Features` in /proc/cpuinfo.
     #[serde(default)]
     pub cpu_features: Vec<String>,
 }
 
-/// What a checkpoint was taken with.
+/// The versions of the programs that took a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// This project's.
     pub cedana: String,
     /// CRIU's.
     pub criu: String,
-    /// The runtime's, as its `--version` says in the first line.
+    /// The runtime's: the first line of its `--version`.
     pub runtime: String,
 }
 
-/// What a checkpoint was taken of.
+/// The container that a checkpoint was taken of.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Container {
-    /// Its id.
+    /// Its ID.
     pub id: String,
-    /// The name of its image, where the engine says so in an annotation.
+    /// The name of its image, if the engine sets it in an annotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Its OCI configuration (the bundle's config.json).
@@ -178,25 +175,25 @@ pub struct Container {
     pub spec: Option<Value>,
 }
 
-/// What a checkpoint took. Times are in microseconds.
+/// The cost of a checkpoint. Times are in microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// For how long the application stood still, by CRIU's statistics. Absent
-    /// if it was to end: it stood still until the checkpoint was on disk.
+    /// How long the application was frozen, by CRIU's statistics. Absent if the
+    /// container was stopped: then it was frozen until the checkpoint was on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_us: Option<u64>,
     /// From the runtime's start until CRIU was done.
     pub dump_us: u64,
-    /// From the runtime's start until only this file and the renaming were left.
+    /// From the runtime's start until only the manifest and the renaming were left.
     pub total_us: u64,
     /// Bytes of memory that CRIU wrote.
     pub raw_bytes: u64,
-    /// Bytes they take as stored.
+    /// Bytes of that memory as stored.
     pub stored_bytes: u64,
 }
 
 impl Entry {
-    /// The entry of a file with one digest for all of it.
+    /// Returns the entry of a file with a digest of the whole file.
     #[must_use]
     pub fn whole(name: &str, kind: Kind, size: u64, digest: blake3::Hash) -> Self {
         Self {
@@ -208,8 +205,8 @@ impl Entry {
         }
     }
 
-    /// The entry of a page file. Of a plain one, `summary` counts the trailer,
-    /// which is a file of its own.
+    /// Returns the entry of a page file. For a plain one, `summary` includes the trailer,
+    /// which is a separate file.
     #[must_use]
     pub fn pages(name: &str, kind: Kind, summary: &Summary) -> Self {
         let size = match kind {
@@ -226,13 +223,13 @@ impl Entry {
         }
     }
 
-    /// The digest, which [`Manifest::read`] has found to be one.
+    /// Returns the digest. [`Manifest::read`] has checked that it is valid.
     #[must_use]
     pub fn hash(&self) -> Option<blake3::Hash> {
         blake3::Hash::from_hex(&self.digest).ok()
     }
 
-    /// The name under which CRIU wrote the file and wants it back.
+    /// Returns the name under which CRIU writes and reads the file.
     #[must_use]
     pub fn raw_name(&self) -> &str {
         match self.kind {
@@ -249,10 +246,10 @@ impl Entry {
             || name.contains(['/', '\0'])
             || matches!(name.as_str(), "." | ".." | NAME)
         {
-            return wrong("not the name of a file of a checkpoint");
+            return wrong("not a valid file name");
         }
         if self.hash().is_none() {
-            return wrong("its digest is none");
+            return wrong("invalid digest");
         }
         match (self.kind, &self.pages) {
             (Kind::Pages | Kind::Plain, Some(pages)) => {
@@ -265,24 +262,24 @@ impl Entry {
                     || pages.frame_size > MAX_FRAME
                     || !pages.frame_size.is_multiple_of(4096)
                 {
-                    return wrong("its frame size cannot be");
+                    return wrong("invalid frame size");
                 }
                 if pages.frames != pages.raw_size.div_ceil(u64::from(pages.frame_size)) {
-                    return wrong("its frames do not make up its size");
+                    return wrong("the number of frames does not match the size");
                 }
                 if self.kind == Kind::Plain && pages.raw_size != self.size {
-                    return wrong("it has two sizes");
+                    return wrong("its raw size differs from its size");
                 }
                 Ok(())
             }
             (Kind::Pages | Kind::Plain, None) => wrong("a page file without frames"),
-            (_, Some(_)) => wrong("frames in what is no page file"),
+            (_, Some(_)) => wrong("frames in a file that is not a page file"),
             (_, None) => Ok(()),
         }
     }
 }
 
-/// Whether this is a name that CRIU gives to a file of memory: `pages-N.img`.
+/// Whether this is CRIU's name of a page file: `pages-N.img`.
 #[must_use]
 pub fn is_pages(name: &str) -> bool {
     name.strip_prefix("pages-")
@@ -290,10 +287,10 @@ pub fn is_pages(name: &str) -> bool {
         .is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// A name for the checkpoint in `dir` that no other has: its manifest's digest.
+/// Returns a unique name for the checkpoint in `dir`: its manifest's digest.
 ///
 /// # Errors
-/// There is no manifest, or it can't be read.
+/// The manifest is missing or can't be read.
 pub fn fingerprint(dir: &Path) -> io::Result<String> {
     let mut text = Vec::new();
     File::open(dir.join(NAME))?
@@ -303,8 +300,8 @@ pub fn fingerprint(dir: &Path) -> io::Result<String> {
 }
 
 impl Manifest {
-    /// The manifest of the checkpoint in `dir`; nothing if there is none, which
-    /// means that a stock runtime took the checkpoint.
+    /// Reads the manifest of the checkpoint in `dir`. `None` if there is none, because a
+    /// stock runtime took the checkpoint.
     ///
     /// # Errors
     /// It can't be read, is damaged, or is newer than this version.
@@ -336,7 +333,7 @@ impl Manifest {
             return Err(Fault::Invalid(format!("larger than {MAX_BYTES} bytes")));
         }
         let invalid = |error: serde_json::Error| Fault::Invalid(error.to_string());
-        // Alone and first: what follows may look different in another format.
+        // The format is checked first, because the other keys may differ in a newer one.
         match serde_json::from_slice(text).map_err(invalid)? {
             Head { format: 0 } => return Err(Fault::Invalid("format 0".to_owned())),
             Head { format } if format > FORMAT => return Err(Fault::Newer(format)),
@@ -347,13 +344,13 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Whether what it says of files can be.
+    /// Checks the names, digests and sizes of the files.
     fn check(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         let mut raw_names = BTreeSet::new();
         for entry in &self.files {
             entry.check()?;
-            // Both, since a name may be one file's own and another's raw one.
+            // Raw names are compared, too, because two files may have the same one.
             if !names.insert(&entry.name) || !raw_names.insert(entry.raw_name()) {
                 return Err(format!("it lists {:?} twice", entry.name));
             }
@@ -361,10 +358,10 @@ impl Manifest {
         Ok(())
     }
 
-    /// The text of its file.
+    /// Returns the text of the manifest.
     ///
     /// # Errors
-    /// It would be larger than what is read.
+    /// It exceeds the size limit.
     pub fn render(&self) -> io::Result<Vec<u8>> {
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
@@ -377,14 +374,14 @@ impl Manifest {
         }
     }
 
-    /// The entry of this name.
+    /// Returns the entry of this name.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&Entry> {
         self.files.iter().find(|entry| entry.name == name)
     }
 }
 
-/// What is wrong with a manifest's text.
+/// The fault of a manifest's text.
 #[derive(Debug)]
 enum Fault {
     Newer(u32),
@@ -437,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_manifest_is_read_unchanged() {
         let written = manifest();
         assert_eq!(parse(&written).expect("parse"), written);
         assert_eq!(written.file("pages-1.img.zst"), Some(&pages()));
@@ -445,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn none_and_newer() {
+    fn missing_newer_and_truncated_manifests() {
         let dir = tempfile::tempdir().expect("tempdir");
         assert_eq!(Manifest::read(dir.path()).expect("none"), None);
         let file = dir.path().join(NAME);
@@ -461,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn later_keys_are_passed_over() {
+    fn unknown_keys_are_ignored() {
         let mut value = serde_json::to_value(manifest()).expect("value");
         value["cost"]["energy"] = Value::from(3);
         value["later"] = Value::from(true);
@@ -470,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_entries_are_refused() {
         let wrong = |change: fn(&mut Manifest)| {
             let mut manifest = manifest();
             change(&mut manifest);
@@ -517,7 +514,7 @@ mod tests {
         }
 
         #[test]
-        fn only_page_files_are_such(name in "(pages-)?[0-9a]{0,3}(\\.img)?") {
+        fn only_pages_n_img_is_a_page_file(name in "(pages-)?[0-9a]{0,3}(\\.img)?") {
             let expected = name.len() > 10 && name.starts_with("pages-") && name.ends_with(".img")
                 && name[6..name.len() - 4].chars().all(|c| c.is_ascii_digit());
             prop_assert_eq!(is_pages(&name), expected);

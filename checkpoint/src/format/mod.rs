@@ -1,15 +1,15 @@
-//! The files of a checkpoint, as Cedana stores them.
+//! Cedana's format of a stored checkpoint.
 //!
 //! ```text
 //! CRIU's images ─► publish  written beside an older checkpoint, synced, renamed
 //!                  manifest names, sizes and digests of all files; the machine
 //!                  pages    memory, in frames of zstd
 //! stored files ─► contents  the directory as CRIU wrote it, each file verified
-//!                  │ reserved: address space without memory, changed for the restore
-//!                  └► unpack  written out, as a stock checkpoint
+//!                  │ reserved: reserved address space, marked for the restore
+//!                  └► unpack  writes a stock checkpoint
 //! ```
 //!
-//! [`cpu_compat`] says whether this machine can run what another one dumped.
+//! [`cpu_compat`] checks whether this machine can restore a checkpoint from another one.
 
 pub mod contents;
 mod cpu_compat;

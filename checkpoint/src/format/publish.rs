@@ -7,7 +7,7 @@
 //! ```text
 //! DIR/.cedana-new     the runtime, CRIU and the capture write here
 //!   │                 files synced, then this directory
-//!   ▼ rename ──────── DIR synced: from here on the new one counts
+//!   ▼ rename ──────── DIR synced: from here on the new checkpoint is recovered
 //! DIR/.cedana-ready   an older checkpoint in DIR is removed, inventory first
 //!   ▼ rename ──────── DIR synced
 //! DIR/.cedana-moving  the files move up into DIR, synced, then the inventory
@@ -16,15 +16,15 @@
 //! ```
 //!
 //! A killed process leaves one of these names behind, and the next checkpoint or
-//! restore recovers from it ([`recover`]): `.cedana-new` is removed, the other two
-//! are complete and on disk, and are moved to their place. Until then the
-//! directory holds the older checkpoint or none, never a mixture.
+//! restore recovers from it ([`recover`]): it removes `.cedana-new`. The other two are
+//! complete and on disk, so it moves them to their place. Until then the directory
+//! holds the older checkpoint or none, never a mixture.
 //!
-//! The directory is within DIR, and not beside it, because engines make DIR and
-//! delete it when a checkpoint fails, leftovers included. The writing process
-//! holds a lock on DIR, which distinguishes a run under way from a leftover.
+//! The subdirectory is in DIR, and not beside it, because engines create DIR and
+//! remove it when a checkpoint fails, with the leftovers. The writing process holds a
+//! lock on DIR, which distinguishes a running checkpoint from a leftover.
 //!
-//! Files in DIR that belong to no checkpoint stay.
+//! Other files in DIR stay.
 //!
 //! If the caller copies DIR and removes it, nothing is synced
 //! ([`Durability::Copied`]): the order of the steps protects against a kill, and
@@ -44,7 +44,7 @@ const NEW: &str = ".cedana-new";
 const READY: &str = ".cedana-ready";
 const MOVING: &str = ".cedana-moving";
 
-/// What could not be published is kept under this name, if it must be.
+/// The name under which an unpublished checkpoint is kept ([`Staging::keep`]).
 const UNFINISHED: &str = "cedana-unfinished";
 
 const INVENTORY: &str = "inventory.img";
@@ -52,18 +52,18 @@ const INVENTORY: &str = "inventory.img";
 /// The link that CRIU makes to an earlier pre-dump (CRIU's `CR_PARENT_LINK`).
 const PARENT: &str = "parent";
 
-/// What could not be done to which file.
+/// The reason that a checkpoint could not be written or published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {what} {}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On which file or directory.
+        /// Its file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Another checkpoint is being written there.
@@ -85,17 +85,17 @@ impl Error {
     }
 }
 
-/// Whether an error means that there is no room.
+/// Whether an error means that the disk, or the user's share of it, is full.
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-/// What a checkpoint has to outlast.
+/// The failures that a checkpoint must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Power failures: nothing counts before it is on disk.
+    /// Power failures: each step is synced before the next.
     Disk,
     /// Killed processes only: the caller copies the checkpoint and removes it.
     Copied,
@@ -113,11 +113,11 @@ impl Durability {
 }
 
 /// The staging directory of a checkpoint. Dropping it before [`Staging::publish`]
-/// removes what was written.
+/// removes the new files.
 #[derive(Debug)]
 pub struct Staging {
     dir: PathBuf,
-    /// Where to write: a directory within, or DIR itself.
+    /// The directory to write to: a subdirectory of DIR, or DIR itself.
     place: PathBuf,
     existed: bool,
     was_empty: bool,
@@ -127,11 +127,11 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Makes a place for a new checkpoint that is to stand in `dir`, which is
-    /// made if it isn't there, after finishing or undoing what a killed run left.
+    /// Creates the staging directory for a new checkpoint in `dir`, and `dir` if it is
+    /// missing. First it finishes or removes the leftovers of a killed run.
     ///
     /// # Errors
-    /// The directory can't be made or written to, or another checkpoint is being
+    /// The directory can't be created or written to, or another checkpoint is being
     /// written there.
     pub fn prepare(dir: &Path, durability: Durability) -> Result<Self, Error> {
         let mut staging = Self::open(dir)?;
@@ -141,9 +141,9 @@ impl Staging {
         Ok(staging)
     }
 
-    /// The same, but writing goes straight to `dir`, where others read along
-    /// while CRIU is still running (lazy pages). An older checkpoint has to go
-    /// first.
+    /// Prepares `dir` for a checkpoint that is written directly to it, because other
+    /// programs read it while CRIU is running (lazy pages). An older checkpoint is
+    /// removed first.
     ///
     /// # Errors
     /// As for [`Self::prepare`].
@@ -174,7 +174,7 @@ impl Staging {
         })
     }
 
-    /// Where the checkpoint will stand.
+    /// The directory of the published checkpoint.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -186,8 +186,8 @@ impl Staging {
         &self.place
     }
 
-    /// Digests all files but the page files, of which `pages` has the entries,
-    /// and gives the list for the manifest.
+    /// Computes the digests of all files but the page files, whose entries are `pages`,
+    /// and returns the manifest's list of files.
     ///
     /// # Errors
     /// A file can't be read.
@@ -196,7 +196,7 @@ impl Staging {
         for path in list(&self.place)? {
             let name = file_name(&path);
             let known = pages.iter().any(|entry| entry.name == name);
-            // The log is written to until CRIU's very end.
+            // CRIU writes to the log until it exits.
             if known || name.ends_with(".log") || name == manifest::NAME || !path.is_file() {
                 continue;
             }
@@ -215,9 +215,9 @@ impl Staging {
         Ok(entries)
     }
 
-    /// Where CRIU's `parent` link leads, if it made one. `shown` is what the
-    /// caller was given; in the place the link has to lead one step further up,
-    /// and it is set right here.
+    /// Replaces the target of CRIU's `parent` link by `shown`, the path that the caller
+    /// was given, and returns it. `None` if CRIU made no link. In the staging directory
+    /// the target was one level further up.
     ///
     /// # Errors
     /// The link can't be replaced.
@@ -231,13 +231,13 @@ impl Staging {
         Ok(Some(shown.to_string_lossy().into_owned()))
     }
 
-    /// Puts the checkpoint into its place, to last as [`Staging::prepare`] was
-    /// told. With a manifest, unless what was written is no checkpoint of its own
-    /// (a pre-dump).
+    /// Publishes the checkpoint, with the durability given to [`Staging::prepare`]. A
+    /// pre-dump has no manifest.
     ///
     /// # Errors
-    /// Something can't be written. If the new one was on disk by then it stays,
-    /// and [`recover`] finishes this; otherwise it is still where it was written.
+    /// A file can't be written. If the new checkpoint was on disk by then it stays, and
+    /// [`recover`] finishes the publishing; otherwise it is still in the staging
+    /// directory.
     pub fn publish(&mut self, manifest: Option<&Manifest>) -> Result<(), Error> {
         if self.place == self.dir {
             self.done = true;
@@ -267,18 +267,18 @@ impl Staging {
         carry_on(&self.dir, self.durability)
     }
 
-    /// Removes what was written. What was in the directory before stays, and the
-    /// directory, if it was there.
+    /// Removes the new files. Files that were in the directory before stay, and so does
+    /// the directory, if it existed.
     ///
     /// # Errors
-    /// Something can't be removed.
+    /// A file can't be removed.
     pub fn abandon(mut self) -> Result<(), Error> {
         self.done = true;
         self.clean()
     }
 
-    /// Keeps what was written, although it could not be published, in a directory
-    /// that is not cleaned up, for a container that has ended. Returns its path.
+    /// Keeps a checkpoint that could not be published, because its container has ended,
+    /// in a directory that is not cleaned up. Returns its path.
     #[must_use]
     pub fn keep(mut self) -> PathBuf {
         if self.done {
@@ -299,7 +299,7 @@ impl Staging {
         if self.existed && !self.was_empty {
             return Ok(());
         }
-        // A log, if CRIU was to work in the same directory.
+        // A log, if CRIU's work directory is the same.
         for path in list(&self.dir)? {
             remove(&path)?;
         }
@@ -313,19 +313,20 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.done {
-            // What can't be removed now is a leftover, and known as one.
+            // The next run removes the files that can't be removed now.
             let _ = self.clean();
         }
     }
 }
 
-/// Finishes or undoes what a killed run left in `dir`: call it before reading a
-/// checkpoint. Nothing is touched while a run is under way.
+/// Finishes or removes the leftovers of a killed run in `dir`. To be called before a
+/// checkpoint is read. It changes nothing while another process writes there.
 ///
 /// # Errors
-/// There is something to be done and it can't be.
+/// The leftovers can't be moved or removed.
 pub fn recover(dir: &Path) -> Result<(), Error> {
-    // First, so that a directory that can't be locked can be read.
+    // Without leftovers there is no lock, so that a directory that can't be locked can
+    // be read.
     if ![NEW, READY, MOVING]
         .iter()
         .any(|name| dir.join(name).exists())
@@ -368,8 +369,8 @@ fn carry_on(dir: &Path, durability: Durability) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the files of the checkpoint in `dir`: CRIU's images, ours, and what
-/// runtimes leave beside them.
+/// Removes the files of the checkpoint in `dir`: CRIU's images, ours, and those that
+/// runtimes write beside them.
 fn remove_checkpoint(dir: &Path) -> Result<(), Error> {
     let mut files = list(dir)?;
     files.retain(|path| {
@@ -384,8 +385,8 @@ fn remove_checkpoint(dir: &Path) -> Result<(), Error> {
     files.iter().try_for_each(|path| remove(path))
 }
 
-/// Locks a directory; nothing on a file system that can't (NFS locks only what
-/// is open for writing).
+/// Locks a directory. `None` on a file system without such locks (NFS locks only files
+/// that are open for writing).
 fn lock(dir: &Path) -> Result<Option<Flock<File>>, Error> {
     let file = File::open(dir).map_err(at("open", dir))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -415,7 +416,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
         .map_err(at("move", from))
 }
 
-/// Removes a file or a directory; a missing one is no error.
+/// Removes a file or a directory. A missing one is not an error.
 fn remove(path: &Path) -> Result<(), Error> {
     let remove = || {
         step()?;
@@ -430,10 +431,10 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Brings the files in a directory to disk, and the directory.
+/// Syncs the files in a directory, and the directory.
 fn sync_files(dir: &Path) -> Result<(), Error> {
-    // All of them begun before the first is waited for: what that one makes the
-    // file system commit holds for the others too.
+    // Write-back of all files is started before the first is synced, because the commit
+    // for the first one then covers the others, too.
     let mut files = list(dir)?;
     files.retain(|path| !path.is_symlink());
     for path in &files {
@@ -459,7 +460,7 @@ fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// Where a test ends a run: before the system is asked to change anything.
+/// A hook before each change, at which a test simulates a kill.
 #[cfg(not(test))]
 fn step() -> io::Result<()> {
     Ok(())

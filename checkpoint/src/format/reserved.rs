@@ -1,4 +1,4 @@
-//! Reserved address space, restored without asking the kernel for memory.
+//! Marks reserved address space, so that a restore needs no memory for it.
 //!
 //! Programs reserve address space that they may never use: MariaDB 8 TiB, V8 and
 //! Chromium some TiB, mapped without any access. The kernel counts no memory for
@@ -7,10 +7,10 @@
 //! the kernel counts all of that: above the machine's memory it refuses, "Cannot
 //! allocate memory" (`__vm_enough_memory`, overcommit mode 0).
 //!
-//! So CRIU is shown such mappings with `MAP_NORESERVE`, for which the kernel
-//! counts nothing in modes 0 and 1. The mapping keeps the flag; a program that
-//! gives itself access later is not counted either, which is what most programs
-//! ask for when they reserve.
+//! So this module adds `MAP_NORESERVE` to such mappings in the images that CRIU reads.
+//! The kernel counts nothing for them in modes 0 and 1. A restored mapping keeps the
+//! flag, so the kernel does not count it either when the program later gets write
+//! access. Most programs that reserve address space set the flag themselves.
 
 use std::fs;
 use std::path::Path;
@@ -26,9 +26,10 @@ const FLAGS: u64 = 6;
 /// Two magic numbers and the length of the one record.
 const HEAD: usize = 12;
 
-/// Shows CRIU each inaccessible or read-only private mapping of more than `free`
-/// bytes as one that needs no memory. No kernel refuses a mapping that fits into
-/// its free memory. An image that is not understood stays as it is.
+/// Marks each inaccessible or read-only private mapping of more than `free` bytes with
+/// `MAP_NORESERVE`. Smaller ones need no mark, because the kernel never refuses a
+/// mapping that fits into its free memory. An image that is not understood is
+/// unchanged.
 pub fn reserve(directory: &mut Directory, free: u64) {
     for (name, node) in directory.iter_mut() {
         if !(name.starts_with("mm-") && name.ends_with(".img")) {
@@ -43,9 +44,9 @@ pub fn reserve(directory: &mut Directory, free: u64) {
     }
 }
 
-/// The image with such mappings marked; nothing if there are none.
+/// The image with such mappings marked; `None` if it has none.
 fn image(path: &Path, free: u64) -> Option<Vec<u8>> {
-    // It was read and compared with its digest before.
+    // Its digest was compared when the checkpoint was opened.
     let image = fs::read(path).ok()?;
     let (head, record) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().ok()?);
@@ -60,7 +61,7 @@ fn image(path: &Path, free: u64) -> Option<Vec<u8>> {
     Some(image)
 }
 
-/// Marks the mappings of an address space. Every other byte stays as it is.
+/// Marks the mappings of an address space. Every other byte is unchanged.
 fn mark(mm: &[u8], free: u64) -> Result<Option<Vec<u8>>, Malformed> {
     let mut out = Vec::with_capacity(mm.len() + 64);
     let mut found = false;
@@ -151,7 +152,7 @@ mod tests {
         let vmas = [
             vma(0, large, 0, PRIVATE, 0x201),         // a reservation
             vma(large, 2 * large, 1, PRIVATE, 0x201), // readable
-            vma(0, large, 3, PRIVATE, 0x201),         // counted in every restore
+            vma(0, large, 3, PRIVATE, 0x201),         // writable
             vma(0, FREE, 0, PRIVATE, 0x201),          // always fits
             vma(0, large, 0, 0x02, 0x41),             // of a file
             vma(0, large, 0, 0x21, 0x101),            // shared
@@ -170,7 +171,7 @@ mod tests {
             flags,
             [0x4022, 0x4022, 0x22, 0x22, 0x02, 0x21, 0x22, 0x4022]
         );
-        // Two flags are two bytes longer, and so nothing else is.
+        // Two flags are two bytes longer. Nothing else has another length.
         assert_eq!(after.len(), before.len() + 2 * 2);
         assert!(after.ends_with(b"unknown"));
         assert_eq!(mark(&mm(&vmas[2..]), FREE), Ok(None));
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(bytes[..8], image[..8]);
         assert_eq!(bytes[8..12], ((bytes.len() - 12) as u32).to_le_bytes());
         assert!(matches!(directory["core-1.img"], Node::File { .. }));
-        // Cut short, it is CRIU's to refuse.
+        // CRIU refuses a truncated image itself.
         fs::write(&path, &image[..40]).expect("write");
         assert_eq!(super::image(&path, FREE), None);
     }
@@ -213,7 +214,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_marked_decodes_to_the_same_mappings(
+        fn marked_images_decode_to_the_same_mappings(
             vmas in prop::collection::vec((any::<u64>(), any::<u64>(), 0..8u64, any::<u32>(), any::<u32>()), 0..6),
             free: u64,
         ) {

@@ -1,7 +1,8 @@
-//! Writing a checkpoint as CRIU wrote it.
+//! Unpacks a stored checkpoint into the files that CRIU wrote.
 //!
-//! Each processor takes the next frame, decodes it and writes it to its offset. So no
-//! thread waits for another one, and memory for one frame per processor suffices.
+//! One thread per processor takes the next frame, decodes it and writes it to its
+//! offset. So no thread waits for another, and memory for one frame per processor
+//! suffices.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,11 +15,11 @@ use std::thread;
 use super::contents::{Directory, Node};
 use super::pages::{Damage, Decoder, Reader, open_regular};
 
-/// Why a checkpoint could not be written.
+/// The reason that a checkpoint could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// It can't be read.
+    /// The checkpoint can't be read.
     #[error(transparent)]
     Read(#[from] Damage),
     /// The new file can't be written.
@@ -26,16 +27,16 @@ pub enum Error {
     Write {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Writes everything that is in `directory` into the directory `to`, and waits
-/// until it is on disk. What has been written when this fails stays.
+/// Unpacks `directory` into the directory `to`, and syncs it. On an error the files that
+/// were written stay.
 ///
 /// # Errors
-/// Something can't be read, or turns out to be damaged, or can't be written.
+/// A file can't be read, is damaged, or can't be written.
 pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
     for (name, node) in directory {
         let path = to.join(name);
@@ -104,7 +105,7 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
                         })
                 });
             if written.is_err() {
-                // The other threads stop, too.
+                // This stops the other threads, too.
                 next.store(frames, Ordering::Relaxed);
                 return written;
             }
@@ -159,7 +160,7 @@ mod tests {
         let to = tempfile::tempdir().expect("tempdir");
         let error = unpack(&directory, to.path()).expect_err("damage");
         assert!(matches!(error, Error::Read(Damage::Frame { frame: 0, .. })));
-        let error = unpack(&directory, to.path()).expect_err("is there");
+        let error = unpack(&directory, to.path()).expect_err("the file exists");
         assert!(error.to_string().starts_with("cannot write"), "{error}");
     }
 }

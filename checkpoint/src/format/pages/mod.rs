@@ -1,5 +1,4 @@
-//! Page files: a process's memory, compressed so that any part of it can be
-//! read alone, by any number of threads.
+//! Page files: a process's memory, in compressed frames for random and parallel reads.
 //!
 //! ```text
 //! pages-N.img.zst
@@ -10,15 +9,14 @@
 //!                                                  └───────── trailer ─────────┘
 //! ```
 //!
-//! This is zstd's seekable format (contrib/seekable_format in zstd's source):
-//! every frame decodes on its own, and the seek table at the end says how long
-//! each is, stored and raw. `zstd -d` skips the trailer and gives back the file
-//! that CRIU wrote. All frames but the last hold the same number of raw bytes,
-//! so the frame of an offset is found by a division.
+//! This is zstd's seekable format (contrib/seekable_format in zstd's source): every
+//! frame decodes on its own, and the seek table at the end has the stored and the raw
+//! length of each. `zstd -d` skips the trailer and writes the file that CRIU wrote. All
+//! frames but the last hold the same number of raw bytes, so a division finds the frame
+//! of an offset.
 //!
-//! The digests frame is ours: what stands for the frames' content checksums,
-//! which zstd could add, but which would be looked at after decoding and can't
-//! be told from outside. It holds
+//! The digests frame is an extension. zstd's own content checksums would not do: they
+//! are compared after decoding, and the manifest could not cover them. It holds
 //!
 //! ```text
 //! u32 0x184D2A5C   u32 length of what follows
@@ -26,18 +24,17 @@
 //! [u8; 16] per frame: the beginning of the BLAKE3 of its stored bytes
 //! ```
 //!
-//! and is in the seek table as the last entry, of no raw bytes. Numbers are
-//! little-endian. The manifest holds the BLAKE3 of the trailer, and the trailer
-//! a digest of each frame and its place: so a frame that is read is checked with
-//! a hash of that frame alone.
+//! and is the last entry in the seek table, with no raw bytes. Numbers are
+//! little-endian. The manifest holds the BLAKE3 of the trailer, and the trailer the
+//! digest and the position of each frame, so a frame can be verified without the rest
+//! of the file.
 //!
-//! Without compression a page file stays as CRIU wrote it, `pages-N.img`, and
-//! its trailer is a file beside it, `pages-N.img.table`, whose frames are as
-//! long stored as raw.
+//! Without compression a page file stays as CRIU wrote it, `pages-N.img`. Its trailer is
+//! a separate file, `pages-N.img.table`, with equal stored and raw lengths.
 //!
-//! [`Encoder`]s (one per thread) make frames, a [`Writer`] puts them into a
-//! file, a [`Reader`] gives raw bytes back. `digest` compares a frame's digest,
-//! `table` holds the trailer.
+//! An [`Encoder`] per thread encodes frames, a [`Writer`] writes them to a file, and a
+//! [`Reader`] returns raw bytes. `digest` compares a frame's digest, `table` holds the
+//! trailer.
 
 mod digest;
 mod reader;
@@ -50,18 +47,18 @@ pub use reader::{Damage, Decoder, Reader};
 pub use table::{Malformed, Table};
 pub use writer::{Encoder, Summary, TableBuilder, Writer};
 
-/// Raw bytes per frame, if nothing else is chosen. What a random read must
-/// decode at least, and what zstd can look back upon.
+/// Default number of raw bytes per frame. A larger frame compresses better, but a random
+/// read decodes at least one frame.
 pub const FRAME: u32 = 256 << 10;
 
-/// The most raw bytes per frame that a reader accepts: it has to hold several in
-/// memory, and the file says how many there are.
+/// Maximum number of raw bytes per frame. It limits a reader's memory, because a file,
+/// which is untrusted, sets the number.
 pub const MAX_FRAME: u32 = 16 << 20;
 
 /// How frames are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// As they are.
+    /// Uncompressed.
     None,
     /// As zstd frames.
     Zstd {

@@ -1,8 +1,8 @@
-//! Reading page files: any part, from any number of threads at once.
+//! Reads any part of a page file, from any number of threads at once.
 //!
-//! Nothing is given out that has not been checked: the trailer against the
-//! manifest when the file is opened, a frame against the trailer before it is
-//! decoded. So zstd never sees bytes that no [`super::Writer`] wrote.
+//! All content is verified before it is used: the trailer's digest is compared with the
+//! manifest when the file is opened, a frame's digest with the trailer before the frame
+//! is decoded. So zstd only decodes bytes that a [`super::Writer`] wrote.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -13,19 +13,19 @@ use nix::libc;
 
 use super::table::{FOOTER, Malformed, Table};
 
-/// Why a page file can't be read.
+/// The reason that a page file can't be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
-    /// The system could not read it.
+    /// A system call failed.
     #[error("the checkpoint's {} cannot be read: {source}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Its end is no trailer, or one that does not fit the file.
+    /// Its trailer is invalid or does not match the file.
     #[error("the checkpoint's {} is damaged or truncated: {why}; take the checkpoint again or restore another", file.display())]
     Trailer {
         /// The file.
@@ -33,32 +33,32 @@ pub enum Damage {
         /// What is wrong with the trailer.
         why: Malformed,
     },
-    /// Its trailer is not the one that the manifest names.
+    /// Its trailer has another digest than the manifest.
     #[error("the checkpoint's {} does not match the manifest: it is damaged or of another checkpoint; take the checkpoint again or restore another", file.display())]
     Foreign {
         /// The file.
         file: PathBuf,
     },
-    /// A frame's bytes are not what they were.
+    /// A frame has another digest than the trailer.
     #[error("the checkpoint's {} is damaged in frame {frame} (bytes {start} to {end} of the file); take the checkpoint again or restore another", file.display())]
     Frame {
         /// The file.
         file: PathBuf,
         /// The frame's number, from 0.
         frame: usize,
-        /// Where the frame's stored bytes begin.
+        /// The offset of the frame's stored bytes.
         start: u64,
-        /// Where they end.
+        /// The offset of their end.
         end: u64,
     },
 }
 
-/// zstd's working memory and a frame's stored bytes; one per thread.
+/// A decoder of frames, with buffers for reuse. Each thread has its own.
 #[derive(Default)]
 pub struct Decoder {
     zstd: zstd::bulk::Decompressor<'static>,
     stored: Vec<u8>,
-    /// A frame of which only a part is wanted.
+    /// Buffer for a frame of which only a part is requested.
     raw: Vec<u8>,
 }
 
@@ -79,11 +79,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a compressed page file. `digest` is its trailer's, from the
-    /// manifest; without one the file is only checked against itself.
+    /// Opens a compressed page file. `digest` is the trailer's, from the manifest; without
+    /// it the trailer is only checked for consistency.
     ///
     /// # Errors
-    /// It can't be read, or its trailer is damaged.
+    /// The file can't be read, or its trailer is damaged.
     pub fn open(path: &Path, digest: Option<blake3::Hash>) -> Result<Self, Damage> {
         let (file, length) = open(path)?;
         let trailer = trailer_of(&file, length, path)?;
@@ -99,11 +99,10 @@ impl Reader {
         })
     }
 
-    /// Opens a page file that is stored as it is, whose trailer is the file
-    /// `table`.
+    /// Opens an uncompressed page file, whose trailer is the file `table`.
     ///
     /// # Errors
-    /// One of both can't be read, or the trailer is damaged or not this file's.
+    /// One of the files can't be read, or the trailer is damaged or of another file.
     pub fn open_plain(
         path: &Path,
         table: &Path,
@@ -116,7 +115,7 @@ impl Reader {
         }
         let trailer = check(table, &trailer, digest)?;
         let (file, length) = open(path)?;
-        // With equal sums, no frame is stored shorter than another longer.
+        // Each frame is compared, because equal sums alone could hide a difference.
         let as_it_is = (0..trailer.frames()).all(|frame| {
             trailer
                 .stored(frame)
@@ -133,33 +132,33 @@ impl Reader {
         })
     }
 
-    /// The file.
+    /// Returns the file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the system says of the file.
+    /// Returns the file's metadata.
     ///
     /// # Errors
-    /// It can't be asked.
+    /// fstat(2) fails.
     pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// Where the frames are.
+    /// Returns the table of frames.
     #[must_use]
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// A frame's raw bytes, checked. `out` becomes exactly as long as they are.
+    /// Verifies and decodes a frame. `out` gets the length of the raw bytes.
     ///
     /// # Errors
-    /// The frame is damaged or can't be read; it is named.
+    /// The frame is damaged or can't be read; the error names it.
     ///
     /// # Panics
-    /// There is no such frame.
+    /// The file has no such frame.
     pub fn decode(
         &self,
         frame: usize,
@@ -170,13 +169,13 @@ impl Reader {
         self.decode_into(frame, decoder, out)
     }
 
-    /// As [`Self::decode`], to a place of the frame's length.
+    /// Verifies and decodes a frame into a buffer of exactly its length.
     ///
     /// # Errors
-    /// The frame is damaged or can't be read; it is named.
+    /// The frame is damaged or can't be read; the error names it.
     ///
     /// # Panics
-    /// There is no such frame, or `out` has another length.
+    /// The file has no such frame, or `out` has another length.
     pub fn decode_into(
         &self,
         frame: usize,
@@ -218,12 +217,11 @@ impl Reader {
         Ok(())
     }
 
-    /// Fills `out` from the raw file at `offset`, up to the file's end, and
-    /// returns how much that was. Frames that `out` has room for are decoded in
-    /// place.
+    /// Fills `out` from the raw file at `offset`, up to the file's end, and returns the
+    /// number of bytes. A frame that fits into `out` is decoded in place.
     ///
     /// # Errors
-    /// A frame is damaged or can't be read; it is named.
+    /// A frame is damaged or can't be read; the error names it.
     pub fn read_at(
         &self,
         offset: u64,
@@ -237,8 +235,7 @@ impl Reader {
             if at >= self.table.raw_bytes() {
                 break;
             }
-            // Both fit: there are fewer frames than a u32 counts, and a frame
-            // is smaller.
+            // Both casts fit: the number of frames and the size of a frame are below 2^32.
             let frame = (at / frame_size) as usize;
             let skip = (at % frame_size) as usize;
             let length = self.table.raw_len(frame);
@@ -270,8 +267,7 @@ impl Reader {
     }
 }
 
-/// Opens a regular file: a link can lead anywhere, and a pipe would keep us
-/// waiting.
+/// Opens a regular file only: a link can lead to any file, and a pipe would block.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -305,8 +301,7 @@ fn unfit(path: &Path) -> Damage {
     }
 }
 
-/// The trailer at the end of a file, not looked at yet. It is no longer than the
-/// file.
+/// Reads the unverified trailer at the end of a file. It is not longer than the file.
 fn trailer_of(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, Damage> {
     let read = |bytes: &mut [u8]| {
         let start = length.saturating_sub(bytes.len() as u64);
@@ -429,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_found() {
+    fn every_truncation_is_found() {
         let dir = tempfile::tempdir().expect("tempdir");
         let (path, _) = stored(dir.path());
         let whole = fs::read(&path).expect("read");
@@ -440,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_stays_as_it_is() {
+    fn uncompressed_files_are_verified() {
         let dir = tempfile::tempdir().expect("tempdir");
         let [path, table] = ["pages-1.img", "pages-1.img.table"].map(|name| dir.path().join(name));
         let mut raw = raw();

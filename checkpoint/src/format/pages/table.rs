@@ -1,37 +1,37 @@
-//! The trailer of a page file: where its frames are and what they must be.
+//! The trailer of a page file: positions, lengths and digests of its frames.
 //!
-//! What is parsed here comes from outside. Its size is known before it is read,
-//! so nothing larger than it is ever allocated, and every number is checked
-//! before it is used.
+//! A trailer is untrusted input. Its size is known before it is read, which limits
+//! allocations, and every number is checked before it is used.
 
 use super::digest::Digest;
 use super::{FRAME, MAX_FRAME};
 
-/// Magic numbers of the skippable frames (zstd's format leaves 0x184D2A50 to
-/// 0x184D2A5F to everyone; the seek table's is fixed by the seekable format).
+/// Magic numbers of the skippable frames. zstd's format reserves 0x184D2A50 to
+/// 0x184D2A5F for applications; the seekable format defines the seek table's.
 const DIGESTS_MAGIC: u32 = 0x184D_2A5C;
 const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 
 /// The last word of a file in the seekable format.
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
 
-/// Magic and length of a skippable frame.
+/// Length of a skippable frame's header: magic and length.
 const HEADER: usize = 8;
 
-/// The seek table's end: number of entries, a byte of flags, [`FOOTER_MAGIC`].
+/// Length of the seek table's footer: number of entries, a byte of flags,
+/// [`FOOTER_MAGIC`].
 pub(super) const FOOTER: usize = 9;
 
-/// Our frame's beginning: name and version, raw bytes per frame, zero.
+/// The beginning of the digests frame: name and version, raw bytes per frame, zero.
 const TAG: [u8; 8] = *b"cedana\0\x01";
 const DIGESTS_HEAD: usize = TAG.len() + 8;
 
 const DIGEST: usize = size_of::<Digest>();
 
-/// Lengths of a frame, stored and raw.
+/// Length of an entry: a frame's stored and raw length.
 const ENTRY: usize = 8;
 
-/// The most frames of one file: 4 TiB of raw bytes in frames of the usual size.
-/// Their table is 400 MiB, which is also the largest that a reader loads.
+/// Maximum number of frames of a file: 4 TiB of raw bytes in frames of the default size.
+/// Their trailer has 400 MiB, which is the most that a reader loads.
 pub(super) const MAX_FRAMES: usize = (4 << 40) / FRAME as usize;
 
 /// One frame of the file.
@@ -41,14 +41,14 @@ pub(super) struct Entry {
     pub(super) digest: Digest,
 }
 
-/// The largest that a frame of `raw_len` bytes can be stored: zstd keeps what
-/// it can't compress, and adds headers.
+/// Maximum stored length of a frame of `raw_len` bytes: zstd stores incompressible bytes
+/// uncompressed, with headers.
 pub(super) fn stored_bound(raw_len: u32) -> u32 {
     let bound = zstd::zstd_safe::compress_bound(raw_len as usize);
     u32::try_from(bound).unwrap_or(u32::MAX)
 }
 
-/// The bytes of a trailer for this number of frames, which may exceed [`MAX_FRAMES`].
+/// Length of a trailer for this number of frames, which may exceed [`MAX_FRAMES`].
 fn length(frames: u64) -> u64 {
     let digests = HEADER + DIGESTS_HEAD;
     let seek_table = HEADER + ENTRY + FOOTER;
@@ -56,7 +56,7 @@ fn length(frames: u64) -> u64 {
 }
 
 pub(super) fn render(frame_size: u32, raw_bytes: u64, entries: &[Entry]) -> Vec<u8> {
-    // The builder has refused more frames than a u32 counts bytes for.
+    // The casts fit, because the builder limits the number of frames.
     let word = |number: usize| (number as u32).to_le_bytes();
     let digests = DIGESTS_HEAD + entries.len() * DIGEST;
     let seek_table = (entries.len() + 1) * ENTRY + FOOTER;
@@ -88,35 +88,35 @@ pub(super) fn render(frame_size: u32, raw_bytes: u64, entries: &[Entry]) -> Vec<
     bytes
 }
 
-/// Why bytes are no trailer.
+/// The reason that bytes are not a valid trailer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
 impl Malformed {
-    /// A sound trailer that is another file's, or of a file that was cut.
+    /// A valid trailer of another file, or of a file that was truncated.
     pub(super) const LENGTH: Self = Self("its length is not what its seek table says");
 }
 
-/// Where the frames of a page file are, and what they must be.
+/// A parsed trailer: positions, lengths and digests of the frames of a page file.
 #[derive(Debug, Clone)]
 pub struct Table {
     frame_size: u32,
     raw_bytes: u64,
-    /// Where each frame begins, and the last one ends.
+    /// The offset of each frame, and the end of the last one.
     starts: Vec<u64>,
     digests: Vec<Digest>,
 }
 
 impl Table {
-    /// How long the trailer is that ends with these bytes.
+    /// Returns the length of the trailer that ends with these bytes.
     pub(super) fn length(footer: [u8; FOOTER]) -> Result<u64, Malformed> {
         let [n0, n1, n2, n3, flags, magic @ ..] = footer;
         if u32::from_le_bytes(magic) != FOOTER_MAGIC {
             return Err(Malformed("it does not end with a seek table"));
         }
         if flags != 0 {
-            return Err(Malformed("its seek table is of another kind than ours"));
+            return Err(Malformed("its seek table has unknown flags"));
         }
         let entries = u32::from_le_bytes([n0, n1, n2, n3]) as usize;
         if entries == 0 || entries - 1 > MAX_FRAMES {
@@ -125,10 +125,10 @@ impl Table {
         Ok(length(entries as u64 - 1))
     }
 
-    /// Reads a trailer: all of it and nothing else.
+    /// Parses a trailer. `trailer` holds it exactly.
     ///
     /// # Errors
-    /// It is none, or contradicts itself.
+    /// It is invalid or inconsistent.
     pub fn parse(trailer: &[u8]) -> Result<Self, Malformed> {
         let footer = trailer
             .last_chunk::<FOOTER>()
@@ -188,43 +188,43 @@ impl Table {
         })
     }
 
-    /// Bytes of the raw file.
+    /// Returns the bytes of the raw file.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
         self.raw_bytes
     }
 
-    /// Bytes of all stored frames, without the trailer.
+    /// Returns the bytes of all stored frames, without the trailer.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.starts.last().copied().unwrap_or_default()
     }
 
-    /// Raw bytes of every frame but the last.
+    /// Returns the raw bytes of every frame but the last.
     #[must_use]
     pub fn frame_size(&self) -> u32 {
         self.frame_size
     }
 
-    /// Number of frames.
+    /// Returns the number of frames.
     #[must_use]
     pub fn frames(&self) -> usize {
         self.digests.len()
     }
 
-    /// Where a frame is stored and how long it is there.
+    /// Returns the offset and the length of a stored frame.
     pub(super) fn stored(&self, frame: usize) -> Option<(u64, usize)> {
         let start = *self.starts.get(frame)?;
         let end = *self.starts.get(frame + 1)?;
         Some((start, (end - start) as usize))
     }
 
-    /// What a frame's stored bytes must be.
+    /// Returns the digest of a frame's stored bytes.
     pub(super) fn digest(&self, frame: usize) -> Option<Digest> {
         self.digests.get(frame).copied()
     }
 
-    /// A frame's raw bytes.
+    /// Returns the length of a frame's raw bytes.
     pub(super) fn raw_len(&self, frame: usize) -> usize {
         let start = frame as u64 * u64::from(self.frame_size);
         let left = self.raw_bytes.saturating_sub(start);
@@ -232,7 +232,7 @@ impl Table {
     }
 }
 
-/// Bytes that are read from the front.
+/// A reader of bytes from the front.
 struct Bytes<'a>(&'a [u8]);
 
 impl Bytes<'_> {
@@ -240,7 +240,7 @@ impl Bytes<'_> {
         let (taken, rest) = self
             .0
             .split_first_chunk()
-            .ok_or(Malformed("it is cut short"))?;
+            .ok_or(Malformed("it is truncated"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_rendered_is_parsed() {
+    fn a_rendered_trailer_is_parsed() {
         let table = Table::parse(&trailer(3)).expect("parse");
         assert_eq!((table.frames(), table.frame_size()), (3, 4096));
         assert_eq!((table.raw_bytes(), table.stored_bytes()), (8292, 153));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_and_many_more_entries_are_found() {
+    fn truncation_and_too_many_entries_are_found() {
         let whole = trailer(3);
         for end in 0..whole.len() {
             assert!(Table::parse(&whole[..end]).is_err(), "cut to {end}");

@@ -1,19 +1,18 @@
-//! Making page files: frames from raw bytes, in any number of threads, and the
-//! file from frames, in one.
+//! Writes page files: any number of threads encode frames, one writes the file.
 
 use std::io::{self, Cursor, Write};
 
 use super::table::{self, Entry};
 use super::{Compression, Digest, MAX_FRAME};
 
-/// Makes frames. It keeps zstd's working memory, so there is one per thread.
+/// An encoder of frames. It holds zstd's working memory, so each thread has its own.
 pub struct Encoder(Option<zstd::bulk::Compressor<'static>>);
 
 impl Encoder {
-    /// An encoder for one kind of frames.
+    /// Creates an encoder.
     ///
     /// # Errors
-    /// zstd does not know the level, or there is no memory.
+    /// The level is invalid, or there is no memory.
     pub fn new(compression: Compression) -> io::Result<Self> {
         Ok(Self(match compression {
             Compression::None => None,
@@ -43,23 +42,23 @@ impl Encoder {
     }
 }
 
-/// What a page file turned out to be; it goes into the manifest.
+/// A summary of a page file, for the manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Bytes of the file that CRIU wrote.
     pub raw_bytes: u64,
-    /// Bytes of the page file, trailer and all.
+    /// Bytes of the page file, with its trailer.
     pub stored_bytes: u64,
     /// Raw bytes of every frame but the last.
     pub frame_size: u32,
     /// Number of frames.
     pub frames: u64,
-    /// BLAKE3 of the trailer, by which every frame is known.
+    /// BLAKE3 of the trailer, which has the digests of all frames.
     pub table_digest: blake3::Hash,
 }
 
-/// Collects what the trailer says. A [`Writer`] has one; it is used alone where
-/// the page file stays as it is.
+/// A builder of trailers. A [`Writer`] has one; an uncompressed page file needs no
+/// other.
 pub struct TableBuilder {
     frame_size: u32,
     entries: Vec<Entry>,
@@ -68,7 +67,7 @@ pub struct TableBuilder {
 }
 
 impl TableBuilder {
-    /// A table of frames of `frame_size` raw bytes each, the last excepted.
+    /// Creates a table whose frames but the last have `frame_size` raw bytes.
     #[must_use]
     pub fn new(frame_size: u32) -> Self {
         Self {
@@ -79,10 +78,10 @@ impl TableBuilder {
         }
     }
 
-    /// Adds the next frame: its bytes raw and stored, and its digest.
+    /// Adds the next frame: its raw and stored length, and its digest.
     ///
     /// # Errors
-    /// The frame is not as long as its place demands, or too long stored.
+    /// One of the lengths is invalid, or there are too many frames.
     pub fn frame(&mut self, raw_len: u32, stored_len: u32, digest: Digest) -> io::Result<()> {
         let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if self.frame_size == 0
@@ -95,10 +94,10 @@ impl TableBuilder {
             return wrong("a frame of no bytes or of more than the frame size");
         }
         if !self.raw_bytes.is_multiple_of(u64::from(self.frame_size)) {
-            return wrong("a frame after one that was shorter than the others");
+            return wrong("a frame after one that is shorter than the frame size");
         }
         if stored_len > table::stored_bound(raw_len) {
-            return wrong("a frame that is stored larger than zstd ever makes one");
+            return wrong("a frame whose stored length exceeds the limit of zstd");
         }
         if self.entries.len() >= table::MAX_FRAMES {
             return wrong("more frames than a page file can have");
@@ -109,7 +108,7 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// The trailer, and the summary of frames and trailer.
+    /// Returns the trailer, and the summary of the page file.
     #[must_use]
     pub fn finish(self) -> (Vec<u8>, Summary) {
         let trailer = table::render(self.frame_size, self.raw_bytes, &self.entries);
@@ -124,14 +123,14 @@ impl TableBuilder {
     }
 }
 
-/// Writes a page file, frame by frame in the order of their raw bytes.
+/// A writer of a page file, frame by frame in the order of their raw bytes.
 pub struct Writer<W: Write> {
     out: W,
     table: TableBuilder,
 }
 
 impl<W: Write> Writer<W> {
-    /// A page file of frames of `frame_size` raw bytes each, the last excepted.
+    /// Creates a page file whose frames but the last have `frame_size` raw bytes.
     pub fn new(out: W, frame_size: u32) -> Self {
         Self {
             out,
@@ -139,20 +138,20 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes a frame that an [`Encoder`] made of `raw_len` bytes.
+    /// Writes a frame that an [`Encoder`] encoded from `raw_len` bytes.
     ///
     /// # Errors
-    /// The frame does not fit its place, or can't be written.
+    /// One of the lengths is invalid, or the frame can't be written.
     pub fn frame(&mut self, raw_len: u32, stored: &[u8], digest: Digest) -> io::Result<()> {
         let stored_len = u32::try_from(stored.len()).unwrap_or(u32::MAX);
         self.table.frame(raw_len, stored_len, digest)?;
         self.out.write_all(stored)
     }
 
-    /// Writes the trailer. Syncing is the caller's.
+    /// Writes the trailer, without syncing the file.
     ///
     /// # Errors
-    /// It can't be written.
+    /// The trailer can't be written.
     pub fn finish(mut self) -> io::Result<(W, Summary)> {
         let (trailer, summary) = self.table.finish();
         self.out.write_all(&trailer)?;
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_zstd_gives_the_raw_bytes_back() {
+    fn plain_zstd_decodes_a_page_file() {
         let raw: Vec<u8> = (0..50_000u32).flat_map(u32::to_le_bytes).collect();
         for raw in [&raw[..], &raw[..8192], &raw[..0]] {
             let (stored, summary) = file(raw, 8192);
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_do_not_fit_are_refused() {
+    fn frames_of_invalid_length_are_refused() {
         let digest = Digest::of(b"");
         let mut table = TableBuilder::new(4096);
         assert!(table.frame(4097, 1, digest).is_err());

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::format::manifest::{Container, Cost, FORMAT, Machine, Versions};
 
 thread_local! {
-    /// How many more changes this thread may make.
+    /// Number of further changes that this thread may make.
     static STEPS: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
@@ -61,7 +61,7 @@ fn manifest() -> Manifest {
     }
 }
 
-/// An older checkpoint, of another form than the new one, and a foreign file.
+/// An older checkpoint, in another format than the new one, and a foreign file.
 fn older() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
     let names = [
@@ -99,7 +99,7 @@ fn is_new(dir: &Path) {
 }
 
 #[test]
-fn only_what_is_new_is_removed() {
+fn abandoning_removes_only_new_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     let made = dir.path().join("a/b");
     let new = Staging::prepare(&made, Durability::Disk).expect("staging");
@@ -108,7 +108,7 @@ fn only_what_is_new_is_removed() {
         assert_eq!(mode & 0o777, 0o700);
     }
     write(new.place(), &["core-1.img"], "");
-    // CRIU works in the same directory, say.
+    // A log, if CRIU's work directory is the same.
     write(&made, &["dump.log"], "");
     new.abandon().expect("remove");
     assert!(!made.exists());
@@ -125,12 +125,12 @@ fn only_what_is_new_is_removed() {
     write(staging.place(), &NEW_NAMES, "half");
     write(dir.path(), &["dump.log"], "why");
     staging.abandon().expect("remove");
-    fs::remove_file(dir.path().join("dump.log")).expect("the log stays");
+    fs::remove_file(dir.path().join("dump.log")).expect("a log that was kept");
     holds(dir.path(), &OLD);
 }
 
 #[test]
-fn an_older_checkpoint_stays_until_the_new_one_is_whole() {
+fn an_older_checkpoint_stays_until_the_new_one_is_complete() {
     let dir = older();
     let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
     write(staging.place(), &NEW_NAMES, "new");
@@ -140,7 +140,7 @@ fn an_older_checkpoint_stays_until_the_new_one_is_whole() {
 }
 
 #[test]
-fn killed_anywhere_it_is_the_older_or_the_new() {
+fn a_kill_at_any_step_leaves_the_older_or_the_new_checkpoint() {
     let mut seen_new = false;
     for steps in 0.. {
         let dir = older();
@@ -148,19 +148,19 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
         write(staging.place(), &NEW_NAMES, "new");
         STEPS.set(Some(steps));
         let result = staging.publish(Some(&manifest()));
-        // A killed process runs no destructor that changes anything, but its
-        // lock goes.
+        // The destructor of a killed process changes nothing, but the kernel releases
+        // its lock.
         STEPS.set(Some(0));
         drop(staging);
-        // Killed again while it recovers.
+        // The process is killed again while it recovers.
         STEPS.set(Some(steps % 3));
         let _ = recover(dir.path());
         STEPS.set(None);
         if dir.path().join(INVENTORY).exists() {
             let inventory = fs::read_to_string(dir.path().join(INVENTORY)).expect("read");
             match inventory.as_str() {
-                "old" => assert!(!seen_new, "the older came back after step {steps}"),
-                // Whole as soon as it can be taken for a checkpoint.
+                "old" => assert!(!seen_new, "the older checkpoint is back after step {steps}"),
+                // With an inventory the new checkpoint is complete.
                 _ => {
                     let names = contents(dir.path());
                     assert!(NEW_NAMES.iter().all(|name| names[*name] == "new"));
@@ -183,7 +183,7 @@ fn killed_anywhere_it_is_the_older_or_the_new() {
 }
 
 #[test]
-fn a_killed_runs_leftover_goes_at_the_next() {
+fn the_next_run_removes_the_leftover_of_a_killed_one() {
     let dir = older();
     let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
     write(staging.place(), &NEW_NAMES, "half");
@@ -197,20 +197,20 @@ fn a_killed_runs_leftover_goes_at_the_next() {
 }
 
 #[test]
-fn two_at_a_time_do_not_meet() {
+fn a_second_checkpoint_at_the_same_time_is_refused() {
     let dir = older();
     let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
     write(staging.place(), &NEW_NAMES, "new");
     let second = Staging::prepare(dir.path(), Durability::Disk);
     assert!(matches!(second, Err(Error::Busy { .. })));
-    recover(dir.path()).expect("nothing is touched");
+    recover(dir.path()).expect("no change");
     assert_eq!(contents(staging.place()).len(), NEW_NAMES.len());
     staging.publish(Some(&manifest())).expect("publish");
     is_new(dir.path());
 }
 
 #[test]
-fn digests_and_what_has_none() {
+fn logs_and_links_have_no_digest() {
     let dir = tempfile::tempdir().expect("tempdir");
     let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
     write(staging.place(), &["core-1.img", "descriptors.json"], "abc");
@@ -233,7 +233,7 @@ fn digests_and_what_has_none() {
 }
 
 #[test]
-fn in_place_means_that_the_older_goes_first() {
+fn in_place_removes_the_older_checkpoint_first() {
     let dir = older();
     let mut staging = Staging::in_place(dir.path()).expect("staging");
     assert_eq!(staging.place(), dir.path());
@@ -244,7 +244,7 @@ fn in_place_means_that_the_older_goes_first() {
 }
 
 #[test]
-fn what_must_not_be_lost_is_kept() {
+fn a_kept_checkpoint_survives_the_next_run() {
     let dir = older();
     let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
     write(staging.place(), &NEW_NAMES, "new");
