@@ -382,8 +382,8 @@ fn the_machines_configuration_sets_whether_containers_continue() {
     container.report().continues(&before);
 }
 
-/// Docker drops the checkpoint's content in containerd, which removes it later. A
-/// checkpoint before that would fail, since it has the same content.
+/// containerd before 2.0 refuses a checkpoint until its garbage collection has removed
+/// the spec of the previous one, so the wrapper waits for that.
 #[test]
 fn checkpoints_can_follow_each_other_immediately() {
     let engines = Dockerd::alone();

@@ -1,4 +1,4 @@
-//! Connections, names and ports of containers that came back.
+//! Connections, names and ports of restored containers.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,19 +9,19 @@ use std::time::Duration;
 use cedana_integration::docker::{Container, Network, Run, WORK, docker_ok, no_restore_here};
 use cedana_integration::{Output, command, eventually};
 
-/// Answers with the connection's number and how many requests came over it.
+/// Answers with the connection's number and its number of requests.
 ///
-/// As root: a dump of another user's process takes CAP_SYS_RESOURCE.
+/// As root: CRIU needs CAP_SYS_RESOURCE to dump another user's process.
 const NGINX: &str = "user root; daemon off; worker_processes 2; pid /tmp/nginx.pid;
 error_log stderr; events {}
 http { access_log off; keepalive_timeout 1h; keepalive_requests 1000000;
   server { listen 80; default_type text/plain;
     location / { return 200 \"connection $connection request $connection_requests\\n\"; } } }";
 
-/// nginx with a configuration of ours.
+/// nginx with [`NGINX`].
 fn nginx(label: &str) -> Run {
     let run = Run::new(label).image(WORK);
-    fs::write(run.out().join("nginx.conf"), NGINX).expect("/out can be written");
+    fs::write(run.out().join("nginx.conf"), NGINX).expect("/out");
     run.command(&["nginx", "-c", "/out/nginx.conf", "-e", "stderr"])
 }
 
@@ -39,7 +39,7 @@ impl Client {
                 .0
                 .set_read_timeout(Some(Duration::from_secs(20)))
                 .map_err(|e| e.to_string())?;
-            // docker-proxy accepts before the container listens.
+            // docker-proxy accepts connections before the container does.
             client.ask().map(|_| client.0)
         });
         Self(stream)
@@ -65,7 +65,7 @@ impl Client {
         }
     }
 
-    /// The next request over the connection, by the server's own count.
+    /// Asserts that the next request arrives over the same connection.
     #[track_caller]
     fn goes_on(&mut self, connection: &str, request: u32) {
         let answer = self
@@ -75,7 +75,8 @@ impl Client {
     }
 }
 
-/// Talks, ends the server, brings it back, and talks over the same connection.
+/// Asserts that a client's connection stays open while the server is checkpointed,
+/// ended and restored.
 #[track_caller]
 fn stays_connected(server: &Container, address: &str) {
     let mut client = Client::of(address);
@@ -88,7 +89,7 @@ fn stays_connected(server: &Container, address: &str) {
         requests += 1;
         client.goes_on(connection, requests);
     }
-    // New clients are served, too.
+    // New clients can connect.
     Client::of(address);
 }
 
@@ -113,13 +114,13 @@ fn a_client_stays_connected_through_a_published_port() {
     let server = nginx("published")
         .flags(&["--network", network.name(), "--publish", "28080:80"])
         .start();
-    // Not through 127.0.0.1: there the client talks to docker-proxy, which ends
-    // with the container.
+    // Through 127.0.0.1 the client would be connected to docker-proxy, which exits with
+    // the container.
     stays_connected(&server, &format!("{}:28080", server.gateway()));
 }
 
 #[test]
-fn a_client_stays_connected_to_a_server_that_runs_on() {
+fn a_client_stays_connected_to_a_server_that_is_left_running() {
     let network = Network::create("runs-on");
     let server = nginx("runs-on")
         .flags(&["--network", network.name(), "--publish", "28081:80"])
@@ -140,7 +141,7 @@ fn a_client_stays_connected_to_a_server_that_runs_on() {
 }
 
 #[test]
-fn published_ports_answer_again_everywhere() {
+fn published_ports_work_after_a_restore() {
     if no_restore_here() {
         return;
     }
@@ -225,7 +226,7 @@ fn redis_keeps_its_data_and_its_subscriber() {
         let heard_by = server.exec(&["redis-cli", "publish", "news", message]).ok();
         heard_by.stdout.trim().to_owned()
     };
-    eventually("the subscriber listens", || {
+    eventually("the subscriber is subscribed", || {
         match subscribers("first").as_str() {
             "1" => Ok(()),
             other => Err(other.to_owned()),
@@ -244,8 +245,8 @@ fn redis_keeps_its_data_and_its_subscriber() {
     }
 }
 
-/// A client in a container: it counts what is echoed, and says so when the
-/// connection has ended, and how.
+/// A client in a container. It prints the number of echoes, and how the connection
+/// ends.
 const ECHOED: &str = "
 import os, socket, sys, time
 def say(what):
@@ -264,11 +265,11 @@ except OSError as e:
     say('lost: %s' % e)
 while True: time.sleep(1)";
 
-/// A server of the machine's, for as long as the test runs: what it does with
-/// each connection, by its number.
+/// Starts a server on the machine that runs until the test program exits. `talk` gets
+/// each connection with its number.
 fn server(talk: fn(u64, TcpStream)) -> u16 {
     let listener = TcpListener::bind(("0.0.0.0", 0)).expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
+    let port = listener.local_addr().expect("bound").port();
     thread::spawn(move || {
         for (number, stream) in (0..).zip(listener.incoming().map_while(Result::ok)) {
             thread::spawn(move || talk(number, stream));
@@ -277,7 +278,7 @@ fn server(talk: fn(u64, TcpStream)) -> u16 {
     port
 }
 
-/// One that echoes.
+/// Starts a server that echoes.
 fn echo() -> u16 {
     server(|_, mut stream| {
         let mut byte = [0];
@@ -289,7 +290,7 @@ fn echo() -> u16 {
     })
 }
 
-/// A container with a connection to the machine, and what it needs.
+/// A container with a connection to the machine, and its network.
 struct Caller {
     container: Container,
     network: Network,
@@ -301,15 +302,15 @@ impl Caller {
         Self::running(ECHOED, echo(), subnet, flags)
     }
 
-    /// A program that is told an address and a port of the machine's.
+    /// Runs a program with an address and a port of the machine.
     #[track_caller]
     fn running(program: &str, port: u16, subnet: u8, flags: &[&str]) -> Self {
         let label = "caller";
-        // Docker gives addresses that are asked for only in such a subnet.
+        // Docker accepts `--ip` only in a network with a configured subnet.
         let prefix = format!("10.213.{subnet}");
         let subnet = format!("{prefix}.0/24");
         let network = Network::with(label, &["--subnet", &subnet]);
-        // Everywhere, because the address is there only with a container.
+        // The server listens on all addresses: the bridge's exists only with a container.
         let port = port.to_string();
         let gateway = format!("{prefix}.1");
         let container = Run::new(label)
@@ -323,7 +324,7 @@ impl Caller {
         caller
     }
 
-    /// Waits for more than `echoes`; gives how many there were.
+    /// Waits for more than `echoes` echoes, and returns their number.
     #[track_caller]
     fn hears(&self, echoes: u32) -> u32 {
         self.container.reads("said", |said| {
@@ -337,12 +338,12 @@ impl Caller {
         let how = self.container.reads("said", |said| {
             said.strip_prefix("lost: ").map(str::to_owned)
         });
-        // A read returns the end, a write an error.
+        // A read returns the end of file, a write an error.
         assert!(how == "end" || how.contains("Errno"), "{how}");
         self.container.running();
     }
 
-    /// Ends it with a checkpoint, after which another container has its address.
+    /// Ends it with a checkpoint, and starts another container with its address.
     #[track_caller]
     fn freeze_and_lose_the_address(&self) -> Container {
         let address = self.container.address();
@@ -355,7 +356,7 @@ impl Caller {
 }
 
 #[test]
-fn a_connection_to_the_outside_is_kept_where_the_address_is_there() {
+fn a_connection_to_the_outside_is_kept_if_the_address_is_available() {
     if no_restore_here() {
         return;
     }
@@ -368,8 +369,8 @@ fn a_connection_to_the_outside_is_kept_where_the_address_is_there() {
     }
 }
 
-/// A client in a container with many connections: it says how many bytes have
-/// come at least over each, or that one has ended.
+/// A client in a container with many connections. It prints the least number of bytes
+/// that have arrived over one, or that one has ended.
 const LISTENED: &str = "
 import os, selectors, socket, sys, time
 def say(what):
@@ -392,8 +393,8 @@ except OSError as e:
     say('lost: %s' % e)
 while True: time.sleep(1)";
 
-/// One that speaks without being asked: over each connection at another pace, so
-/// that what is repeated comes at all times.
+/// Starts a server that sends without requests, over each connection at another rate,
+/// so that repeated segments arrive at all times.
 fn speaker() -> u16 {
     server(|number, mut stream| {
         let pace = Duration::from_millis(50 + 13 * number);
@@ -403,9 +404,9 @@ fn speaker() -> u16 {
     })
 }
 
-/// A peer repeats segments that are not acknowledged. A network that has the address
-/// and not yet the connection would answer them with a reset, so they are dropped until
-/// the connection exists.
+/// A peer repeats segments that are not acknowledged. The kernel would answer them with
+/// a reset if the address exists before the connection does, so the wrapper drops them
+/// until CRIU has restored the connection.
 #[test]
 fn connections_survive_segments_that_their_peers_repeat() {
     if no_restore_here() {
@@ -421,7 +422,7 @@ fn connections_survive_segments_that_their_peers_repeat() {
 }
 
 #[test]
-fn a_connection_from_an_address_that_is_gone_is_closed() {
+fn a_connection_is_closed_if_its_address_is_taken() {
     if no_restore_here() {
         return;
     }
@@ -432,7 +433,7 @@ fn a_connection_from_an_address_that_is_gone_is_closed() {
 }
 
 #[test]
-fn a_connection_is_closed_if_the_user_wants_that() {
+fn a_connection_is_closed_if_the_user_sets_that() {
     if no_restore_here() {
         return;
     }
@@ -442,8 +443,8 @@ fn a_connection_is_closed_if_the_user_wants_that() {
     caller.loses_its_connection();
 }
 
-/// Drops all segments to an address until it is dropped: another container that has the
-/// address meanwhile would answer repeated segments with a reset.
+/// A firewall rule that drops all segments to an address, removed when dropped. Without
+/// it another container with the address would answer repeated segments with a reset.
 struct Silence(String);
 
 impl Silence {
@@ -466,7 +467,7 @@ impl Drop for Silence {
 }
 
 #[test]
-fn a_connection_that_must_be_kept_and_cannot_is_a_reason_not_to_restore() {
+fn a_restore_is_refused_if_a_connection_must_be_kept_and_cannot() {
     if no_restore_here() {
         return;
     }
@@ -475,7 +476,7 @@ fn a_connection_that_must_be_kept_and_cannot_is_a_reason_not_to_restore() {
     let thief = caller.freeze_and_lose_the_address();
     let reason = caller.container.restore("cp").refused();
     assert!(reason.contains("address"), "{reason}");
-    // Nothing is lost: with the address back, so is the connection.
+    // Once the address is free, a restore keeps the connection.
     let heard = caller.hears(0);
     drop(thief);
     drop(silence);
@@ -484,7 +485,7 @@ fn a_connection_that_must_be_kept_and_cannot_is_a_reason_not_to_restore() {
 }
 
 #[test]
-fn a_checkpoint_with_connections_is_not_restored_if_the_user_wants_that() {
+fn a_restore_with_connections_is_refused_if_the_user_sets_that() {
     if no_restore_here() {
         return;
     }

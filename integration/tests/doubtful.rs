@@ -1,9 +1,8 @@
-//! A checkpoint that could never be restored must not cost the container.
+//! Refuses checkpoints that end the container and could never be restored.
 //!
-//! CRIU dumps more than it can restore. Each story has the odd state that it
-//! can't bring back and the near state that it can: the odd one is refused, with
-//! the reason and the remedy, and the container goes on as if it had never been
-//! asked; the near one comes back.
+//! CRIU dumps more than it can restore. Each story has a state that CRIU can't restore
+//! and a similar one that it can. The first is refused, with the reason and the remedy,
+//! and the container continues. The second is restored.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 
 const SETTING: &str = "io.cedana.checkpoint.doubtful";
 
-/// A directory that goes with the story.
+/// A directory for a checkpoint, removed when dropped.
 struct Images(PathBuf);
 
 impl Images {
@@ -29,7 +28,7 @@ impl Images {
     #[track_caller]
     fn are_none(&self) {
         let left = fs::read_dir(&self.0).map(Iterator::count).unwrap_or(0);
-        assert_eq!(left, 0, "half a checkpoint was left");
+        assert_eq!(left, 0, "an incomplete checkpoint was left");
     }
 }
 
@@ -39,7 +38,7 @@ impl Drop for Images {
     }
 }
 
-/// A container in which the workload may mount and make devices.
+/// A container whose workload may mount and create devices.
 #[track_caller]
 fn privileged(label: &str, flags: &[&str]) -> BareShim {
     let shim = BareShim::start(label, flags);
@@ -78,7 +77,7 @@ fn and_end(shim: &BareShim, images: &Images) -> Result<(), Refused> {
     shim.task().checkpoint(&images.0, Some(exit))
 }
 
-/// Its checkpoint is refused for a reason of these words, and does it no harm.
+/// Asserts that a checkpoint is refused with these words and the container continues.
 #[track_caller]
 fn is_refused(shim: &BareShim, words: &[&str]) {
     let before = shim.report();
@@ -97,7 +96,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
     leaks.none();
     shim.report().continues(&before);
 
-    // Where it runs on nothing is lost.
+    // A checkpoint that leaves it running is taken.
     let done = shim.task().checkpoint(&images.0, None);
     done.unwrap_or_else(|refused| panic!("{refused}"));
     shim.report().continues(&before);
@@ -110,7 +109,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
     });
 }
 
-/// Its checkpoint is taken, and it comes back.
+/// Asserts that a checkpoint is taken and can be restored.
 #[track_caller]
 fn comes_back(shim: &BareShim) {
     let before = shim.report();
@@ -138,7 +137,7 @@ fn restored(shim: &BareShim, images: &Images) -> BareShim {
 }
 
 #[test]
-fn a_deleted_file_within_a_deleted_directory() {
+fn a_deleted_file_in_a_deleted_directory_is_refused() {
     let odd = running("within", &["--deleted-directory-first"]);
     is_refused(&odd, &["/tmp/directory-1", "close one of them"]);
     comes_back(&running("beside", &["--deleted-directory-last"]));
@@ -146,41 +145,41 @@ fn a_deleted_file_within_a_deleted_directory() {
 }
 
 #[test]
-fn a_file_of_a_thread() {
+fn an_open_proc_file_of_a_thread_is_refused() {
     let odd = running("thread", &["--file-of-thread"]);
     is_refused(&odd, &["/proc/1/task/", "close it"]);
     comes_back(&running("first-thread", &["--file-of-first-thread"]));
 }
 
 #[test]
-fn a_program_in_memory() {
+fn a_process_whose_program_is_a_memfd_is_refused() {
     let odd = running("memfd", &["--program-in-memory"]);
     is_refused(&odd, &["memfd", "from a file"]);
     comes_back(&running("deleted-program", &["--program-deleted"]));
 }
 
 #[test]
-fn a_daemon_that_a_subreaper_has_adopted() {
+fn a_daemon_adopted_by_a_subreaper_is_refused() {
     let odd = running("adopted", &["--daemon-of-subreaper"]);
     is_refused(&odd, &["session", "subreaper", "as the container's init"]);
     comes_back(&running("daemon", &["--daemon-of-init"]));
 }
 
 #[test]
-fn a_tun_device() {
+fn a_tun_device_is_refused() {
     let odd = privileged("tun", &["--tun"]);
     is_refused(&odd, &["tun9", "close the device"]);
     comes_back(&privileged("no-tun", &["--tun-without-device"]));
 }
 
 #[test]
-fn an_overlay_that_was_mounted_inside() {
+fn an_overlay_mounted_in_the_container_is_refused() {
     let odd = privileged("overlay", &["--overlay"]);
     is_refused(&odd, &["/tmp/place", "make it a volume"]);
     comes_back(&privileged("tmpfs", &["--tmpfs"]));
 }
 
-/// A container in a user namespace, with a network namespace that belongs to it.
+/// A container in a user namespace with its own network namespace.
 #[track_caller]
 fn in_user_namespace(label: &str, flags: &[&str]) -> BareShim {
     const ROOT: u32 = 100_000;
@@ -202,14 +201,15 @@ fn in_user_namespace(label: &str, flags: &[&str]) -> BareShim {
     shim
 }
 
-/// No namespace can be handed in that belongs to the container's user namespace,
-/// and CRIU opens the images as a user that the host doesn't know.
+/// CRIU creates the network namespace, since a given one would not belong to the
+/// container's user namespace. It opens the images as a user of that namespace.
 #[test]
-fn a_user_namespace_with_a_network_of_its_own() {
+fn a_container_with_its_own_user_and_network_namespace_is_restored() {
     comes_back(&in_user_namespace("userns", &["--memory", "4"]));
 }
 
-/// CRIU makes the network anew, and its loopback is down until that is done.
+/// CRIU creates the network namespace, and its loopback is down while CRIU restores
+/// connections.
 #[test]
 fn connections_within_a_user_namespace_are_closed() {
     let shim = in_user_namespace("userns-tcp", &["--memory", "4", "--tcp"]);
@@ -223,10 +223,10 @@ fn connections_within_a_user_namespace_are_closed() {
     assert_ne!(after.get("tcp"), "ok");
 }
 
-/// A restored container is in a time namespace that CRIU has made. An `exec` of
-/// runc before 1.2 doesn't enter it.
+/// CRIU restores a container in a new time namespace. `runc exec` before 1.2 doesn't
+/// enter it.
 #[test]
-fn a_daemon_that_exec_left_in_another_time_namespace() {
+fn a_daemon_in_another_time_namespace_is_refused() {
     let first = Run::new("before").workload(&[]).detach();
     let image = first.checkpoint(&["--rw"]);
     first.end_task();
@@ -260,7 +260,7 @@ fn a_daemon_that_exec_left_in_another_time_namespace() {
 }
 
 #[test]
-fn a_container_that_may_be_lost_is_checkpointed_all_the_same() {
+fn with_doubtful_warn_the_checkpoint_is_taken_and_a_warning_logged() {
     for flag in ["--program-in-memory", "--deleted-directory-first"] {
         let shim = BareShim::start("may", &[flag]);
         change_spec(&shim, |spec| spec["annotations"][SETTING] = json!("warn"));

@@ -1,4 +1,4 @@
-//! containerd ends and starts, shims die, CRIU goes missing: what holds.
+//! Stops containerd, kills shims and removes CRIU while containers run.
 //!
 //! Each story holds [`Containerd`], so they run one after the other.
 
@@ -35,7 +35,7 @@ fn a_container_survives_a_restart_of_containerd() {
 }
 
 #[test]
-fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
+fn an_exit_while_containerd_is_stopped_is_reported_after_its_start() {
     let containerd = Containerd::alone();
     let container = Run::new("away").workload(&["--term-code", "22"]).detach();
     let task = container.task();
@@ -46,8 +46,8 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
         let exit = task.wait("").unwrap_or_else(|refused| panic!("{refused}"));
         assert_eq!(exit.exit_status, 22);
     });
-    // containerd 1.7 clears away what ended in its absence, 2.1 keeps it.
-    let told = eventually("containerd knows of the end", || match container.status() {
+    // containerd 1.7 deletes a task that exited meanwhile, 2.1 keeps it.
+    let told = eventually("containerd reports the exit", || match container.status() {
         Some((_, status)) if status == "STOPPED" => Ok(true),
         None => Ok(false),
         other => Err(format!("{other:?}")),
@@ -63,13 +63,13 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
 }
 
 #[test]
-fn a_killed_shim_is_cleaned_up_after() {
+fn a_killed_shim_leaves_nothing_and_the_container_can_be_started_again() {
     let _alone = Containerd::alone();
-    // The first one makes what stays for good.
+    // The first container creates what stays, such as caches.
     drop(Run::new("warm-up").workload(&[]).detach());
     let before = Leftovers::now();
     let events = Events::watch();
-    // The pipes of a task are its client's to remove, and this client is gone.
+    // Without pipes: ctr, which would remove them, has exited.
     let container = Run::new("shim-killed")
         .flags(&["--null-io"])
         .workload(&[])
@@ -80,17 +80,18 @@ fn a_killed_shim_is_cleaned_up_after() {
 
     let exit = events.expect(container.id(), "/tasks/exit");
     assert_eq!(exit.body["exit_status"], 137);
-    eventually("the container's process is gone", || {
-        match fs::metadata(format!("/proc/{init}")) {
+    eventually(
+        "the container's process has exited",
+        || match fs::metadata(format!("/proc/{init}")) {
             Ok(_) => Err("it runs".into()),
             Err(_) => Ok(()),
-        }
-    });
-    eventually("the task is gone", || match container.status() {
+        },
+    );
+    eventually("the task is deleted", || match container.status() {
         None => Ok(()),
         Some(status) => Err(format!("{status:?}")),
     });
-    // The name is free again.
+    // The task's id is free again.
     container.not_ready();
     ctr_ok(&["task", "start", "--detach", "--null-io", container.id()]);
     container.ready("workload");
@@ -101,7 +102,7 @@ fn a_killed_shim_is_cleaned_up_after() {
 }
 
 #[test]
-fn a_pod_has_one_shim_and_each_container_its_own_end() {
+fn a_pod_has_one_shim_and_its_containers_end_separately() {
     let _alone = Containerd::alone();
     let before = Leftovers::now();
     let sandbox = Run::new("pod");
@@ -120,7 +121,7 @@ fn a_pod_has_one_shim_and_each_container_its_own_end() {
     second.report().continues(&kept);
     let task = second.task();
     let waiting = thread::spawn(move || task.wait(""));
-    // Even the sandbox itself may go before the others.
+    // The sandbox itself may be removed before the others.
     drop(sandbox);
     second.report().continues(&kept);
     second.kill("SIGTERM");
@@ -129,7 +130,7 @@ fn a_pod_has_one_shim_and_each_container_its_own_end() {
         .unwrap_or_else(|_| panic!("the waiting thread"));
     assert_eq!(exit.map(|e| e.exit_status).ok(), Some(23));
     drop(second);
-    eventually("the pod's shim is gone", || {
+    eventually("the pod's shim has exited", || {
         match fs::metadata(format!("/proc/{shim}")) {
             Ok(_) => Err("it runs".into()),
             Err(_) => Ok(()),
@@ -138,7 +139,7 @@ fn a_pod_has_one_shim_and_each_container_its_own_end() {
     before.gone();
 }
 
-/// CRIU, put aside for as long as this lives.
+/// Renames CRIU's binary until dropped.
 struct WithoutCriu;
 
 impl WithoutCriu {
@@ -158,7 +159,7 @@ impl Drop for WithoutCriu {
 }
 
 #[test]
-fn without_criu_the_user_is_told_so_and_the_container_runs_on() {
+fn without_criu_a_checkpoint_says_so_and_the_container_continues() {
     let _alone = Containerd::alone();
     let container = Run::new("no-criu").workload(&["--memory", "1"]).detach();
     let before = container.report();

@@ -1,4 +1,4 @@
-//! What goes wrong is said: what failed, on what, why, and what to do.
+//! Error messages name what failed, on what, why, and what to do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn says(refused: &Refused, words: &[&str]) {
     }
 }
 
-/// A directory that goes with the story.
+/// A directory, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -70,7 +70,7 @@ fn a_missing_bundle_is_named() {
         &refused(shim.task().create(&request)),
         &["/no/such/bundle", "no such file"],
     );
-    // The shim took no harm.
+    // The shim still works.
     shim.run();
     shim.report().intact();
 }
@@ -156,7 +156,7 @@ fn options_that_do_not_parse_are_refused() {
 }
 
 #[test]
-fn a_second_create_is_refused_and_the_first_lives() {
+fn a_second_create_is_refused_and_the_task_continues() {
     let shim = BareShim::start("twice", &[]);
     shim.run();
     let before = shim.report();
@@ -166,7 +166,7 @@ fn a_second_create_is_refused_and_the_first_lives() {
 }
 
 #[test]
-fn a_second_start_is_refused_and_the_first_lives() {
+fn a_second_start_is_refused_and_the_task_continues() {
     let container = Run::new("start-twice").workload(&[]).detach();
     let before = container.report();
     let answer = refused(container.task().start(""));
@@ -218,7 +218,7 @@ fn a_restore_from_an_empty_directory_names_it() {
 }
 
 #[test]
-fn a_restore_from_nowhere_names_the_path() {
+fn a_restore_from_a_missing_directory_names_it() {
     let shim = BareShim::start("nowhere", &[]);
     says(
         &restore(&shim, Path::new("/no/such/images")),
@@ -242,7 +242,7 @@ fn a_restore_from_truncated_images_names_the_file() {
     first.report().intact();
 }
 
-/// The answer to a restore that cannot succeed, from whichever call it comes.
+/// The error of a restore that cannot succeed, from Create or Start.
 #[track_caller]
 fn restore(shim: &BareShim, images: &Path) -> Refused {
     let images = images.display().to_string();
@@ -259,7 +259,7 @@ fn restore(shim: &BareShim, images: &Path) -> Refused {
 }
 
 #[test]
-fn a_full_disk_is_called_one_and_the_container_runs_on() {
+fn a_full_disk_is_named_and_the_container_continues() {
     let container = Run::new("full").workload(&["--memory", "16"]).detach();
     let before = container.report();
     let disk = SmallDisk::mount();
@@ -271,12 +271,12 @@ fn a_full_disk_is_called_one_and_the_container_runs_on() {
     says(&answer, &["space", &disk.0.0.display().to_string()]);
     container.report().continues(&before);
     let left = fs::read_dir(&images).map(Iterator::count).unwrap_or(0);
-    assert_eq!(left, 0, "half a checkpoint was left");
+    assert_eq!(left, 0, "an incomplete checkpoint was left");
     let _image = Image::named(ctr_ok(&["task", "checkpoint", container.id()]));
 }
 
 #[test]
-fn a_connection_that_may_not_be_kept_is_the_reason_given() {
+fn a_connection_is_named_if_tcp_established_is_off() {
     let container = Run::new("no-tcp")
         .flags(&["--annotation", "io.cedana.checkpoint.tcp_established=false"])
         .workload(&["--tcp"])
@@ -288,14 +288,14 @@ fn a_connection_that_may_not_be_kept_is_the_reason_given() {
     leaks.none();
     says(&answer, &["established TCP", "tcp_established"]);
     container.report().continues(&before);
-    // The same reason reaches the user of a client.
+    // ctr prints the same reason.
     let reason = ctr(&["task", "checkpoint", container.id()]).refused();
     assert!(reason.contains("tcp_established"), "{reason}");
     container.report().continues(&before);
 }
 
 #[test]
-fn an_unknown_annotation_of_ours_is_named() {
+fn an_unknown_annotation_with_our_prefix_is_named() {
     let container = Run::new("annotation")
         .flags(&["--annotation", "io.cedana.checkpoint.tcp_establishd=true"])
         .workload(&[])
@@ -307,7 +307,7 @@ fn an_unknown_annotation_of_ours_is_named() {
 }
 
 #[test]
-fn a_kept_log_is_where_the_message_says() {
+fn the_message_names_the_path_of_the_kept_log() {
     let container = Run::new("log")
         .flags(&["--annotation", "io.cedana.checkpoint.tcp_established=false"])
         .workload(&["--tcp"])
@@ -319,7 +319,7 @@ fn a_kept_log_is_where_the_message_says() {
         .split(|c: char| c.is_whitespace() || "\"'()<>,;".contains(c))
         .map(|word| word.trim_end_matches(['.', ':']))
         .find(|word| word.starts_with('/') && Path::new(word).is_file());
-    let kept = kept.unwrap_or_else(|| panic!("no log is where the message says: {answer}"));
+    let kept = kept.unwrap_or_else(|| panic!("the message names no log: {answer}"));
     let text = Command::new("grep").args(["-c", "Error", kept]).output();
     assert!(
         text.is_ok_and(|o| o.status.success()),

@@ -1,8 +1,6 @@
-//! Programs that are killed during a checkpoint: what their clients are told, and
-//! what stays.
+//! Kills programs during a checkpoint, and verifies the answers and what stays.
 //!
-//! The runtime stops before a gate, so the middle lasts as long as the story
-//! wants.
+//! The runtime waits at a gate, so the checkpoint lasts until the story opens it.
 
 use std::fs;
 use std::path::Path;
@@ -41,10 +39,10 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
 
     let answer = asking
         .join()
-        .unwrap_or_else(|_| panic!("the asking thread"));
+        .unwrap_or_else(|_| panic!("the checkpoint's thread"));
     assert!(answer.is_err(), "a killed checkpoint succeeded");
-    // The runtime that waited for the gate went with it.
-    eventually("nothing of the checkpoint runs", || {
+    // The runtime at the gate was killed with the wrapper.
+    eventually("no process of the checkpoint runs", || {
         let processes = command("ps", &["ax", "-o", "args"]).ok().stdout;
         let runtime = format!("{} ", gate.program().display());
         match processes.lines().find(|line| line.contains(&runtime)) {
@@ -59,8 +57,8 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
             .filter_map(|entry| Some(entry.ok()?.file_name()))
             .collect()
     };
-    // What a killed wrapper was writing stays, under a name that is
-    // no checkpoint's, until the next one.
+    // The files of a killed wrapper stay until the next checkpoint, under a name that
+    // no checkpoint has.
     assert_eq!(names(), [".cedana-new"]);
     container.report().continues(&before);
     drop(gate);
@@ -76,7 +74,7 @@ fn a_wrapper_that_is_killed_leaves_the_container_running_and_no_checkpoint() {
 }
 
 #[test]
-fn a_crash_of_containerd_during_a_checkpoint_leaves_a_task_that_can_be_used() {
+fn a_task_can_be_resumed_after_containerd_was_killed_during_its_checkpoint() {
     let containerd = Containerd::alone();
     let gate = Gate::before("checkpoint");
     let container = Run::new("crash")
@@ -89,11 +87,14 @@ fn a_crash_of_containerd_during_a_checkpoint_leaves_a_task_that_can_be_used() {
     gate.arrived();
     containerd.crash(|| gate.open());
     let client = client.join().unwrap_or_else(|_| panic!("the client"));
-    assert_ne!(client.code, 0, "the client lost its containerd: {client}");
+    assert_ne!(
+        client.code, 0,
+        "ctr succeeded although containerd was killed: {client}"
+    );
 
-    // The client had the task paused and was not there to resume it.
+    // ctr had paused the task and has exited without a resume.
     let task = container.task();
-    eventually("the checkpoint is over", || {
+    eventually("the checkpoint is complete", || {
         match task.state("").map(|state| state.status.enum_value()) {
             Ok(Ok(Status::PAUSED)) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -108,7 +109,7 @@ fn a_crash_of_containerd_during_a_checkpoint_leaves_a_task_that_can_be_used() {
 }
 
 #[test]
-fn the_binary_says_what_it_is_and_what_its_runtime_can() {
+fn the_shim_prints_its_version_and_the_runtimes_features() {
     if named_as_stock() {
         println!("skipped: containerd's own shim is not ours to question");
         return;

@@ -1,4 +1,4 @@
-//! A container that runs before it has its memory.
+//! Restores containers lazily: they run before they have all of their memory.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, command, eventually};
 
-/// A number in the record of a restore.
+/// A number of a restore's record.
 #[track_caller]
 fn figure(record: &serde_json::Value, key: &str) -> u64 {
     let figure = record[key].as_u64();
@@ -19,7 +19,7 @@ const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"
 #[test]
 fn every_process_gets_its_own_memory() {
     let lazy = Lazy::new("family", &FAMILY);
-    // By faults alone.
+    // Faults bring all of it, without prefetching.
     lazy.frozen.is_intact();
     lazy.frozen.goes_on();
     lazy.is_complete();
@@ -41,9 +41,9 @@ fn memory_that_no_process_touches_is_prefetched() {
 }
 
 #[test]
-fn what_was_asked_for_comes_first_the_next_time() {
+fn pages_that_faulted_are_prefetched_first_at_the_next_restore() {
     let lazy = Lazy::new("again-and-again", &FAMILY);
-    // By faults alone.
+    // Faults bring all of it, without prefetching.
     lazy.frozen.is_intact();
     lazy.is_complete();
     assert_eq!(lazy.record()["expected_bytes"], 0);
@@ -51,7 +51,7 @@ fn what_was_asked_for_comes_first_the_next_time() {
     lazy.restore();
     lazy.gate.open();
     lazy.is_complete();
-    // Processes touch little this time: nearly all of it is expected.
+    // Nearly all of it is expected now, since the processes touch little.
     let record = lazy.record();
     let (expected, lazy_bytes) = (
         figure(&record, "expected_bytes"),
@@ -62,7 +62,7 @@ fn what_was_asked_for_comes_first_the_next_time() {
 }
 
 #[test]
-fn programs_do_with_their_memory_what_they_like() {
+fn programs_may_move_drop_and_fork_missing_memory() {
     let games = ["--memory", "16", "--games", "--threads", "2"];
     let lazy = Lazy::new("games", &games);
     lazy.frozen
@@ -70,7 +70,7 @@ fn programs_do_with_their_memory_what_they_like() {
         .continues(&lazy.frozen.before);
     lazy.completes();
     lazy.frozen.goes_on();
-    // And in the midst of it.
+    // During prefetching.
     for _ in 0..3 {
         lazy.restore();
         lazy.gate.open();
@@ -83,10 +83,10 @@ fn programs_do_with_their_memory_what_they_like() {
 }
 
 #[test]
-fn a_checkpoint_waits_for_what_is_missing() {
+fn a_checkpoint_waits_for_missing_memory() {
     let lazy = Lazy::new("again", &FAMILY);
     let images = Folder::new("second");
-    // Paused, as containerd does it.
+    // containerd pauses a task for its checkpoint.
     for paused in [true, false] {
         if paused {
             lazy.runc(&["pause"]);
@@ -106,7 +106,7 @@ fn a_checkpoint_waits_for_what_is_missing() {
 }
 
 #[test]
-fn a_paused_container_gets_its_memory_too() {
+fn a_paused_container_gets_its_memory() {
     let lazy = Lazy::new("paused", &FAMILY);
     lazy.runc(&["pause"]);
     lazy.gate.open();
@@ -116,7 +116,7 @@ fn a_paused_container_gets_its_memory_too() {
 }
 
 #[test]
-fn a_container_that_ends_early_takes_its_page_source_along() {
+fn the_page_source_exits_with_a_container_that_lacks_memory() {
     let lazy = Lazy::new("early", &FAMILY);
     command("kill", &["-KILL", &lazy.frozen.pid()]).ok();
     lazy.is_complete();
@@ -127,24 +127,24 @@ fn a_container_that_ends_early_takes_its_page_source_along() {
 }
 
 #[test]
-fn without_its_page_source_it_is_killed_and_the_log_says_why() {
+fn a_container_that_loses_its_page_source_is_killed_and_the_log_says_why() {
     let lazy = Lazy::new("orphan", &FAMILY);
     lazy.kill("cedana-pages");
     lazy.was_killed(&["page source was killed"]);
     lazy.restore();
     lazy.kill("cedana-watchdog");
     lazy.was_killed(&["watchdog of its page source was killed"]);
-    // Paused, it can't die at once.
+    // A paused container is killed when it is resumed.
     lazy.restore();
     lazy.runc(&["pause"]);
     lazy.kill("cedana-pages");
     lazy.was_killed(&["page source was killed"]);
-    // The checkpoint has not suffered.
+    // The checkpoint is intact.
     lazy.restores_completely();
 }
 
 #[test]
-fn a_limit_that_leaves_no_room_is_a_reason_to_be_killed() {
+fn a_container_whose_memory_limit_leaves_no_room_is_killed_and_the_log_says_why() {
     let lazy = Lazy::new("tight", &FAMILY);
     let Some(cgroup) = lazy.oom_killer() else {
         println!("skipped: cgroup v2 has no way to forbid the kernel to kill for memory first");
@@ -160,10 +160,10 @@ fn a_limit_that_leaves_no_room_is_a_reason_to_be_killed() {
     };
     limit("40M");
     lazy.gate.open();
-    // Where it gets more room in time it goes on.
-    eventually("there is no room", || {
+    // It continues if the limit is raised in time.
+    eventually("the cgroup is at its limit", || {
         match read(&cgroup.join("memory.failcnt")).trim() {
-            "0" => Err("there is".to_owned()),
+            "0" => Err("it is not".to_owned()),
             _ => Ok(()),
         }
     });
@@ -177,7 +177,7 @@ fn a_limit_that_leaves_no_room_is_a_reason_to_be_killed() {
     lazy.was_killed(&["memory limit leaves no room"]);
 }
 
-/// The log of its last restores says that it became an eager one.
+/// Asserts that its restore became eager and the log says `why`.
 #[track_caller]
 fn was_restored_eagerly(lazy: &Lazy, why: &str) {
     let log = read(&lazy.frozen.bundle.file("log.json"));
@@ -194,7 +194,7 @@ fn was_restored_eagerly(lazy: &Lazy, why: &str) {
 }
 
 #[test]
-fn without_a_page_source_it_is_restored_eagerly() {
+fn a_page_source_that_is_killed_before_the_restore_makes_it_eager() {
     let lazy = Lazy {
         frozen: Frozen::of("unborn", &[], &FAMILY),
         gate: PrefetchGate::closed(),
@@ -210,7 +210,7 @@ fn without_a_page_source_it_is_restored_eagerly() {
         runtime.arrived();
         lazy.kill("cedana-pages");
         runtime.open();
-        // The second attempt.
+        // The second attempt, which is eager.
         runtime.arrived();
         runtime.open();
         restoring.join().unwrap_or_else(|_| panic!("the restore"))
@@ -222,7 +222,7 @@ fn without_a_page_source_it_is_restored_eagerly() {
 }
 
 #[test]
-fn a_page_source_that_is_killed_while_criu_restores_makes_it_eager() {
+fn a_page_source_that_is_killed_during_the_restore_makes_it_eager() {
     for step in ["setup-namespaces", "post-restore"] {
         let lazy = Lazy {
             frozen: Frozen::of("midway", &[], &FAMILY),
@@ -249,7 +249,7 @@ fn a_page_source_that_is_killed_while_criu_restores_makes_it_eager() {
 }
 
 #[test]
-fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
+fn a_restore_that_fails_lazily_and_eagerly_says_why_and_leaves_nothing() {
     let kept = Folder::new("kept");
     fs::write(kept.file("data"), "content").unwrap_or_else(|error| panic!("{error}"));
     let mount = format!("type=bind,src={},dst=/kept,options=rbind:rw", kept.text());
@@ -258,7 +258,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
         frozen: Frozen::of("neither", &["--mount", &mount], &workload),
         gate: PrefetchGate::closed(),
     };
-    // CRIU gets as far as the open files.
+    // CRIU fails when it opens the files.
     fs::rename(kept.file("open"), kept.file("away")).unwrap_or_else(|error| panic!("{error}"));
     let program = lazy.gate.program();
     let leaks = lazy.frozen.leaks(&lazy.frozen.images);
@@ -271,7 +271,7 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
     lazy.nothing_runs();
     leaks.none();
     fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
-    // CRIU fails before it has connected to anything.
+    // CRIU fails before it connects to the page source.
     let options = lazy.frozen.bundle.file("criu.conf");
     lazy.frozen.script("exit 0");
     let text = read(&options);
@@ -285,8 +285,8 @@ fn a_restore_that_can_be_neither_says_why_and_leaves_nothing() {
 }
 
 #[test]
-fn the_terminal_is_that_of_the_attempt_that_succeeded() {
-    // CRIU fails when the runtime has sent the terminal.
+fn after_a_second_attempt_the_terminal_is_that_of_the_restored_container() {
+    // CRIU fails after the runtime has sent the terminal.
     let step = FailsOnce::at("post-restore");
     let (container, mut terminal) = Run::new("lazy-terminal")
         .flags(&["--annotation", &step.annotation()])
@@ -307,7 +307,7 @@ fn the_terminal_is_that_of_the_attempt_that_succeeded() {
 }
 
 #[test]
-fn guard_regions_of_stacks_come_back_with_their_memory() {
+fn guard_regions_of_stacks_are_restored() {
     let lazy = Lazy::new(
         "guarded",
         &["--memory", "16", "--guarded", "--threads", "8"],
@@ -315,7 +315,7 @@ fn guard_regions_of_stacks_come_back_with_their_memory() {
     lazy.gate.open();
     lazy.is_complete();
     lazy.frozen.goes_on();
-    // `inspect` counts each page once: the processes' memory is the page files'.
+    // `inspect` counts each page once, so the total is at most the page files' size.
     let said = command(
         "cedana-runc",
         &["inspect", "--json", &lazy.frozen.images.text()],
@@ -340,7 +340,7 @@ fn reserved_address_space_needs_no_memory() {
     lazy.frozen.goes_on();
 }
 
-/// The memory of a container: what its processes share counts once.
+/// The memory of a container; shared pages count once.
 fn memory_of(pids: &[String]) -> u64 {
     pids.iter()
         .map(|pid| {
@@ -359,7 +359,7 @@ fn family_of(pid: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_family_of_workers_keeps_within_its_limit() {
+fn workers_that_share_memory_are_restored_within_their_limit() {
     let limit = (400u64 << 20).to_string();
     let workload = ["--memory", "100", "--workers", "8"];
     let lazy = Lazy {
@@ -388,27 +388,27 @@ fn a_family_of_workers_keeps_within_its_limit() {
 /// Waits until the page source has written the record of the parent's memory.
 #[track_caller]
 fn parent_is_complete(lazy: &Lazy) {
-    eventually("the parent has all of its memory", || {
+    eventually("the parent's memory is complete", || {
         match lazy.records().is_empty() {
-            true => Err("it has not".to_owned()),
+            true => Err("no record".to_owned()),
             false => Ok(()),
         }
     });
 }
 
-/// Forks two workers that touch nothing.
+/// Has the workload fork two workers that touch no memory.
 #[track_caller]
 fn forks(lazy: &Lazy) {
     let forked = lazy.frozen.container.out().join("workload.forked");
     command("kill", &["-USR2", &lazy.frozen.pid()]).ok();
-    eventually("it has forked", || {
+    eventually("the workload has forked", || {
         fs::metadata(&forked).map_err(|error| error.to_string())
     });
 }
 
 #[test]
 fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
-    // Room for the memory once, and not for two workers' copies of it.
+    // Enough for the memory, but not for two workers' copies of it.
     let limit = (120u64 << 20).to_string();
     let workload = ["--memory", "64", "--late-workers"];
     let lazy = Lazy {
@@ -426,14 +426,14 @@ fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
         "{why}"
     );
     assert!(images.names().is_empty(), "{:?}", images.names());
-    // It runs on, and its end is the source's.
+    // It continues, and the page source exits with it.
     assert!(lazy.lacks_memory());
     lazy.frozen.end();
     lazy.is_complete();
 }
 
 #[test]
-fn children_that_are_forked_meanwhile_get_what_they_touch() {
+fn children_forked_before_memory_is_complete_get_the_pages_that_they_touch() {
     let lazy = Lazy::new("late", &["--memory", "64", "--late-workers"]);
     forks(&lazy);
     lazy.gate.open();
@@ -447,7 +447,7 @@ fn children_that_are_forked_meanwhile_get_what_they_touch() {
         given > 0 && given <= lazy_bytes,
         "{given} of {lazy_bytes} bytes prefetched"
     );
-    // The children lack what they have not touched, until a checkpoint needs it.
+    // The children lack untouched pages until a checkpoint needs them.
     assert!(lazy.lacks_memory());
     let images = Folder::new("second");
     lazy.checkpoint(&images);
@@ -460,7 +460,7 @@ fn children_that_are_forked_meanwhile_get_what_they_touch() {
 }
 
 #[test]
-fn a_flipped_bit_kills_it_before_it_is_seen() {
+fn a_damaged_page_file_kills_the_container_before_it_reads_the_damage() {
     let lazy = Lazy::new("flipped", &FAMILY);
     lazy.frozen.end();
     lazy.is_complete();
@@ -486,7 +486,7 @@ fn a_flipped_bit_kills_it_before_it_is_seen() {
 }
 
 #[test]
-fn it_can_be_turned_off() {
+fn lazy_restore_can_be_turned_off() {
     let frozen = Frozen::of(
         "eager",
         &["--annotation", "io.cedana.restore.mode=eager"],
@@ -501,7 +501,7 @@ fn it_can_be_turned_off() {
 }
 
 #[test]
-fn a_client_learns_of_the_end_and_the_shims_log_says_why() {
+fn a_client_gets_the_exit_and_the_shims_log_says_why() {
     let first = BareShim::start("bare-lazy", &FAMILY);
     first.run();
     let before = first.report();
@@ -550,14 +550,14 @@ fn a_client_learns_of_the_end_and_the_shims_log_says_why() {
 }
 
 #[test]
-fn in_the_foreground_it_is_no_different() {
+fn a_lazy_restore_works_in_the_foreground() {
     let lazy = Lazy {
         frozen: Frozen::of("foreground", &[], &FAMILY),
         gate: PrefetchGate::closed(),
     };
     for killed in [true, false] {
         let restoring = lazy.frozen.restore_in_foreground(&lazy.gate.program());
-        eventually("it runs", || {
+        eventually("the container runs", || {
             let known = fs::metadata(lazy.frozen.bundle.file("pid")).is_ok();
             match known && lazy.lacks_memory() {
                 true => Ok(()),
@@ -566,7 +566,8 @@ fn in_the_foreground_it_is_no_different() {
                 }
             }
         });
-        // The runtime stays until the container exits, what was lent to it does not.
+        // The restore command exits with the container, but releases config.json and
+        // /dev/fuse before.
         lazy.gives_up_what_it_lent();
         match killed {
             true => {

@@ -1,8 +1,8 @@
-//! After many lives, the machine is as it was.
+//! Runs many containers, and verifies that the machine is unchanged afterwards.
 
 use cedana_integration::{Leftovers, Run, descriptors_of, eventually};
 
-/// How many lives; the soak test asks for more.
+/// The number of containers; the soak test sets a larger one.
 fn cycles() -> usize {
     match std::env::var("CEDANA_CYCLES") {
         Ok(number) => number
@@ -12,7 +12,7 @@ fn cycles() -> usize {
     }
 }
 
-/// Run, exec, checkpoint, delete, restore, ask, delete.
+/// Runs, checkpoints, deletes, restores, verifies and deletes a container.
 fn one_life(run: Run) {
     let container = run
         .workload(&["--memory", "12", "--children", "1"])
@@ -28,10 +28,10 @@ fn one_life(run: Run) {
     restored.stopped();
 }
 
-/// One test, so that nothing else runs in this program beside it.
+/// One test, so that no other runs in this program at the same time.
 #[test]
 fn nothing_is_left_over() {
-    // The first life makes what stays for good: caches, directories, databases.
+    // The first container creates what stays: caches, directories, databases.
     one_life(Run::new("first"));
     lives_on_their_own();
     lives_in_a_pod();
@@ -45,14 +45,14 @@ fn lives_on_their_own() {
     before.gone();
 }
 
-/// A pod's shim outlives its containers: here its own memory of them shows.
+/// In a pod, whose shim outlives its containers, so that descriptors can leak in it.
 fn lives_in_a_pod() {
     let before_the_pod = Leftovers::now();
     let sandbox = Run::new("sandbox");
     let pod = sandbox.id().to_owned();
     let sandbox = sandbox.in_pod(&pod).workload(&[]).detach();
     let shim = sandbox.shim_pid();
-    // Again the first may cost something once.
+    // The first container in the pod may open what stays.
     one_life(Run::new("first-in-pod").in_pod(&pod));
     let before = Leftovers::now();
     let open = descriptors_of(shim);
@@ -60,8 +60,8 @@ fn lives_in_a_pod() {
         one_life(Run::new("life-in-pod").in_pod(&pod));
     }
     before.gone();
-    // Less is fine: a connection of the first look may still have been open.
-    eventually("the pod's shim has nothing more open", || {
+    // Fewer are allowed, since a connection may have been open at first.
+    eventually("the pod's shim has no more descriptors", || {
         let mut more = descriptors_of(shim);
         for known in &open {
             if let Some(at) = more.iter().position(|now| now == known) {

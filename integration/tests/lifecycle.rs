@@ -1,4 +1,4 @@
-//! A container's life without checkpoints: run, exec, kill, pause, update, remove.
+//! Containers without checkpoints: run, exec, kill, pause, update, remove.
 
 use std::fs;
 use std::thread;
@@ -8,7 +8,7 @@ use cedana_integration::{
 };
 
 #[test]
-fn what_a_program_prints_and_returns_reaches_the_user() {
+fn ctr_run_shows_the_output_and_the_exit_code() {
     prints(7, "to out\n", "to err\n", || {
         Run::new("run")
             .command(&["sh", "-c", "echo to out; echo to err >&2; exit 7"])
@@ -18,7 +18,7 @@ fn what_a_program_prints_and_returns_reaches_the_user() {
 
 #[test]
 fn a_large_output_arrives_whole() {
-    // Far more than a pipe holds, and the program ends right after writing it.
+    // Far more than a pipe holds; the program exits right after writing it.
     let lines: String = (1..=200_000).map(|line| format!("{line}\n")).collect();
     prints(0, &lines, "", || {
         Run::new("large")
@@ -28,7 +28,7 @@ fn a_large_output_arrives_whole() {
 }
 
 #[test]
-fn a_program_that_does_not_exist_is_named() {
+fn a_missing_program_is_named() {
     let reason = Run::new("missing").command(&["/no/such/program"]).fails();
     assert!(reason.contains("/no/such/program"), "{reason}");
 }
@@ -66,7 +66,7 @@ fn runc_lists_the_container_under_its_namespace() {
 }
 
 #[test]
-fn an_exec_has_an_exit_code_and_streams_of_its_own() {
+fn an_exec_has_its_own_exit_code_and_streams() {
     let container = Run::new("exec").workload(&[]).detach();
     prints(9, "out\n", "err\n", || {
         container.exec(&["sh", "-c", "echo out; echo err >&2; exit 9"])
@@ -75,9 +75,9 @@ fn an_exec_has_an_exit_code_and_streams_of_its_own() {
 }
 
 #[test]
-fn execs_run_beside_each_other() {
+fn execs_run_at_the_same_time() {
     let container = Run::new("execs").workload(&[]).detach();
-    // Each waits for the next one's file: they only end if all run at once.
+    // Each waits for the next one's file, so they exit only if all run at once.
     thread::scope(|scope| {
         let all: Vec<_> = (0..8)
             .map(|i| {
@@ -99,7 +99,7 @@ fn execs_run_beside_each_other() {
 }
 
 #[test]
-fn killing_an_exec_leaves_the_container_alone() {
+fn a_container_continues_after_an_exec_is_killed() {
     let container = Run::new("exec-kill").workload(&[]).detach();
     let before = container.report();
     let exec_id = unique("victim");
@@ -128,7 +128,7 @@ fn killing_an_exec_leaves_the_container_alone() {
 }
 
 #[test]
-fn an_exec_of_a_missing_program_fails_and_the_container_goes_on() {
+fn an_exec_of_a_missing_program_fails_and_the_container_continues() {
     let container = Run::new("exec-missing").workload(&[]).detach();
     let output = container.exec(&["/no/such/program"]);
     assert_ne!(output.code, 0);
@@ -149,7 +149,7 @@ fn an_exec_name_is_taken_until_it_is_deleted() {
 }
 
 #[test]
-fn an_exec_after_the_first_process_ended_is_refused() {
+fn an_exec_in_a_stopped_container_is_refused() {
     let container = Run::new("exec-late").workload(&[]).detach();
     container.kill("SIGKILL");
     container.stopped();
@@ -163,7 +163,7 @@ fn an_exec_after_the_first_process_ended_is_refused() {
 }
 
 #[test]
-fn a_signal_reaches_the_first_process() {
+fn a_signal_reaches_init() {
     let container = Run::new("signal").workload(&["--term-code", "3"]).detach();
     let task = container.task();
     let waiting = thread::spawn(move || task.wait(""));
@@ -175,7 +175,7 @@ fn a_signal_reaches_the_first_process() {
 }
 
 #[test]
-fn killing_all_ends_processes_that_the_first_one_does_not_know() {
+fn kill_all_ends_processes_that_init_did_not_start() {
     let container = Run::new("kill-all").workload(&[]).detach();
     container
         .exec_with(&["--detach"], "other", &[workload::PATH, "--name", "other"])
@@ -197,7 +197,7 @@ fn killing_all_ends_processes_that_the_first_one_does_not_know() {
 }
 
 #[test]
-fn killing_an_ended_task_says_that_it_has_ended() {
+fn a_signal_to_a_stopped_task_is_refused() {
     let container = Run::new("kill-late").workload(&[]).detach();
     container.kill("SIGKILL");
     container.stopped();
@@ -211,14 +211,14 @@ fn killing_an_ended_task_says_that_it_has_ended() {
 }
 
 #[test]
-fn a_paused_container_stands_still_and_goes_on() {
+fn a_paused_container_stops_until_it_is_resumed() {
     let container = Run::new("pause").workload(&["--threads", "2"]).detach();
     let before = container.report();
     ctr_ok(&["task", "pause", container.id()]);
     container
         .is("PAUSED")
         .unwrap_or_else(|s| panic!("paused, yet {s}"));
-    // Its answer to a signal must wait until it is resumed.
+    // It answers a signal only after a resume.
     container.report_after("workload", || {
         container.kill("SIGUSR1");
         assert!(!container.out().join("workload.report").exists());
@@ -235,10 +235,10 @@ fn a_paused_container_can_be_removed() {
     let container = Run::new("pause-rm").workload(&[]).detach();
     ctr_ok(&["task", "pause", container.id()]);
     ctr(&["task", "delete", "--force", container.id()]);
-    eventually("the task is gone", || match container.status() {
+    eventually("the task is deleted", || match container.status() {
         None => Ok(()),
         Some(status) => {
-            // The client's kill waits in the freezer; it may have given up.
+            // The kill takes effect only after the cgroup is thawed, and ctr may have timed out.
             ctr(&["task", "resume", container.id()]);
             ctr(&["task", "delete", "--force", container.id()]);
             Err(format!("{status:?}"))
@@ -247,7 +247,7 @@ fn a_paused_container_can_be_removed() {
 }
 
 #[test]
-fn an_update_lands_in_the_cgroup() {
+fn an_update_changes_the_cgroup() {
     let container = Run::new("update").workload(&[]).detach();
     let limit = 96 << 20;
     let resources = format!(r#"{{"memory":{{"limit":{limit}}}}}"#);
@@ -264,14 +264,14 @@ fn an_update_lands_in_the_cgroup() {
 }
 
 #[test]
-fn an_update_that_is_nonsense_is_refused() {
+fn an_update_that_is_no_json_is_refused() {
     let container = Run::new("update-bad").workload(&[]).detach();
     assert!(container.task().update("not JSON").is_err());
     container.report().intact();
 }
 
 #[test]
-fn state_tells_the_truth_at_every_step() {
+fn state_reports_every_status_of_a_task() {
     use cedana_integration::api::Status;
 
     let container = Run::new("state").workload(&["--term-code", "4"]).detach();
@@ -296,7 +296,7 @@ fn state_tells_the_truth_at_every_step() {
 }
 
 #[test]
-fn connect_names_the_shim_and_the_task() {
+fn connect_returns_the_pids_of_shim_and_task() {
     let container = Run::new("connect").workload(&[]).detach();
     let answer = container
         .task()
@@ -314,7 +314,7 @@ fn connect_names_the_shim_and_the_task() {
 fn a_shim_with_a_task_does_not_shut_down() {
     let container = Run::new("shutdown").workload(&[]).detach();
     let before = container.report();
-    // What it answers is its affair; that the container lives is the user's.
+    // The shim may refuse or not; the container must continue.
     let _ = container.task().shutdown(false);
     container.report().continues(&before);
 }
