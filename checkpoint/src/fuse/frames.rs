@@ -1,22 +1,21 @@
-//! Decodes frames ahead of the reads.
+//! Decodes frames of page files ahead of CRIU's reads.
 //!
 //! ```text
 //! read ──► wanted frames: ready? use. else decode here, or wait for its decoder
 //!     └──► the frames after them: queued ──► workers decode ──► ready
 //! ```
 //!
-//! CRIU reads each page file once and in ascending order, one process per file.
-//! So a frame that was read to its end is dropped, and what is kept is what
-//! comes next. The memory for frames is bounded: a reader gets its frames in
-//! any case, the rest is shared out among the files being read, and before the
-//! first is, goes to the files in their order: until CRIU has come so far, the
-//! processors have little else to do. A frame that
-//! was decoded ahead and is not read after all makes room when it is the oldest.
-//! Buffers are used again, which spares the kernel the zeroing of fresh pages.
+//! CRIU reads each page file once and in ascending order, one process per file. So a
+//! frame that was read to its end is dropped, and the frames after it are kept. The
+//! memory for frames is limited: a reader always gets its frames, and the open files
+//! share the rest equally. Before the first file is opened, frames are decoded in the
+//! order of the files, because the processors are nearly idle until CRIU reads memory.
+//! If memory is short, the oldest frame that was decoded ahead is dropped. Buffers are
+//! reused, because the kernel would have to zero new pages.
 //!
-//! No thread waits for a worker that waits: a frame that is being decoded is
-//! finished without any lock. A worker that panics takes the process along
-//! (release builds abort), and with it the mount.
+//! A worker decodes without a lock and waits for no thread, so a reader that waits for
+//! it continues. If a worker panics, the process aborts (in release builds), and the
+//! kernel removes the mount.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
@@ -24,17 +23,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::format::pages::{Damage, Decoder, Reader};
 
-/// The most that is decoded ahead of one reader. Memory that compresses well
-/// takes longer to decode than to read, other memory does not: the store bridges
-/// the one with the time left by the other. (Of 1 GiB that changes every 16 MiB,
-/// read by one thread on two processors: 1.48 s with 8 MiB ahead, 1.38 with 16,
-/// 1.18 with 32, 1.13 with 64.)
+/// Maximum number of bytes that are decoded ahead of one reader. Memory that compresses
+/// well takes longer to decode than CRIU takes to read it, other memory does not, and
+/// frames that are decoded ahead balance the two. (1 GiB of memory that alternates every
+/// 16 MiB, read by one thread on two processors, took 1.48 s with 8 MiB ahead, 1.38 s
+/// with 16, 1.18 s with 32, 1.13 s with 64.)
 const AHEAD: u64 = 64 << 20;
 
-/// A frame of a file, by their numbers.
+/// The numbers of a file and of a frame in it.
 type Key = (usize, usize);
 
-/// A decoded frame. Its buffer goes back to where it came from.
+/// A decoded frame. Dropping it returns its buffer for reuse.
 pub(super) struct Frame {
     bytes: Vec<u8>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -61,7 +60,7 @@ enum Slot {
         frame: Arc<Frame>,
         /// Bytes that were read.
         read: usize,
-        /// When it was decoded.
+        /// The order in which frames were decoded.
         age: u64,
     },
     Failed(Arc<Damage>),
@@ -70,12 +69,12 @@ enum Slot {
 #[derive(Default)]
 struct State {
     slots: HashMap<Key, Slot>,
-    /// Bytes that the slots stand for.
+    /// Bytes of the frames in all slots.
     held: u64,
-    /// What workers do next. A frame in here that is not `Queued` any more was
-    /// taken by a reader.
+    /// Frames for the workers. A reader may already have decoded one, whose slot is then
+    /// not `Queued`.
     queue: VecDeque<Key>,
-    /// How often each file is open.
+    /// Number of opens of each file.
     open: HashMap<usize, usize>,
     clock: u64,
     closed: bool,
@@ -87,15 +86,15 @@ pub(super) struct Frames {
     memory: u64,
     state: Mutex<State>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
-    /// There is something in the queue, or the end has come.
+    /// A frame was queued, or workers must exit.
     work: Condvar,
     /// A frame is ready, or has failed.
     done: Condvar,
 }
 
 impl Frames {
-    /// Frames of these files, in no more memory than this and what is being read
-    /// at a moment.
+    /// Creates the frames of these files. They take up to `memory` bytes, and in addition
+    /// the frames that are being read.
     pub(super) fn new(files: Vec<Reader>, memory: u64) -> Self {
         Self {
             files,
@@ -107,12 +106,12 @@ impl Frames {
         }
     }
 
-    /// The files.
+    /// Returns the files.
     pub(super) fn files(&self) -> &[Reader] {
         &self.files
     }
 
-    /// Begins to decode, before anyone reads.
+    /// Queues the first frames, before a file is opened.
     pub(super) fn begin(&self) {
         let mut state = lock(&self.state);
         for file in 0..self.files.len() {
@@ -120,8 +119,8 @@ impl Frames {
         }
     }
 
-    /// Decodes what is queued, until [`Self::close`]. To be called in as many
-    /// threads as there are processors.
+    /// Runs a worker, which decodes queued frames until [`Self::close`]. There is one per
+    /// processor.
     pub(super) fn work(&self) {
         let mut decoder = Decoder::default();
         let mut state = lock(&self.state);
@@ -146,14 +145,14 @@ impl Frames {
         self.work.notify_all();
     }
 
-    /// Says that a file is about to be read.
+    /// Records that a file was opened, and queues its first frames.
     pub(super) fn open(&self, file: usize) {
         let mut state = lock(&self.state);
         *state.open.entry(file).or_default() += 1;
         self.queue_ahead(&mut state, file, 0);
     }
 
-    /// Says that it is not read any more.
+    /// Records that a file was closed, and drops its frames.
     pub(super) fn release(&self, file: usize) {
         let mut state = lock(&self.state);
         let Some(count) = state.open.get_mut(&file) else {
@@ -172,12 +171,12 @@ impl Frames {
             });
         }
         if state.open.is_empty() {
-            // The next read may be far off.
+            // No file is open, so the buffers may be unused for long.
             lock(&self.free).clear();
         }
     }
 
-    /// The frames in which the bytes of a file from `offset` to `end` are.
+    /// Returns the frames with the bytes of a file from `offset` to `end`.
     ///
     /// # Errors
     /// One of them is damaged or can't be read.
@@ -189,7 +188,7 @@ impl Frames {
         decoder: &mut Decoder,
     ) -> Result<Vec<Arc<Frame>>, Arc<Damage>> {
         let size = self.size(file);
-        // There are fewer frames than a u32 counts.
+        // The casts fit: the number of frames is below 2^32.
         let first = (offset / size) as usize;
         let last = end.div_ceil(size) as usize;
         let mut state = lock(&self.state);
@@ -257,7 +256,7 @@ impl Frames {
         state
     }
 
-    /// Queues what comes next of a file that is being read.
+    /// Queues the next frames of an open file.
     fn queue_ahead(&self, state: &mut State, file: usize, first: usize) {
         let share = self.memory / state.open.len().max(1) as u64;
         self.queue(state, file, first, share.min(AHEAD));
@@ -287,7 +286,7 @@ impl Frames {
         }
     }
 
-    /// Makes room; not if everything is still to come.
+    /// Drops the oldest decoded frame. False if no frame is decoded.
     fn drop_oldest(&self, state: &mut State) -> bool {
         let ready = state.slots.iter().filter_map(|(key, slot)| match slot {
             Slot::Ready { age, .. } => Some((*age, *key)),
@@ -306,7 +305,7 @@ impl Frames {
         }
     }
 
-    /// The bytes of a file's frames, the last of which may have fewer.
+    /// Returns the size of a file's frames. The last one may be shorter.
     fn size(&self, file: usize) -> u64 {
         u64::from(self.files[file].table().frame_size())
     }

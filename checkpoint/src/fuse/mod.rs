@@ -1,4 +1,4 @@
-//! A stored checkpoint, shown to a runtime and CRIU as the one that CRIU wrote.
+//! Serves a stored checkpoint to a runtime and CRIU as the directory that CRIU wrote.
 //!
 //! ```text
 //! runc, CRIU ── open, read ──► kernel ── requests ──► readers ──► files, frames
@@ -6,21 +6,19 @@
 //!       └───── bytes ─────────────┘◄──── replies ────────┘     workers: decode ahead
 //! ```
 //!
-//! It is a FUSE file system on a mount that only this process's descriptor
-//! holds ([`mount`]), under the path `/proc/<pid>/fd/<number>`: CRIU opens its
-//! images relative to that directory, long after it has left the mount namespace
-//! and the root that it came from, so neither a mount point nor symbolic links
-//! would do. Page files are decoded while they are read ([`frames`]): nothing is
-//! written anywhere, and no more than the given memory is used.
+//! It is a FUSE file system on a detached mount, which only a descriptor of this
+//! process holds ([`mount`]). Its path is `/proc/<pid>/fd/<number>`. CRIU opens images
+//! relative to that directory, even after it has changed its mount namespace and its
+//! root, so a mount point or symbolic links would not work. Page files are decoded while
+//! they are read ([`frames`]), without temporary files and within the given memory.
 //!
-//! The readers take turns in waiting for a request, and each answers its own, so
-//! a reader that waits for a frame does not block reads of other files. Readers
-//! wait for workers; workers wait for no thread.
+//! The readers take turns to wait for a request, and each answers its own. So a reader
+//! that waits for a frame does not block reads of other files. Readers wait for
+//! workers; workers wait for no thread.
 //!
-//! When this process dies, the kernel closes the device and fails what CRIU is
-//! reading: CRIU ends with an error, and the mount is removed. When what is read
-//! turns out to be damaged, CRIU gets an I/O error, and [`Server::damage`] says
-//! which frame of which file it was.
+//! When this process exits, the kernel closes the device and fails CRIU's reads: CRIU
+//! exits with an error, and the kernel removes the mount. If a file is damaged, CRIU
+//! gets an I/O error, and [`Server::damage`] returns the damaged frame and its file.
 
 mod frames;
 mod mount;
@@ -47,30 +45,30 @@ use protocol::{Attributes, Operation, Request};
 
 pub use mount::Unavailable;
 
-/// How many readers and workers there are at the most: CRIU restores processes
-/// side by side, but every one of them reads one file at a time.
+/// Maximum number of readers, and of workers: CRIU restores processes in parallel, and
+/// each process reads one file at a time.
 const MAX_THREADS: usize = 16;
 
-/// The user ID that the machine has for a container's root: in a user namespace
-/// another one than 0. CRIU opens images as that user, too.
+/// The user ID of the container's root on the host, which is not 0 in a user namespace.
+/// CRIU opens images as that user, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Root(pub u32);
 
-/// A directory being shown. Nothing of it is left once this is dropped.
+/// A server of one directory. Dropping it removes the mount and ends its threads.
 pub struct Server {
     mount: Option<OwnedFd>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Closed, it ends the readers.
+    /// A pipe whose closing ends the readers.
     stop: Option<PipeWriter>,
 }
 
 impl Server {
-    /// Shows a directory, with up to `memory` bytes of page files decoded ahead.
-    /// What the machine's root may read, the container's `root` may, too.
+    /// Serves a directory, with up to `memory` bytes of page files decoded ahead. The
+    /// container's `root` may read the files that the host's root may read.
     ///
     /// # Errors
-    /// The machine has no FUSE, or none for us; or no thread can be started.
+    /// FUSE is not available to this process, or no thread can be started.
     pub fn start(directory: Directory, memory: u64, root: Root) -> Result<Self, Unavailable> {
         let thread = |source| Unavailable {
             what: "cannot start to serve the checkpoint's files",
@@ -98,7 +96,7 @@ impl Server {
             stop: Some(stop),
         };
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        // A reader more than processors: one of them may be waiting.
+        // One reader more than processors, because one waits for requests.
         let readers = (processors + 1).min(MAX_THREADS);
         let workers = processors.min(MAX_THREADS);
         let work: fn(&Shared) = |shared| shared.frames.work();
@@ -115,7 +113,7 @@ impl Server {
         Ok(server)
     }
 
-    /// The directory's path, for as long as this process lives.
+    /// Returns the directory's path, which is valid until this process exits.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         let number = self.mount.as_ref().map_or(-1, AsRawFd::as_raw_fd);
@@ -125,7 +123,7 @@ impl Server {
             .join(number.to_string())
     }
 
-    /// The first damage that was found while CRIU read it.
+    /// Returns the first damage that was found while CRIU read the files.
     #[must_use]
     pub fn damage(&self) -> Option<Arc<Damage>> {
         lock(&self.shared.damage).clone()
@@ -136,7 +134,7 @@ impl Server {
         self.mount = None;
         self.shared.frames.close();
         for thread in self.threads.drain(..) {
-            // It has nothing to say; a panic has been printed.
+            // The thread returns nothing, and a panic has been printed.
             let _ = thread.join();
         }
     }
@@ -148,7 +146,7 @@ impl Drop for Server {
     }
 }
 
-/// A directory and everything in it, by node numbers that count from the root's.
+/// The nodes of a directory tree. Node numbers count from [`protocol::ROOT`].
 #[derive(Default)]
 struct Tree {
     root: Root,
@@ -167,7 +165,7 @@ enum Content {
     Pages {
         /// The number of the file in [`Frames`].
         file: usize,
-        /// Through the kernel's page cache or past it.
+        /// Whether the kernel's page cache is used or bypassed.
         flags: u32,
     },
     Directory {
@@ -177,7 +175,7 @@ enum Content {
 }
 
 impl Tree {
-    /// Adds a directory with everything in it; returns its number.
+    /// Adds a directory with everything in it and returns its node number.
     fn add(&mut self, directory: Directory, parent: Option<u64>) -> u64 {
         let nothing = Content::Directory {
             parent: 0,
@@ -202,10 +200,10 @@ impl Tree {
                     let metadata = reader.metadata().ok();
                     let file = self.pages.len();
                     self.pages.push(reader);
-                    // A long read is twice as fast past the page cache, which
-                    // would hold a second copy, and charge it to the container.
-                    // For a page at a time, the kernel's read-ahead is needed:
-                    // five times as fast.
+                    // Long reads are twice as fast without the page cache, which
+                    // would hold a second copy, charged to the container. Reads of
+                    // single pages are five times as fast with the kernel's
+                    // read-ahead.
                     let flags = match by_page {
                         true => protocol::KEEP_CACHE,
                         false => protocol::DIRECT_IO,
@@ -223,11 +221,11 @@ impl Tree {
         node
     }
 
-    /// Adds a node: it has the readers of the file that it stands for.
+    /// Adds a node with the owner and the read permissions of the stored `file`.
     ///
-    /// A process in a new user namespace is the machine's root still, without its
-    /// privileges, until CRIU has set its users: it reads as a member of root's
-    /// group, and as the container's root afterwards.
+    /// Until CRIU has set its users, a process in a new user namespace is the host's root
+    /// without privileges, and reads as a member of root's group. Afterwards it reads as
+    /// the container's root.
     fn push(&mut self, file: Option<Metadata>, size: u64, content: Content) -> u64 {
         let node = self.nodes.len() as u64 + protocol::ROOT;
         let (mode, uid, gid) = file.map_or((0, 0, 0), |meta| (meta.mode(), meta.uid(), meta.gid()));
@@ -250,27 +248,27 @@ impl Tree {
 }
 
 fn index(node: u64) -> usize {
-    // No node has a number that large.
+    // An index of usize::MAX is beyond all nodes.
     usize::try_from(node.wrapping_sub(protocol::ROOT)).unwrap_or(usize::MAX)
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared {
     device: File,
-    /// Its holder may wait for the next request. It becomes readable when there
-    /// will be no more.
+    /// The reader that holds this lock waits for the next request. The pipe becomes
+    /// readable when readers must exit.
     turn: Mutex<io::PipeReader>,
     nodes: Vec<Shown>,
-    /// The files that are open and not page files, by handle.
+    /// Open files that are not page files, by handle.
     files: Mutex<HashMap<u64, Arc<File>>>,
     /// The next handle.
     handles: AtomicU64,
     frames: Frames,
-    /// The first that a reader met.
+    /// The first damage that a reader found.
     damage: Mutex<Option<Arc<Damage>>>,
 }
 
-/// What a reader has for itself.
+/// The buffers of one reader.
 #[derive(Default)]
 struct Scratch {
     decoder: Decoder,
@@ -282,16 +280,16 @@ impl Shared {
     fn serve(&self) {
         let mut buffer = vec![0; protocol::MIN_BUFFER];
         let mut scratch = Scratch::default();
-        // Once replies can't be sent, requests can't be received either.
+        // If replies can't be sent, receiving fails, too, and ends the loop.
         while let Some(length) = self.receive(&mut buffer) {
-            // The kernel sends nothing else.
+            // The kernel sends only complete requests.
             if let Some(request) = Request::parse(&buffer[..length]) {
                 self.answer(request, &mut scratch);
             }
         }
     }
 
-    /// The next request's length; nothing at the end.
+    /// Receives a request and returns its length; `None` at the end.
     fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
         let end = lock(&self.turn);
         loop {
@@ -309,8 +307,7 @@ impl Shared {
             match (&self.device).read(buffer) {
                 Ok(length) => return Some(length),
                 Err(error) => match error.kind() {
-                    // Nothing there after all, or a request whose caller was
-                    // killed just now.
+                    // No request is pending, or its caller was killed meanwhile.
                     ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotFound => {}
                     // ENODEV: the kernel has removed the mount.
                     _ => return None,
@@ -371,8 +368,8 @@ impl Shared {
             .chain(parts.iter().copied())
             .map(IoSlice::new)
             .collect();
-        // The kernel takes all of a reply or nothing. It takes nothing when
-        // the caller has stopped waiting.
+        // The kernel accepts a reply as a whole, or refuses it if the caller no longer
+        // waits.
         let _ = (&self.device).write_vectored(&slices);
     }
 
@@ -388,7 +385,7 @@ impl Shared {
         let Content::Directory { entries, .. } = self.content(node)? else {
             return Err(Errno::ENOTDIR);
         };
-        // They come from a map: sorted.
+        // The entries come from a map, in order.
         let found = entries
             .binary_search_by(|(entry, _)| entry.as_bytes().cmp(name))
             .map_err(|_| Errno::ENOENT)?;
@@ -412,7 +409,7 @@ impl Shared {
         }
     }
 
-    /// Answers a read, straight from the frames.
+    /// Answers a read. Page files are written from the frames without a copy.
     fn read(
         &self,
         request: Request,

@@ -1,10 +1,10 @@
-//! A FUSE mount that is mounted nowhere.
+//! Creates a detached FUSE mount.
 //!
-//! It is in no mount namespace and has no mount point: the holder of a file
-//! descriptor of its root has all of it, other processes reach it through that
-//! descriptor's entry in /proc. When the last descriptor is closed it is removed;
-//! when the last descriptor of its device is closed, which a process's exit
-//! does, the kernel fails what is still being read.
+//! It is in no mount namespace and has no mount point. This process holds a descriptor
+//! of its root, and other processes reach it through that descriptor's entry in /proc.
+//! The kernel removes the mount when the last descriptor is closed. When the last
+//! descriptor of its device is closed, at the latest by the process's exit, the kernel
+//! fails all pending reads.
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
@@ -15,17 +15,17 @@ use std::ptr;
 
 use nix::libc;
 
-/// What this kernel or this place does not let us do.
+/// The error if a FUSE mount is not available to this process.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct Unavailable {
-    /// The step.
+    /// The failed step.
     pub(super) what: &'static str,
-    /// What the system said.
+    /// The system's error.
     pub(super) source: io::Error,
 }
 
-/// Opens the device and mounts it. Reading the device never blocks; poll it.
+/// Opens the device and creates the mount. The device is non-blocking, to be polled.
 pub(super) fn detached() -> Result<(File, OwnedFd), Unavailable> {
     let at = |what| move |source| Unavailable { what, source };
     let device = OpenOptions::new()
@@ -45,8 +45,8 @@ pub(super) fn detached() -> Result<(File, OwnedFd), Unavailable> {
     set(c"rootmode", Some(c"40700"))?;
     set(c"user_id", Some(c"0"))?;
     set(c"group_id", Some(c"0"))?;
-    // CRIU opens images as the restored processes' users, too; the kernel
-    // checks the files' modes.
+    // CRIU opens images as the restored processes' users, too. The kernel checks the
+    // files' modes.
     set(c"allow_other", None)?;
     set(c"default_permissions", None)?;
     let mount = fsmount(&context).map_err(at("cannot make a FUSE mount (fsmount)"))?;
@@ -74,8 +74,8 @@ fn configure(
     key: *const libc::c_char,
     value: *const libc::c_char,
 ) -> io::Result<()> {
-    // SAFETY: both pointers are null where the command has no use for them, and
-    // else C strings that live for the whole call.
+    // SAFETY: each pointer is null if the command does not use it, else a C string
+    // that lives for the whole call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_fsconfig,

@@ -1,32 +1,32 @@
-//! The part of the FUSE protocol that a read-only file system needs (the
-//! kernel's include/uapi/linux/fuse.h). Numbers are in the machine's order.
+//! The part of the FUSE protocol that a read-only file system needs (the kernel's
+//! include/uapi/linux/fuse.h). Numbers are in the machine's byte order.
 
-/// The protocol's version as we speak it: the first with `max_pages`.
+/// The protocol version of this server: the first with `max_pages`.
 const MAJOR: u32 = 7;
 const MINOR: u32 = 28;
 
-/// Flags of INIT: several reads at once of a file, lookups of several names at
-/// once in a directory, `max_pages` is there.
+/// Flags of INIT: parallel reads of a file, parallel lookups in a directory, a valid
+/// `max_pages`.
 const ASYNC_READ: u32 = 1 << 0;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 
-/// The largest read: 1 MiB, the most that kernels allow by default.
+/// Maximum length of a read, in pages: 1 MiB, the default limit of kernels.
 const READ_PAGES: u16 = 256;
 pub(super) const MAX_READ: usize = READ_PAGES as usize * 4096;
 
-/// The kernel refuses to put a request into less, whatever it is.
+/// Size of the buffer for a request. The kernel refuses a smaller one for any request.
 pub(super) const MIN_BUFFER: usize = 8192;
 
 const HEADER_IN: usize = 40;
 pub(super) const HEADER_OUT: usize = 16;
 
-/// For how long the kernel may keep names and attributes: nothing changes here.
+/// How long the kernel may cache names and attributes, in seconds: they never change.
 const FOR_EVER: u64 = 1 << 30;
 
-/// The file's pages do not go through the kernel's page cache.
+/// Reads of the file bypass the kernel's page cache.
 pub(super) const DIRECT_IO: u32 = 1 << 0;
-/// What the kernel has cached stays valid when the file is opened again.
+/// The file's cached pages stay valid when it is opened again.
 pub(super) const KEEP_CACHE: u32 = 1 << 1;
 
 /// The number of the root directory.
@@ -37,7 +37,7 @@ pub(super) const ROOT: u64 = 1;
 pub(super) struct Request<'a> {
     /// Its number, which the reply repeats.
     pub(super) unique: u64,
-    /// The file or directory it is about.
+    /// The node of the file or directory.
     pub(super) node: u64,
     pub(super) operation: Operation<'a>,
 }
@@ -68,16 +68,15 @@ pub(super) enum Operation<'a> {
     },
     ReleaseDirectory,
     StatFs,
-    /// One that wants no reply: the kernel forgets a node, or has lost interest
-    /// in the answer to a request, which comes at once anyway.
+    /// An operation without a reply: the kernel forgets a node, or interrupts a request,
+    /// which is answered soon in any case.
     NoReply,
-    /// One that only a file system that can be written to needs, or an optional
-    /// one.
+    /// An optional operation, or one of writable file systems.
     Other,
 }
 
 impl<'a> Request<'a> {
-    /// Takes a request apart; nothing if it is too short to be one.
+    /// Parses a request; `None` if it is too short.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, body) = bytes.split_at_checked(HEADER_IN)?;
         let operation = match word(header, 4)? {
@@ -129,11 +128,10 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*bytes))
 }
 
-/// The header of a reply with `length` bytes after it, or of an error, which
-/// has none.
+/// The header of a reply with `length` bytes, or of an error, which has no bytes.
 pub(super) fn header(unique: u64, error: i32, length: usize) -> [u8; HEADER_OUT] {
     let mut bytes = [0; HEADER_OUT];
-    // A reply is a read's at the most.
+    // The cast fits: the longest reply is that to a read.
     let total = (HEADER_OUT + length) as u32;
     bytes[..4].copy_from_slice(&total.to_ne_bytes());
     bytes[4..8].copy_from_slice(&(-error).to_ne_bytes());
@@ -141,8 +139,7 @@ pub(super) fn header(unique: u64, error: i32, length: usize) -> [u8; HEADER_OUT]
     bytes
 }
 
-/// The answer to INIT, or nothing if the kernel is older than we can speak to
-/// (Linux 4.20).
+/// The reply to INIT; `None` if the kernel's protocol is too old (before Linux 4.20).
 pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     if minor < MINOR {
         return None;
@@ -150,17 +147,16 @@ pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     let mut out = Words::default();
     out.words(&[MAJOR, MINOR, max_readahead]);
     out.words(&[ASYNC_READ | PARALLEL_DIROPS | MAX_PAGES]);
-    // How many reads ahead may be under way, and where that counts as many; the
-    // kernel's own choice if zero.
+    // Limits of background requests: zero selects the kernel's defaults.
     out.halves(&[0, 0]);
-    // No writes, but the kernel wants to be able to.
+    // The smallest `max_write`, and the granularity of times.
     out.words(&[4096, 1]);
     out.halves(&[READ_PAGES, 0]);
     out.words(&[0; 8]);
     Some(out.0)
 }
 
-/// What a node is, to the kernel.
+/// The attributes of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) node: u64,
@@ -171,7 +167,7 @@ pub(super) struct Attributes {
     pub(super) gid: u32,
 }
 
-/// The answer to LOOKUP.
+/// The reply to LOOKUP.
 pub(super) fn entry(attributes: Attributes) -> Vec<u8> {
     let mut out = Words::default();
     out.longs(&[attributes.node, 0, FOR_EVER, FOR_EVER]);
@@ -180,7 +176,7 @@ pub(super) fn entry(attributes: Attributes) -> Vec<u8> {
     out.0
 }
 
-/// The answer to GETATTR.
+/// The reply to GETATTR.
 pub(super) fn attributes(attributes: Attributes) -> Vec<u8> {
     let mut out = Words::default();
     out.longs(&[FOR_EVER]);
@@ -189,7 +185,7 @@ pub(super) fn attributes(attributes: Attributes) -> Vec<u8> {
     out.0
 }
 
-/// The answer to OPEN and OPENDIR.
+/// The reply to OPEN and OPENDIR.
 pub(super) fn open(handle: u64, flags: u32) -> Vec<u8> {
     let mut out = Words::default();
     out.longs(&[handle]);
@@ -197,19 +193,19 @@ pub(super) fn open(handle: u64, flags: u32) -> Vec<u8> {
     out.0
 }
 
-/// The answer to STATFS.
+/// The reply to STATFS.
 pub(super) fn statfs() -> Vec<u8> {
     let mut out = Words::default();
-    // No blocks, no free ones, no files, no free ones; block size, longest name,
-    // fragment size, and what is reserved.
+    // Blocks, free and available ones, files, free ones: all zero. Then block size,
+    // longest name, fragment size, and reserved words.
     out.longs(&[0; 5]);
     out.words(&[4096, 255, 4096, 0]);
     out.words(&[0; 6]);
     out.0
 }
 
-/// Appends an entry to the answer to READDIR, if it is still short enough then.
-/// `next` is the offset by which the kernel asks for what follows.
+/// Appends an entry to a reply to READDIR, and returns whether it fits within the
+/// limit. `next` is the offset at which the kernel continues to read.
 pub(super) fn directory_entry(
     out: &mut Vec<u8>,
     limit: usize,
@@ -225,7 +221,7 @@ pub(super) fn directory_entry(
     let end = out.len() + length;
     let mut words = Words(std::mem::take(out));
     words.longs(&[node, next]);
-    // A name has no more than 255 bytes.
+    // The cast fits: a name has at most 255 bytes.
     words.words(&[name.len() as u32, mode >> 12]);
     *out = words.0;
     out.extend(name.as_bytes());
@@ -272,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_taken_apart_and_short_ones_refused() {
+    fn requests_are_parsed_and_short_ones_refused() {
         let mut body = Words::default();
         body.longs(&[3, 1 << 40]);
         body.words(&[65536, 0]);
@@ -320,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_cut_at_the_limit() {
+    fn directory_entries_end_at_the_limit() {
         let mut out = Vec::new();
         assert!(directory_entry(&mut out, 64, 2, 1, 0o100_400, "core-1.img"));
         assert_eq!(out.len(), 40);

@@ -1,4 +1,4 @@
-//! Serving for real; where the machine has no FUSE, these tests say so and pass.
+//! Tests with a FUSE mount. They are skipped if the machine has no FUSE.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -83,7 +83,7 @@ fn directory_is_as_criu_wrote_it() {
 }
 
 #[test]
-fn any_part_by_many_at_once_in_little_memory() {
+fn parallel_reads_of_any_part_in_little_memory() {
     let dir = tempfile::tempdir().expect("tempdir");
     let raw = memory();
     pages(dir.path(), &raw);
@@ -135,7 +135,7 @@ fn flipped_bit_fails_the_read_and_is_named() {
 }
 
 #[test]
-fn stops_while_somebody_holds_a_file() {
+fn stops_while_a_file_is_open() {
     let dir = tempfile::tempdir().expect("tempdir");
     pages(dir.path(), &memory());
     let Some(server) = served(dir.path(), 1 << 20, false) else {
@@ -152,7 +152,7 @@ fn stops_while_somebody_holds_a_file() {
 }
 
 #[test]
-fn the_containers_root_reads_what_root_may() {
+fn the_containers_root_may_read_roots_files() {
     let dir = tempfile::tempdir().expect("tempdir");
     pages(dir.path(), &memory());
     let Some(server) = served_to(dir.path(), 1 << 20, false, Root(100_000)) else {
@@ -162,8 +162,8 @@ fn the_containers_root_reads_what_root_may() {
         ("core-1.img", "core-1.img"),
         ("pages-1.img.zst", "pages-1.img"),
     ] {
-        let own = fs::metadata(dir.path().join(stored)).expect("it is ours");
-        let seen = fs::metadata(server.path().join(shown)).expect("it is shown");
+        let own = fs::metadata(dir.path().join(stored)).expect("stored");
+        let seen = fs::metadata(server.path().join(shown)).expect("served");
         if own.uid() == 0 {
             assert_eq!((seen.uid(), seen.gid()), (100_000, own.gid()), "{shown}");
             assert_eq!(seen.mode() & 0o440, 0o440, "{shown}");

@@ -57,8 +57,8 @@ pub struct Summary {
     pub table_digest: blake3::Hash,
 }
 
-/// A builder of trailers. A [`Writer`] has one; an uncompressed page file needs no
-/// other.
+/// A builder of trailers. A [`Writer`] has one. For an uncompressed page file it is
+/// used alone.
 pub struct TableBuilder {
     frame_size: u32,
     entries: Vec<Entry>,
