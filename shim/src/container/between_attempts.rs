@@ -1,16 +1,17 @@
-//! Whether a paused task may run between two attempts at its checkpoint.
+//! Decides whether a paused task may run between two attempts at its checkpoint.
 //!
-//! `cedana-runc` tries again what passes by itself, such as a connection that the
-//! application is about to accept; which it can't while it is paused. containerd's
-//! `task.Checkpoint` (`ctr task checkpoint`, Docker, nerdctl, CRI) pauses a task
-//! for its checkpoint and reads nothing of it before, so nothing is lost if it runs
-//! for a moment and is frozen again. Two pauses must not be touched:
+//! `cedana-runc` retries a checkpoint that fails for a transient reason, such as a
+//! connection that the application is about to accept. A paused application can't
+//! accept it. containerd's `task.Checkpoint` (`ctr task checkpoint`, Docker, nerdctl,
+//! CRI) pauses a task for its checkpoint and reads nothing of the task before, so
+//! nothing is lost if the task runs for a moment and is frozen again. Two pauses must
+//! not be touched:
 //!
-//! - an owner's: the owner may be copying a volume. It is recognized by a State
-//!   request after it ([`Container::pause_observed`]);
-//! - that around `container.Checkpoint`, which copies the writable layer before it
-//!   asks for the task (`client/container.go`). It is recognized by file locks,
-//!   which it alone always asks for.
+//! - a pause for another purpose, such as copying a volume. The shim recognizes this
+//!   pause by a State request after it ([`Container::pause_observed`]);
+//! - a pause around `container.Checkpoint`, which copies the writable layer before
+//!   the task (`client/container.go`). The shim recognizes this pause by the file
+//!   locks option, which only `container.Checkpoint` always sets.
 
 use super::{Container, state::State};
 use crate::options::CheckpointOptions;

@@ -1,10 +1,10 @@
-//! Checkpoint: `cedana-runc checkpoint` does it; the shim stays out of the way.
+//! Checkpoint: runs `cedana-runc checkpoint`.
 //!
-//! All the while State, Wait, Pids and Kill answer. A client has usually paused
-//! the task before (containerd's own does) and resumes it afterwards. Where nothing
-//! reads the container's files after the request, the shim resumes the task as
-//! soon as CRIU is done ([`super::early_resume`]). When the checkpoint fails the
-//! container goes on as before and the client gets the reason in one line.
+//! The shim answers State, Wait, Pids and Kill during a checkpoint. A client usually
+//! pauses the task before (containerd's own does) and resumes the task afterwards. If
+//! nothing reads the container's files after the request, the shim resumes the task
+//! as soon as CRIU is done ([`super::early_resume`]). If the checkpoint fails, the
+//! container continues as before and the client gets the reason in one line.
 
 use std::{path::PathBuf, process::Command};
 
@@ -30,22 +30,22 @@ use crate::{
     sys::pass_from_3,
 };
 
-/// How errors begin.
+/// The prefix of errors.
 const FAILED: &str = "checkpoint failed";
 
-/// What becomes of the container.
+/// The options that apply to the container.
 struct EffectiveOptions {
-    /// It ends with its checkpoint.
+    /// The checkpoint stops the container.
     exit: bool,
-    /// When it may be resumed before its client does so.
+    /// When the shim may resume the task before the client does.
     resume_early: ResumeEarly,
 }
 
 impl Container {
-    /// Checkpoints the container into `path`, or where the options say.
+    /// Checkpoints the container into `path`, or into the image path of the options.
     ///
     /// # Errors
-    /// The state's refusal, or the reason that `cedana-runc` found.
+    /// The state's refusal, or the error of `cedana-runc`.
     pub(crate) async fn checkpoint(&self, path: &str, options: &CheckpointOptions) -> Result<()> {
         let image = match (options.image_path.as_str(), path) {
             ("", "") => {
@@ -54,8 +54,8 @@ impl Container {
                 ));
             }
             ("", path) => PathBuf::from(path),
-            // containerd 1.7 passes it on as `path` only to runtimes that are
-            // named io.containerd.runc.*; others get an empty folder instead.
+            // containerd 1.7 passes the image path as `path` only to runtimes named
+            // io.containerd.runc.*. Other runtimes get an empty directory as `path`.
             (image_path, _) => PathBuf::from(image_path),
         };
         if image.is_relative() {
@@ -94,13 +94,12 @@ impl Container {
         Ok(())
     }
 
-    /// What becomes of the container, by what the client says and by what the
-    /// settings say where it says nothing.
+    /// The options of the client, and the settings where the client sends no option.
     ///
-    /// Docker sends options only to runtimes that are given by path
-    /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29): by
-    /// type, `docker checkpoint create` with and without `--leave-running` is
-    /// the same request. What is not said is a setting, then.
+    /// Docker sends options only to runtimes that are configured by path
+    /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29). To a
+    /// runtime that is configured by type, `docker checkpoint create` sends the same
+    /// request with and without `--leave-running`. A setting decides then.
     fn effective_options(&self, options: &CheckpointOptions) -> Result<EffectiveOptions> {
         let spec = Spec::read(&self.bundle)?;
         let annotations = spec.annotations.iter();
@@ -126,8 +125,8 @@ impl Container {
         exit: bool,
         resume_early: bool,
     ) -> Result<()> {
-        // A work path of the client's keeps CRIU's log; ours is cleaned up, the
-        // wrapper having kept the log of a failure.
+        // A work path of the client's keeps CRIU's log. The shim's own is removed,
+        // because the wrapper keeps the log of a failure.
         let own_work = options
             .work_path
             .is_empty()
@@ -139,7 +138,7 @@ impl Container {
 
         let mut command = self.runtime.wrapper("checkpoint");
         if resume_early {
-            // As `run_and_resume` passes it.
+            // `run_and_resume` passes the pipe as descriptor 3.
             command.arg(format!("--{}=3", flags::PROGRESS_FD));
             command.env(variables::SHIM_RESUMES, "1");
         }
@@ -180,7 +179,7 @@ impl Container {
         result
     }
 
-    /// Runs the checkpoint and resumes the task when CRIU is done with it.
+    /// Runs the checkpoint and resumes the task when CRIU is done.
     async fn run_and_resume(&self, mut command: Command) -> Result<()> {
         let (progress, end) = std::io::pipe().context(|| "make a pipe")?;
         let progress =
@@ -202,12 +201,13 @@ impl Container {
     }
 }
 
-/// Returns when `cedana-runc` has said that CRIU is done; never, if it doesn't
-/// say so.
+/// Returns when `cedana-runc` reports that CRIU is done, and never without that
+/// report.
 async fn wait_for_dump(progress: pipe::Receiver) {
     let mut lines = BufReader::new(progress).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if serde_json::from_str::<Message>(&line).is_ok_and(|said| said.phase != Phase::Dump) {
+        if serde_json::from_str::<Message>(&line).is_ok_and(|message| message.phase != Phase::Dump)
+        {
             return;
         }
     }

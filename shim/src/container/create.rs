@@ -1,8 +1,9 @@
-//! Create: mount the root, let the OCI runtime make the container and leave its
-//! init waiting for Start. From a checkpoint nothing is made yet: Start
-//! restores, and until then a holder of its network namespace stands in for
-//! init. (containerd unpacks the writable layer into the mounted root between
-//! the two, so the root is mounted either way.)
+//! Create: mounts the root, and has the OCI runtime create the container with an init
+//! that waits for Start.
+//!
+//! For a restore the OCI runtime is not called yet: Start restores, and until then a
+//! netns holder stands in for init. The root is mounted in both cases, because
+//! containerd unpacks the writable layer into the root between Create and Start.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,9 +36,9 @@ use crate::{
 };
 
 impl Container {
-    /// Creates a container as `request` says. When that fails, its root is
-    /// unmounted again, nothing of it runs, and a checkpoint that containerd
-    /// unpacked for it is gone.
+    /// Creates the container that `request` describes. On failure the root is
+    /// unmounted, no process is left, and a checkpoint that containerd unpacked for
+    /// the container is removed.
     ///
     /// # Errors
     /// An unreadable bundle, unknown options, or the OCI runtime's refusal.
@@ -72,8 +73,8 @@ impl Container {
         let bundle = PathBuf::from(&request.bundle);
         let spec = Spec::read(&bundle)?;
         let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
-        // What is saved says what was used, whatever the configuration says by
-        // the time of a cleanup.
+        // The configuration may change before a cleanup, so the saved options name
+        // the runtime that is used.
         options.binary_name = runtime.binary().display().to_string();
         options
             .save(&bundle)
@@ -186,8 +187,8 @@ impl Container {
         read_pid(&self.init_pid_file())
     }
 
-    /// After a failed create or restore: it may have failed when the runtime had
-    /// made the container already, as when its console never came.
+    /// Cleans up after a failed create or restore. The runtime may have created the
+    /// container before the failure, for example when it sends no console.
     pub(super) async fn undo_create(&self) {
         if let Err(e) = self.delete_from_runtime().await {
             warn!("container {}: {e}", self.id);
@@ -195,7 +196,7 @@ impl Container {
         self.init.finish_io().await;
     }
 
-    /// Unmounts the root; what can't be is left for containerd's cleanup.
+    /// Unmounts the root. A mount that stays busy is left for containerd's cleanup.
     pub(super) async fn unmount(&self) {
         if let Some(rootfs) = &self.rootfs
             && let Err(e) = rootfs::unmount(rootfs.clone()).await

@@ -1,10 +1,10 @@
-//! Delete: deliver the last output, let the OCI runtime forget the container,
-//! unmount its root.
+//! Delete: delivers the remaining output, deletes the container from the OCI runtime
+//! and unmounts its root.
 //!
-//! One thing more than containerd's own shim does: to restore from an image,
-//! containerd (1.7 to 2.4, `services/tasks/local.go`) unpacks the checkpoint
-//! into a temporary folder `ctrd-checkpointNNN` that it never removes. The task
-//! is its only user, so it goes with the task.
+//! Unlike containerd's own shim, Delete also removes an unpacked checkpoint. To
+//! restore from an image, containerd (1.7 to 2.4, `services/tasks/local.go`) unpacks
+//! the checkpoint into a temporary directory `ctrd-checkpointNNN` and never removes
+//! the directory. Only the task uses that directory.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,11 +20,11 @@ use super::state::{Request, State};
 use super::{Container, is_unknown_container, lock};
 use crate::error::{Error, Result};
 
-/// How long a container that was never started takes to die.
+/// The time limit for the exit of a killed init that was never started.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Container {
-    /// Deletes the container; returns init's PID and end.
+    /// Deletes the container and returns init's PID and exit.
     ///
     /// # Errors
     /// [`Error::FailedPrecondition`] while it runs; the OCI runtime's refusal.
@@ -44,7 +44,11 @@ impl Container {
                 .await
                 .is_err()
             {
-                warn!("container {}: init {} did not die", self.id, self.pid());
+                warn!(
+                    "container {}: init {} did not exit after SIGKILL",
+                    self.id,
+                    self.pid()
+                );
             }
             self.init.finish_io().await;
         }
@@ -67,13 +71,13 @@ impl Container {
 }
 
 impl Container {
-    /// Makes the OCI runtime forget the container, killing what still runs: one
-    /// that was created and never started (crun wants `--force` for it).
+    /// Deletes the container from the OCI runtime. The init of a container that was
+    /// never started is killed (crun needs `--force` for this).
     ///
     /// # Errors
-    /// The runtime's refusal, but for a container that it doesn't know: a
-    /// checkpoint that ended it has made the runtime forget it, and one that was
-    /// never restored it never knew.
+    /// The runtime's refusal. A container that the runtime doesn't know is no error:
+    /// a checkpoint may have stopped the container, or the container was never
+    /// restored.
     pub(super) async fn delete_from_runtime(&self) -> Result<()> {
         let command = self.runtime.delete(&self.id);
         match self.run(command, "failed to delete task").await {
@@ -83,18 +87,18 @@ impl Container {
     }
 }
 
-/// Where the bundle notes what was unpacked for it, for the `delete` call after
-/// a shim that was killed.
+/// The file in the bundle with the path of an unpacked checkpoint, for containerd's
+/// `delete` call after the shim was killed.
 const UNPACKED: &str = "restored-from";
 
-/// Notes the checkpoint that the task restores from.
+/// Records the checkpoint that the task restores from.
 pub(super) fn record_unpacked_checkpoint(bundle: &Path, checkpoint: &str) {
     if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint) {
-        warn!("{checkpoint} will be left behind: {e}");
+        warn!("cannot record {checkpoint}, which will not be removed: {e}");
     }
 }
 
-/// Removes what was noted, if it is containerd's.
+/// Removes the recorded checkpoint, if containerd unpacked it.
 pub(crate) fn remove_unpacked_checkpoint(bundle: &Path) {
     if let Ok(checkpoint) = std::fs::read_to_string(bundle.join(UNPACKED)) {
         remove_if_unpacked(Path::new(&checkpoint));
@@ -108,11 +112,11 @@ fn remove_if_unpacked(checkpoint: &Path) {
     if is_unpacked(checkpoint, &temporary)
         && let Err(e) = std::fs::remove_dir_all(checkpoint)
     {
-        warn!("{} is left behind: {e}", checkpoint.display());
+        warn!("cannot remove {}: {e}", checkpoint.display());
     }
 }
 
-/// Whether containerd made the folder.
+/// Whether containerd created the directory.
 fn is_unpacked(checkpoint: &Path, temporary: &Path) -> bool {
     checkpoint.parent() == Some(temporary) && is_temporary_checkpoint(checkpoint)
 }
@@ -122,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_containerds_own_folders_are_removed() {
+    fn only_directories_of_containerd_are_removed() {
         let yes = |path: &str| is_unpacked(Path::new(path), Path::new("/tmp"));
         assert!(yes("/tmp/ctrd-checkpoint123"));
         assert!(!yes("/tmp/ctrd-checkpoint"));

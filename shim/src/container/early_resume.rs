@@ -1,4 +1,4 @@
-//! Early resume: which tasks run again as soon as CRIU is done with them.
+//! Early resume: decides which tasks run again as soon as CRIU has dumped them.
 //!
 //! containerd's client pauses a task, has it checkpointed, and resumes it when the
 //! checkpoint is stored, packed, hashed and copied. The shim can resume the task
@@ -7,34 +7,35 @@
 //! - **nothing reads the container's files afterwards.** A file that grows while
 //!   containerd packs it fails the checkpoint ("archive/tar: write too long"), and
 //!   one that changes no longer fits the memory that was dumped;
-//! - **the client that asks for the checkpoint made the pause**, and will end it.
-//!   A pause that an owner made stays until its owner ends it.
+//! - **the client that asks for the checkpoint made the pause**, and will end that
+//!   pause. A user's pause for another purpose stays until the user resumes the task.
 //!
-//! What the clients do, by the sources of containerd 1.6 to 2.4, Docker (moby) 20
-//! to 29 and nerdctl 2.2 and 2.3:
+//! The clients' behaviour, according to the sources of containerd 1.6 to 2.4, Docker
+//! (moby) 20 to 29 and nerdctl 2.2 and 2.3:
 //!
-//! | client | pausing caller | options of the request | what is read of the container after it |
+//! | client | caller that pauses | options of the request | container data read after the request |
 //! |---|---|---|---|
-//! | `task.Checkpoint` (containerd, `client/task.go`): `ctr task checkpoint`, nerdctl, Docker, CRI | it asks for the state, then pauses a task that isn't paused, and resumes that one last | the caller's | its writable layer, if its record names a snapshot; except: |
+//! | `task.Checkpoint` (containerd, `client/task.go`): `ctr task checkpoint`, nerdctl, Docker, CRI | it requests the state, pauses a task that isn't paused, and resumes that task last | the caller's | its writable layer, if its record names a snapshot; except: |
 //! | `task.Checkpoint` with an image path, runtime name `io.containerd.runc.v2` | the same | `containerd.runc.v1`, with the image path | nothing (`isCheckpointPathExist`) |
 //! | `task.Checkpoint` with an image path, any other name | the same | 2.x: the same; 1.7: `ctr` sends none, other programs `containerd.linux.runc` | its writable layer |
 //! | nerdctl `checkpoint create` | `task.Checkpoint` | `exit` to `io.containerd.runc.v2`, none to others | its writable layer |
 //! | Docker `checkpoint create` | `task.Checkpoint` | `exit` to runtimes by path, none to those by type | nothing: its records name no snapshot, but Docker's requests equal nerdctl's |
 //! | CRI `CheckpointContainer` (2.0 on) | `task.Checkpoint` | a work path to `io.containerd.runc.v2`, none to others; never an image path | its writable layer |
-//! | `container.Checkpoint` (`client/container.go`) | its caller | `containerd.runc.v1`, always with file locks | what its caller's options say, in their order: the writable layer comes before the task or after it |
-//! | `ctr container checkpoint` | it pauses first and resumes last; its pause equals that of a program which calls `task.Pause` and then `container.Checkpoint`, and wants the task to stay paused | `container.Checkpoint`'s | nothing: it copies the writable layer before the task |
+//! | `container.Checkpoint` (`client/container.go`) | its caller | `containerd.runc.v1`, always with file locks | depends on the order of the caller's options: the writable layer before the task or after it |
+//! | `ctr container checkpoint` | it pauses first and resumes last; its requests equal those of a program that calls `task.Pause` and `container.Checkpoint` and wants the task to stay paused | `container.Checkpoint`'s | nothing: it copies the writable layer before the task |
 //!
-//! So the second row is all that is certain. It is known by the request ([`RequestKind`])
-//! and by the container's runtime name. containerd doesn't tell a shim that name,
-//! and two signs stand for it: the file name by which containerd started the shim
-//! (a path, or another name that ends in `.runc.v2`, leads to the same file), and
-//! the options of Create, which clients send as `containerd.runc.v1.Options` to
-//! `io.containerd.runc.v2` alone. For the last row there is a setting.
+//! So only the second row is certain. The shim recognizes it by the request
+//! ([`RequestKind`]) and by the container's runtime name. containerd doesn't pass
+//! that name to a shim, so the shim infers it from the file name by which containerd
+//! started the shim (a path, or another name that ends in `.runc.v2`, leads to the
+//! same file) and from the options of Create, which clients send as
+//! `containerd.runc.v1.Options` to `io.containerd.runc.v2` alone. A setting adds the
+//! last row.
 //!
-//! The order of requests tells a client's pause from an owner's: `task.Checkpoint` asks for the
-//! state before it pauses and not after that, and an owner's pause is followed by
-//! the state request of the `task.Checkpoint` that finds it. So a pause with a
-//! state request after it is taken for an owner's.
+//! The order of requests distinguishes the pause of `task.Checkpoint` from a user's.
+//! `task.Checkpoint` requests the state before its own pause and not afterwards. A
+//! user's pause is followed by the State request of the next `task.Checkpoint`. So
+//! the shim treats a pause with a later State request as a user's.
 
 use std::path::Path;
 
@@ -42,11 +43,11 @@ use cedana_config::ResumeEarly;
 
 use crate::options::CheckpointOptions;
 
-/// The shim's file name where it stands in for containerd's own: what containerd
-/// makes of `io.containerd.runc.v2` (`pkg/shim/util.go`, `BinaryName`).
+/// The file name of containerd's own shim, which containerd derives from
+/// `io.containerd.runc.v2` (`pkg/shim/util.go`, `BinaryName`).
 const STOCK_SHIM: &str = "containerd-shim-runc-v2";
 
-/// Whether containerd looks for this program when asked for its own runtime.
+/// Whether `program` has the file name of containerd's own shim.
 pub(crate) fn is_stock_name(program: &Path) -> bool {
     program.file_name() == Some(STOCK_SHIM.as_ref())
 }
@@ -54,17 +55,17 @@ pub(crate) fn is_stock_name(program: &Path) -> bool {
 /// The kind of a checkpoint request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
-    /// `task.Checkpoint`, for images at a path of the client's.
+    /// `task.Checkpoint` with an image path of the client's.
     TaskToPath,
     /// `container.Checkpoint`, whose options are fixed.
     Container,
-    /// Another, or one that can't be told.
+    /// Any other request.
     Other,
 }
 
 impl RequestKind {
-    /// What the options and the path of a request tell. The two paths differ
-    /// where containerd packs a directory of its own besides.
+    /// Determines the kind from the options and the path of a request. The two paths
+    /// differ if containerd also packs a directory of its own.
     pub(super) fn of(options: &CheckpointOptions, path: &str) -> Self {
         let plain = CheckpointOptions {
             exit: Some(false),
@@ -88,8 +89,8 @@ impl RequestKind {
         }
     }
 
-    /// Whether nothing reads the container's files after the request, and the
-    /// client that sends it is taken to have made the pause.
+    /// Whether the shim may resume the task early: nothing reads the container's
+    /// files after the request, and the requesting client made the pause.
     ///
     /// `stock` says that clients know the container's runtime as containerd's own.
     pub(super) fn may_resume_early(self, stock: bool, setting: ResumeEarly) -> bool {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_to_a_path_is_known_by_both_paths() {
+    fn a_task_to_a_path_has_two_equal_paths() {
         let with_work_path = CheckpointOptions {
             work_path: "/work".into(),
             ..to_path()
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_client_of_the_table_sends_is_another() {
+    fn requests_outside_the_table_are_other() {
         let nothing = CheckpointOptions::default();
         let docker = CheckpointOptions {
             exit: Some(false),
@@ -162,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_stock_name_makes_a_path_certain_and_only_a_setting_a_container() {
+    fn a_path_needs_the_stock_name_and_a_container_request_the_setting() {
         use ResumeEarly::{Certain, Container, Never};
-        for (asks, stock, setting, early) in [
+        for (kind, stock, setting, early) in [
             (RequestKind::TaskToPath, true, Certain, true),
             (RequestKind::TaskToPath, true, Container, true),
             (RequestKind::TaskToPath, true, Never, false),
@@ -177,9 +178,9 @@ mod tests {
             (RequestKind::Other, true, Container, false),
         ] {
             assert_eq!(
-                asks.may_resume_early(stock, setting),
+                kind.may_resume_early(stock, setting),
                 early,
-                "{asks:?} {stock} {setting:?}"
+                "{kind:?} {stock} {setting:?}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Exec: add a process to the container, and later start and delete it.
+//! Exec: adds an exec process to the container, starts and deletes it.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Container {
-    /// Adds a process.
+    /// Adds an exec process.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] for an ID in use,
@@ -53,12 +53,11 @@ impl Container {
     /// Starts an added process and returns its PID.
     ///
     /// # Errors
-    /// [`Error::FailedPrecondition`] when it has been started before or init
-    /// has ended; the OCI runtime's refusal.
+    /// [`Error::FailedPrecondition`] when the process was started before or init has
+    /// exited; the OCI runtime's refusal.
     pub(crate) async fn start_exec(self: &Arc<Self>, id: &str) -> Result<i32> {
         let exec = self.exec(id)?;
-        // Not in the middle of a checkpoint: CRIU would meet a process that it
-        // has not frozen.
+        // No start during a checkpoint: CRIU would find a process that is not frozen.
         let _operation = self.operation_lock.read().await;
         exec.begin_start()?;
         if self.init.ended().is_some() {
@@ -68,7 +67,8 @@ impl Container {
                 self.id
             )));
         }
-        // Counted before it exists: init's exit waits for it from here on.
+        // Counted before the process exists: init's exit is published after the
+        // process's.
         self.running_execs.send_modify(|running| *running += 1);
         let starting = exec.process.starting.lock().await;
         match self.create_exec(&exec).await {
@@ -107,15 +107,15 @@ impl Container {
         let pid = match (made, read_pid(&pid_file)) {
             (Ok(()), pid) => pid,
             (Err(e), Ok(pid)) => {
-                // The process was created without its streams, and no client would
-                // learn of it. It may have exited already.
+                // The process was created without its streams, and no client knows
+                // the process. The kill fails if the process has already exited.
                 let _ = send_signal(pid, SIGKILL.cast_unsigned());
                 Err(e)
             }
             (Err(e), Err(_)) => Err(e),
         };
         for file in [&spec, &pid_file] {
-            // After a failure one of them may be missing.
+            // After a failure a file may be missing.
             let _ = std::fs::remove_file(file);
         }
         let pid = pid?;
@@ -123,7 +123,7 @@ impl Container {
         Ok(watch.claim(pid))
     }
 
-    /// Forgets an exec'd process that doesn't run; returns its PID and end.
+    /// Deletes an exec process that doesn't run; returns its PID and exit.
     ///
     /// # Errors
     /// [`Error::NotFound`], or [`Error::FailedPrecondition`] while it runs.

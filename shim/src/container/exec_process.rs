@@ -1,11 +1,11 @@
-//! A process added to a running container (`ctr task exec`, `docker exec`),
-//! with a life of its own: created, running, stopped, deleted. One that can't be
-//! started stays created, as with containerd's own shim, and may be started
-//! again.
+//! An exec process: a process added to a running container (`ctr task exec`,
+//! `docker exec`). Its states are created, running, stopped and deleted. After a
+//! failed start the process stays created, as in containerd's own shim, and may be
+//! started again.
 //!
-//! It is no child of the container's init, hence no part of a checkpoint: it
-//! goes on after one that leaves the container running and ends with one that
-//! doesn't.
+//! An exec process is no child of the container's init, hence no part of a
+//! checkpoint. A checkpoint that leaves the container running doesn't affect the
+//! process; a checkpoint that stops the container also ends it.
 
 use std::{
     fs,
@@ -22,23 +22,23 @@ use crate::{
     stdio::Stdio,
 };
 
-/// What Wait answers for a process that could not be started, as a shell has it
-/// for a command that it can't run. (containerd's own shim answers 0.)
+/// The exit status that Wait returns for a process that could not be started. Shells
+/// use this status for a command that can't be run; containerd's own shim returns 0.
 const NOT_STARTED: ExitStatus = 126;
 
-/// Where an exec'd process is in its life. That it has stopped is what its
-/// [`Process`] knows, which then also has an end that comes from a failed start.
+/// Whether the process was started. Its [`Process`] records the exit, and also the
+/// exit status of a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Created,
     Started,
 }
 
-/// An exec'd process.
+/// An exec process.
 pub(crate) struct Exec {
-    /// Unique within the container.
+    /// The exec ID, unique within the container.
     pub(crate) id: String,
-    /// PID, streams and end.
+    /// PID, streams and exit.
     pub(crate) process: Process,
     stage: Mutex<Stage>,
     /// `process` of the OCI runtime-spec, as JSON.
@@ -46,7 +46,7 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Reads the request's process; it is started later.
+    /// Parses the process of an Exec request.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the process is not JSON.
@@ -60,15 +60,15 @@ impl Exec {
             id: id.to_owned(),
             process: Process::new(stdio),
             stage: Mutex::new(Stage::Created),
-            // Kept as text: a tree of values is many times as large.
+            // Kept as text: a tree of JSON values takes many times the memory.
             spec: Value::Object(spec).to_string().into_bytes(),
         })
     }
 
-    /// Claims the one start that a process has.
+    /// Claims the start of the process, which happens only once.
     ///
     /// # Errors
-    /// [`Error::FailedPrecondition`] when it is already taken.
+    /// [`Error::FailedPrecondition`] when the start is already claimed.
     pub(crate) fn begin_start(&self) -> Result<()> {
         let mut stage = self.stage();
         let refusal = match (*stage, self.process.ended()) {
@@ -83,14 +83,14 @@ impl Exec {
         Err(Error::FailedPrecondition(refusal.into()))
     }
 
-    /// Gives the start back after it failed, and lets clients that wait for the
-    /// process go on.
+    /// Releases the claim after a failed start, and answers clients that wait for the
+    /// process.
     pub(crate) fn start_failed(&self) {
         *self.stage() = Stage::Created;
         self.process.end(NOT_STARTED);
     }
 
-    /// Its end, if it has run.
+    /// The exit, if the process has run.
     pub(crate) fn ended(&self) -> Option<Ended> {
         match *self.stage() {
             Stage::Created => None,
@@ -98,7 +98,7 @@ impl Exec {
         }
     }
 
-    /// Writes the process where the OCI runtime reads it.
+    /// Writes the process spec to `path` for the OCI runtime.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -106,7 +106,7 @@ impl Exec {
         fs::write(path, &self.spec).context(|| at("write", path))
     }
 
-    /// The status in containerd's terms, but for the container's pause.
+    /// The status in containerd's task API, ignoring the container's pause.
     pub(crate) fn status(&self) -> Status {
         match (*self.stage(), self.process.ended()) {
             (Stage::Created, _) => Status::CREATED,
@@ -115,10 +115,10 @@ impl Exec {
         }
     }
 
-    /// Whether it may be deleted now.
+    /// Checks that the process may be deleted.
     ///
     /// # Errors
-    /// [`Error::FailedPrecondition`] while it runs.
+    /// [`Error::FailedPrecondition`] while the process runs.
     pub(crate) fn admit_delete(&self) -> Result<()> {
         match self.status() {
             Status::RUNNING => Err(Error::FailedPrecondition(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_could_not_be_started_is_created_still() {
+    fn a_process_stays_created_after_a_failed_start() {
         let exec = Exec::new("e", Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
         exec.begin_start().unwrap();
         exec.start_failed();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_none_is_refused() {
+    fn a_process_that_is_no_json_object_is_refused() {
         for json in ["", "{", "[]", "3"] {
             let refusal = Exec::new("e", Some(&any(json)), Stdio::default());
             assert!(matches!(refusal, Err(Error::InvalidArgument(_))), "{json}");
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_process_is_not_signalled() {
+    fn a_reaped_process_is_not_signalled() {
         let exec = Exec::new("e", Some(&any("{}")), Stdio::default()).unwrap();
         assert!(matches!(
             exec.process.signal(15),

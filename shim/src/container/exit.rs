@@ -1,5 +1,5 @@
-//! The ends of processes, in the order that clients rely on: a process's exit
-//! after its start, init's exit after those of all exec'd processes.
+//! Publishes the exits of processes in the order on which clients rely: a process's
+//! exit after its start, init's exit after those of all exec processes.
 
 use std::{fs::File, io::Read, sync::Arc};
 
@@ -14,15 +14,15 @@ use super::state::State;
 use super::{Container, is_unknown_container};
 use crate::{cgroup::Cgroup, error::Error, reaper::Exit};
 
-/// A reason is a sentence.
+/// The most that is read of a kill reason, which is one sentence.
 const REASON_LIMIT: u64 = 64 << 10;
 
 impl Container {
-    /// Publishes init's end when it comes.
+    /// Publishes init's exit.
     pub(super) fn follow_init(self: &Arc<Self>, exit: Exit) {
         let container = self.clone();
         tokio::spawn(async move {
-            // The reaper never drops a claim while the shim lives.
+            // The reaper never drops a claim while the shim runs.
             let Ok(status) = exit.await else { return };
             container.init.set_reaped();
             drop(container.init.starting.lock().await);
@@ -31,7 +31,7 @@ impl Container {
                 container.kill_remaining_processes().await;
             }
             let mut execs = container.running_execs.subscribe();
-            // The sender lives in the container.
+            // The container owns the sender, so this can't fail.
             let _ = execs.wait_for(|running| *running == 0).await;
             container.set_state(State::Stopped);
             let ended = container.init.end(status);
@@ -39,8 +39,8 @@ impl Container {
         });
     }
 
-    /// Logs why `cedana-runc`'s page source has killed the container, if it was
-    /// that: a lazy restore had no more memory to give. The file is written
+    /// Logs the reason if `cedana-runc`'s page source killed the container because a
+    /// lazy restore could not supply its memory. The page source writes the file
     /// before the kill.
     fn log_kill_reason(&self) {
         let file = self.bundle.join(files::KILLED);
@@ -52,7 +52,7 @@ impl Container {
         }
     }
 
-    /// Publishes an exec'd process's end when it comes.
+    /// Publishes the exit of an exec process.
     pub(super) fn follow_exec(self: &Arc<Self>, exec: Arc<Exec>, exit: Exit) {
         let container = self.clone();
         tokio::spawn(async move {
@@ -65,15 +65,15 @@ impl Container {
         });
     }
 
-    /// Without a PID namespace of their own, a container's processes survive
-    /// its init: they are killed, as containerd's own shim does.
+    /// Kills the processes that survive init, as containerd's own shim does. They
+    /// survive in a container without a PID namespace of its own.
     async fn kill_remaining_processes(&self) {
         let mut command = self.runtime.command("kill");
         command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());
         match self.run(command, "kill --all").await {
             Ok(()) => {}
-            // After a checkpoint that ended the container the runtime no longer
-            // knows it; its cgroup still does.
+            // After a checkpoint that stopped the container, the runtime no longer
+            // knows the container. The cgroup still lists the processes.
             Err(Error::Runtime(text)) if is_unknown_container(&text) => self.kill_by_cgroup(),
             Err(e) => warn!("container {}: {e}", self.id),
         }
@@ -81,11 +81,14 @@ impl Container {
 
     fn kill_by_cgroup(&self) {
         let Some(cgroup) = self.cgroup() else { return };
-        // A container may share its cgroup with us or with the whole node.
+        // A container may share its cgroup with the shim or with the whole node.
         if Cgroup::of(std::process::id().cast_signed()).is_ok_and(|own| own == cgroup)
             || cgroup.is_root()
         {
-            return warn!("container {}: its cgroup is not its own", self.id);
+            return warn!(
+                "container {} shares its cgroup: remaining processes are not killed",
+                self.id
+            );
         }
         for pid in cgroup.pids() {
             match send_signal(pid.cast_signed(), SIGKILL.cast_unsigned()) {

@@ -1,31 +1,31 @@
-//! Freezing, tried again where it fails in passing.
+//! Freezes the container's cgroup, and retries transient failures.
 //!
-//! With cgroup v1 the kernel freezes the processes that it finds, and one that is
-//! being made meanwhile escapes: runc tries a thousand times within milliseconds
-//! and then says "unable to freeze" (stress-ng; a JVM with ZGC; a process within
-//! vfork, until its child calls exec). runc thaws the cgroup before it says so. A
-//! moment later the next attempt succeeds, so the client hears of the failure only
-//! if it lasts.
+//! With cgroup v1 the kernel freezes the processes that exist at that moment, and a
+//! process that is being forked escapes. runc tries a thousand times within
+//! milliseconds, then thaws the cgroup and fails with "unable to freeze" (stress-ng;
+//! a JVM with ZGC; a process within vfork, until its child calls exec). A later
+//! attempt succeeds, so the client gets the error only if the failure lasts.
 
 use std::time::{Duration, Instant};
 
 use super::{Container, lock};
 use crate::error::{Error, Result};
 
-/// How long after the first failure another attempt is made.
+/// The time after the first failure during which the freeze is retried.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the processes run between two attempts. There is no event to wait for.
+/// The time for which the processes run between two attempts. The kernel has no event
+/// to wait for.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// What runc and crun say of a freeze that did not come about in time on cgroup v1.
+/// The error of runc and crun when a freeze takes too long on cgroup v1.
 const UNABLE_TO_FREEZE: &str = "unable to freeze";
 
 impl Container {
     /// Has the runtime freeze all processes.
     ///
     /// # Errors
-    /// The runtime's refusal, or that of its last attempt; the container then runs.
+    /// The runtime's error of the last attempt. The container then runs.
     pub(super) async fn freeze(&self) -> Result<()> {
         let mut first_failure = None;
         let mut attempts = 0;
@@ -38,8 +38,8 @@ impl Container {
                 Err(error) => error,
             };
             let since = *first_failure.get_or_insert_with(Instant::now);
-            let passes = is_transient(&error);
-            if passes && since.elapsed() < PATIENCE {
+            let transient = is_transient(&error);
+            if transient && since.elapsed() < PATIENCE {
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
@@ -47,7 +47,7 @@ impl Container {
                 cgroup.withdraw_freeze();
             }
             return Err(match error {
-                Error::Runtime(why) if passes => Error::Runtime(format!(
+                Error::Runtime(why) if transient => Error::Runtime(format!(
                     "{why} (tried {attempts} times within {:.1} s)",
                     since.elapsed().as_secs_f64()
                 )),
@@ -69,11 +69,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_freeze_that_came_too_late_passes() {
+    fn only_a_freeze_that_takes_too_long_is_transient() {
         let why = |text: &str| Error::Runtime(format!("OCI runtime pause failed: {text}"));
         assert!(is_transient(&why("unable to freeze")));
         assert!(!is_transient(&why("container not running")));
-        // On v2 runc has waited ten seconds by then.
+        // On cgroup v2 runc has already waited for ten seconds.
         assert!(!is_transient(&why(
             "timeout of 10s reached waiting for the cgroup to freeze"
         )));

@@ -1,10 +1,9 @@
-//! Kill: a signal to init, to an exec'd process, or to everything.
+//! Kill: sends a signal to init, to an exec process, or to all processes.
 //!
-//! It never waits for another operation. The plain case, one signal to the init
-//! of a container with its own PID namespace, is one system call. What needs
-//! the cgroup goes to the OCI runtime: all processes, and any signal to a
-//! paused container, since under cgroup v1 a frozen process doesn't even die of
-//! SIGKILL until it is thawed.
+//! Kill never waits for another operation. A signal to the init of a container with
+//! its own PID namespace is one system call. The OCI runtime sends the signals that
+//! need the cgroup: a signal to all processes, and any signal to a paused container.
+//! Under cgroup v1 even SIGKILL takes effect only after the thaw.
 
 use nix::libc::SIGKILL;
 
@@ -12,14 +11,14 @@ use super::state::State;
 use super::{Container, is_unknown_container, lock};
 use crate::error::{Error, Result};
 
-/// The exit status of what was killed.
+/// The exit status after SIGKILL.
 const KILLED: i32 = 128 + SIGKILL;
 
 impl Container {
-    /// Sends `signal` to a process, or to all of the container's.
+    /// Sends `signal` to a process, or to all processes of the container.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is nothing to signal any more.
+    /// [`Error::NotFound`] when the process has exited.
     pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
         if !exec_id.is_empty() {
             return self.exec(exec_id)?.process.signal(signal);
@@ -41,7 +40,7 @@ impl Container {
         self.kill_by_runtime(signal, all).await
     }
 
-    /// A task that has no process yet, and perhaps is getting one just now.
+    /// Kills a task that has no process yet. Start may be creating the process now.
     fn kill_unrestored(&self, signal: u32) -> Result<()> {
         if signal != SIGKILL.cast_unsigned() {
             return Err(Error::NotFound(
@@ -54,7 +53,7 @@ impl Container {
                 Ok(())
             }
             Ok(_) => Err(Error::NotFound("process already finished".into())),
-            // Start is at work: with its runtime it fails.
+            // Start is in progress, and fails when its OCI runtime is killed.
             Err(_) => self.init.kill_creating_runtime(),
         }
     }
@@ -74,7 +73,7 @@ impl Container {
                     "container not running",
                     "no such process",
                 ];
-                if finished.iter().any(|said| text.contains(said)) {
+                if finished.iter().any(|known| text.contains(known)) {
                     Error::NotFound("process already finished".into())
                 } else if is_unknown_container(&text) {
                     Error::NotFound("no such container".into())

@@ -1,22 +1,23 @@
-//! A container as the task service sees it: its init, its exec'd processes, its
-//! state, and the order of requests.
+//! A container as the task service sees it: its init, its exec processes, its state,
+//! and the order of requests.
 //!
 //! **Locks.** Containers share nothing but the reaper and the event queue, so a slow
 //! operation on one never delays another. Each container has two locks:
 //! - `state` is held for an instant. State, Pids, Wait and Connect take it and answer
 //!   at any time.
 //! - `operation_lock` is held while the OCI runtime works. It orders the operations
-//!   that change the container. Starting an exec'd process takes it shared, so several
-//!   may start at once, but none in the middle of a checkpoint.
+//!   that change the container. Starting an exec process takes the lock shared, so
+//!   several may start at once, but none during a checkpoint.
 //!
 //! Kill takes neither: a container can be killed at any time, and the operation that
 //! is in progress then fails.
 //!
 //! ```text
-//! create, start, exec, kill, pause, update, checkpoint, delete   a verb each
-//! process, exec_process   a process of the container, and one that exec added
-//! state                   the state machine
-//! exit                    what follows when init exits
+//! create, start, exec, kill, pause, update, checkpoint, delete   one verb each
+//! process                 init or an exec process: PID, streams and exit
+//! exec_process            the states of an exec process
+//! state                   the states of the task
+//! exit                    exit events and the cleanup after init's exit
 //! freeze                  the freezer cgroup
 //! early_resume, between_attempts   when a paused task may run during a checkpoint
 //! netns_holder            the network namespace between Create and Start of a restore
@@ -80,13 +81,13 @@ pub(crate) use process::timestamp;
 pub(crate) struct Host {
     /// containerd's namespace.
     pub(crate) namespace: String,
-    /// Whether containerd started the shim under the file name of its own.
+    /// Whether containerd started the shim by the file name of containerd's own shim.
     pub(crate) named_as_stock: bool,
-    /// The OCI runtime where the options name none.
+    /// The OCI runtime for containers whose options name none.
     pub(crate) default_runtime: PathBuf,
     /// Reaps all children.
     pub(crate) reaper: Reaper,
-    /// Takes all events.
+    /// Delivers all events to containerd.
     pub(crate) events: Events,
 }
 
@@ -96,35 +97,36 @@ pub(crate) struct Container {
     pub(crate) id: String,
     host: Arc<Host>,
     bundle: PathBuf,
-    /// Where its root is mounted, if containerd had us mount it.
+    /// The mount point of the root, if containerd had the shim mount the root.
     rootfs: Option<PathBuf>,
     options: CreateOptions,
     runtime: Runtime,
     /// The checkpoint that Start restores.
     restore_from: Option<PathBuf>,
     has_own_pid_namespace: bool,
-    /// Whether clients know its runtime as `io.containerd.runc.v2`.
+    /// Whether clients know the container's runtime as `io.containerd.runc.v2`.
     named_as_stock: bool,
-    /// Stands in for init between Create and Start of a restore.
+    /// The process that stands in for init between Create and Start of a restore.
     holder: Mutex<Option<NetnsHolder>>,
-    /// The other ends of the client's fifos meanwhile.
+    /// The other ends of the client's fifos, held open between Create and Start of a
+    /// restore.
     held_fifos: Mutex<Vec<std::fs::File>>,
     init: Process,
     state: Mutex<State>,
-    /// Of a paused task: whether its state was asked for since.
+    /// Whether a client has requested the task's state since it was paused.
     pause_observed: AtomicBool,
-    /// Its checkpoint resumed it, and the client that paused it has yet to.
+    /// Whether a checkpoint has resumed the task before the client's own resume.
     resumed_early: AtomicBool,
     operation_lock: RwLock<()>,
     cgroup: Mutex<Option<Cgroup>>,
     oom_watch: Mutex<Option<AbortHandle>>,
     execs: Mutex<BTreeMap<String, Arc<Exec>>>,
-    /// How many exec'd processes run: init's exit is published after theirs.
+    /// The number of running exec processes. Init's exit is published after theirs.
     running_execs: watch::Sender<usize>,
 }
 
 impl Container {
-    /// The PID of init; 0 while there is none.
+    /// The PID of init; 0 before init exists.
     pub(crate) fn pid(&self) -> i32 {
         self.init.pid()
     }
@@ -192,8 +194,7 @@ impl Container {
         })
     }
 
-    /// All processes in the container's cgroup; those that were exec'd carry
-    /// their exec ID.
+    /// All processes in the container's cgroup. Exec processes carry their exec ID.
     pub(crate) fn processes(&self) -> Vec<ProcessInfo> {
         let pids = self.cgroup().map(|c| c.pids()).unwrap_or_default();
         let execs = self.execs();
@@ -210,10 +211,10 @@ impl Container {
             .collect()
     }
 
-    /// The metrics of its cgroup.
+    /// The metrics of the container's cgroup.
     ///
     /// # Errors
-    /// [`Error::NotFound`] before the container has one.
+    /// [`Error::NotFound`] before the container has a cgroup.
     pub(crate) fn metrics(&self) -> Result<Any> {
         self.cgroup()
             .map(|cgroup| cgroup.metrics())
@@ -224,11 +225,11 @@ impl Container {
         lock(&self.cgroup).clone()
     }
 
-    /// Finds the cgroup while init is alive; it is remembered beyond.
+    /// Finds the cgroup while init is alive, and remembers it after init's exit.
     fn find_cgroup(&self) {
         match Cgroup::of(self.pid()) {
             Ok(cgroup) => *lock(&self.cgroup) = Some(cgroup),
-            Err(e) => log::warn!("container {}: its cgroup is not found: {e}", self.id),
+            Err(e) => log::warn!("container {}: cannot find its cgroup: {e}", self.id),
         }
     }
 
@@ -244,7 +245,7 @@ impl Container {
         lock(&self.execs)
     }
 
-    /// Lets the OCI runtime make a process, known to loggers as `id`.
+    /// Has the OCI runtime create a process. Loggers get `id` as the process's ID.
     async fn create_process(
         &self,
         process: &Process,
@@ -267,8 +268,8 @@ impl Container {
         self.bundle.join(INIT_PID_FILE)
     }
 
-    /// Where CRIU may keep its own files: containerd links `work` to a place
-    /// on disk that it removes with the task.
+    /// CRIU's work directory. containerd links `work` to a directory on disk, and
+    /// removes that directory with the task.
     fn criu_work(&self, name: &str) -> PathBuf {
         let work = self.bundle.join("work");
         let parent: &Path = if work.exists() { &work } else { &self.bundle };
@@ -276,12 +277,12 @@ impl Container {
     }
 }
 
-/// The name that containerd's own shim uses, too.
+/// The file with init's PID, named as in containerd's own shim.
 pub(crate) const INIT_PID_FILE: &str = "init.pid";
 
-/// Whether an OCI runtime's error says that it doesn't know the container (any
-/// more): runc "container does not exist", crun (1.28) "error opening file
-/// `.../status`: No such file or directory".
+/// Whether an OCI runtime's error means that the runtime doesn't know the container:
+/// runc "container does not exist", crun (1.28) "error opening file `.../status`: No
+/// such file or directory".
 fn is_unknown_container(text: &str) -> bool {
     let text = text.to_lowercase();
     text.contains("does not exist")
@@ -289,11 +290,11 @@ fn is_unknown_container(text: &str) -> bool {
         || text.contains("cannot open directory")
 }
 
-/// Init or an exec'd process; either way a [`Process`].
+/// Init or an exec process.
 pub(crate) enum ProcessRef<'a> {
     /// The container's init.
     Init(&'a Process),
-    /// A process added to it.
+    /// An exec process.
     Exec(Arc<Exec>),
 }
 
@@ -316,7 +317,7 @@ fn process_details(exec_id: &str) -> Any {
     };
     Any {
         type_url: ProcessDetails::descriptor().full_name().to_owned(),
-        // A proto3 message always serialises to memory.
+        // Serialising a proto3 message to memory can't fail.
         value: details.write_to_bytes().unwrap_or_default(),
         ..Any::default()
     }

@@ -1,22 +1,22 @@
-//! Between Create and Start of a restore: a process that holds the network
-//! namespace which the container is going to be restored into.
+//! The netns holder: a process that keeps a network namespace open between Create and
+//! Start of a restore. Start restores the container into that namespace.
 //!
-//! Docker (since 28) sets a container's network up after it has created the
-//! task, through /proc/PID/ns/net of the PID that Create answered, and starts it
-//! then. A task that is created from a checkpoint has no process yet, so there
-//! is a stand-in: `cedana-runc --cedana-hold-netns`, which makes the namespace,
-//! brings loopback up, keeps the checkpoint's connections and their peers apart,
-//! and waits for its stdin to end.
+//! Docker (since 28) creates the task, sets up the network through /proc/PID/ns/net
+//! of the PID that Create returned, and then starts the task. A task that is created
+//! from a checkpoint has no process yet. So the shim runs
+//! `cedana-runc --cedana-hold-netns`, which creates the namespace, brings loopback
+//! up, keeps the checkpoint's connections and their peers apart, and waits for EOF on
+//! its stdin.
 //!
 //! ```text
 //! Create ─▶ holder ─▶ answer its PID ─▶ (engine: interfaces, addresses, routes)
-//! Start  ─▶ restore into /proc/HOLDER/ns/net ─▶ answer init's PID ─▶ holder ends
+//! Start  ─▶ restore into /proc/HOLDER/ns/net ─▶ answer init's PID ─▶ holder exits
 //! ```
 //!
-//! Until Start it is the task's process: a signal that ends it stops the task,
-//! Delete ends it. Nothing outlives us: if the shim dies its stdin ends, and the
-//! kernel kills it. By the time it ends after a restore, the container itself
-//! holds the namespace.
+//! Until Start the holder is the task's process: a signal that kills the holder stops
+//! the task, and Delete ends the holder. If the shim exits, the kernel closes the
+//! holder's stdin and kills the holder. After a restore the container itself keeps
+//! the namespace open.
 
 use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc};
 
@@ -32,15 +32,15 @@ use crate::{
     stdio::new_pipe,
 };
 
-/// Ends when dropped.
+/// A running holder, which exits when this value is dropped.
 pub(super) struct NetnsHolder {
     pid: i32,
-    /// The holder reads it; its end is the sign to go.
+    /// The write end of the holder's stdin. The holder exits on EOF.
     stdin: Option<OwnedFd>,
 }
 
 impl NetnsHolder {
-    /// Starts one and waits until its namespace is there.
+    /// Starts a holder and waits until the namespace exists.
     async fn start(reaper: &Reaper, checkpoint: &Path) -> Result<(Self, Exit)> {
         let program = wrapper_path();
         let failed = |why: String| {
@@ -58,11 +58,11 @@ impl NetnsHolder {
         command.stdout(theirs);
         die_with_parent(&mut command);
         let spawned = reaper.spawn(&mut command);
-        // Our copies of its ends of the pipes.
+        // Closes the shim's copies of the holder's pipe ends.
         drop(command);
         let (pid, exit) = spawned.map_err(|e| failed(e.to_string()))?;
         let mut ready = pipe::Receiver::from_owned_fd(ours).context(|| "holder's pipe")?;
-        // Closed without a word when it ends.
+        // EOF means that the holder has exited.
         match ready.read_u8().await {
             Ok(_) => Ok((
                 Self {
@@ -72,19 +72,19 @@ impl NetnsHolder {
                 exit,
             )),
             Err(_) => Err(failed(
-                captured_text(stderr).unwrap_or_else(|| "ended and said nothing".into()),
+                captured_text(stderr).unwrap_or_else(|| "exited without a message".into()),
             )),
         }
     }
 
-    /// The namespace that it holds.
+    /// The path of the namespace that the holder keeps open.
     pub(super) fn network_namespace(&self) -> String {
         format!("/proc/{}/ns/net", self.pid)
     }
 }
 
 impl Container {
-    /// Lets a holder stand in for init.
+    /// Starts a holder that stands in for init.
     ///
     /// # Errors
     /// The namespace can't be made.
@@ -95,7 +95,7 @@ impl Container {
         let container = self.clone();
         tokio::spawn(async move {
             let Ok(status) = exit.await else { return };
-            // Start has taken it over, or it has done its part.
+            // Start has detached the holder: its exit doesn't stop the task.
             if lock(&container.holder).take().is_none() {
                 return;
             }
@@ -105,16 +105,17 @@ impl Container {
         Ok(())
     }
 
-    /// Ends a task that was to be restored and never was, as if it had run.
+    /// Stops a task that was never restored. Clients see the exit as that of a
+    /// started task.
     pub(super) fn stop_unrestored(&self, status: ExitStatus) {
-        // Their client waits for the end of what it reads before it lets go.
+        // Clients wait for EOF on the fifos.
         lock(&self.held_fifos).clear();
         self.set_state(State::Stopped);
         let ended = self.init.end(status);
         self.send_exit(&self.id, &self.init, ended);
     }
 
-    /// Takes the holder over, so that its end no longer is the task's.
+    /// Detaches the holder from the task: its exit no longer stops the task.
     pub(super) fn take_netns_holder(&self) -> Option<NetnsHolder> {
         let holder = lock(&self.holder).take();
         if holder.is_some() {
@@ -123,16 +124,16 @@ impl Container {
         holder
     }
 
-    /// Lets the holder go; its end is that of the task, which never began.
+    /// Ends the holder. Its exit stops the task.
     pub(super) fn end_netns_holder(&self) {
         if let Some(holder) = &mut *lock(&self.holder) {
             holder.stdin.take();
         }
     }
 
-    /// After a restore that failed: the task that the holder stood for is over,
-    /// which allows its deletion. A client that knows a PID refuses to delete a
-    /// task that is still "created" (containerd's client, `task.Delete`).
+    /// Stops the task after a failed restore, so that the client can delete the task.
+    /// containerd's client (`task.Delete`) refuses to delete a task in state
+    /// "created" that has a PID.
     pub(super) fn stop_after_failed_restore(&self, holder: &NetnsHolder) {
         self.init.set_pid(holder.pid);
         self.init.set_reaped();
@@ -141,6 +142,6 @@ impl Container {
     }
 }
 
-/// The exit status of a task that never ran, as containerd calls it unknown
-/// (client, `UnknownExitStatus`).
+/// The exit status of a task that never ran: `UnknownExitStatus` of containerd's
+/// client.
 const UNKNOWN_EXIT_STATUS: ExitStatus = 255;

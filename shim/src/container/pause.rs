@@ -1,7 +1,7 @@
 //! Pause and resume: the OCI runtime freezes and thaws the cgroup.
 //!
-//! A task that its checkpointing client paused may be resumed by its checkpoint
-//! ([`super::early_resume`]); the client's own resume then finds nothing to do.
+//! A checkpoint may resume the task before the client that paused it does
+//! ([`super::early_resume`]). The client's own resume then succeeds without effect.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,8 +11,8 @@ use super::state::{Request, State};
 use super::{Container, lock};
 use crate::error::{Error, Result};
 
-/// What runc ("container not paused") and crun ("the container is not paused") say
-/// of a container that runs already.
+/// The error of runc ("container not paused") and crun ("the container is not
+/// paused") for a container that is running.
 const NOT_PAUSED: &str = "not paused";
 
 impl Container {
@@ -53,19 +53,20 @@ impl Container {
         self.thaw(State::Running).await
     }
 
-    /// Resumes the task while it is being checkpointed, of which only storing
-    /// remains. If that fails, the client that paused it is still to come.
+    /// Resumes the task during its checkpoint, when only storing remains. If the
+    /// resume fails, the task stays paused until the client resumes it.
     pub(super) async fn resume_early(&self) {
         match self.thaw(State::Checkpointing { paused: false }).await {
             Ok(()) => self.resumed_early.store(true, Relaxed),
             Err(e) => log::warn!(
-                "container {}: it stays paused until its checkpoint is stored: {e}",
+                "container {} stays paused until its checkpoint is stored: {e}",
                 self.id
             ),
         }
     }
 
-    /// Whether a client may have seen that the task is paused, and counts on it.
+    /// Whether a client has requested the state since the pause, and may rely on the
+    /// pause.
     pub(super) fn pause_observed(&self) -> bool {
         self.pause_observed.load(Relaxed)
     }
@@ -74,8 +75,9 @@ impl Container {
         let mut command = self.runtime.command("resume");
         command.arg(&self.id);
         match self.run(command, "OCI runtime resume failed").await {
-            // The wrapper lets a paused task run between two attempts at its
-            // checkpoint ([`super::attempts`]), and may have been killed then.
+            // The wrapper lets a paused task run between two attempts at a checkpoint
+            // ([`super::between_attempts`]). If the wrapper is killed there, the task
+            // is already running.
             Err(Error::Runtime(why)) if why.contains(NOT_PAUSED) => {}
             resumed => resumed?,
         }

@@ -1,5 +1,4 @@
-//! What a container's init and an exec'd process have in common: a PID, streams
-//! and, once, an end.
+//! A process of a container, init or exec process: PID, standard streams and exit.
 
 use std::{
     path::Path,
@@ -23,17 +22,17 @@ use crate::{
     sys,
 };
 
-/// How and when a process ended.
+/// The exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// As a shell reports it.
+    /// The exit status as a shell reports it.
     pub(crate) status: ExitStatus,
-    /// When the shim learned of it.
+    /// The time at which the shim recorded the exit.
     pub(crate) at: SystemTime,
 }
 
 impl Ended {
-    /// The time in containerd's form.
+    /// The exit time as containerd's message type.
     pub(crate) fn timestamp(&self) -> Timestamp {
         self.at.into()
     }
@@ -47,7 +46,7 @@ pub(crate) struct Process {
     /// after its start.
     pub(crate) starting: AsyncMutex<()>,
     running: Mutex<Running>,
-    /// The OCI runtime that is making it, or 0.
+    /// The PID of the OCI runtime that is creating the process, or 0.
     creating_runtime: AtomicI32,
     ended: watch::Sender<Option<Ended>>,
 }
@@ -56,7 +55,7 @@ pub(crate) struct Process {
 struct Running {
     pid: i32,
     io: Option<ProcessIo>,
-    /// CloseIO was requested. Before the streams exist, it counts for them, too.
+    /// CloseIO was requested, possibly before the streams exist.
     stdin_closed: bool,
     /// Reaped: the kernel may reuse the PID.
     reaped: bool,
@@ -113,7 +112,7 @@ impl Process {
         self.ended().unwrap_or(ended)
     }
 
-    /// Takes the end of a failed start back, before another one.
+    /// Clears the exit that a failed start recorded, before the next start.
     pub(crate) fn clear_end(&self) {
         self.ended.send_replace(None);
     }
@@ -123,10 +122,10 @@ impl Process {
         self.running().pid = pid;
     }
 
-    /// Sets the size of its terminal, if it has one.
+    /// Sets the size of the process's terminal, if any.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         match &self.running().io {
             Some(io) => io.resize(columns, rows),
@@ -134,7 +133,7 @@ impl Process {
         }
     }
 
-    /// Lets go of its stdin.
+    /// Closes stdin.
     pub(crate) fn close_stdin(&self) {
         let mut running = self.running();
         running.stdin_closed = true;
@@ -143,16 +142,16 @@ impl Process {
         }
     }
 
-    /// Records that the PID no longer is this process's. Its end is announced
-    /// later, in its order.
+    /// Records that the process is reaped, so that the kernel may reuse its PID. The
+    /// exit is published later, in order.
     pub(crate) fn set_reaped(&self) {
         self.running().reaped = true;
     }
 
-    /// Kills the OCI runtime that is making it, which then fails.
+    /// Kills the OCI runtime that is creating the process; the creation then fails.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when none is.
+    /// [`Error::NotFound`] when no runtime is creating the process.
     pub(crate) fn kill_creating_runtime(&self) -> Result<()> {
         match self.creating_runtime.load(Ordering::Relaxed) {
             0 => Err(Error::NotFound("process not created".into())),
@@ -160,13 +159,14 @@ impl Process {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when it has ended,
-    /// [`Error::FailedPrecondition`] before it exists.
+    /// [`Error::NotFound`] after the exit, [`Error::FailedPrecondition`] before the
+    /// process exists.
     pub(crate) fn signal(&self, signal: u32) -> Result<()> {
-        // Reaping happens on this thread, so under the lock the PID stays ours.
+        // The reaper runs on this thread, so the PID can't be reused while the lock
+        // is held.
         let running = self.running();
         match (running.pid, running.reaped) {
             (_, true) => Err(Error::NotFound("process already finished".into())),
@@ -175,7 +175,7 @@ impl Process {
         }
     }
 
-    /// Delivers the rest of its output and releases its streams.
+    /// Delivers the remaining output and releases the streams.
     pub(crate) async fn finish_io(&self) {
         let io = self.running().io.take();
         if let Some(io) = io {
@@ -183,11 +183,11 @@ impl Process {
         }
     }
 
-    /// Lets the OCI runtime make the process by `command`, to which `target`,
-    /// the ID, is appended last, and connects its streams.
+    /// Runs `command`, by which the OCI runtime creates the process, and connects the
+    /// streams. The ID `target` is appended as the last argument.
     ///
     /// # Errors
-    /// The runtime's, prefixed by `what`; or that the streams can't be made.
+    /// The runtime's error, prefixed by `what`; streams that can't be created.
     pub(crate) async fn make(
         &self,
         mut command: Command,
@@ -260,7 +260,7 @@ pub(crate) fn send_signal(pid: i32, signal: u32) -> Result<()> {
     }
 }
 
-/// The end of a process in an answer: nothing while it runs.
+/// The exit time for an answer; empty while the process runs.
 pub(crate) fn timestamp(ended: Option<Ended>) -> MessageField<Timestamp> {
     ended.map(|e| e.timestamp()).into()
 }
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn the_first_end_counts_and_wakes_everybody() {
+    async fn the_first_exit_counts_and_wakes_all_waiters() {
         let process = Process::new(Stdio::default());
         assert_eq!(process.ended(), None);
         let (first, second) = tokio::join!(process.wait(), async {

@@ -1,4 +1,4 @@
-//! Start: let init go on, or bring it back from a checkpoint.
+//! Start: starts the created init, or restores the container from a checkpoint.
 
 use std::sync::Arc;
 

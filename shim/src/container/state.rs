@@ -1,4 +1,4 @@
-//! The states of a task, and which request fits which state.
+//! The states of a task, and the requests that each state admits.
 //!
 //! ```text
 //!             start                pause
@@ -13,18 +13,18 @@
 //!               deleted
 //! ```
 //!
-//! A task leaves *pausing* and *checkpointing* by [`State::set_unless_stopped`], which does
-//! nothing if init has ended meanwhile: an exit is never undone. The texts of
-//! refusals are those of containerd's own shim; clients show them to people.
+//! A task leaves *pausing* and *checkpointing* by [`State::set_unless_stopped`],
+//! which does nothing if init has exited meanwhile: an exit is never undone. Refusals
+//! have the texts of containerd's own shim, which clients show to users.
 
 use containerd_shim::api::Status;
 
 use crate::error::{Error, Result};
 
-/// Where a task is in its life.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Made by Create and not started; a task created from a checkpoint has no
+    /// Created and not started. A task that is created from a checkpoint has no
     /// process yet.
     Created,
     /// Init runs.
@@ -33,14 +33,15 @@ pub(crate) enum State {
     Pausing,
     /// The cgroup is frozen on a client's request.
     Paused,
-    /// `cedana-runc checkpoint` is at work; clients see the state it began in.
+    /// `cedana-runc checkpoint` is running. Clients see the state before the
+    /// checkpoint.
     Checkpointing {
         /// Whether a client had paused the task before.
         paused: bool,
     },
-    /// Init has ended.
+    /// Init has exited.
     Stopped,
-    /// The runtime has forgotten the container.
+    /// The OCI runtime has deleted the container.
     Deleted,
 }
 
@@ -93,8 +94,8 @@ impl State {
             (Exec, Stopped) => "cannot exec in a stopped state",
             (Exec, _) => "cannot exec in a deleted state",
             (Delete, Paused) => "cannot delete a paused process",
-            // Of two deletions one comes second; containerd takes "not found"
-            // for done.
+            // The second of two concurrent deletions. containerd treats "not found"
+            // as success.
             (Delete, Deleted) => {
                 return Err(Error::NotFound("cannot delete a deleted process".into()));
             }
@@ -103,7 +104,7 @@ impl State {
         Err(Error::FailedPrecondition(refusal.into()))
     }
 
-    /// The state as a client knows it: without the transitional ones.
+    /// The state that clients see. Transitional states are mapped to stable ones.
     fn visible(self) -> Self {
         match self {
             State::Pausing | State::Checkpointing { paused: false } => State::Running,
@@ -112,14 +113,14 @@ impl State {
         }
     }
 
-    /// Leaves a transitional state for `next`, unless init has ended meanwhile.
+    /// Leaves a transitional state for `next`, unless init has exited meanwhile.
     pub(crate) fn set_unless_stopped(&mut self, next: State) {
         if !matches!(self, State::Stopped | State::Deleted) {
             *self = next;
         }
     }
 
-    /// The status that containerd's task API has for it.
+    /// The status in containerd's task API.
     pub(crate) fn status(self) -> Status {
         match self {
             State::Created => Status::CREATED,
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_ended_or_never_begun_is_deleted() {
+    fn only_created_and_stopped_tasks_are_deleted() {
         assert_eq!(admitted(Request::Delete), [State::Created, State::Stopped]);
     }
 
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_hides_behind_the_state_it_began_in() {
+    fn clients_see_the_state_before_the_checkpoint() {
         assert_eq!(
             State::Checkpointing { paused: true }.status(),
             Status::PAUSED

@@ -1,4 +1,4 @@
-//! Update: new limits for a container (OCI runtime-spec, config-linux.md,
+//! Update: applies new limits to a container (OCI runtime-spec, config-linux.md,
 //! "resources").
 
 use std::io::{Seek, Write};
