@@ -1,4 +1,4 @@
-//! What CRIU can't do: the client's message says why, and what to do about it.
+//! Messages about what CRIU can't do give the cause and a remedy.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,9 +10,9 @@ use cedana_integration::{
     BareShim, Image, Leaks, Refused, Run, command, ctr, eventually, unique, workload,
 };
 
-/// A kind of container that can't be checkpointed.
+/// A state that CRIU can't checkpoint.
 struct Refusal {
-    /// What a process of the workload holds.
+    /// The workload's name for the state.
     with: &'static str,
     /// Words of the cause.
     cause: &'static str,
@@ -56,7 +56,7 @@ const REFUSALS: [Refusal; 9] = [
         cause: "main thread has ended while other threads of it run",
         remedy: "pthread_join",
     },
-    // CRIU would end a process that has one left.
+    // CRIU would kill a process that can open one more file only.
     Refusal {
         with: "free-descriptors-1",
         cause: " can open at most one more file",
@@ -77,7 +77,7 @@ fn says(message: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_refused_checkpoint_says_why_and_what_to_do_and_the_container_runs_on() {
+fn a_refused_checkpoint_gives_cause_and_remedy_and_the_container_continues() {
     for Refusal {
         with,
         cause,
@@ -95,14 +95,14 @@ fn a_refused_checkpoint_says_why_and_what_to_do_and_the_container_runs_on() {
 }
 
 #[test]
-fn a_shell_within_a_shell_is_called_one() {
+fn a_shell_started_by_a_shell_is_named() {
     let (container, mut terminal) = Run::new("inner").command(&["sh"]).on_terminal();
     terminal.type_line("sh");
     terminal.type_line("echo inner $((40+2))");
     terminal.expect("inner 42");
     let message = ctr(&["task", "checkpoint", container.id()]).refused();
     says(&message, &["/dev/tty", "leave the inner shell"]);
-    // Without it, the checkpoint passes.
+    // Without the inner shell the checkpoint succeeds.
     terminal.type_line("exit");
     terminal.type_line("echo outer $((40+3))");
     terminal.expect("outer 43");
@@ -110,11 +110,10 @@ fn a_shell_within_a_shell_is_called_one() {
     drop(Image::named(image.stdout.trim()));
 }
 
-/// CRIU runs the program that the container's own configuration names, when it
-/// has stopped the processes. The program kills init at once, or a moment later in
-/// the middle of CRIU's work.
+/// CRIU runs an action script of the container after it has stopped the processes. The
+/// script kills init at once, or some milliseconds later, while CRIU works.
 #[test]
-fn a_container_that_ends_meanwhile_is_said_to_have_ended() {
+fn the_message_says_that_the_container_ended_during_its_checkpoint() {
     let place = Folder::new("meanwhile");
     for milliseconds in [0, 1, 3, 10, 30] {
         let script = place.file(&format!("kill-{milliseconds}"));
@@ -142,7 +141,7 @@ fn a_container_that_ends_meanwhile_is_said_to_have_ended() {
         };
         let output = ctr(&["task", "checkpoint", container.id()]);
         if output.code == 0 && milliseconds > 0 {
-            // CRIU was done before.
+            // CRIU has finished before the kill.
             drop(Image::named(output.stdout.trim()));
         } else {
             says(
@@ -159,7 +158,7 @@ fn a_container_that_ends_meanwhile_is_said_to_have_ended() {
 
 /// A container without an engine, whose standard output is a file of the host.
 #[test]
-fn a_standard_output_outside_of_the_container_is_named() {
+fn a_standard_output_to_a_file_of_the_host_is_named() {
     const ROOT: &str = "/run/cedana-messages";
     struct Alone(String);
     impl Drop for Alone {
@@ -209,7 +208,7 @@ fn a_standard_output_outside_of_the_container_is_named() {
         "{}",
         read(&output)
     );
-    // `run` returns before runc's init has executed the program.
+    // `run` returns before runc's init calls exec.
     let state = command("runc", &["--root", ROOT, "state", &id]).ok();
     let executable = format!("/proc/{}/exe", json(&state.stdout)["pid"]);
     eventually("the program runs", || {
@@ -235,7 +234,7 @@ fn a_standard_output_outside_of_the_container_is_named() {
     );
 }
 
-/// The answer to a restore of `images` into a container like the first.
+/// The error of a restore of `images`, which must fail.
 #[track_caller]
 fn refused_restore(shim: &BareShim, images: &Folder) -> Refused {
     let leaks = Leaks::before(&[shim.id(), &images.text()]);
@@ -263,7 +262,7 @@ fn checkpoint(shim: &BareShim, images: &Folder) {
 }
 
 #[test]
-fn a_restore_beyond_the_limit_of_pids_names_the_limit() {
+fn a_restore_that_exceeds_the_pids_limit_names_the_limit() {
     let first = BareShim::start("pids", &["--threads", "30"]);
     first.run();
     let images = Folder::new("pids");
@@ -284,7 +283,7 @@ fn a_restore_beyond_the_limit_of_pids_names_the_limit() {
 }
 
 #[test]
-fn a_restore_of_an_epoll_set_with_a_closed_target_says_so() {
+fn a_restore_of_an_epoll_set_with_a_closed_descriptor_names_it() {
     let first = BareShim::start("epoll", &["--with", "epoll-twice"]);
     first.run();
     let images = Folder::new("epoll");
@@ -296,8 +295,8 @@ fn a_restore_of_an_epoll_set_with_a_closed_target_says_so() {
     );
 }
 
-/// A directory of the host with mounts of several kinds below it, all shared, as
-/// a host's own are under systemd.
+/// A directory of the host with several mounts below it, all shared, as the host's
+/// mounts are under systemd.
 struct Tree(Folder);
 
 impl Tree {
@@ -315,7 +314,7 @@ impl Tree {
             fs::create_dir(tree.0.file(name)).unwrap_or_else(|error| panic!("{error}"));
         }
         fs::write(tree.0.file("top/file"), "").unwrap_or_else(|error| panic!("{error}"));
-        // One on the other, as an automounted file system is on its autofs.
+        // Two mounts on one path, like an automounted file system on its autofs.
         mount(&["-t", "tmpfs", "tmpfs", &place("top/memory")]);
         mount(&["-t", "tmpfs", "tmpfs", &place("top/memory")]);
         mount(&["--bind", &place("other"), &place("top/directory")]);
@@ -327,7 +326,7 @@ impl Tree {
         self.0.file("top").display().to_string()
     }
 
-    /// Whether all of them are still mounted on the host.
+    /// Asserts that all of them are still mounted on the host.
     #[track_caller]
     fn stands(&self) {
         let mounts = read(Path::new("/proc/self/mountinfo"));
@@ -354,7 +353,7 @@ impl Drop for Tree {
 }
 
 #[test]
-fn mounts_below_a_recursive_bind_mount_come_back_and_stay_the_hosts() {
+fn mounts_below_a_recursive_bind_mount_are_restored_and_stay_shared_with_the_host() {
     for options in ["rbind:rw", "rbind:rw:rslave"] {
         let tree = Tree::new();
         let mount = format!("type=bind,src={},dst=/top,options={options}", tree.top());
@@ -375,7 +374,7 @@ fn mounts_below_a_recursive_bind_mount_come_back_and_stay_the_hosts() {
         let restored = container.restore(&image, &["--rw"]);
         restored.report().continues(&before);
         tree.stands();
-        // The host's file, not a copy of it.
+        // The container writes to the host's file, not to a copy.
         let journal = tree.0.file("other/journal");
         let lines = || read(&journal).lines().count();
         let now = lines();
@@ -384,7 +383,7 @@ fn mounts_below_a_recursive_bind_mount_come_back_and_stay_the_hosts() {
             (more > now).then_some(()).ok_or_else(|| more.to_string())
         });
         drop(image);
-        // And once more from there.
+        // A checkpoint of the restored container.
         let image = restored.checkpoint(&["--rw", "--image"]);
         restored.kill("SIGKILL");
         restored.stopped();
@@ -395,7 +394,7 @@ fn mounts_below_a_recursive_bind_mount_come_back_and_stay_the_hosts() {
 }
 
 #[test]
-fn a_mount_below_that_is_not_there_any_more_is_named() {
+fn a_mount_below_a_recursive_bind_mount_that_is_unmounted_is_named() {
     let tree = Tree::new();
     let mount = format!("type=bind,src={},dst=/top,options=rbind:rw", tree.top());
     let container = Run::new("tree-less")
@@ -407,7 +406,7 @@ fn a_mount_below_that_is_not_there_any_more_is_named() {
     container.stopped();
     let gone = tree.0.file("top/directory");
     command("umount", &[&gone.display().to_string()]).ok();
-    // What stands there now must not be followed out of the bind mount.
+    // A link in its place must not be followed out of the bind mount.
     let changed = fs::remove_dir(&gone).and_then(|()| symlink("/etc", &gone));
     changed.unwrap_or_else(|error| panic!("{error}"));
     let (_restored, output) = container.try_restore(&image, &["--rw"]);

@@ -1,5 +1,5 @@
-//! Roots that containerd describes with options of its own: id-mapped layers,
-//! files as block devices, file systems in user space.
+//! Root mounts with containerd's own options: id-mapped layers, files as block devices,
+//! file systems in user space.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,8 +13,8 @@ use cedana_integration::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A directory on the disk itself: an overlay has its upper layer there, and
-/// the kernel can id-map it.
+/// A directory on the disk itself, where an overlay can have its upper layer and the
+/// kernel can id-map mounts. Removed when dropped.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -31,7 +31,7 @@ impl Disk {
         path
     }
 
-    /// A layer with all that a [`BareShim`]'s container needs.
+    /// A layer with the mount points of a [`BareShim`]'s container.
     fn layer(&self, name: &str) -> PathBuf {
         let layer = self.directory(name);
         for directory in ["proc", "dev", "sys", "run", "tmp", "out"] {
@@ -98,8 +98,7 @@ fn mounts_at(path: &Path) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Loop devices whose file is below `path`. The devices are the machine's: other
-/// tests have theirs.
+/// Loop devices whose file is below `path`. Other tests of this machine have others.
 fn loop_devices(path: &Path) -> Vec<String> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     devices
@@ -116,7 +115,7 @@ fn processes(path: &Path) -> Vec<String> {
     found.map(str::to_owned).collect()
 }
 
-/// A container whose root is `mounts`, running.
+/// Runs a container whose root is `mounts`.
 #[track_caller]
 fn run(label: &str, flags: &[&str], mounts: Vec<Mount>) -> BareShim {
     let shim = BareShim::start(label, flags);
@@ -126,7 +125,7 @@ fn run(label: &str, flags: &[&str], mounts: Vec<Mount>) -> BareShim {
     shim
 }
 
-/// Why a container can't have this root; nothing of an attempt is left.
+/// The error of a container with this root; asserts that no mount is left.
 #[track_caller]
 fn refused(mounts: Vec<Mount>) -> String {
     let shim = BareShim::start("refused", &[]);
@@ -144,7 +143,7 @@ fn refused(mounts: Vec<Mount>) -> String {
     reason
 }
 
-/// Ends and deletes the container; nothing of its root is left.
+/// Ends and deletes the container; asserts that nothing of its root is left.
 #[track_caller]
 fn end(shim: &BareShim, disk: &Disk) {
     let task = shim.task();
@@ -171,7 +170,7 @@ fn end(shim: &BareShim, disk: &Disk) {
 
 const MAPS: [&str; 2] = ["uidmap=0:100000:65536", "gidmap=0:200000:65536"];
 
-/// Whether the kernel's overlay takes id-mapped layers.
+/// Whether the kernel supports id-mapped layers of an overlay.
 fn has_mapped_overlays() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split('.').map_while(|n| n.parse::<u32>().ok());
@@ -186,7 +185,7 @@ fn has_mapped_overlays() -> bool {
 }
 
 #[test]
-fn an_overlays_layers_are_id_mapped_and_the_disk_is_as_it_was() {
+fn an_overlays_layers_are_id_mapped_and_the_disk_is_unchanged() {
     if !has_mapped_overlays() {
         return;
     }
@@ -210,13 +209,13 @@ fn an_overlays_layers_are_id_mapped_and_the_disk_is_as_it_was() {
         assert_eq!(owner(root.join(file)), (100_000, 200_000), "{file}");
         assert_eq!(owner(on_disk.join(file)), (0, 0), "{file} on disk");
     }
-    // The holder of the user namespace, a copy of the shim, has ended, and the
-    // shim has no descriptor of that namespace any more.
+    // The holder of the user namespace, a copy of the shim, has exited, and the shim
+    // has closed its descriptor of that namespace.
     let shims = processes(Path::new(&format!("-id {} ", shim.id())));
     assert_eq!(shims.len(), 1, "{shims:?}");
     let open = descriptors_of(shim.pid());
     assert!(!open.iter().any(|name| name == "user"), "{open:?}");
-    // One mount: the layers' clones are not to be seen.
+    // One mount, since the layers' clones are detached.
     assert_eq!(mounts_at(&root).len(), 1, "{:?}", mounts_at(&root));
 
     let images = disk.directory("images");
@@ -245,8 +244,7 @@ fn an_overlays_layers_are_id_mapped_and_the_disk_is_as_it_was() {
         .unwrap_or_else(|refused| panic!("{refused}"));
     assert_eq!(mounts_at(&shim.bundle()), Vec::<String>::new());
     assert_eq!(mounts_at(&disk.0), Vec::<String>::new());
-    // Had the container's root been mapped on disk, the next one would see
-    // doubly mapped owners.
+    // Owners on disk are not mapped. Otherwise the next mount would map them twice.
     assert_eq!(
         fs::metadata(base.join("workload")).map(|m| m.uid()).ok(),
         Some(0)
@@ -289,7 +287,7 @@ fn layers_that_cannot_be_id_mapped_are_named() {
 }
 
 #[test]
-fn a_file_is_mounted_through_a_loop_device_that_goes_with_the_mount() {
+fn a_file_is_mounted_through_a_loop_device_that_is_removed_with_the_mount() {
     let disk = Disk::new();
     let image = disk.erofs(&disk.layer("base"));
     let tmp = Mount {
@@ -316,7 +314,7 @@ fn a_file_is_mounted_through_a_loop_device_that_goes_with_the_mount() {
 }
 
 #[test]
-fn what_was_mounted_before_a_component_that_fails_is_undone() {
+fn a_failed_mount_undoes_the_mounts_before_it() {
     let disk = Disk::new();
     let image = disk.erofs(&disk.layer("base"));
     let root = || mount("erofs", &image, &words(&["ro", "loop"]));
@@ -338,7 +336,7 @@ fn what_was_mounted_before_a_component_that_fails_is_undone() {
 }
 
 #[test]
-fn what_only_containerds_mount_manager_understands_is_named() {
+fn mounts_that_need_containerds_mount_manager_are_named() {
     let reason = refused(vec![mount("format/overlay", "overlay", &[])]);
     assert!(reason.contains("format/overlay"), "{reason}");
     let options = words(&["X-containerd.mkdir.path=/x", "lowerdir=/x"]);
@@ -348,7 +346,7 @@ fn what_only_containerds_mount_manager_understands_is_named() {
 }
 
 #[test]
-fn more_layers_than_a_page_has_room_for_are_mounted() {
+fn layers_whose_options_exceed_a_page_are_mounted() {
     let disk = Disk::new();
     let base = disk.layer("snapshots/0/fs");
     let mut lower: Vec<_> = (1..100)
@@ -376,7 +374,7 @@ fn more_layers_than_a_page_has_room_for_are_mounted() {
 }
 
 #[test]
-fn a_file_system_in_user_space_is_mounted_by_its_helper_and_ends_with_the_root() {
+fn a_fuse_root_is_mounted_by_its_helper_whose_server_exits_with_the_container() {
     let disk = Disk::new();
     let options = disk.overlay("upper", &[&disk.layer("base")]);
     let root = mount("fuse3.fuse-overlayfs", "overlay", &options);
@@ -384,7 +382,10 @@ fn a_file_system_in_user_space_is_mounted_by_its_helper_and_ends_with_the_root()
     shim.report().intact();
     let table = mounts_at(&shim.bundle());
     assert!(table.iter().any(|line| line.contains("fuse")), "{table:?}");
-    assert!(!processes(&disk.0).is_empty(), "its server runs");
+    assert!(
+        !processes(&disk.0).is_empty(),
+        "no server of the file system runs"
+    );
     end(&shim, &disk);
 
     let nothing = mount("fuse3.no-such-program", "x", &[]);
@@ -393,7 +394,7 @@ fn a_file_system_in_user_space_is_mounted_by_its_helper_and_ends_with_the_root()
 }
 
 #[test]
-fn a_container_in_a_user_namespace_shares_its_images_layers() {
+fn a_container_in_a_user_namespace_uses_its_images_layers() {
     let run = Run::new("user-namespace")
         .flags(&["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"])
         .flags(&["--remap-labels"])
@@ -402,8 +403,8 @@ fn a_container_in_a_user_namespace_shares_its_images_layers() {
     let before = container.report();
     let uid = fs::metadata(format!("/proc/{}", container.pid())).map(|m| m.uid());
     assert_eq!(uid.ok(), Some(100_000));
-    // By its exit code: a client that is slow to read an exec's output may drop it
-    // (containerd's client closes the pipe when the process has ended).
+    // Asks by exit code: containerd's client may lose an exec's output, since it closes
+    // the pipe when the process has exited.
     let holds = |script: &str| container.exec(&["sh", "-ec", script]).ok();
     holds("test $(stat -c %u:%g /bin/busybox) = 0:0");
     holds("echo kept >/made; test $(stat -c %u:%g /made) = 0:0");
@@ -411,7 +412,7 @@ fn a_container_in_a_user_namespace_shares_its_images_layers() {
     container.report().continues(&before);
 }
 
-/// Lets the root of a user namespace write to what a container sees as `/out`.
+/// Lets the root of a user namespace write to `/out`.
 fn writing_as_mapped_root(run: Run) -> Run {
     let out = Path::new("/var/tmp/cedana-tests").join(run.id());
     let open = fs::set_permissions(&out, fs::Permissions::from_mode(0o777));
@@ -421,7 +422,7 @@ fn writing_as_mapped_root(run: Run) -> Run {
 
 #[test]
 fn a_container_in_a_user_namespace_is_restored() {
-    // Its files belong to the mapped users on disk: `ctr containers restore` does
+    // On disk its files belong to the mapped users, since `ctr containers restore` does
     // not ask the snapshotter to map them.
     let run = Run::new("user-namespace-restored")
         .flags(&["--uidmap", "0:300000:65536", "--gidmap", "0:300000:65536"])
@@ -440,7 +441,7 @@ fn a_container_in_a_user_namespace_is_restored() {
 }
 
 #[test]
-fn a_killed_shims_id_mapped_root_is_unmounted() {
+fn the_id_mapped_root_of_a_killed_shim_is_unmounted() {
     let run = Run::new("user-namespace-killed")
         .flags(&["--uidmap", "0:200000:65536", "--gidmap", "0:200000:65536"])
         .flags(&["--remap-labels", "--null-io"])
@@ -457,9 +458,8 @@ fn a_killed_shims_id_mapped_root_is_unmounted() {
 }
 
 #[test]
-fn a_container_on_the_blockfile_snapshotter_has_a_device_of_its_own() {
-    // The device's nodes are the machine's, and so is the load of a second
-    // containerd.
+fn a_container_on_the_blockfile_snapshotter_is_restored_on_a_loop_device() {
+    // Alone, since loop devices and a second containerd's load concern the machine.
     let _alone = Containerd::alone();
     let second = SecondContainerd::start(|home| {
         let scratch = home.join("scratch");
@@ -474,7 +474,7 @@ fn a_container_on_the_blockfile_snapshotter_has_a_device_of_its_own() {
     });
     let runtime = cedana_integration::runtime();
     let flags = ["--snapshotter", "blockfile", "--runtime", &runtime];
-    // What it tells on a signal it has in memory only.
+    // The program keeps its answer in memory only.
     let script = "kept=$(cat /proc/sys/kernel/random/uuid); \
                   trap 'echo $kept >/told' USR1; while :; do sleep 1; done";
     let run = [&["run", "-d", "--null-io"], &flags[..]].concat();
@@ -495,7 +495,7 @@ fn a_container_on_the_blockfile_snapshotter_has_a_device_of_its_own() {
         ])
     };
     let tells = |id: &str| {
-        eventually("the program tells what it keeps", || {
+        eventually("the program answers", || {
             second
                 .ctr(&["task", "kill", "--signal", "SIGUSR1", id])
                 .ok();
@@ -510,8 +510,8 @@ fn a_container_on_the_blockfile_snapshotter_has_a_device_of_its_own() {
     };
     exec("first", "grep ' / / .*/dev/loop' /proc/self/mountinfo").ok();
     let kept = tells("first");
-    // The writable layer stays here: containerd mounts it read-only to copy it,
-    // which ext4 refuses while its journal is in use.
+    // Without --rw: containerd copies the writable layer from a read-only mount, which
+    // ext4 refuses while its journal is in use.
     let image = "cedana.test/blockfile:latest";
     second
         .ctr(&["containers", "checkpoint", "--task", "first", image])

@@ -1,9 +1,9 @@
-//! How long a task stays paused for its checkpoint, and which client's pause lasts.
+//! How long a checkpoint keeps a task paused, and when an owner's pause is kept.
 //!
-//! A task runs again before its client resumes it only where nothing reads the
-//! container's files any more. Here a file of the writable layer grows all the
-//! while: containerd fails a checkpoint if the file that it packs grows meanwhile,
-//! and a restore finds a file that doesn't fit the memory.
+//! The shim may resume a task before its client does, but only if nothing reads the
+//! container's files afterwards. In these stories a file of the writable layer grows all
+//! the time. If it grew while containerd packs it, containerd would fail the checkpoint,
+//! or the restored file would not match the memory.
 
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -21,13 +21,13 @@ use cedana_integration::{
 /// longer than that to pack.
 const GROWING: [&str; 4] = ["--memory", "16", "--long-journal", "/journal"];
 
-/// How often each client takes its checkpoint.
+/// The number of checkpoints of each client.
 const ROUNDS: usize = 5;
 
-/// Held shared by each story. `ctr task ls`, by which the stories look at their
-/// containers, asks the shims for the state of all tasks, and the shim takes a pause
-/// that is followed by such a request for the owner's. Stories that expect an early
-/// resume hold it alone: then each attempt has to succeed.
+/// Each story holds it shared. `ctr task ls`, which the stories use, asks the shims for
+/// the state of all tasks, and the shim takes a pause that such a request follows for
+/// the owner's. Stories that expect an early resume hold it exclusively, so that none
+/// interferes.
 static STORIES: RwLock<()> = RwLock::new(());
 
 fn shared() -> RwLockReadGuard<'static, ()> {
@@ -42,14 +42,13 @@ fn growing(label: &str) -> Container {
     Run::new(label).workload(&GROWING).detach()
 }
 
-/// The annotation that lets the shim take the pause before `container.Checkpoint`
-/// for the client's.
+/// The annotation by which the shim also resumes early for `container.Checkpoint`.
 const EARLY_FOR_CONTAINERS: [&str; 2] = [
     "--annotation",
     "io.cedana.checkpoint.resume_early=container",
 ];
 
-/// Options as `container.Checkpoint` of containerd's client sends them.
+/// The options that `container.Checkpoint` of containerd's client sends.
 fn of_container_checkpoint() -> Option<CheckpointOptions> {
     Some(CheckpointOptions {
         file_locks: true,
@@ -69,8 +68,8 @@ fn is_paused(container: &Container) {
     paused.unwrap_or_else(|status| panic!("it should be paused: {status}"));
 }
 
-/// `ctr task checkpoint` with `flags`; the image that it made, if it did. (ctr
-/// doesn't name it if it was given a path.)
+/// Runs `ctr task checkpoint` with `flags`, and returns its image, if it makes one. (ctr
+/// does not print the image's name if it gets a path.)
 #[track_caller]
 fn task_checkpoint(container: &Container, flags: &[&str]) -> Option<Image> {
     ctr_ok(&[&["task", "checkpoint"], flags, &[container.id()]].concat());
@@ -80,8 +79,8 @@ fn task_checkpoint(container: &Container, flags: &[&str]) -> Option<Image> {
     made.map(Image::named)
 }
 
-/// Unpacks what `task.Checkpoint` put into an image: CRIU's files into a directory,
-/// and the writable layer over the container's root, as a client restores it.
+/// Unpacks an image of `task.Checkpoint`: CRIU's files into a directory, and the
+/// writable layer over the container's root, as a client does for a restore.
 #[track_caller]
 fn unpack(image: &Image, container: &Container) -> Folder {
     let images = Folder::new("images");
@@ -111,17 +110,17 @@ fn unpack(image: &Image, container: &Container) -> Folder {
     images
 }
 
-/// A runtime restores it from its directory of images.
+/// Asserts that `cedana-runc` restores it from its directory of images.
 #[track_caller]
 fn comes_back(frozen: &Frozen) {
     frozen.restore("cedana-runc", &frozen.images).ok();
     frozen.goes_on();
 }
 
-/// `ctr task checkpoint` into an image, which CRI's `CheckpointContainer`, nerdctl
-/// and Docker use as well, with the options that the first of them sends.
+/// `ctr task checkpoint` into an image, with the options of CRI's `CheckpointContainer`.
+/// nerdctl and Docker use the same method of containerd's client.
 #[test]
-fn a_growing_file_fails_no_checkpoint_of_a_task_into_an_image() {
+fn a_file_may_grow_during_a_checkpoint_of_a_task_into_an_image() {
     let _lock = shared();
     let container = growing("task");
     let before = container.report();
@@ -143,16 +142,20 @@ fn a_growing_file_fails_no_checkpoint_of_a_task_into_an_image() {
 }
 
 #[test]
-fn a_growing_file_fails_no_checkpoint_of_a_task_to_a_path() {
+fn a_file_may_grow_during_a_checkpoint_of_a_task_to_a_path() {
     let _lock = shared();
     let container = growing("path");
     let before = container.report();
     for _ in 0..ROUNDS {
         let images = Folder::new("images");
         let image = task_checkpoint(&container, &["--image-path", &images.text()]);
-        assert_eq!(image.is_none(), named_as_stock(), "an image besides");
+        assert_eq!(
+            image.is_none(),
+            named_as_stock(),
+            "ctr makes an image for another runtime only"
+        );
         is_running(&container);
-        // containerd 1.7's ctr makes an image in its place.
+        // containerd 1.7's ctr ignores the path and makes an image.
         assert_eq!(images.file("inventory.img").exists(), ctr_sends_flags());
     }
     container.report().continues(&before);
@@ -166,7 +169,7 @@ fn a_growing_file_fails_no_checkpoint_of_a_task_to_a_path() {
     }
 }
 
-/// `ctr container checkpoint --rw` each time, and a restore of the last.
+/// Takes checkpoints by `ctr container checkpoint --rw`, and restores the last.
 #[track_caller]
 fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container) {
     let before = container.report();
@@ -182,20 +185,20 @@ fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container)
 }
 
 #[test]
-fn a_growing_file_fails_no_checkpoint_of_a_container() {
+fn a_file_may_grow_during_a_checkpoint_of_a_container() {
     let _lock = shared();
     a_container_comes_back_with_the_file_of_its_checkpoint(&growing("container"));
 }
 
 #[test]
-fn a_growing_file_fails_no_checkpoint_of_a_container_that_is_resumed_early() {
+fn a_file_may_grow_during_a_checkpoint_of_a_container_that_is_resumed_early() {
     let _lock = shared();
     let container = Run::new("container-early").flags(&EARLY_FOR_CONTAINERS);
     let container = container.workload(&GROWING).detach();
     a_container_comes_back_with_the_file_of_its_checkpoint(&container);
 }
 
-/// Checkpoints `container` to a directory the way containerd's client does it.
+/// Checkpoints `container` to a directory as containerd's client does.
 #[track_caller]
 fn checkpoint_to_path(container: &Container, images: &Folder) {
     let image_path = images.text();
@@ -221,7 +224,7 @@ fn checkpoint_to_path(container: &Container, images: &Folder) {
     assert!(images.file("inventory.img").exists(), "no checkpoint");
 }
 
-/// The events of a task while it is checkpointed, without others.
+/// The events of a task during its checkpoint that concern the pause.
 #[track_caller]
 fn events_of(container: &Container, checkpoint: impl FnOnce()) -> Vec<String> {
     let events = Events::watch();
@@ -268,7 +271,7 @@ fn a_checkpoint_to_a_path_resumes_the_task_early_if_the_client_makes_no_image() 
         stays_paused_to_the_end(&container, checkpoint);
     }
     is_running(&container);
-    // That pause and that resume are over: the next ones count again.
+    // A later pause and resume behave as usual.
     ctr_ok(&["task", "pause", container.id()]);
     ctr_ok(&["task", "resume", container.id()]);
     ctr(&["task", "resume", container.id()]).refused();
@@ -290,7 +293,7 @@ fn a_checkpoint_of_a_container_pauses_it_to_the_end_unless_a_setting_resumes_it_
     container.report().continues(&before);
 }
 
-/// How the memory in a checkpoint image is stored.
+/// The compression of memory in a checkpoint image.
 #[track_caller]
 fn compression(image: &Image) -> String {
     let index = json(&image.index());
@@ -318,11 +321,9 @@ fn a_paused_task_does_not_wait_for_compression_without_idle_cores() {
     let container = growing("waits");
     let before = container.report();
     let image = container.checkpoint(&["--rw"]);
-    // With four cores some may be idle.
+    // With four cores or more some may be idle, and memory may be compressed.
     if thread::available_parallelism().is_ok_and(|cores| cores.get() < 4) {
         assert_eq!(compression(&image), "none");
-    } else {
-        println!("skipped: with four cores memory may be compressed while a task stands still");
     }
     container.end_task();
     let restored = container.restore(&image, &["--rw"]);
@@ -340,13 +341,13 @@ fn a_paused_task_does_not_wait_for_compression_without_idle_cores() {
 }
 
 #[test]
-fn a_task_that_its_owner_paused_is_paused_after_a_checkpoint_of_its_container() {
+fn a_paused_task_stays_paused_after_a_checkpoint_of_its_container() {
     let _lock = shared();
     let container = growing("owner");
     let before = container.report();
     for _ in 0..ROUNDS {
-        // What `container.Task`, `task.Pause` and `container.Checkpoint` of
-        // containerd's client ask of a shim.
+        // The shim's requests for `container.Task`, `task.Pause` and
+        // `container.Checkpoint` of containerd's client.
         let task = container.task();
         let images = Folder::new("images");
         task.state("")
@@ -360,7 +361,7 @@ fn a_task_that_its_owner_paused_is_paused_after_a_checkpoint_of_its_container() 
 }
 
 #[test]
-fn a_pause_of_the_owner_outlasts_a_checkpoint_to_a_path() {
+fn a_paused_task_stays_paused_after_a_checkpoint_to_a_path() {
     let _lock = shared();
     let container = growing("kept");
     let before = container.report();
@@ -372,7 +373,7 @@ fn a_pause_of_the_owner_outlasts_a_checkpoint_to_a_path() {
 }
 
 #[test]
-fn a_relative_path_is_refused_and_the_container_runs_on() {
+fn a_relative_path_is_refused_and_the_container_continues() {
     let _lock = shared();
     let container = growing("relative");
     let before = container.report();

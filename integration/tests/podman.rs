@@ -1,8 +1,8 @@
-//! Podman's user: Debian's Podman and conmon, with `cedana-runc` as the runtime.
+//! Debian's Podman and conmon, with `cedana-runc` as the runtime.
 //!
-//! Podman packs checkpoints itself: it lets the runtime write a directory, adds
-//! files of its own to it, and reads them back before a restore. It calls some of
-//! the runtime's verbs with an environment of one variable, `XDG_RUNTIME_DIR`.
+//! Podman packs checkpoints itself: the runtime writes a directory, Podman adds its own
+//! files and reads them before a restore. It calls some of the runtime's commands with
+//! `XDG_RUNTIME_DIR` as the only variable.
 
 use std::fs;
 use std::path::Path;
@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 use cedana_integration::frozen::{Folder, json, read};
 use cedana_integration::{BUSYBOX, Output, Report, command, ctr_ok, eventually, unique, workload};
 
-/// The runtime under test, as a user names it.
+/// The runtime under test, as users name it.
 const RUNTIME: &str = "cedana-runc";
 
-/// Where Podman's containers are: its overlays need a file system that is not an
+/// Podman's storage configuration: its overlays need a file system that is not an
 /// overlay itself.
 const STORAGE: &str = r#"[storage]
 driver = "overlay"
@@ -22,7 +22,7 @@ graphroot = "/var/lib/docker/podman"
 runroot = "/run/podman-storage"
 "#;
 
-/// What docs/podman.md tells its readers to write.
+/// The configuration from docs/podman.md.
 const SETTINGS: &str = r#"[engine]
 runtime_supports_json = ["cedana-runc", {append = true}]
 [engine.runtimes]
@@ -57,14 +57,14 @@ fn podman_ok(arguments: &[&str]) -> String {
     podman(arguments).ok().stdout.trim().to_owned()
 }
 
-/// A container that runs the workload, removed when its story ends.
+/// A container that runs the workload, removed when dropped.
 struct Container {
     name: String,
     out: Folder,
 }
 
 impl Container {
-    /// Starts it; the workload has set itself up on return.
+    /// Starts it, and waits until the workload is ready.
     #[track_caller]
     fn run(label: &str, flags: &[&str], workload: &[&str]) -> Self {
         let container = Self {
@@ -92,7 +92,7 @@ impl Container {
         podman_ok(&["inspect", "--format", template, &self.name])
     }
 
-    /// What is known of a container, for an error.
+    /// The state of a container, for an error's message.
     fn known_of(name: &str) -> String {
         podman(&["inspect", "--format", "{{json .State}}", name]).to_string()
     }
@@ -114,7 +114,7 @@ impl Container {
         self.report_of(&self.name)
     }
 
-    /// The same of a container that was restored under another name.
+    /// [`Container::report`] of a container that was restored under another name.
     #[track_caller]
     fn report_of(&self, name: &str) -> Report {
         let path = self.out.file("workload.report");
@@ -143,7 +143,7 @@ impl Drop for Container {
 }
 
 #[test]
-fn a_container_is_run_entered_paused_stopped_and_removed() {
+fn podman_run_exec_pause_stop_and_rm_work() {
     let container = Container::run("life", &[], &["--memory", "4", "--term-code", "7"]);
     container.is("running");
     let before = container.report();
@@ -155,7 +155,7 @@ fn a_container_is_run_entered_paused_stopped_and_removed() {
     podman(&["unpause", &container.name]).ok();
     container.report().continues(&before);
 
-    // By its own handler of SIGTERM, not by the SIGKILL that Podman sends later.
+    // The exit code of its handler of SIGTERM, not of a later SIGKILL.
     podman(&["stop", "--time", "60", &container.name]).ok();
     container.is("exited");
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "7");
@@ -169,7 +169,7 @@ fn a_container_is_run_entered_paused_stopped_and_removed() {
 }
 
 #[test]
-fn a_checkpoint_in_place_is_restored_with_figures() {
+fn a_checkpoint_in_place_is_restored_and_statistics_are_printed() {
     let container = Container::run("place", &[], &["--memory", "16", "--children", "1"]);
     let before = container.report();
     let taken = container.checkpoint(&["--print-stats"]).ok();
@@ -185,8 +185,8 @@ fn a_checkpoint_in_place_is_restored_with_figures() {
     assert!(took.as_u64().is_some_and(|took| took > 0), "{restored}");
     container.report().continues(&before);
 
-    // Podman has removed the directory that the memory came from; a second round
-    // needs all of it.
+    // Podman has removed the checkpoint's directory, and a second checkpoint needs all
+    // of the memory.
     container.checkpoint(&["--keep"]).ok();
     let log = container.inspect("{{.State.CheckpointLog}}");
     assert!(read(log.as_ref()).contains("Dumping finished successfully"));
@@ -246,7 +246,7 @@ fn an_exported_checkpoint_is_imported_after_the_container_is_removed() {
 }
 
 #[test]
-fn a_container_that_runs_on_has_copies_under_other_names() {
+fn a_checkpoint_with_leave_running_is_restored_under_other_names() {
     let container = Container::run("copies", &[], &["--memory", "16"]);
     let before = container.report();
     let exports = Folder::new("exports");
@@ -269,10 +269,9 @@ fn a_container_that_runs_on_has_copies_under_other_names() {
     }
 }
 
-/// What a caller that clears the environment gets: `runc` and CRIU are looked for
-/// where a shell would.
+/// Without `PATH`, the wrapper finds runc and CRIU in the usual directories.
 #[test]
-fn every_verb_works_in_an_empty_environment() {
+fn every_command_works_in_an_empty_environment() {
     let bundle = Folder::new("bare");
     let id = unique("bare");
     let _deleted = Deleted(&id);
@@ -289,21 +288,21 @@ fn every_verb_works_in_an_empty_environment() {
     spec["root"]["readonly"] = false.into();
     fs::write(bundle.file("config.json"), spec.to_string()).expect("a specification");
 
-    // The container keeps its streams, which therefore are no pipes of ours.
+    // The container keeps its streams open, so a pipe to this process would not end.
     let start = |verb: &str| {
         let line = format!(
             "{{ : | {{ {bare} {verb} --detach {id}; : >ended; }} 2>&1 | cat >said; }} \
              </dev/null >/dev/null 2>&1 &"
         );
         script(&format!("rm -f said ended; {line}")).ok();
-        // A restore looks at init for a while before it ends.
-        eventually(&format!("the {verb} has ended"), || {
+        // A restore watches init for a while before it exits.
+        eventually(&format!("the {verb} has exited"), || {
             fs::metadata(bundle.file("ended")).map_err(|error| error.to_string())
         });
     };
     let verb = |words: &str| script(&format!("{bare} {words}"));
     let status = |wanted: &str| {
-        eventually(&format!("it is {wanted}"), || {
+        eventually(&format!("the container is {wanted}"), || {
             let state = verb(&format!("state {id}"));
             let said = fs::read_to_string(bundle.file("said"));
             match state.code == 0 && json(&state.stdout)["status"] == wanted {
@@ -345,7 +344,7 @@ fn every_verb_works_in_an_empty_environment() {
     verb(&format!("state {id}")).refused();
 }
 
-/// A container of no engine, deleted when its story ends.
+/// A container without an engine, deleted when dropped.
 struct Deleted<'a>(&'a str);
 
 impl Drop for Deleted<'_> {
@@ -355,7 +354,7 @@ impl Drop for Deleted<'_> {
 }
 
 #[test]
-fn what_cannot_be_checkpointed_is_explained_and_runs_on() {
+fn a_refused_checkpoint_gives_the_reason_and_the_container_continues() {
     let container = Container::run(
         "refused",
         &["--annotation", "io.cedana.checkpoint.tcp_established=false"],
@@ -369,7 +368,7 @@ fn what_cannot_be_checkpointed_is_explained_and_runs_on() {
 }
 
 #[test]
-fn connections_are_closed_where_the_user_says_so() {
+fn connections_are_closed_with_tcp_close() {
     if !podman_ok(&["container", "restore", "--help"]).contains("--tcp-close") {
         println!("skipped: this Podman has no restore --tcp-close");
         return;
@@ -377,7 +376,7 @@ fn connections_are_closed_where_the_user_says_so() {
     let container = Container::run("close", &[], &["--memory", "4", "--tcp"]);
     let before = container.report();
     container.checkpoint(&["--tcp-established"]).ok();
-    // runc has no such flag, so with runc alone Podman can't.
+    // runc has no such flag, so Podman can't do this with runc alone.
     podman(&["container", "restore", "--tcp-close", &container.name]).ok();
     let after = container.report();
     assert_eq!(after.nonce(), before.nonce());

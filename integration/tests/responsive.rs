@@ -1,8 +1,7 @@
-//! Other requests are answered while a checkpoint is being taken.
+//! The shim answers other requests during a checkpoint.
 //!
-//! The checkpoint is stopped by a gate in runc's place, so it is under way for
-//! exactly as long as the story wants, and an answer that comes at all came
-//! during it.
+//! A gate in runc's place stops the checkpoint until the story opens it, so every
+//! answer before that was given during the checkpoint.
 
 use std::sync::mpsc;
 use std::thread;
@@ -11,11 +10,11 @@ use std::time::Duration;
 use cedana_integration::api::Status;
 use cedana_integration::{Container, Gate, Refused, Run, Task, unique};
 
-/// The bound of a wait for an answer, generous for a loaded machine. An answer that
-/// needs the end of the checkpoint never comes: the gate opens after the answer.
+/// The deadline of an answer, generous for a loaded machine. A request that waits for
+/// the checkpoint is never answered, since the gate opens after the answer.
 const PATIENCE: Duration = Duration::from_secs(50);
 
-/// A checkpoint that has begun and cannot end before the gate opens.
+/// A checkpoint that has begun and waits at a gate.
 struct Stopped {
     gate: Gate,
     done: mpsc::Receiver<Result<(), Refused>>,
@@ -32,7 +31,7 @@ impl Stopped {
         Self { gate, done }
     }
 
-    /// Asks during the checkpoint; panics if the answer needs the checkpoint's end.
+    /// Sends a request during the checkpoint; panics if it is not answered.
     #[track_caller]
     fn meanwhile<T: Send + 'static>(
         &self,
@@ -79,8 +78,8 @@ fn state_wait_and_kill_answer_during_a_checkpoint_of_the_same_container() {
     checkpoint.meanwhile(&task, "Pids", Task::pids);
     checkpoint.meanwhile(&task, "Stats", Task::stats);
     checkpoint.meanwhile(&task, "Connect", Task::connect);
-    // The runtime stands before the gate, so the container is not frozen yet
-    // and the signal arrives now.
+    // The runtime waits at the gate, so the container is not frozen yet and handles the
+    // signal.
     let gate_shut = task.clone();
     let report = container.report_after("workload", || {
         checkpoint.meanwhile(&gate_shut, "Kill", |t| t.kill("", 10, false));
@@ -117,11 +116,14 @@ fn a_wait_answers_when_the_container_ends_during_its_checkpoint() {
     checkpoint.gate.open();
     let failed = checkpoint.done.recv_timeout(Duration::from_secs(60));
     let failed = failed.unwrap_or_else(|_| panic!("the checkpoint did not end"));
-    assert!(failed.is_err(), "a checkpoint of an ended container");
+    assert!(
+        failed.is_err(),
+        "a checkpoint of an exited container succeeded"
+    );
 }
 
 #[test]
-fn another_container_of_the_pod_notices_nothing() {
+fn requests_for_another_container_of_the_pod_are_answered_during_a_checkpoint() {
     let sandbox = Run::new("pod");
     let pod = sandbox.id().to_owned();
     let gate = Gate::before("checkpoint");

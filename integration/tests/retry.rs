@@ -1,4 +1,4 @@
-//! What passes by itself is waited for: the client hears of it only if it stays.
+//! Waits for states that pass by themselves; the client gets an error only if they stay.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -9,29 +9,29 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use cedana_integration::frozen::{Folder, MANIFEST};
 use cedana_integration::{Container, Report, Run, cgroup_of, command, eventually};
 
-/// Held shared by every story. `ctr task ls`, by which the stories look at their
-/// containers, asks for the state of all of them, and a pause with such a request
-/// after it counts as known to its owner; so one story is told alone.
+/// Each story holds it shared. `ctr task ls`, which the stories use, asks the shims for
+/// the state of all tasks, and the shim takes a pause that such a request follows for
+/// the owner's. A story that expects otherwise holds it exclusively.
 static STORIES: RwLock<()> = RwLock::new(());
 
 fn shared() -> RwLockReadGuard<'static, ()> {
     STORIES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the shim keeps runc's state.
+/// The shim's `--root` of runc.
 const ROOT: &str = "/run/containerd/runc/default";
 
-/// A container with a state that passes when the story says so.
+/// A container with a state that passes when the test opens a fifo.
 struct Passing {
     container: Container,
     fifo: PathBuf,
     before: Report,
-    /// Its cgroup, as the freezer knows it.
+    /// Its cgroup of the freezer.
     group: PathBuf,
 }
 
 impl Passing {
-    /// `flag` is the workload's.
+    /// Runs the workload with `flag`.
     #[track_caller]
     fn run(flag: &str) -> Self {
         let run = Run::new("passing");
@@ -49,7 +49,7 @@ impl Passing {
         }
     }
 
-    /// Lets it pass: the workload waits for the fifo to be opened.
+    /// Ends the state: opens the fifo for which the workload waits.
     #[track_caller]
     fn pass(&self) {
         eventually("the workload waits", || {
@@ -72,7 +72,7 @@ impl Passing {
         Checkpoint::begin(self.container.id())
     }
 
-    /// The log that the shim has its runtime write.
+    /// The runtime's log in the bundle.
     fn log(&self) -> PathBuf {
         let bundles = Path::new("/run/containerd/io.containerd.runtime.v2.task/default");
         bundles.join(self.container.id()).join("log.json")
@@ -86,7 +86,7 @@ impl Passing {
     }
 }
 
-/// A checkpoint that is being taken.
+/// A running checkpoint.
 struct Checkpoint {
     child: Option<Child>,
     home: Folder,
@@ -116,11 +116,11 @@ impl Checkpoint {
         says(&self.home.file("log"), words);
     }
 
-    /// Waits for its end: what it complained of, if it did.
+    /// Waits until it has exited, and returns its standard error if it failed.
     #[track_caller]
     fn ended(&mut self) -> Result<(), String> {
         let Some(child) = self.child.take() else {
-            panic!("it has ended before");
+            panic!("the checkpoint was waited for twice");
         };
         let output = child.wait_with_output();
         let output = output.unwrap_or_else(|error| panic!("cedana-runc: {error}"));
@@ -130,14 +130,14 @@ impl Checkpoint {
         }
     }
 
-    /// It was taken.
+    /// Asserts that it succeeds.
     #[track_caller]
     fn is_whole(&mut self) {
         self.ended().unwrap_or_else(|why| panic!("{why}"));
         assert!(self.home.file("images").join(MANIFEST).exists());
     }
 
-    /// It was refused with all of `words`, and left nothing.
+    /// Asserts that it fails with all of `words` and leaves no files.
     #[track_caller]
     fn is_refused(&mut self, words: &[&str]) {
         let why = match self.ended() {
@@ -151,7 +151,7 @@ impl Checkpoint {
         assert_eq!(images.unwrap_or(0), 0, "{why}");
     }
 
-    /// Whether CRIU was started for it.
+    /// Whether CRIU was started.
     fn began_a_dump(&self) -> bool {
         self.home.file("work").join("dump.log").exists()
     }
@@ -166,7 +166,7 @@ impl Drop for Checkpoint {
     }
 }
 
-/// Waits for a log to say something.
+/// Waits until a log has these words.
 #[track_caller]
 fn says(log: &Path, words: &str) {
     eventually(&format!("the log says {words:?}"), || {
@@ -176,7 +176,7 @@ fn says(log: &Path, words: &str) {
 }
 
 #[test]
-fn what_passes_between_two_attempts_is_no_failure() {
+fn a_state_that_passes_between_two_attempts_fails_no_checkpoint() {
     let _others = shared();
     for (flag, cause) in [("--backlog", "connection"), ("--netlink", "netlink")] {
         let passing = Passing::run(flag);
@@ -190,7 +190,7 @@ fn what_passes_between_two_attempts_is_no_failure() {
 }
 
 #[test]
-fn what_stays_is_named_with_how_long_it_was_tried() {
+fn a_state_that_stays_is_named_with_the_number_of_attempts() {
     let _others = shared();
     for (flag, cause) in [("--backlog", "connection"), ("--netlink", "netlink")] {
         let passing = Passing::run(flag);
@@ -206,7 +206,7 @@ fn what_stays_is_named_with_how_long_it_was_tried() {
 }
 
 #[test]
-fn a_process_that_cannot_be_stopped_is_found_before_anything_stands_still() {
+fn a_process_that_cannot_be_stopped_is_found_before_criu_starts() {
     let _others = shared();
     for (flag, how) in [("--traced", "is traced by process"), ("--vfork", "vfork")] {
         let passing = Passing::run(flag);
@@ -233,12 +233,12 @@ fn a_process_that_can_be_stopped_soon_is_waited_for() {
 }
 
 #[test]
-fn a_pause_for_the_checkpoint_is_interrupted_between_attempts() {
+fn a_clients_pause_for_the_checkpoint_is_interrupted_between_attempts() {
     let _alone = STORIES.write().unwrap_or_else(PoisonError::into_inner);
     let passing = Passing::run("--backlog");
     let task = passing.container.task();
     let images = Folder::new("images");
-    // As containerd's client does: a pause that no question for the state follows.
+    // As containerd's client does: a pause without a later request for the state.
     task.pause().unwrap_or_else(|refused| panic!("{refused}"));
     std::thread::scope(|scope| {
         let taken = scope.spawn(|| task.checkpoint(&images.0, None));
@@ -247,13 +247,13 @@ fn a_pause_for_the_checkpoint_is_interrupted_between_attempts() {
         let taken = taken.join().unwrap_or_else(|_| panic!("the checkpoint"));
         taken.unwrap_or_else(|refused| panic!("{refused}"));
     });
-    assert!(passing.stands_still(), "the client's pause is over");
+    assert!(passing.stands_still(), "the task is not paused");
     task.resume().unwrap_or_else(|refused| panic!("{refused}"));
     passing.goes_on();
 }
 
 #[test]
-fn a_pause_of_the_owners_is_not_interrupted() {
+fn an_owners_pause_is_not_interrupted() {
     let _others = shared();
     let passing = Passing::run("--backlog");
     let task = passing.container.task();
@@ -265,16 +265,16 @@ fn a_pause_of_the_owners_is_not_interrupted() {
         Ok(()) => panic!("this should have been refused"),
     };
     assert!(why.contains("not tried again"), "{why}");
-    assert!(passing.stands_still(), "the owner's pause is over");
+    assert!(passing.stands_still(), "the task is not paused");
     task.resume().unwrap_or_else(|refused| panic!("{refused}"));
     passing.goes_on();
 }
 
 #[test]
-fn a_pause_that_fails_in_passing_is_tried_again() {
+fn a_failed_pause_is_tried_again() {
     let _others = shared();
     let home = Folder::new("freezer");
-    // runc on cgroup v1, when processes are made faster than it freezes them.
+    // runc prints this on cgroup v1 if processes start faster than it freezes them.
     let script = format!(
         "#!/bin/sh\n\
          case \" $* \" in *\" pause \"*)\n\

@@ -1,4 +1,4 @@
-//! Where a container's streams go: pipes, terminals, loggers, nowhere.
+//! A container's streams: pipes, terminals, loggers, null I/O.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::process::Stdio;
 use cedana_integration::{Run, ctr_ok, eventually, unique};
 
 #[test]
-fn standard_input_reaches_the_program_and_so_does_its_end() {
+fn standard_input_and_its_end_reach_the_program() {
     let run = Run::new("stdin").command(&["cat"]);
     let (container, mut ctr) = run.spawnable(&["--rm"]);
     let mut child = ctr
@@ -33,10 +33,10 @@ fn standard_input_reaches_the_program_and_so_does_its_end() {
         .read_exact(&mut echoed)
         .unwrap_or_else(|error| panic!("stdout: {error}"));
     assert_eq!(&echoed, b"a line\n");
-    // The client closes the task's input when its own ends, but misses an end
-    // that comes before the task has started: hence after the echo.
+    // ctr closes the task's input when its own ends, but misses an end before the task
+    // has started. So the input ends after the echo.
     drop(stdin);
-    // The guard of the container ends a `cat` that never hears of it.
+    // If `cat` does not get the end, the container's drop kills it.
     eventually("`cat` ends", || {
         container.is("STOPPED").map(drop).or_else(|seen| {
             if container.status().is_none() {
@@ -55,7 +55,7 @@ fn close_io_ends_the_input_of_an_exec() {
     let fifos = Fifos::create(container.out());
     let task = container.task();
     let process = r#"{"args":["cat"],"cwd":"/","env":["PATH=/bin"],"user":{"uid":0,"gid":0}}"#;
-    // The shim waits for the readers of what it is to write.
+    // The shim waits for readers of its output pipes.
     let (mut stdin, mut stdout) = (fifos.open("stdin"), fifos.open("stdout"));
     let _stderr = fifos.open("stderr");
     let opened = task
@@ -72,8 +72,8 @@ fn close_io_ends_the_input_of_an_exec() {
         .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(&echoed, b"a line\n");
 
-    // The shim holds the pipe open too, so that a client may come back to it:
-    // `cat` ends when both have let go.
+    // The shim keeps the pipe open, so that a client can reconnect. `cat` exits when the
+    // shim and the client have closed it.
     drop(stdin);
     task.close_stdin("cat")
         .unwrap_or_else(|refused| panic!("{refused}"));
@@ -110,8 +110,8 @@ fn a_resized_terminal_has_its_new_size_inside() {
             Err(seen)
         }
     });
-    eventually("the size that was asked for directly", || {
-        // ctr may still handle a signal from before, which sets the other size.
+    eventually("the size of ResizePty", || {
+        // ctr may handle an earlier signal late, which sets the other size.
         container
             .task()
             .resize_pty(132, 50)
@@ -129,7 +129,7 @@ fn a_resized_terminal_has_its_new_size_inside() {
 }
 
 #[test]
-fn an_exec_can_have_a_terminal_of_its_own() {
+fn an_exec_can_have_its_own_terminal() {
     let container = Run::new("exec-tty").workload(&[]).detach();
     let mut command = std::process::Command::new("ctr");
     command.args([
@@ -182,9 +182,9 @@ fn a_file_logger_has_both_streams() {
 }
 
 #[test]
-fn a_binary_logger_gets_both_streams_and_the_container_s_name() {
-    // containerd's contract: stdout at descriptor 3, stderr at 4, readiness is
-    // the closing of 5; the names are in the environment.
+fn a_binary_logger_gets_both_streams_and_the_containers_name() {
+    // containerd's contract: stdout is descriptor 3, stderr 4, and the logger closes 5
+    // when it is ready; the names are in the environment.
     let log = Scratch::new("binary-log");
     let logger = Scratch::new("logger");
     let script = format!(
@@ -205,7 +205,7 @@ fn a_binary_logger_gets_both_streams_and_the_container_s_name() {
         .command(&["sh", "-c", "seq 1 50000; echo complaint >&2"])
         .detach();
     container.stopped();
-    // Deleting the task ends the logger, which must have been given everything.
+    // Delete ends the logger, which must have got all output before.
     ctr_ok(&["task", "delete", container.id()]);
     let text = eventually("the log is complete", || {
         let text = fs::read_to_string(&log.0).map_err(|e| e.to_string())?;
@@ -225,7 +225,7 @@ fn a_binary_logger_gets_both_streams_and_the_container_s_name() {
 }
 
 #[test]
-fn a_logger_that_does_not_exist_is_named() {
+fn a_missing_logger_is_named() {
     let reason = Run::new("no-logger")
         .flags(&["--log-uri", "binary:///no/such/logger"])
         .command(&["true"])
@@ -233,7 +233,7 @@ fn a_logger_that_does_not_exist_is_named() {
     assert!(reason.contains("/no/such/logger"), "{reason}");
 }
 
-/// A path for a file that goes with the story.
+/// A path of a file, removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -268,7 +268,7 @@ impl Fifos {
             .map(|path| path.to_str().unwrap_or_else(|| unreachable!("it is ASCII")))
     }
 
-    /// For both directions, so that opening never waits for the other side.
+    /// Opens one for both directions, which does not block.
     fn open(&self, name: &str) -> fs::File {
         let path = self.0.iter().find(|p| p.ends_with(name));
         let path = path.unwrap_or_else(|| panic!("no fifo {name}"));

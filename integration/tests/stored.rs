@@ -1,5 +1,5 @@
-//! What a checkpoint is on disk: compressed, described, verified before it is
-//! used, and no prison.
+//! A checkpoint on disk: compressed, described by a manifest, verified before a restore,
+//! and convertible to files that stock runc restores.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ fn a_checkpoint_is_compressed_flat_private_and_described() {
         "64 MiB of memory are in {raw} bytes: {cost}"
     );
     assert!(number("frozen_us") > 0, "{cost}");
-    // 64 MiB of it compress to a small part.
+    // 64 MiB of it compress well.
     assert!(stored < raw - (32 << 20), "{stored} bytes of {raw}");
 
     let said = command("cedana-runc", &["inspect", "--json", &frozen.images.text()]).ok();
@@ -63,7 +63,7 @@ fn a_checkpoint_is_compressed_flat_private_and_described() {
 }
 
 #[test]
-fn it_turns_back_into_one_that_stock_runc_restores() {
+fn an_unpacked_checkpoint_is_restored_by_stock_runc() {
     let frozen = Frozen::new("unpacked", &[]);
     let stock = Folder::new("stock");
     let to = stock.file("images");
@@ -77,10 +77,10 @@ fn it_turns_back_into_one_that_stock_runc_restores() {
     );
     frozen.restore("runc", &unpacked).ok();
     frozen.goes_on();
-    // And ours restores what has no manifest.
+    // cedana-runc restores a checkpoint without a manifest.
     frozen.restore("cedana-runc", &unpacked).ok();
     frozen.goes_on();
-    // In place, too.
+    // Unpacks in place.
     command("cedana-runc", &["unpack", &from]).ok();
     frozen.restore("runc", &frozen.images).ok();
     frozen.goes_on();
@@ -102,8 +102,8 @@ fn compression_can_be_turned_off() {
     frozen.goes_on();
 }
 
-/// A quarter of the memory that is available: so much that the kernel would not
-/// leave it alone in the page cache, and no more than may be counted on.
+/// A quarter of the available memory in bytes: too much to stay in the page cache without
+/// writeback, but little enough to allocate.
 fn much() -> String {
     let text = read(Path::new("/proc/meminfo"));
     let available = text
@@ -114,8 +114,7 @@ fn much() -> String {
     (available * 1024 / 4).to_string()
 }
 
-/// A checkpoint of a container that runs without an engine, by a program that is
-/// told that there will be much of it.
+/// Takes a checkpoint by a wrapper that expects a large one.
 fn large_dump(frozen: &Frozen, runtime: &Path, images: &Folder) -> Output {
     let line = format!(
         "CEDANA_TEST_EXPECTED={} CEDANA_RUNTIME={} exec cedana-runc --root {ROOT} checkpoint \
@@ -130,19 +129,20 @@ fn large_dump(frozen: &Frozen, runtime: &Path, images: &Folder) -> Output {
 }
 
 #[test]
-fn what_is_large_waits_in_memory_and_leaves_nothing_behind() {
+fn a_large_checkpoint_is_kept_in_memory_first_and_leaves_nothing_behind() {
     let frozen = Frozen::new("large", &[]);
     frozen.restore("cedana-runc", &frozen.images).ok();
     let images = Folder::new("images");
     let new = images.file(".cedana-new");
-    // The first one is killed before CRIU runs.
+    // The first wrapper is killed before CRIU runs.
     for killed in [true, false] {
         let gate = Gate::before("checkpoint");
         let output = thread::scope(|scope| {
             let dump = scope.spawn(|| large_dump(&frozen, &gate.program(), &images));
             gate.arrived();
             let first = fs::read_link(new.join("pages-1.img"));
-            let first = first.unwrap_or_else(|error| panic!("it is not in memory: {error}"));
+            let first =
+                first.unwrap_or_else(|error| panic!("the pages are not in memory: {error}"));
             if killed {
                 // The process that holds the descriptor.
                 let pid = first.components().nth(2).expect("/proc/PID/fd/N");
@@ -171,7 +171,7 @@ fn what_is_large_waits_in_memory_and_leaves_nothing_behind() {
 
 #[test]
 fn a_flipped_bit_is_found_and_named() {
-    // A lazy restore meets it later: that is a story of its own.
+    // A lazy restore finds it later; see `lazy.rs`.
     let eager = ["--annotation", "io.cedana.restore.mode=eager"];
     let frozen = Frozen::new("flipped", &eager);
     let pages = frozen.images.largest_pages();
@@ -189,19 +189,19 @@ fn a_flipped_bit_is_found_and_named() {
     let cut = file.and_then(|file| file.set_len(size(&pages) / 2));
     cut.unwrap_or_else(|error| panic!("{name}: {error}"));
     frozen.is_refused(&short, &[&name]);
-    // None of it has hurt the original.
+    // The original is unchanged.
     frozen.restore("cedana-runc", &frozen.images).ok();
     frozen.goes_on();
 }
 
 #[test]
-fn what_this_machine_cannot_run_is_refused_with_the_reason() {
+fn a_checkpoint_of_another_format_or_architecture_is_refused_with_the_reason() {
     let frozen = Frozen::new("unfit", &[]);
     let change = |change: &dyn Fn(&mut Value)| {
         let changed = frozen.images.copy("changed");
         let mut manifest = changed.manifest();
         change(&mut manifest);
-        fs::write(changed.file(MANIFEST), manifest.to_string()).expect("it is our copy");
+        fs::write(changed.file(MANIFEST), manifest.to_string()).expect("the copy's manifest");
         changed
     };
     let newer = change(&|manifest| manifest["format"] = 99.into());
@@ -210,7 +210,7 @@ fn what_this_machine_cannot_run_is_refused_with_the_reason() {
     frozen.is_refused(&elsewhere, &["riscv64"]);
 }
 
-/// A file system that can't punch holes, for as long as this lives.
+/// A file system that can't punch holes, unmounted when dropped.
 struct WithoutHoles(Folder);
 
 impl WithoutHoles {
@@ -228,7 +228,7 @@ impl Drop for WithoutHoles {
 }
 
 #[test]
-fn a_file_system_that_cannot_punch_holes_will_do() {
+fn a_checkpoint_works_on_a_file_system_without_holes() {
     let container = Run::new("solid").workload(&["--memory", "64"]).detach();
     let before = container.report();
     let solid = WithoutHoles::mount();
@@ -244,15 +244,15 @@ fn a_file_system_that_cannot_punch_holes_will_do() {
     let names = images.names();
     assert!(
         !names.iter().any(|name| name == "pages-1.img"),
-        "CRIU's own file is still there: {names:?}"
+        "CRIU's uncompressed file is left: {names:?}"
     );
-    // Reads and checks every byte of it.
+    // `unpack` reads and verifies every byte.
     let whole = work.file("whole").display().to_string();
     command("cedana-runc", &["unpack", &to, "--to", &whole]).ok();
 }
 
 #[test]
-fn progress_is_written_to_the_descriptor_that_the_caller_names() {
+fn progress_is_written_to_the_descriptor_of_the_caller() {
     let container = Run::new("progress").workload(&["--memory", "64"]).detach();
     let images = Folder::new("images");
     let line = format!(
@@ -264,7 +264,7 @@ fn progress_is_written_to_the_descriptor_that_the_caller_names() {
     command("sh", &["-c", &line]).ok();
     let told = read(&images.file("progress"));
     let last = told.lines().last().map(json);
-    let last = last.unwrap_or_else(|| panic!("nothing was told"));
+    let last = last.unwrap_or_else(|| panic!("no progress was written"));
     assert!(last["raw_bytes"].as_u64() > Some(64 << 20), "{told}");
     container.report().intact();
 }

@@ -1,11 +1,11 @@
-//! What a user sees of containers: events, metrics, processes, memory's end.
+//! Events, metrics, process lists and out-of-memory events of containers.
 
 use cedana_integration::protos::protobuf::Message;
 use cedana_integration::protos::{cgroups, cgroups_v2};
 use cedana_integration::{Events, Run, ctr, ctr_ok, eventually, workload};
 
 #[test]
-fn a_whole_life_is_told_in_order() {
+fn the_events_of_a_container_come_in_order() {
     let events = Events::watch();
     let container = Run::new("events").workload(&["--term-code", "12"]).detach();
     let pid = container.pid();
@@ -18,14 +18,14 @@ fn a_whole_life_is_told_in_order() {
     ctr(&["task", "delete", container.id()]);
     events.expect(container.id(), "/tasks/delete");
 
-    let told = eventually("all of it is told", || {
+    let told = eventually("all events have come", || {
         let topics = events.topics_of(container.id());
         let at = |topic: &str| topics.iter().position(|told| told == topic);
         if at("checkpointed").is_none() {
             return Err(format!("checkpointed is missing in {topics:?}"));
         }
-        // The client pauses a task for its checkpoint, and it goes on before that
-        // is packed, or at the latest with the client's leave.
+        // ctr pauses a task for its checkpoint. The shim resumes it before the checkpoint
+        // is packed, or ctr does so afterwards.
         let all = [
             "create",
             "start",
@@ -39,7 +39,7 @@ fn a_whole_life_is_told_in_order() {
             "exit",
             "delete",
         ];
-        // Deleting a process is told as well, where the engine does so.
+        // Some versions of containerd also publish the deletion of a process.
         let task: Vec<_> = topics.iter().map(String::as_str).collect();
         let mut wanted = all.iter().peekable();
         for topic in &task {
@@ -70,7 +70,7 @@ fn a_whole_life_is_told_in_order() {
 }
 
 #[test]
-fn a_restore_is_told_with_the_new_process() {
+fn the_start_event_of_a_restore_has_the_new_pid() {
     let events = Events::watch();
     let container = Run::new("events-restore").workload(&[]).detach();
     let ended = container.pid();
@@ -83,7 +83,7 @@ fn a_restore_is_told_with_the_new_process() {
 }
 
 #[test]
-fn memory_that_runs_out_is_told_before_the_exit() {
+fn an_oom_event_comes_before_the_exit_event() {
     let events = Events::watch();
     let limit = (32 << 20).to_string();
     let run = Run::new("oom").flags(&["--memory-limit", &limit]);
@@ -97,7 +97,7 @@ fn memory_that_runs_out_is_told_before_the_exit() {
 }
 
 #[test]
-fn metrics_are_those_of_the_host_s_cgroups() {
+fn metrics_come_from_the_hosts_cgroup_version() {
     let container = Run::new("metrics").workload(&["--memory", "32"]).detach();
     let stats = container
         .task()
@@ -136,7 +136,7 @@ fn metrics_are_those_of_the_host_s_cgroups() {
 }
 
 #[test]
-fn the_client_prints_metrics() {
+fn ctr_prints_metrics() {
     let container = Run::new("metrics-ctr")
         .workload(&["--memory", "8"])
         .detach();
@@ -156,7 +156,7 @@ fn ps_lists_every_process_and_names_the_execs() {
         )
         .ok();
     container.ready("listed");
-    // Itself, two children, the exec.
+    // Init, two children, the exec.
     let printed = ctr_ok(&["task", "ps", container.id()]);
     assert_eq!(printed.lines().count(), 1 + 4, "{printed}");
     assert!(printed.contains(&container.pid().to_string()), "{printed}");

@@ -1,5 +1,5 @@
-//! Runs the whole program with shell scripts as runtime and CRIU, and checks their
-//! arguments and the program's output.
+//! Runs `cedana-runc` with shell scripts as runc and CRIU, and checks their arguments
+//! and its output.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,7 +154,7 @@ fn is_empty_or_missing(dir: &Path) -> bool {
 }
 
 #[test]
-fn other_verbs_are_passed_through_unchanged() {
+fn other_commands_are_passed_to_the_runtime_unchanged() {
     let stage = Stage::new(r#"printf '%s\n' "$@"; echo err >&2; exit 42"#);
     let args = ["--root", "/r", "exec", "-t", "c", "a b", "--", "checkpoint"];
     let output = stage.run(&args);
@@ -167,7 +167,7 @@ fn other_verbs_are_passed_through_unchanged() {
 }
 
 #[test]
-fn a_container_can_be_killed_in_spite_of_wrong_settings() {
+fn kill_works_with_an_invalid_configuration() {
     let stage = Stage::new("echo killed");
     fs::write(stage.path("config.toml"), "[checkpoint]\ntypo = 1\n").expect("write");
     assert!(stage.run(&["kill", "c"]).status.success());
@@ -222,7 +222,7 @@ fn own_version_and_the_runtimes_version_are_printed() {
 }
 
 #[test]
-fn wrapping_itself_is_refused() {
+fn cedana_runc_as_its_own_runtime_is_refused() {
     let stage = Stage::new("");
     let output = stage
         .command(&["state", "c"])
@@ -330,7 +330,7 @@ fn a_container_ends_only_after_its_checkpoint_is_published() {
 }
 
 #[test]
-fn a_container_continues_if_its_checkpoint_can_not_be_stored() {
+fn a_container_continues_if_its_checkpoint_cannot_be_stored() {
     // The file of the compressed memory exists already.
     let broken = DUMP.replace("yes memory", "touch \"$place/pages-1.img.zst\"; yes memory");
     let stage = Stage::new(&(broken + POST_DUMP));
@@ -354,8 +354,8 @@ fn a_runtime_that_exits_while_criu_waits_does_not_block() {
     let stage = Stage::new(&(DUMP.to_owned() + "(" + POST_DUMP + ") & exit 1"));
     let output = stage.checkpoint();
     assert_eq!(output.status.code(), Some(1));
-    // CRIU's question may come too late for an answer. It must end in any case, and
-    // leave no incomplete checkpoint.
+    // CRIU's post-dump script may ask too late for an answer. It must exit in any case,
+    // and no incomplete checkpoint may be left.
     assert!(stage.path("verdict").exists(), "{}", stderr(&output));
     let left = names(&stage.path("."));
     assert!(!left.contains(&"images".to_owned()) || names(&stage.path("images")) == WHOLE);
@@ -408,7 +408,7 @@ fn pre_dumps_are_left_to_the_runtime() {
 }
 
 #[test]
-fn success_without_images_is_a_failure() {
+fn a_checkpoint_without_images_is_a_failure() {
     let stage = Stage::new("exit 0");
     let output = stage.run(&[
         "--root",
@@ -463,7 +463,7 @@ fn a_failure_before_criu_keeps_the_runtimes_error() {
 }
 
 #[test]
-fn signals_reach_the_runtime_and_its_orphans_are_waited_for() {
+fn signals_are_passed_to_the_runtime_and_its_orphans_are_awaited() {
     let stage = Stage::new(
         r#"[ "$1" = --version ] && exit
         (sleep 0.3; echo done >"$STAGE/orphan") &
