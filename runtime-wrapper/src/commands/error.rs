@@ -11,11 +11,11 @@ use super::checkpoint::doubt::Doubt;
 use super::checkpoint::unseizable::Unseizable;
 use crate::cli::{self, ContainerId, Request};
 use crate::criu::{Failure, LogNote, images_view};
-use crate::host::pid::Pid;
 use crate::lazy;
 use crate::network::{netns, tcp};
 use crate::oci::{bundle, runtime, state};
 use crate::output::progress::BadDescriptor;
+use cedana_contract::pid::Pid;
 
 /// What to do about a full disk.
 const FULL: &str = "; make room or choose another directory";

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::Version;
 
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 
 /// The first CRIU that runs the scripts of a configuration file beside the runtime's
 /// own notifications. An older one would abort.

@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 
 /// A cgroup directory that can freeze.
 #[derive(Debug)]
@@ -192,7 +192,7 @@ fn headroom(dir: &Path, [limit, used, droppable]: MemoryFiles) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
 
     #[test]
     fn headroom_below_a_limit() {

@@ -24,8 +24,8 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 
-use crate::host::pid::Pid;
 use crate::host::sys;
+use cedana_contract::pid::Pid;
 
 /// The forwarded signals: those by which callers end a process or notify it.
 const FORWARDED: [Signal; 6] = [

@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::host::pid::Pid;
 use crate::host::procfs::Stat;
 use crate::host::sys;
+use cedana_contract::pid::Pid;
 
 /// Watches a process for the time `settle`. Returns how it ended, `None` if it still
 /// runs or exited with code 0.

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! child        the wrapped runtime as a child process; signals
-//! pid          a process ID
 //! procfs       processes in /proc
 //! mountinfo    the mounts of a process
 //! cgroup       a container's cgroup, v1 and v2
@@ -17,7 +16,6 @@ pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod liveness;
 pub(crate) mod mountinfo;
-pub(crate) mod pid;
 pub(crate) mod procfs;
 pub(crate) mod prune;
 pub(crate) mod search_path;

@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use crate::host::pid::Pid;
+use cedana_contract::pid::Pid;
 
 /// The directory of a process in /proc.
 pub(crate) fn of(pid: Pid) -> PathBuf {
@@ -219,10 +219,15 @@ pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
+/// A process ID that a test made up.
+#[cfg(test)]
+pub(crate) fn pid(number: i32) -> Pid {
+    number.try_into().expect("a process ID")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
     use proptest::prelude::*;
 
     #[test]

@@ -16,7 +16,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::host::pid::Pid;
+use cedana_contract::pid::Pid;
 
 /// Makes a child start with no signal blocked and be killed when this process ends.
 ///

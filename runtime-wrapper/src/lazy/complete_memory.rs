@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::completion_socket::{self, DONE, NO_ROOM};
 use crate::host::child::Signals;
-use crate::host::pid::Pid;
+use cedana_contract::pid::Pid;
 
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use crate::host::pid::Pid;
 use crate::host::procfs::{Stat, descends};
 use crate::host::sys;
 use crate::lazy::kill::ends_within;
+use cedana_contract::pid::Pid;
 
 /// How long a CRIU that fails may take to clean up. It takes milliseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);

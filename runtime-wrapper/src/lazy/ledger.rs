@@ -117,7 +117,7 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
     use crate::lazy::messages::Container;
     use crate::lazy::state::Remains;
     use cedana_checkpoint::lazy::Phase;

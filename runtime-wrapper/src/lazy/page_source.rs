@@ -36,8 +36,8 @@ use super::messages::{Container, Startup, ToRestore, ToSource};
 use super::state::{Effect, End, Event};
 use super::touch_cache::TouchCache;
 use super::watchdog::{self, Shared};
-use crate::host::pid::Pid;
 use crate::host::{cgroup, sys};
+use cedana_contract::pid::Pid;
 
 /// Serves a container's memory until it has all of it.
 pub(crate) fn serve() -> ExitCode {

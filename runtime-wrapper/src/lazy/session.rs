@@ -18,12 +18,12 @@ use super::messages::{self, Startup, ToRestore, ToSource};
 use super::progress::Progress;
 use crate::cli::{BundlePath, ImagePath};
 use crate::host::child::Next;
-use crate::host::pid::Pid;
 use crate::host::procfs;
 use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
 use cedana_contract::flags;
+use cedana_contract::pid::Pid;
 
 /// The name of the page source in its command line. The name of this program is not
 /// in it: a user that kills `cedana-runc` by name means restores.

@@ -261,7 +261,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
 
     fn container() -> Container {
         Container {

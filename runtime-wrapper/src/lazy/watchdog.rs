@@ -28,10 +28,10 @@ use super::control::Control;
 use super::ledger::Ledger;
 use super::messages::{Container, ToRestore, ToSource};
 use super::state::{Event, Remains, State};
-use crate::host::pid::Pid;
 use crate::host::sys;
 use crate::lazy::criu_process::{Criu, PATIENCE};
 use crate::lazy::kill::{Report, ended, kill_container, watch};
+use cedana_contract::pid::Pid;
 
 /// The period at which the watchdog checks whether a container that it can't kill has ended.
 const LOOK: Duration = Duration::from_secs(1);

@@ -22,9 +22,9 @@ use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getpid, gettid};
 
-use crate::host::pid::Pid;
 use crate::host::procfs;
 use crate::host::sys;
+use cedana_contract::pid::Pid;
 
 /// Why a namespace can't be made.
 #[derive(Debug, thiserror::Error)]

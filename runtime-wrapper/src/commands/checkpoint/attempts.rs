@@ -247,7 +247,7 @@ fn freeze_again(cgroup: &Cgroup) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::Pid;
+    use cedana_contract::pid::Pid;
 
     fn attempts(signals: &Signals, pause: Pause) -> Attempts<'_> {
         Attempts {

@@ -13,8 +13,8 @@ use crate::commands::error::Error;
 use crate::criu::Log;
 use crate::engine::checkpoint_dir;
 use crate::host::child::Outcome;
-use crate::host::pid::Pid;
 use crate::host::procfs::Init;
+use cedana_contract::pid::Pid;
 
 /// An attempt that has ended.
 pub(super) enum Ended<'a> {

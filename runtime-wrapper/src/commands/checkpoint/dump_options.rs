@@ -6,11 +6,11 @@ use cedana_checkpoint::criu::DumpOptions;
 use super::attempts::Attempts;
 use super::prepared::Prepared;
 use crate::criu::action_script;
-use crate::host::pid::Pid;
 use crate::host::procfs::{memory, namespace_inode, netns_inode};
 use crate::host::test_hooks;
 use crate::oci::nested_mounts;
 use crate::oci::state::{Container, Kind, Network};
+use cedana_contract::pid::Pid;
 
 /// CRIU's options for one attempt.
 pub(super) fn criu_options(

@@ -6,9 +6,9 @@ use super::unseizable::{self, Unseizable};
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::host::cgroup::Cgroup;
-use crate::host::pid::Pid;
 use crate::host::procfs::{Stat, descends, free_descriptors, stats_of};
 use crate::output::report::Reporter;
+use cedana_contract::pid::Pid;
 
 /// Processes that CRIU could not stop.
 pub(super) fn obstacles(init: Pid, cgroup: &Cgroup) -> Vec<Unseizable> {

@@ -10,10 +10,10 @@ use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
-use crate::host::pid::Pid;
 use crate::oci::runtime::Runtime;
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
+use cedana_contract::pid::Pid;
 
 /// A checkpoint that can be attempted.
 pub(super) struct Prepared<'a> {

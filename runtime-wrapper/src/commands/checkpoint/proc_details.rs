@@ -17,8 +17,8 @@ use nix::libc;
 use nix::sys::statfs::{FsType, statfs};
 
 use crate::host::mountinfo;
-use crate::host::pid::Pid;
 use crate::host::procfs::{self, Init, Stat, descends, free_descriptors, stats_of};
+use cedana_contract::pid::Pid;
 
 /// The file system of POSIX message queues (ipc/mqueue.c of the kernel,
 /// `MQUEUE_MAGIC`).
@@ -201,7 +201,7 @@ fn search(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
 
     #[test]
     fn files_are_found_by_inode_within_the_limits() {

@@ -19,8 +19,8 @@ use crate::commands::error::Error;
 use crate::criu::post_dump::PostDump;
 use crate::criu::{ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Question};
-use crate::host::pid::Pid;
 use crate::host::procfs::Init;
+use cedana_contract::pid::Pid;
 
 /// An attempt that can be started.
 pub(super) struct Running<'a> {

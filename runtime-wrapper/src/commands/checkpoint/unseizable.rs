@@ -24,8 +24,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::cgroup::Version;
 use crate::host::child::Signals;
-use crate::host::pid::Pid;
 use crate::host::procfs::{self, Stat, status_number};
+use cedana_contract::pid::Pid;
 
 /// The longest wait for a vfork or a tracer to end: longer than an application needs,
 /// and short enough for a user without a message.
@@ -234,7 +234,7 @@ fn is_within_vfork(wchan: &str, call: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
     use proptest::prelude::*;
 
     fn traced(pid: Pid) -> Unseizable {

@@ -33,8 +33,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use serde_json::Value;
 
 use crate::host::mountinfo::{self, Mount};
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 use destinations::Destinations;
 
 /// The keys of the mounts that a dump leaves to the host. Empty if the configuration

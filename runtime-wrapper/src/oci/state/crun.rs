@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{Container, Error, Kind, Network, form, read_json};
 use crate::host::cgroup;
-use crate::host::pid::Pid;
 use crate::oci::spec;
+use cedana_contract::pid::Pid;
 
 pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
     let state = read_json(status)?;
@@ -39,7 +39,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
     use std::fs;
 
     #[test]

@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::{ContainerId, Request};
-use crate::host::pid::Pid;
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
+use cedana_contract::pid::Pid;
 
 /// The kind of runtime, by its record of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::host::pid::Pid;
+use cedana_contract::pid::Pid;
 
 use super::{Container, Error, Kind, Network, form, read_json};
 
@@ -59,7 +59,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
     use std::fs;
 
     fn record(text: &str) -> (tempfile::TempDir, PathBuf) {

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 
 /// The path of the device below /dev (networking/tuntap.rst). CRIU recognizes it by the
 /// end of a descriptor's link, too.

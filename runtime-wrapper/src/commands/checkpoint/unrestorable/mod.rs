@@ -46,9 +46,9 @@ use serde_json::Value;
 use super::doubt::Doubt;
 use super::prepared::Prepared;
 use crate::engine::docker;
-use crate::host::pid::Pid;
 use crate::host::procfs::{self, Stat, descends};
 use crate::oci::state::{Container, Kind};
+use cedana_contract::pid::Pid;
 
 /// The input of the checks.
 struct Inspected<'a> {

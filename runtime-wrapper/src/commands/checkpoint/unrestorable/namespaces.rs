@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use super::Inspected;
 use crate::commands::checkpoint::doubt::Doubt;
-use crate::host::pid::Pid;
 use crate::host::procfs;
+use cedana_contract::pid::Pid;
 
 /// The namespaces that all processes of a dump must share. Mount and network
 /// namespaces may differ, a PID namespace can't be left, and CRIU does not compare
@@ -57,7 +57,7 @@ fn outsider(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
 
     /// Process 3 is in other namespaces of these kinds; `None` is CRIU.
     fn found(kinds: &[&str], inits: &str, third: &str) -> Option<(&'static str, Pid)> {

@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 
 use crate::commands::checkpoint::doubt::Doubt;
-use crate::host::pid::Pid;
 use crate::host::procfs::Stat;
+use cedana_contract::pid::Pid;
 
 pub(super) fn check(init: Pid, processes: &HashMap<Pid, Stat>) -> Option<Doubt> {
     let mut lost: Vec<Pid> = processes
@@ -75,7 +75,7 @@ fn has_place(pid: Pid, init: Pid, processes: &HashMap<Pid, Stat>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::pid::pid;
+    use crate::host::procfs::pid;
     use proptest::prelude::*;
 
     /// PID, parent and session.

@@ -7,33 +7,40 @@ use std::str::FromStr;
 use nix::unistd;
 use serde::{Deserialize, Serialize};
 
-/// A process, by its ID in the PID namespace that `cedana-runc` runs in. The IDs in
+/// A process, by its ID in the PID namespace of the shim and `cedana-runc`. The IDs in
 /// CRIU's images belong to the container's namespace and have another type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i32", into = "i32")]
-pub(crate) struct Pid(i32);
+pub struct Pid(i32);
 
 impl Pid {
     /// The calling process.
-    pub(crate) fn own() -> Self {
+    pub fn own() -> Self {
         Self(unistd::getpid().as_raw())
     }
 
     /// A child, which has not been reaped yet.
-    pub(crate) fn of(child: &Child) -> Self {
+    pub fn of(child: &Child) -> Self {
         Self(child.id().cast_signed())
     }
 
     /// The number, for system calls.
-    pub(crate) const fn as_raw(self) -> i32 {
+    pub const fn as_raw(self) -> i32 {
         self.0
     }
 }
 
 /// A number that is no process ID: zero, negative or too large.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a process ID")]
-pub(crate) struct NotAPid;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAPid;
+
+impl fmt::Display for NotAPid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a process ID")
+    }
+}
+
+impl std::error::Error for NotAPid {}
 
 impl TryFrom<i64> for Pid {
     type Error = NotAPid;
@@ -89,23 +96,18 @@ impl fmt::Display for Pid {
     }
 }
 
-/// A process ID that a test made up.
-#[cfg(test)]
-pub(crate) fn pid(number: i32) -> Pid {
-    number.try_into().expect("a process ID")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_that_address_groups_are_no_process_ids() {
-        assert_eq!("17".parse(), Ok(pid(17)));
+        let pid = |number: i32| Pid::try_from(number);
+        assert_eq!("17".parse(), pid(17));
         for text in ["0", "-1", "2147483648", "", "1 2"] {
             assert_eq!(text.parse::<Pid>(), Err(NotAPid), "{text}");
         }
-        assert_eq!(serde_json::from_str::<Pid>("5").ok(), Some(pid(5)));
+        assert_eq!(serde_json::from_str::<Pid>("5").ok(), pid(5).ok());
         assert!(serde_json::from_str::<Pid>("0").is_err());
     }
 }
