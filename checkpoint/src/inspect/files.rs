@@ -59,7 +59,7 @@ pub enum OpenFileKind {
     Unknown,
 }
 
-/// An open file, before all are known.
+/// An open file, before other files and tables are resolved.
 #[derive(Debug)]
 enum Open {
     File {
@@ -108,8 +108,8 @@ impl Files {
         let deleted = dir
             .all::<RemapFilePath>("remap-fpath.img")?
             .into_iter()
-            // A file that merely has another name now (0), or that is a dead
-            // process's in /proc (2), is not in the checkpoint.
+            // The content of a file with another name (0), or of a dead process's file in
+            // /proc (2), is not in the checkpoint.
             .filter(|remap| remap.remap_type.unwrap_or(1) == 1)
             .map(|remap| remap.orig_id)
             .collect();
@@ -139,7 +139,7 @@ impl Files {
         }
     }
 
-    /// The memory file behind an open one.
+    /// The memory file of a descriptor.
     pub(super) fn memfd(&self, id: u32) -> Option<&MemfdInode> {
         match self.open.get(&(MEMFD, id))? {
             Open::Memfd { inode, .. } => self.memfds.get(&u64::from(*inode)),
@@ -266,7 +266,7 @@ impl OpenFileKind {
         KINDS.get(number as usize).copied().unwrap_or(Unknown)
     }
 
-    /// CRIU's regular files are all that is opened by a path (inode(7)).
+    /// Maps a file mode (inode(7)). CRIU's regular files include directories and devices.
     fn of_mode(mode: u32) -> Self {
         match mode & 0o170_000 {
             0o040_000 => Self::Directory,
@@ -276,7 +276,8 @@ impl OpenFileKind {
     }
 }
 
-/// CRIU keeps paths relative to the root of the mount namespace.
+/// Makes a path of CRIU's absolute. CRIU stores paths relative to the root of the mount
+/// namespace.
 fn absolute(name: &str) -> String {
     let name = name.strip_prefix('.').unwrap_or(name);
     if name.starts_with('/') {

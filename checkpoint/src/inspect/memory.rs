@@ -1,8 +1,7 @@
 //! Address spaces, and the bytes of each that are in the checkpoint.
 //!
-//! An mm image lists mappings; a pagemap lists the runs of pages that were worth
-//! dumping, in no relation to mappings but their addresses. Pages of shared
-//! memory are in pagemaps of their own, one per segment.
+//! An mm image lists mappings; a pagemap lists runs of dumped pages, which are assigned
+//! to mappings by their addresses. Each segment of shared memory has its own pagemap.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +14,14 @@ use crate::images::dir::number;
 use crate::images::frame::{Fault, Records};
 use crate::images::proto::{MemfdInode, Mm, PagemapHead, PagemapRun, Vma};
 
-/// The number of mappings of a process that are listed: enough to show where its
-/// memory is. A process may have a hundred thousand.
+/// The number of mappings that are listed per process: the largest ones. A process may
+/// have a hundred thousand.
 const LARGEST: usize = 16;
 
 /// The memory of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// All of it.
+    /// All memory.
     pub total: Share,
     /// Private memory without a file: heap, stacks, anonymous mappings.
     pub anonymous: Share,
@@ -38,14 +37,14 @@ pub struct Memory {
     pub largest: Vec<Mapping>,
 }
 
-/// A part of a process's memory. All are bytes.
+/// The size of a part of a process's memory, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Share {
     /// Address space.
     pub mapped_bytes: u64,
     /// Memory that is in this checkpoint.
     pub image_bytes: u64,
-    /// Memory that is in the checkpoint that this one builds upon.
+    /// Memory that is in the parent checkpoint.
     pub parent_bytes: u64,
 }
 
@@ -62,7 +61,7 @@ pub struct Mapping {
     pub kind: MappingKind,
     /// The file, or the name of a memory file.
     pub path: Option<String>,
-    /// The size, and where the content is.
+    /// The size, in this checkpoint and in its parent.
     #[serde(flatten)]
     pub share: Share,
 }
@@ -96,7 +95,7 @@ pub struct SharedMemory {
     pub id: u64,
     /// The name of a memory file.
     pub name: Option<String>,
-    /// Its extent; `mapped_bytes` is that of its longest mapping.
+    /// Its size; `mapped_bytes` is that of its longest mapping.
     #[serde(flatten)]
     pub share: Share,
     /// The processes that map it.
@@ -123,7 +122,7 @@ struct Run {
 }
 
 impl Pages {
-    /// Reads what is shared. The rest comes with each process.
+    /// Reads the pagemaps of shared memory. Those of processes are read with each process.
     pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Self, Error> {
         let mut pages = Self {
             size: page_size(dir, listing)?,
@@ -174,7 +173,7 @@ impl Pages {
     }
 }
 
-/// The page size, from a program's auxiliary vector. CRIU writes it nowhere else.
+/// The page size, from a program's auxiliary vector, because no other image has it.
 fn page_size(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<u64, Error> {
     const AT_PAGESZ: u64 = 6;
     const USUAL: u64 = 4096;
@@ -228,7 +227,7 @@ impl Memory {
         let mut vmas: Vec<(Vma, Share)> = mm
             .vmas
             .into_iter()
-            // Its addresses are counted with the mapping that it lies in.
+            // The addresses of a guard region count with the mapping around it.
             .filter(|vma| !vma.is_guard())
             .map(|vma| {
                 let share = Share {
@@ -243,7 +242,8 @@ impl Memory {
             spread(&run, &mut vmas);
         })?;
         let kind_of = |vma: &Vma| match MappingKind::of(vma, files) {
-            // CRIU marks only stacks that grow; where it began is told apart.
+            // CRIU marks only stacks that grow. The main stack's start address is stored
+            // separately.
             MappingKind::Anonymous if (vma.start..vma.end).contains(&mm.mm_start_stack) => {
                 MappingKind::Stack
             }
@@ -305,7 +305,7 @@ fn spread(run: &Run, vmas: &mut [(Vma, Share)]) {
 
 impl SharedMemory {
     fn mapped_by(&mut self, pid: u32, share: &mut Share, name: Option<String>) {
-        // Which pages of the segment a mapping shows is not told apart.
+        // The images don't tell which pages of the segment a mapping has.
         share.image_bytes = self.share.image_bytes.min(share.mapped_bytes);
         share.parent_bytes = self.share.parent_bytes.min(share.mapped_bytes);
         self.share.mapped_bytes = self.share.mapped_bytes.max(share.mapped_bytes);
@@ -317,8 +317,8 @@ impl SharedMemory {
 }
 
 impl MappingKind {
-    /// What the kernel calls shared memory without a file. CRIU 4 stores it as a
-    /// memory file of that name.
+    /// The kernel's name of shared memory without a file. CRIU 4 stores it as a memory file
+    /// of that name.
     const ANONYMOUS_SHARED: &str = "/dev/zero";
 
     fn of(vma: &Vma, files: &Files) -> Self {
@@ -332,8 +332,8 @@ impl MappingKind {
         }
     }
 
-    /// By the bits of CRIU's criu/include/image.h; the special ones come with a
-    /// general one, so they are asked for first.
+    /// Maps the bits of CRIU's criu/include/image.h. Special bits are checked first, because
+    /// they come with a general one.
     fn by_status(status: u32) -> Self {
         use MappingKind::*;
         const BITS: [(u32, MappingKind); 15] = [
@@ -379,7 +379,7 @@ impl MappingKind {
     }
 }
 
-/// The memory file behind a mapping, if that is what it has.
+/// The memory file of a mapping; `None` for another mapping.
 fn memfd<'a>(vma: &Vma, files: &'a Files) -> Option<&'a MemfdInode> {
     const MEMFD: u32 = 1 << 14;
     if vma.status & MEMFD == 0 {

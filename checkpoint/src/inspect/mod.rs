@@ -42,7 +42,7 @@ use namespaces::pairs;
 pub struct Inspection {
     /// The version of CRIU's image format.
     pub image_version: u32,
-    /// The architecture that it was taken on, as the kernel calls it.
+    /// The architecture that it was taken on, by the kernel's name.
     pub machine: &'static str,
     /// The manifest; absent if a stock runtime took the checkpoint.
     pub manifest: Option<Manifest>,
@@ -76,7 +76,7 @@ pub fn dump_cost(work: &Path) -> Result<Option<DumpCost>, images::Error> {
 /// Inspects the checkpoint in `path`.
 ///
 /// # Errors
-/// It is no checkpoint, or one of its small images is damaged. The memory is not read.
+/// The directory is not a checkpoint, or a small image is damaged. Memory is not read.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let dir = Dir(path);
     let listing = dir.files()?;

@@ -44,7 +44,7 @@ pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount
                 id: mount.mnt_id,
                 parent: mount.parent_mnt_id,
                 fstype: fstype(&mount),
-                // Old versions say only that it is external; the root is the key.
+                // Old versions of CRIU only mark it as external. Then the root is the key.
                 external: mount.ext_key.or_else(|| {
                     mount
                         .ext_mount
@@ -61,9 +61,8 @@ pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount
     Ok(mounts)
 }
 
-/// The keys of the mounts in the checkpoint in `path` that come from outside.
-/// Files that can't be read count as absent; [`crate::images::verify`] is what
-/// complains about damage.
+/// The keys of the external mounts of the checkpoint in `path`. Files that can't be read
+/// count as absent, since [`crate::images::verify`] reports damage.
 #[must_use]
 pub fn external_mounts(path: &Path) -> Vec<String> {
     let dir = Dir(path);
@@ -75,7 +74,8 @@ pub fn external_mounts(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The numbers of CRIU's mnt.proto. What has none is stored with its name.
+/// The name of a mount's file system type: that of its number in CRIU's mnt.proto, or the
+/// name that CRIU stores for a type without a number.
 fn fstype(mount: &proto::Mount) -> String {
     const NAMES: [&str; 24] = [
         "",

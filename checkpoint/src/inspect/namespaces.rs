@@ -15,11 +15,10 @@ pub struct Namespace {
     pub kind: NamespaceKind,
     /// CRIU's number for it.
     pub id: u32,
-    /// Whether CRIU itself was in it: then it is the host's, and a restored
-    /// process is in whichever the restore runs in.
+    /// Whether CRIU itself was in it. It is then the host's, and a restored process uses
+    /// the namespace that the restore runs in.
     pub host: bool,
-    /// The key under which a restore must be given it, if it was left out of
-    /// the checkpoint.
+    /// The key under which a restore must supply it, if the dump left it out.
     pub external: Option<String>,
 }
 
@@ -46,7 +45,7 @@ pub(super) fn of(
     let host: BTreeSet<_> = host.into_iter().flat_map(pairs).collect();
     let found: BTreeSet<_> = processes
         .flatten()
-        // No number, or zero: the kernel has no such namespaces.
+        // A missing or zero number means that the kernel has no such namespaces.
         .filter_map(|(kind, id)| Some((kind, id.filter(|id| *id != 0)?)))
         .collect();
     let mut namespaces = Vec::new();

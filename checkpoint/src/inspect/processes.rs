@@ -13,13 +13,13 @@ use crate::images::proto::{Core, Fs, Ids, PstreeEntry};
 pub struct Process {
     /// Its ID within the container.
     pub pid: u32,
-    /// Its parent's; 0 for the container's init.
+    /// Its parent's PID; 0 for the container's init.
     pub ppid: u32,
-    /// Its process group's.
+    /// Its process group.
     pub pgid: u32,
-    /// Its session's.
+    /// Its session.
     pub sid: u32,
-    /// Whether it ran.
+    /// Its state.
     pub state: ProcessState,
     /// Its command's name, up to 15 bytes, as ps(1) shows it.
     pub comm: String,
@@ -31,25 +31,25 @@ pub struct Process {
     pub executable: Option<String>,
     /// Its working directory.
     pub directory: Option<String>,
-    /// Its threads; the first is its own.
+    /// Its threads, the main thread first.
     pub threads: Vec<Thread>,
-    /// Its memory; none if it had ended.
+    /// Its memory; `None` for a zombie.
     pub memory: Option<Memory>,
     /// Its descriptors.
     pub files: Vec<OpenFile>,
 }
 
-/// Whether a process ran.
+/// The state of a process at the dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcessState {
-    /// It ran or waited.
+    /// Running or waiting.
     Running,
-    /// A signal had stopped it.
+    /// Stopped by a signal.
     Stopped,
-    /// It had ended and was not waited for.
+    /// Ended, and its parent had not waited for it.
     Zombie,
-    /// CRIU's number for it is not known here.
+    /// Unknown to this version.
     Unknown,
 }
 
@@ -58,11 +58,11 @@ pub enum ProcessState {
 pub struct Thread {
     /// Its ID.
     pub tid: u32,
-    /// Its name, if it is not its process's.
+    /// Its name, if it differs from the process's.
     pub comm: Option<String>,
 }
 
-/// A process, and what the checkpoint as a whole is made up from.
+/// A process, with data that the whole inspection uses.
 pub(super) struct Found {
     pub(super) process: Process,
     pub(super) ids: Option<Ids>,
@@ -88,7 +88,7 @@ fn process(
         .unwrap_or_default();
     let task = core.tc.unwrap_or_default();
     let creds = core.thread_core.and_then(|thread| thread.creds);
-    // In an image of its own, or, before CRIU 2, in the core.
+    // They are in a separate image, or in the core before CRIU 2.
     let ids = dir.first::<Ids>(&format!("ids-{pid}.img"))?.or(core.ids);
     let fs = dir.first::<Fs>(&format!("fs-{pid}.img"))?;
     let (memory, executable) = match Memory::read(dir, pid, files, pages)? {
@@ -134,7 +134,7 @@ fn process(
 }
 
 impl ProcessState {
-    /// CRIU's compel/include/uapi/task-state.h.
+    /// Maps the numbers of CRIU's compel/include/uapi/task-state.h.
     fn of(number: u32) -> Self {
         match number {
             1 => Self::Running,

@@ -1,4 +1,4 @@
-//! How large a checkpoint is, and what it took.
+//! The sizes and the cost of a checkpoint.
 
 use std::collections::BTreeMap;
 
@@ -10,42 +10,42 @@ use crate::images::Error;
 use crate::images::dir::number;
 use crate::images::proto::Stats;
 
-/// How large a checkpoint is.
+/// The sizes of a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Sizes {
-    /// Regular files.
+    /// Number of regular files.
     pub files: u64,
     /// Bytes that CRIU and the runtime wrote.
     pub raw_bytes: u64,
-    /// Bytes that the files have as they are stored.
+    /// Bytes of the files as stored.
     pub stored_bytes: u64,
-    /// Of `raw_bytes`: memory.
+    /// The part of `raw_bytes` that is memory.
     pub memory_raw_bytes: u64,
-    /// Of `stored_bytes`: memory.
+    /// The part of `stored_bytes` that is memory.
     pub memory_stored_bytes: u64,
 }
 
-/// What CRIU's statistics say of a dump. Times are in microseconds.
+/// The cost of a dump, from CRIU's statistics. Times are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DumpCost {
-    /// Until all processes stood still.
+    /// Time until all processes were frozen.
     pub freezing_us: u32,
-    /// For how long they stood still.
+    /// Time for which they were frozen.
     pub frozen_us: u32,
-    /// Of that: for how long their memory was taken.
+    /// The part of that time in which their memory was dumped.
     pub memory_dump_us: u32,
-    /// For how long memory was written.
+    /// Time in which memory was written.
     pub memory_write_us: u32,
-    /// Pages that were looked at.
+    /// Pages that were scanned.
     pub pages_scanned: u64,
-    /// Pages that did not change since the checkpoint that this one builds upon.
+    /// Pages that were not written because the parent checkpoint has them.
     pub pages_skipped_parent: u64,
-    /// Pages that were written, those of shared memory among them.
+    /// Pages that were written, shared memory included.
     pub pages_written: u64,
 }
 
-/// Sums up a directory. `pages` has the bytes of each pages file as CRIU wrote
-/// it, which a compressed one doesn't show.
+/// The sizes of a directory. `pages` has the raw bytes of each pages file, which differ
+/// from the size of a compressed one.
 pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes {
     let mut sizes = Sizes::default();
     for (name, size) in listing {
@@ -62,7 +62,7 @@ pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes
                 sizes.memory_stored_bytes = sizes.memory_stored_bytes.saturating_add(*size);
                 raw
             }
-            // Ours, beside what was there.
+            // A file of our own, which CRIU and the runtime did not write.
             None if name == manifest::NAME || name.ends_with(".img.table") => 0,
             None => *size,
         };
@@ -71,8 +71,8 @@ pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes
     sizes
 }
 
-/// The statistics that CRIU leaves in its working directory, which is the
-/// checkpoint's unless the caller named another.
+/// The statistics that CRIU writes to its work directory, which is the checkpoint's
+/// directory unless the caller named another.
 pub(super) fn dump_cost(dir: &Dir<'_>) -> Result<Option<DumpCost>, Error> {
     let stats = dir.first::<Stats>("stats-dump")?;
     Ok(stats.and_then(|stats| stats.dump).map(|dump| DumpCost {

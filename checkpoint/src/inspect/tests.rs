@@ -1,6 +1,6 @@
-//! `data/` is what CRIU 4.2.1 wrote of a container with two Python processes, two
-//! of a program that shares memory in every way, a zombie, and most kinds of
-//! sockets; without its memory.
+//! Inspection of the images in `data/`. CRIU 4.2.1 wrote them for a container with two
+//! Python processes, two processes that share memory in every way, a zombie, and most
+//! kinds of sockets. The page files are omitted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ fn costs_and_sizes() {
     assert_eq!(found.dump.expect("stats").pages_written, 8463);
     assert_eq!(found.sizes.memory_raw_bytes, 0);
     let dir = copy_of_data();
-    // Compressed, a pages file shows only what it has become.
+    // The size of a compressed pages file is not that of the memory.
     fs::write(dir.path().join("pages-1.img.zst"), vec![0; 1000]).expect("write");
     let sizes = inspect(dir.path()).expect("inspect").sizes;
     let init = found.processes[0].memory.as_ref().expect("memory");
@@ -190,7 +190,7 @@ fn costs_and_sizes() {
 }
 
 #[test]
-fn the_json_is_what_programs_read() {
+fn the_json_keeps_its_keys() {
     let json = serde_json::to_value(found()).expect("json");
     for (at, value) in [
         ("/processes/0/memory/largest/0/kind", "anonymous"),
@@ -213,7 +213,7 @@ fn the_json_is_what_programs_read() {
 }
 
 #[test]
-fn what_is_no_checkpoint() {
+fn damaged_checkpoints_are_refused() {
     let dir = tempfile::tempdir().expect("tempdir");
     let error = inspect(dir.path()).expect_err("empty");
     assert!(error.to_string().contains("inventory.img"), "{error}");
@@ -223,7 +223,7 @@ fn what_is_no_checkpoint() {
     fs::write(&core, &fs::read(&core).expect("read")[..100]).expect("write");
     let error = inspect(dir.path()).expect_err("cut");
     assert!(error.to_string().contains("core-1.img"), "{error}");
-    // A pipe in place of an image must not keep us waiting.
+    // A pipe in place of an image must not block.
     fs::remove_file(&core).expect("remove");
     nix::unistd::mkfifo(&core, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
     let error = inspect(dir.path()).expect_err("pipe");

@@ -4,14 +4,14 @@
 //! pagemap-PID.img   runs of pages, in the order of the pages file; each says
 //!                   whether CRIU takes it lazily
 //! mm-PID.img        the mappings that the runs are in
-//!      └──► Layout: per process: address, length, page file, place in it
+//!      └──► Layout: per process: address, length, page file, offset in it
 //!               └──► Memory: the same, with the page files open
 //! ```
 //!
 //! A dump marks every page that a lazy restore *could* skip, and a lazy restore
 //! skips all of those and no others (CRIU's mem.c, `restore_priv_vma_content`).
-//! Runs are cut at the ends of mappings here: the kernel takes a page for one
-//! mapping at a time.
+//! Runs are cut at the ends of mappings, because one userfaultfd request must lie within
+//! one mapping.
 //!
 //! Since CRIU 4.2 the list of mappings is not disjoint: a guard region
 //! (`MADV_GUARD_INSTALL`, each thread stack of glibc 2.42 has one) is an entry of
@@ -34,11 +34,11 @@ use crate::images::dir::Dir;
 use crate::images::frame::{Fault, Records};
 use crate::images::proto::{Mm, PagemapHead, PagemapRun, PstreeEntry, Vma};
 
-/// The most runs of one process: with a page in each, and a gap after each, as
-/// many as fit into 32 GiB.
+/// Maximum number of runs of one process: single pages with gaps between them in 32 GiB.
 const MAX_RUNS: usize = 4 << 20;
 
-/// Why this version can't restore a checkpoint lazily. CRIU can restore it eagerly.
+/// The reason that this version can't restore a checkpoint lazily. CRIU can restore it
+/// eagerly.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotLazy {
@@ -71,7 +71,7 @@ impl From<Error> for NotLazy {
     }
 }
 
-/// A stretch of memory and where its content is.
+/// A run of memory, and the position of its content in a page file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// Its first address.
@@ -81,9 +81,9 @@ pub struct Run {
     /// The page file: its number in a [`Layout`], an index of [`Memory::files`] in
     /// a [`Memory`].
     pub file: u32,
-    /// Where in the raw page file the first byte is.
+    /// The offset of its first byte in the raw page file.
     pub offset: u64,
-    /// Whether a forked child finds zeros there instead (`MADV_WIPEONFORK`).
+    /// Whether it reads as zeros in a forked child (`MADV_WIPEONFORK`).
     pub wiped_on_fork: bool,
 }
 
@@ -93,20 +93,20 @@ impl Run {
     }
 }
 
-/// Where each process's lazy memory is, as the images say.
+/// The layout of all processes' lazy memory, from the images.
 #[derive(Debug, Default)]
 pub struct Layout {
     /// The runs of each process, by its PID in the checkpoint, in ascending
     /// order.
     pub processes: BTreeMap<i32, Vec<Run>>,
-    /// How many bytes of the lazy memory are in a child at addresses where its
-    /// parent has memory, too, in the same private mapping. An eager restore forks
-    /// the child and keeps each of these pages shared whose content is equal
-    /// (CRIU's mem.c, `prepare_cow_vmas`); a lazy one gives each process a copy.
+    /// Bytes of lazy memory that a child has at the same addresses as its parent, in the
+    /// same private mapping. An eager restore forks the child and shares the pages with
+    /// equal content (CRIU's mem.c, `prepare_cow_vmas`). A lazy restore gives each process
+    /// a copy.
     pub inherited: u64,
 }
 
-/// What is kept of a process for its children.
+/// The data of a process that its children are compared with.
 struct Parent {
     exe: u32,
     vmas: Vec<Vma>,
@@ -116,7 +116,7 @@ impl Layout {
     /// Reads the layout of a checkpoint's memory.
     ///
     /// # Errors
-    /// An image can't be read, or not understood.
+    /// An image can't be read or is not understood.
     pub fn read(dir: &Path, page: u64) -> Result<Self, NotLazy> {
         let images = Dir(dir);
         let mut layout = Self::default();
@@ -150,21 +150,21 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The bytes of all runs.
+    /// Returns the bytes of all runs.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         total(&self.processes)
     }
 }
 
-/// The bytes of all runs. Hostile images may name more than there can be.
+/// The bytes of all runs. The sum saturates, because the images are untrusted.
 fn total(processes: &BTreeMap<i32, Vec<Run>>) -> u64 {
     let runs = processes.values().flatten();
     runs.map(Run::length).fold(0, u64::saturating_add)
 }
 
-/// The bytes of a child's runs that are also in its parent's, in mappings that
-/// CRIU takes for inherited: private ones with the same ends.
+/// The bytes that a child's runs share with its parent's, in mappings that CRIU regards
+/// as inherited: private ones with the same start and end.
 fn inherited(parent_vmas: &[Vma], parent_runs: &[Run], vmas: &[Vma], runs: &[Run]) -> u64 {
     let same = |vma: &Vma| {
         let at = parent_vmas.binary_search_by_key(&vma.start, |other| other.start);
@@ -188,8 +188,8 @@ fn inherited(parent_vmas: &[Vma], parent_runs: &[Run], vmas: &[Vma], runs: &[Run
     bytes
 }
 
-/// What can be left for later. The page files are open, and stay so: the
-/// checkpoint may be deleted while they are read.
+/// The lazy memory, with its page files open, so that the checkpoint may be deleted while
+/// they are read.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// The page files.
@@ -239,7 +239,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// The bytes of all runs.
+    /// Returns the bytes of all runs.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         total(&self.processes)
@@ -260,7 +260,7 @@ fn runs(records: &mut Records, vmas: &[Vma], page: u64) -> Result<Vec<Run>, Faul
         }
         before = end;
         if !run.is_present() {
-            // CRIU would leave it to the page source, which has nothing to give.
+            // CRIU would leave the pages to the page source, which does not have them.
             if run.is_lazy() {
                 return Err(Fault::Malformed);
             }
@@ -284,8 +284,8 @@ fn runs(records: &mut Records, vmas: &[Vma], page: u64) -> Result<Vec<Run>, Faul
     Ok(runs)
 }
 
-/// Cuts a run at the ends of the mappings that it is in. The mappings are in
-/// ascending order and disjoint, or the run is refused.
+/// Cuts a run at the ends of its mappings. It is refused if they are not disjoint and in
+/// ascending order.
 fn cut(run: Run, vmas: &[Vma], into: &mut Vec<Run>) -> Result<(), Fault> {
     let mut at = run.start;
     let first = vmas.partition_point(|vma| vma.end <= at);
@@ -313,7 +313,7 @@ fn cut(run: Run, vmas: &[Vma], into: &mut Vec<Run>) -> Result<(), Fault> {
 }
 
 /// Whether CRIU registers a mapping for lazy restore (`vma_entry_can_be_lazy`,
-/// include/vma.h). Pages marked lazy in any other would never come.
+/// include/vma.h). Lazy pages in any other mapping would never be requested.
 fn can_be_lazy(vma: &Vma) -> bool {
     const VSYSCALL: u32 = 1 << 2;
     const VDSO: u32 = 1 << 3;
@@ -387,7 +387,7 @@ mod tests {
     const LAZY: u64 = 2;
 
     #[test]
-    fn runs_are_cut_at_mappings_and_know_their_place() {
+    fn runs_are_cut_at_mappings_and_have_their_offset() {
         let mut wiped = vma(20, 30, PRIVATE);
         wiped.madv = Some(1 << 18);
         let vmas = [vma(10, 20, PRIVATE), wiped, vma(40, 50, PRIVATE | 1)];
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_given_is_refused() {
+    fn invalid_runs_are_refused() {
         let vmas = [vma(10, 20, PRIVATE), vma(20, 30, PRIVATE | 0x2000)];
         for runs in [
             // Outside of every mapping, before one, beyond one, in a locked one.
@@ -421,7 +421,7 @@ mod tests {
             vec![(8, 4, PRESENT | LAZY)],
             vec![(28, 4, PRESENT | LAZY)],
             vec![(18, 4, PRESENT | LAZY)],
-            // Not there; out of order; overlapping; beyond all addresses.
+            // Not present; out of order; overlapping; beyond all addresses.
             vec![(12, 1, LAZY)],
             vec![(14, 1, PRESENT | LAZY), (12, 1, PRESENT | LAZY)],
             vec![(12, 4, PRESENT | LAZY), (14, 1, PRESENT | LAZY)],
@@ -432,7 +432,7 @@ mod tests {
         }
     }
 
-    /// An image with one kind of magic number and these records.
+    /// An image with these records.
     fn image(records: &[Vec<u8>]) -> Vec<u8> {
         let mut image = 0x5456_4319u32.to_le_bytes().to_vec();
         image.extend([0; 4]);
@@ -482,7 +482,7 @@ mod tests {
     const ANONYMOUS: u64 = 1 | 1 << 9;
 
     #[test]
-    fn guard_regions_lie_inside_of_mappings() {
+    fn guard_regions_lie_inside_mappings() {
         // CRIU lists them last. Two mappings side by side, one guard in each.
         let vmas = [
             (10, 20, ANONYMOUS),
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_not_called_damaged() {
+    fn an_unknown_image_is_not_called_damaged() {
         // Mappings that overlap in a way that no known CRIU writes.
         let vmas = [(10, 20, ANONYMOUS), (12, 14, 0)];
         let dir = checkpoint(&[(1, 0, 1, &vmas, &[(11, 20, PRESENT | LAZY)])]);
@@ -515,10 +515,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_a_child_has_from_its_parent_is_counted() {
+    fn memory_inherited_from_the_parent_is_counted() {
         let shared = [(10, 30, ANONYMOUS), (40, 50, ANONYMOUS)];
         let runs = [(10, 15, PRESENT | LAZY), (40, 4, PRESENT | LAZY)];
-        // The second mapping has grown since, and so is not the parent's.
+        // The second mapping has grown, so it is not inherited.
         let grown = [(10, 30, ANONYMOUS), (40, 60, ANONYMOUS)];
         let partly = [(20, 10, PRESENT | LAZY), (40, 4, PRESENT | LAZY)];
         let count = |child: Process<'_>| {
@@ -528,7 +528,7 @@ mod tests {
         assert_eq!(count((2, 1, 7, &shared, &runs)), 19);
         assert_eq!(count((2, 1, 7, &grown, &runs)), 15);
         assert_eq!(count((2, 1, 7, &shared, &partly)), 5 + 4);
-        // Another program, and a process that is no child.
+        // Another program, and a process that is not a child.
         assert_eq!(count((2, 1, 8, &shared, &runs)), 0);
         assert_eq!(count((2, 0, 7, &shared, &runs)), 0);
     }

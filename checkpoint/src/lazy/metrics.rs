@@ -1,11 +1,11 @@
-//! The figures of a lazy restore.
+//! Metrics of a lazy restore.
 
 use std::time::Duration;
 
-/// Buckets per doubling: a value is known to about 3 percent.
+/// Number of buckets per doubling. Values have an error of about 3 percent.
 const FINE: u32 = 32;
 
-/// Times of anything from a microsecond to hours, in a few kilobytes.
+/// A histogram of times from a microsecond to hours, in a few kilobytes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Times {
     counts: Vec<u64>,
@@ -31,7 +31,7 @@ impl Times {
             .unwrap_or_default()
     }
 
-    /// The time that this percentage of the values does not exceed.
+    /// Returns a percentile: the time that this percentage of the values does not exceed.
     fn percentile(&self, percent: u64) -> Duration {
         let rank = (self.number * percent).div_ceil(100);
         let mut seen = 0;
@@ -45,7 +45,7 @@ impl Times {
     }
 }
 
-/// Exact up to [`FINE`], then [`FINE`] steps per doubling.
+/// The bucket of a value: exact up to [`FINE`], then [`FINE`] buckets per doubling.
 fn bucket(micros: u64) -> usize {
     if micros < u64::from(FINE) {
         return micros as usize;
@@ -68,25 +68,25 @@ fn upper(bucket: usize) -> u64 {
     }
 }
 
-/// What a lazy restore took so far.
+/// The metrics of a lazy restore so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metrics {
-    /// The memory that was left for later.
+    /// Bytes of lazy memory.
     pub lazy_bytes: u64,
-    /// Pages that a process waited for.
+    /// Number of page faults.
     pub faults: u64,
-    /// How long it waited, on the average. From when the fault was seen here.
+    /// Mean time of a fault, from the source's reading of the event to its answer.
     pub mean_fault: Duration,
-    /// What 99 of 100 did not take longer than.
+    /// The 99th percentile of these times.
     pub p99_fault: Duration,
-    /// The longest.
+    /// The longest of these times.
     pub max_fault: Duration,
-    /// Given because a process waited, with what was beside it.
+    /// Bytes that were given because of faults, neighbours included.
     pub faulted_bytes: u64,
-    /// Given before a process asked.
+    /// Bytes that were prefetched.
     pub prefetched_bytes: u64,
-    /// As much of that as came first because earlier restores had been asked
-    /// for it ([`super::Touches`]).
+    /// The part of these bytes that came first because earlier restores missed them
+    /// ([`super::Touches`]).
     pub expected_bytes: u64,
 }
 

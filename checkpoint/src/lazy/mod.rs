@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The kernel lets a process continue as soon as its event (fork, unmap, remap,
-//! remove) has been *read*. A page that is given by the state before that event is a
-//! wrong page. So each address space has a lock ([`space`]). Events are read, and the
+//! remove) has been *read*. A page that is given according to the state before that
+//! event is a wrong page. So each address space has a lock ([`space`]). Events are read, and the
 //! map of missing pages ([`pending`]) is updated, with the lock held alone. Pages are
 //! given with the lock held shared, each time after another look at the map. Decoding,
 //! which takes long, happens without the lock.
@@ -43,19 +43,19 @@ pub use uffd::{available, is_gone};
 /// The name of the socket, in CRIU's working directory.
 pub const SOCKET: &str = "lazy-pages.socket";
 
-/// Why memory can't be given.
+/// The reason that memory can't be given.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// The checkpoint is damaged, or can't be read.
     #[error(transparent)]
     Damage(#[from] crate::format::pages::Damage),
-    /// The kernel refuses.
+    /// A system call failed.
     #[error("cannot give a process its memory: {what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The container's memory limit has no room, and the kernel makes none.

@@ -1,7 +1,7 @@
 //! The missing memory of one address space.
 //!
 //! It is a map from addresses to offsets in page files. The process moves, drops and
-//! duplicates its memory, and the map is updated by the kernel's events alone.
+//! duplicates its memory, and the kernel's events keep the map up to date.
 //!
 //! ```text
 //! regions: address / 8 MiB ──► Arc ──► spans: start ──► end, place
@@ -9,11 +9,11 @@
 //!          a forked child's ────┘      copied when one of both changes it
 //! ```
 //!
-//! A fork duplicates the map, and a server that forks for each request does so
-//! hundreds of times while its memory is on its way. So the map is cut into
-//! regions of the address space that parent and children share until one of them
-//! changes a region: a fork costs one pointer for each region with missing
-//! memory, and a region is copied once for all children of the same moment.
+//! A fork duplicates the map, and a server that forks for each request may fork hundreds
+//! of times while memory is missing. So the map is divided into regions of the address
+//! space, which parent and children share until one of them changes a region. A fork
+//! costs one pointer for each region with missing memory, and a region is copied once
+//! for all children that were forked since its last change.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -21,16 +21,16 @@ use std::sync::Arc;
 
 use crate::lazy::layout::Run;
 
-/// The most pieces that are looked for around one: a frame of single pages with
-/// gaps between them has 64.
+/// Maximum number of pieces that are searched for around one. A frame of single pages
+/// with gaps between them has 64.
 const MAX_PIECES: usize = 256;
 
-/// The size of a region, in units of the addresses. A region of single pages with
-/// gaps between them has 1024 spans of 40 bytes, so that a change after a fork
-/// copies 40 KiB at most; a region of one span takes 200 bytes, 25 MiB for 1 TiB.
+/// Size of a region in bytes. A region of single pages with gaps between them has 1024
+/// spans of 40 bytes, so a change after a fork copies 40 KiB at most. A region of one
+/// span takes 200 bytes, which is 25 MiB for 1 TiB.
 const REGION: u64 = 8 << 20;
 
-/// Where the content of a span is.
+/// A run of missing memory, and the position of its content in a page file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Span {
     end: u64,
@@ -39,12 +39,12 @@ struct Span {
     wiped_on_fork: bool,
 }
 
-/// A stretch of memory whose content lies within one frame.
+/// A run of missing memory whose content lies within one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) start: u64,
     pub(super) end: u64,
-    /// Where in the raw page file its first byte is.
+    /// The offset of its first byte in the raw page file.
     pub(super) offset: u64,
 }
 
@@ -58,19 +58,19 @@ pub(super) struct Frame {
 /// The spans of one region with their starts, in ascending order.
 type Spans = Vec<(u64, Span)>;
 
-/// See the module's documentation.
+/// The map of missing memory; see the module's documentation.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
-    /// By their addresses divided by the size of a region. None is empty, and each
-    /// span lies within one.
+    /// Regions by their address divided by their size. No region is empty, and each span
+    /// lies within one region.
     regions: BTreeMap<u64, Arc<Spans>>,
     bytes: u64,
-    /// Whether a fork leaves anything out.
+    /// Whether a forked child has fewer spans, because some are wiped on fork.
     wiped_on_fork: bool,
     size: Size,
 }
 
-/// The size of a region: [`REGION`], or a test's.
+/// The size of a region: [`REGION`], or another one in tests.
 #[derive(Debug, Clone, Copy)]
 struct Size(u64);
 
@@ -81,7 +81,7 @@ impl Default for Size {
 }
 
 impl Pending {
-    /// All of a process's memory.
+    /// Creates the map with all of a process's memory.
     pub(super) fn new(runs: &[Run]) -> Self {
         Self::with_regions(runs, REGION)
     }
@@ -103,7 +103,7 @@ impl Pending {
         pending
     }
 
-    /// How much is missing.
+    /// Returns the number of missing bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -162,7 +162,7 @@ impl Pending {
             })
     }
 
-    /// Takes a range out, and gives what was in it.
+    /// Removes a range and returns its spans.
     fn take(&mut self, range: Range<u64>) -> Vec<(u64, Span)> {
         if range.is_empty() {
             return Vec::new();
@@ -195,12 +195,12 @@ impl Pending {
         taken
     }
 
-    /// Forgets a range: it is there, or the process has given it up.
+    /// Removes a range, because it is resident or the process has dropped it.
     pub(super) fn remove(&mut self, range: Range<u64>) {
         self.take(range);
     }
 
-    /// Follows memory that was moved. What was missing at its new place is dropped.
+    /// Moves a range. Missing memory at the new addresses is dropped.
     pub(super) fn remap(&mut self, from: u64, to: u64, length: u64) {
         let moved = self.take(from..from.saturating_add(length));
         self.remove(to..to.saturating_add(length));
@@ -214,7 +214,7 @@ impl Pending {
         }
     }
 
-    /// What is missing in a child that was forked just now.
+    /// Returns the missing memory of a newly forked child.
     pub(super) fn forked(&self) -> Self {
         let mut child = self.clone();
         if !self.wiped_on_fork {
@@ -232,8 +232,8 @@ impl Pending {
         child
     }
 
-    /// The frame that holds an address's content, and the missing memory around
-    /// the address whose content is in it, the address's own piece first.
+    /// Returns the frame with an address's content, and the missing pieces around the
+    /// address whose content is in the same frame. The address's own piece comes first.
     pub(super) fn around(
         &self,
         address: u64,
@@ -262,7 +262,7 @@ impl Pending {
         Some((Frame { file, number }, pieces))
     }
 
-    /// The first missing address from this one on.
+    /// Returns the first missing address from this one on.
     pub(super) fn next(&self, address: u64) -> Option<u64> {
         if self.contains(address) {
             return Some(address);
@@ -270,7 +270,8 @@ impl Pending {
         self.from(address).next().map(|(start, _)| start)
     }
 
-    /// What of a piece is still missing, and still to get the piece's content.
+    /// Returns the ranges of a piece that are still missing and still have the piece's
+    /// content.
     pub(super) fn of(&self, piece: Piece, file: u32) -> Vec<Range<u64>> {
         let mut found = Vec::new();
         let first = self
@@ -296,7 +297,7 @@ fn overlaps(spans: &Spans, range: &Range<u64>) -> bool {
     last.is_some_and(|(_, span)| span.end > range.start)
 }
 
-/// Makes a span begin at an address that lies within one.
+/// Splits the span that contains an address, so that a span begins there.
 fn split(spans: &mut Spans, at: u64) {
     let next = spans.partition_point(|(start, _)| *start < at);
     let Some((start, span)) = next.checked_sub(1).and_then(|last| spans.get_mut(last)) else {
@@ -329,7 +330,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Page by page: the place of each page's content.
+    /// The offset of each page's content.
     type Model = BTreeMap<u64, (u64, bool)>;
 
     const PAGES: u64 = 64;
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forked_child_shares_what_neither_has_changed() {
+    fn a_forked_child_shares_unchanged_regions() {
         // Single pages with gaps between them, over many regions.
         let runs: Vec<Run> = (0..1000)
             .map(|page| Run {
@@ -423,7 +424,7 @@ mod tests {
                 .count()
         };
         assert_eq!(shared(&pending, &children[0]), 20);
-        // One that changes nothing copies nothing.
+        // A removal without effect copies no region.
         pending.remove(1..2);
         assert_eq!(shared(&pending, &children[0]), 20);
         pending.remove(0..1);
@@ -433,9 +434,9 @@ mod tests {
     }
 
     proptest! {
-        // Addresses count pages of one byte here: nothing depends on their size.
+        // Pages have one byte here, because the map does not depend on their size.
         #[test]
-        fn it_is_what_a_map_of_single_pages_is(
+        fn it_equals_a_map_of_single_pages(
             runs in runs(),
             steps in prop::collection::vec(step(), 0..24),
             region in 1..2 * PAGES,

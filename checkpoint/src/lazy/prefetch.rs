@@ -28,7 +28,7 @@ use super::touches::{BLOCK, Touches};
 use crate::format::pages::{Decoder, Reader};
 use crate::sys;
 
-/// The number of recent faults that are remembered.
+/// The number of recent faults that are kept.
 const HINTS: usize = 32;
 
 /// Pause between two attempts while an event is unread, which takes microseconds.
@@ -41,7 +41,8 @@ pub(super) const ATTEMPTS: u32 = 500;
 #[derive(Default)]
 struct Queue {
     spaces: Vec<Arc<Space>>,
-    /// Children that were forked since the restore. They are prefetched in a hurry only.
+    /// Children that were forked since the restore. They are prefetched only while a
+    /// checkpoint waits.
     forked: Vec<Arc<Space>>,
     /// Processes and addresses.
     expected: VecDeque<(i32, u64)>,
@@ -58,7 +59,7 @@ struct Task {
     space: Arc<Space>,
     frame: Frame,
     pieces: Vec<Piece>,
-    /// An earlier restore missed it.
+    /// Whether an earlier restore missed it.
     is_expected: bool,
 }
 
@@ -113,16 +114,16 @@ impl Queue {
     }
 }
 
-/// What the threads share with the source.
+/// The state that the threads share with the source.
 pub(super) struct Shared {
     pub(super) files: Vec<Reader>,
     queue: Mutex<Queue>,
-    /// There may be work, or the end has come.
+    /// There may be work, or the threads must exit.
     work: Condvar,
-    /// Tells the source that a space is done, or of a failure.
+    /// Wakes the source when a space is done or a thread has failed.
     pub(super) news: EventFd,
     pub(super) given: AtomicU64,
-    /// As much of that as an earlier restore had to be asked for.
+    /// The part of `given` that an earlier restore missed.
     pub(super) expected: AtomicU64,
     hurried: AtomicBool,
 }
@@ -139,7 +140,7 @@ impl Shared {
     }
 
     fn tell(&self) {
-        // It can't be full: the source reads it to zero.
+        // The counter can't overflow, because the source resets it.
         let _ = self.news.write(1);
     }
 
@@ -148,7 +149,7 @@ impl Shared {
         self.tell();
     }
 
-    /// The next frame to decode; waits for one. Nothing at the end.
+    /// Waits for the next frame to decode. `None` at the end.
     fn next(&self) -> Option<Task> {
         let size = |file| self.frame_size(file);
         let mut queue = self.queue();
@@ -227,7 +228,7 @@ impl Shared {
                         }
                         break;
                     }
-                    Given::Gone => return Ok(()),
+                    Given::Ended => return Ok(()),
                     Given::Busy => thread::sleep(BUSY),
                     Given::NoRoom => {
                         attempts += 1;
@@ -297,7 +298,7 @@ impl Prefetch {
         let forked = std::mem::take(&mut queue.forked);
         queue.spaces.extend(forked);
         drop(queue);
-        // Fewer threads finish, too.
+        // An error is harmless: fewer threads finish, too.
         let _ = self.grow(thread::available_parallelism().map_or(1, usize::from));
         self.shared.work.notify_all();
     }
@@ -318,7 +319,8 @@ impl Prefetch {
         queue.hints.retain(|(other, _)| !Arc::ptr_eq(other, space));
     }
 
-    /// Says where a fault's neighbours end: what follows is likely to be next.
+    /// Notes where a fault's neighbours end, because the process is likely to touch the
+    /// following pages next.
     pub(super) fn hint(&self, space: Arc<Space>, address: u64) {
         let mut queue = self.shared.queue();
         if queue.hints.len() == HINTS {
@@ -328,7 +330,7 @@ impl Prefetch {
         self.shared.work.notify_one();
     }
 
-    /// What made a thread give up.
+    /// Returns the failure of a thread.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.shared.queue().failure.take()
     }
@@ -339,7 +341,7 @@ impl Drop for Prefetch {
         self.shared.queue().ended = true;
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
-            // It has nothing to say; a panic has been printed.
+            // The thread returns nothing, and a panic has been printed.
             let _ = thread.join();
         }
     }

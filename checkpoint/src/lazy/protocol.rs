@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! per task:   i32 its PID in the checkpoint, then one byte with its userfaultfd
-//!             (nothing follows a negative PID: a zombie has no memory)
+//!             (a negative PID without a userfaultfd: a zombie has no memory)
 //! at the end: u32 "RSTF", just before CRIU lets the tasks run
 //! ```
 //!

@@ -52,11 +52,11 @@ pub enum Phase {
     /// The restored processes have all of their memory. Children that they forked
     /// meanwhile lack some.
     Restored,
-    /// Nothing is missing any more.
+    /// All memory is resident.
     Complete,
 }
 
-/// See the module's documentation.
+/// The page source of one restore; see the module's documentation.
 pub struct Source {
     epoll: Epoll,
     listener: Option<UnixListener>,
@@ -65,12 +65,12 @@ pub struct Source {
     spaces: HashMap<u64, Arc<Space>>,
     next: u64,
     waiting: VecDeque<Waiting>,
-    /// When the first of them may be tried again.
+    /// The time until the next attempt for one of them.
     retry: Option<Duration>,
     phase: Phase,
-    /// When forked children were looked at.
+    /// The time of the last check of forked children.
     looked: Instant,
-    /// When CRIU let the processes run.
+    /// The time at which CRIU let the processes run.
     running_since: Option<Instant>,
     touches: Touches,
     about_to_run: Box<dyn FnMut()>,
@@ -87,12 +87,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// A source for the processes of a checkpoint, with this number of prefetching
-    /// threads. CRIU connects to `listener`. `about_to_run` is called when CRIU is about
-    /// to let the processes run, before anything else changes.
+    /// Creates a source for the processes of a checkpoint, with this number of prefetching
+    /// threads. CRIU connects to `listener`. The source calls `about_to_run` when CRIU is
+    /// about to let the processes run, before it changes its own state.
     ///
     /// # Errors
-    /// No descriptor or thread is left.
+    /// A limit of descriptors or threads is reached.
     pub fn new(
         memory: Memory,
         listener: UnixListener,
@@ -133,13 +133,13 @@ impl Source {
         })
     }
 
-    /// The phase of the restore.
+    /// Returns the phase of the restore.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// When to call [`Self::step`] even if nothing has come in.
+    /// Returns the time after which to call [`Self::step`] even without an event.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         let forked = self.spaces.values().any(|space| space.is_forked());
@@ -147,44 +147,44 @@ impl Source {
         self.retry.into_iter().chain(look).min()
     }
 
-    /// The connection to CRIU, while there is one.
+    /// Returns the connection to CRIU while it is open.
     #[must_use]
     pub fn criu(&self) -> Option<BorrowedFd<'_>> {
         self.criu.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether CRIU has ever come.
+    /// Returns whether CRIU has connected.
     #[must_use]
     pub fn was_asked(&self) -> bool {
         self.listener.is_none()
     }
 
-    /// How much is missing.
+    /// Returns the number of missing bytes.
     #[must_use]
     pub fn missing(&self) -> u64 {
         self.spaces.values().map(|space| space.missing()).sum()
     }
 
-    /// How much children lack that were forked since: a checkpoint needs a copy of
-    /// it for each.
+    /// Returns the number of bytes that are missing in forked children. A checkpoint needs
+    /// a copy of them for each child.
     #[must_use]
     pub fn missing_in_children(&self) -> u64 {
         let forked = self.spaces.values().filter(|space| space.is_forked());
         forked.map(|space| space.missing()).sum()
     }
 
-    /// Says what will be asked for first: it comes first.
+    /// Prefetches the pages of `touches` first.
     pub fn expect(&mut self, touches: &Touches) {
         self.prefetch.expect(touches);
     }
 
-    /// What was asked for first, so far.
+    /// Returns the touches of this restore so far.
     #[must_use]
     pub fn touches(&self) -> &Touches {
         &self.touches
     }
 
-    /// Gives only what is asked for, until [`Self::begin_prefetch`].
+    /// Answers page faults only, until [`Self::begin_prefetch`].
     pub fn hold_prefetch(&mut self) {
         self.held = true;
     }
@@ -197,13 +197,13 @@ impl Source {
         }
     }
 
-    /// Finishes with all processors, because a checkpoint waits for complete memory.
+    /// Prefetches on all processors, because a checkpoint waits for complete memory.
     pub fn hurry(&mut self) {
         self.begin_prefetch();
         self.prefetch.hurry();
     }
 
-    /// The figures so far.
+    /// Returns the metrics so far.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {
@@ -215,11 +215,11 @@ impl Source {
         }
     }
 
-    /// Does what there is to do.
+    /// Handles all pending events.
     ///
     /// # Errors
-    /// The restore has failed, or the container must not go on: its memory
-    /// can't be given.
+    /// The restore has failed, or missing memory can't be given. The container must not
+    /// continue then.
     pub fn step(&mut self) -> Result<(), Failure> {
         let mut events = [EpollEvent::empty(); EVENTS];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
@@ -250,7 +250,8 @@ impl Source {
             return Ok(());
         };
         match listener.accept() {
-            // It gets the memory of the checkpoint: CRIU runs as we do.
+            // CRIU runs as this process's user. Other users must not get the
+            // checkpoint's memory.
             Ok((stream, _)) if peer(&stream)? != geteuid().as_raw() => {
                 self.listener = Some(listener);
             }
@@ -268,7 +269,7 @@ impl Source {
         Ok(())
     }
 
-    /// Takes one message of CRIU's.
+    /// Handles one message of CRIU.
     fn hear(&mut self) -> Result<(), Failure> {
         let Some(criu) = &mut self.criu else {
             return Ok(());
@@ -291,7 +292,8 @@ impl Source {
                 if !self.held {
                     self.prefetch.begin();
                 }
-                // Of processes that CRIU did not restore nothing is missed.
+                // CRIU has not restored the remaining processes, so their memory is not
+                // missing.
                 self.processes.clear();
             }
             Said::End if self.phase == Phase::Restoring => return Err(Failure::Unfinished),
@@ -335,7 +337,7 @@ impl Source {
         Ok(())
     }
 
-    /// Lets go of address spaces that lack nothing.
+    /// Drops address spaces without missing pages, and updates the phase.
     fn settle(&mut self) {
         if self.phase == Phase::Restoring {
             return;
@@ -351,7 +353,7 @@ impl Source {
             let done = space.is_done();
             if done {
                 prefetch.remove(space);
-                // The descriptor may live on in a thread for a moment.
+                // A thread may still hold the descriptor for a moment.
                 let _ = epoll.delete(&**space);
             }
             !done

@@ -29,7 +29,7 @@ pub(super) enum Given {
     /// The container's memory limit has no room now.
     NoRoom,
     /// The address space has ended, by exit or exec.
-    Gone,
+    Ended,
 }
 
 struct State {
@@ -38,12 +38,12 @@ struct State {
     cursor: u64,
     /// Frames that are being decoded ahead.
     claimed: Vec<Frame>,
-    gone: bool,
+    ended: bool,
 }
 
-/// See the module's documentation.
+/// An address space; see the module's documentation.
 pub(super) struct Space {
-    /// The process's number in the checkpoint; a forked child's has none.
+    /// The process's PID in the checkpoint; `None` for a forked child.
     pid: Option<i32>,
     uffd: Uffd,
     gate: RwLock<()>,
@@ -75,7 +75,7 @@ impl Space {
                 pending,
                 cursor: 0,
                 claimed: Vec::new(),
-                gone: false,
+                ended: false,
             }),
             page,
         })
@@ -102,13 +102,13 @@ impl Space {
     /// Whether no page is missing.
     pub(super) fn is_done(&self) -> bool {
         let state = self.state();
-        state.gone || state.pending.is_empty()
+        state.ended || state.pending.is_empty()
     }
 
     /// The number of missing bytes.
     pub(super) fn missing(&self) -> u64 {
         let state = self.state();
-        match state.gone {
+        match state.ended {
             true => 0,
             false => state.pending.bytes(),
         }
@@ -150,12 +150,12 @@ impl Space {
         frame_size: impl Fn(u32) -> u64,
     ) -> Option<(Frame, Vec<Piece>)> {
         let mut state = self.state();
-        if state.gone {
+        if state.ended {
             return None;
         }
         let mut at = within.as_ref().map_or(state.cursor, |range| range.start);
         let limit = within.as_ref().map_or(u64::MAX, |range| range.end);
-        // A range is for one place; the walk begins anew at the end.
+        // A range is searched once. Without one, the search continues at the start.
         let mut again = within.is_none() && at > 0;
         loop {
             let Some(address) = state.pending.next(at).filter(|at| *at < limit) else {
@@ -284,7 +284,7 @@ impl Space {
     /// Checks whether the address space still exists.
     pub(super) fn look(&self) {
         if is_gone(self.uffd.as_fd()) {
-            self.state().gone = true;
+            self.state().ended = true;
         }
     }
 
@@ -297,10 +297,10 @@ impl Space {
         match error {
             Errno::EAGAIN | Errno::EINTR => Ok(Given::Busy),
             Errno::ENOMEM => Ok(Given::NoRoom),
-            // The second before Linux 4.13.
+            // ENOSPC is the error before Linux 4.13.
             Errno::ESRCH | Errno::ENOSPC => {
-                self.state().gone = true;
-                Ok(Given::Gone)
+                self.state().ended = true;
+                Ok(Given::Ended)
             }
             error => Err(Failure::system(what)(error.into())),
         }

@@ -1,12 +1,11 @@
-//! Touches: the pages that processes missed after earlier restores, and when.
+//! Touches: the pages that processes missed after earlier restores, with their times.
 //!
 //! A program that is restored from one checkpoint again does much the same each time.
 //! So the next restore prefetches first the pages that earlier ones missed, in the
 //! order of the times. A page that was prefetched in time leaves no touch. So the
 //! touches of all restores are kept together, each with its earliest time.
 //!
-//! Touches change only the order in which memory is given: wrong ones cost time and
-//! nothing else.
+//! Touches change only the order in which memory is given, so wrong ones only cost time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,14 +19,14 @@ pub(super) const BLOCK: u64 = 64 << 10;
 /// covers the first gigabytes that a program touches.
 const MOST: usize = 32 << 10;
 
-/// The longest text that is read: MOST of the largest numbers.
+/// Size limit of the text: [`MOST`] touches with the largest numbers.
 pub const MAX_BYTES: u64 = 2 << 20;
 
 /// The format of the text.
 const FORMAT: u32 = 1;
 
-/// Touches by process, as numbered in the checkpoint, and block; milliseconds
-/// after CRIU let the processes run.
+/// Touches by PID in the checkpoint and block address. The values are milliseconds after
+/// CRIU let the processes run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touches(BTreeMap<(i32, u64), u32>);
 
@@ -39,7 +38,7 @@ struct Text {
 }
 
 impl Touches {
-    /// Parses a text. Empty if it is of another version or is no such text.
+    /// Parses a text. An invalid text, or one of another version, has no touches.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         match serde_json::from_slice::<Text>(text) {
@@ -57,7 +56,7 @@ impl Touches {
         }
     }
 
-    /// The text that [`Self::parse`] reads, in order.
+    /// Returns the text that [`Self::parse`] reads, in the order of time.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
         let text = Text {
@@ -67,14 +66,13 @@ impl Touches {
         serde_json::to_vec(&text).unwrap_or_default()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no touches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds those of another restore, and drops the last ones if they are too
-    /// many.
+    /// Adds the touches of another restore, and drops the latest beyond the limit.
     pub fn merge(&mut self, other: &Self) {
         for (&(pid, address), &after) in &other.0 {
             self.insert(pid, address, after);
@@ -100,7 +98,7 @@ impl Touches {
             .or_insert(after);
     }
 
-    /// Process and block, the earliest first.
+    /// Returns PIDs and blocks in the order of time.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (i32, u64)> {
         self.sorted().into_iter().map(|(pid, at, _)| (pid, at))
     }
@@ -129,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_come_first_whichever_restore_saw_them() {
+    fn merged_touches_are_in_the_order_of_time() {
         let mut all = touches(&[(1, 9, 30), (1, 3, 10), (2, 3, 20)]);
         all.merge(&touches(&[(1, 9, 5), (1, 3, 40), (7, 0, 15)]));
         let order: Vec<_> = all.in_order().collect();
@@ -138,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_are_dropped_when_they_are_too_many() {
+    fn the_latest_touches_beyond_the_limit_are_dropped() {
         let many: Vec<_> = (0..MOST as u64).map(|n| (1, n, n + 1)).collect();
         let mut all = touches(&many);
         all.merge(&touches(&[(2, 0, 0)]));
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_text_is_none() {
+    fn an_invalid_text_has_no_touches() {
         for text in ["", "{}", "[]", r#"{"format":2,"touches":[[1,0,0]]}"#] {
             assert!(Touches::parse(text.as_bytes()).is_empty(), "{text}");
         }
@@ -159,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_can_be_read(
+        fn a_rendered_text_is_parsed(
             all in prop::collection::vec((any::<i32>(), 0..1u64 << 47, any::<u32>()), 0..50),
         ) {
             let mut touches = Touches::default();
@@ -170,7 +168,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_can_be_read(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_text_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Touches::parse(&text);
         }
     }

@@ -147,10 +147,10 @@ impl Uffd {
 /// end; it refuses pages for an address space that has ended.
 #[must_use]
 pub fn is_gone(uffd: BorrowedFd<'_>) -> bool {
-    // From the first address that can be mapped (vm.mmap_min_addr) to the end of
-    // the smallest address space (arm64 with 39 bits). No mapping is that large and
-    // begins there, so that an address space that exists refuses it, too, with
-    // another error (mm/userfaultfd.c, `mfill_atomic`).
+    // From the first address that can be mapped (vm.mmap_min_addr) to the end of the
+    // smallest address space (arm64 with 39 bits). No mapping begins there and is that
+    // large, so an address space that exists refuses the range with another error
+    // (mm/userfaultfd.c, `mfill_atomic`).
     let range = UffdioRange {
         start: 64 << 10,
         len: (1 << 38) - (64 << 10),
@@ -162,7 +162,7 @@ pub fn is_gone(uffd: BorrowedFd<'_>) -> bool {
     };
     // SAFETY: the request lives through the call and holds no pointer.
     let result = unsafe { ioctl::zeropage(uffd.as_raw_fd(), &raw mut request) };
-    // The second before Linux 4.13.
+    // ENOSPC is the error before Linux 4.13.
     matches!(result, Err(Errno::ESRCH | Errno::ENOSPC))
 }
 
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn sizes_are_the_kernels() {
-        // They are part of the requests' numbers.
+        // The sizes are part of the requests' numbers.
         assert_eq!(size_of::<UffdioApi>(), 24);
         assert_eq!(size_of::<UffdioRange>(), 16);
         assert_eq!(size_of::<UffdioCopy>(), 40);

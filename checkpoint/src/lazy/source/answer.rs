@@ -29,8 +29,8 @@ impl Source {
                     self.faulted_bytes += count;
                     continue;
                 }
-                Given::Gone => continue,
-                // The event has arrived by the next step.
+                Given::Ended => continue,
+                // The next step reads the event first.
                 Given::Busy => self.retry = Some(Duration::from_millis(1)),
                 Given::NoRoom => {
                     fault.refused += 1;
@@ -101,7 +101,7 @@ impl Source {
             }
             self.prefetch.hint(space.clone(), own.end);
         }
-        // No process waits for these pages.
+        // Touches are recorded last, because no process waits for them.
         if let (Some(pid), Some(since)) = (space.pid(), self.running_since) {
             self.touches
                 .add(pid, address, fault.since.duration_since(since));
