@@ -19,6 +19,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use percent_encoding::percent_decode_str;
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{Owner, new_pipe};
@@ -117,28 +118,9 @@ pub(super) fn decoded_path(text: &str) -> PathBuf {
     decoded(text).into()
 }
 
-/// Undoes percent-encoding (RFC 3986, 2.1); what isn't any stays as it is.
+/// Decodes percent-encoding (RFC 3986, 2.1). Broken escapes stay as they are.
 fn decoded(text: &str) -> OsString {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [byte, tail @ ..] = rest {
-        let escaped = match (byte, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
-            _ => None,
-        };
-        if let Some((high, low)) = escaped {
-            bytes.push(high << 4 | low);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*byte);
-            rest = tail;
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    OsString::from_vec(percent_decode_str(text).collect())
 }
 
 #[cfg(test)]
