@@ -56,7 +56,7 @@ impl std::fmt::Display for Output {
         } = self;
         write!(
             f,
-            "`{command}` ended with {code}\nstdout: {stdout}\nstderr: {stderr}"
+            "`{command}` exited with {code}\nstdout: {stdout}\nstderr: {stderr}"
         )
     }
 }
@@ -89,7 +89,7 @@ pub fn ctr_fails(arguments: &[&str]) -> String {
 /// the exit code and both streams.
 ///
 /// Up to containerd 2.3, ctr closes the streams of `run` and `exec` when the process
-/// has ended, even if it has yet to read them (fixed for `exec` in commit 3778cc36f).
+/// has exited, even if it has yet to read them (fixed for `exec` in commit 3778cc36f).
 #[track_caller]
 pub fn prints(code: i32, stdout: &str, stderr: &str, mut run: impl FnMut() -> Output) {
     eventually("all of the output", || {
@@ -148,7 +148,7 @@ pub(crate) fn finish(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("`{line}` did not start: {error}"));
     assert!(
         output.status.code() != Some(TIMED_OUT),
-        "`{line}` had not ended after {:?}",
+        "`{line}` still ran after {:?}",
         stretched(PATIENCE)
     );
     Output {

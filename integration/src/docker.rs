@@ -250,7 +250,7 @@ impl Container {
         }
     }
 
-    /// Panics unless it runs.
+    /// Asserts that it runs.
     #[track_caller]
     pub fn running(&self) {
         self.is("running")
@@ -260,7 +260,7 @@ impl Container {
     /// Waits until it has exited.
     #[track_caller]
     pub fn exited(&self) {
-        eventually("the container has ended", || self.is("exited"));
+        eventually("the container has exited", || self.is("exited"));
     }
 
     /// Removes the mark of a ready workload, so that [`Self::ready`] waits for the

@@ -373,7 +373,7 @@ fn a_container_that_criu_cannot_dump_continues_and_the_reason_is_given() {
 #[test]
 fn a_checkpoint_waits_until_a_connection_is_accepted() {
     if by_path() {
-        println!("skipped: by path nothing tells cedana-runc that the pause is Docker's own");
+        println!("skipped: by path cedana-runc cannot tell that the pause is Docker's own");
         return;
     }
     let run = Run::new("accepted").leaves_running();

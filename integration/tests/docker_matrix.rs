@@ -215,7 +215,7 @@ fn another_user() {
         .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     if capabilities.is_none_or(|all| all & (1 << CAP_SYS_RESOURCE) == 0) {
         println!(
-            "skipped: this machine gives no CAP_SYS_RESOURCE, which the dump of another user's process needs"
+            "skipped: this machine gives no CAP_SYS_RESOURCE, which CRIU needs to dump another user's process"
         );
         return;
     }

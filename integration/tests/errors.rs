@@ -110,7 +110,7 @@ fn an_unknown_setting_in_the_options_file_is_named() {
     let settings = scratch.0.join("options.toml");
     fs::write(&settings, "BinaryNane = \"runc\"\n").unwrap_or_else(|e| panic!("{e}"));
     if cedana_integration::named_as_stock() {
-        println!("skipped: clients send no file of settings to a runtime of that name");
+        println!("skipped: clients send no settings file to a runtime of that name");
         return;
     }
     let reason = Run::new("typo")

@@ -147,7 +147,7 @@ fn a_container_that_loses_its_page_source_is_killed_and_the_log_says_why() {
 fn a_container_whose_memory_limit_leaves_no_room_is_killed_and_the_log_says_why() {
     let lazy = Lazy::new("tight", &FAMILY);
     let Some(cgroup) = lazy.oom_killer() else {
-        println!("skipped: cgroup v2 has no way to forbid the kernel to kill for memory first");
+        println!("skipped: on cgroup v2 the OOM killer cannot be turned off");
         return;
     };
     let limit = |bytes: &str| {

@@ -76,8 +76,8 @@ impl Lock {
     }
 }
 
-/// A file that grows for as long as the process lives: its nonce, then the
-/// numbers from 1, a line each, written through one descriptor.
+/// A file that grows until the process exits: its nonce, then the numbers from 1, one
+/// per line, written through one descriptor.
 pub(crate) struct Journal {
     nonce: String,
     path: String,

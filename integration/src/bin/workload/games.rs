@@ -239,8 +239,8 @@ impl Games {
         };
         drop(50, 200)?;
         dropped.is_zero(50..250, "dropped")?;
-        dropped.holds(0..50, "before what was dropped")?;
-        dropped.holds(250..PAGES, "after what was dropped")?;
+        dropped.holds(0..50, "before the dropped pages")?;
+        dropped.holds(250..PAGES, "after the dropped pages")?;
 
         let split = self.split;
         for page in (0..PAGES).step_by(3) {
@@ -266,7 +266,7 @@ impl Games {
             self.moved.holds(0..PAGES, "later, moved")?;
             self.dropped.is_zero(50..250, "later, dropped")?;
             self.dropped
-                .holds(250..PAGES, "later, after what was dropped")?;
+                .holds(250..PAGES, "later, after the dropped pages")?;
             self.split.holds(0..PAGES, "later, split")?;
             self.locked.holds(0..PAGES, "later, locked")?;
             self.wiped.holds(0..PAGES, "later, wiped on fork")?;

@@ -266,7 +266,7 @@ fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
     })
 }
 
-/// A counter that moves for as long as the process does.
+/// A counter that moves until the process is stopped.
 fn tick() -> Arc<AtomicU64> {
     let ticks = Arc::new(AtomicU64::new(0));
     let moving = Arc::clone(&ticks);

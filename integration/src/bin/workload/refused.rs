@@ -101,7 +101,7 @@ impl Holder {
     pub(crate) fn verify(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(format!("{} has ended: {status}", self.kind)),
+            Ok(Some(status)) => Err(format!("{} has exited: {status}", self.kind)),
             Err(error) => Err(error.to_string()),
         }
     }
