@@ -1,40 +1,40 @@
-//! One error type for the task service, and its one translation into ttrpc.
+//! The error type of the task service, and its translation into ttrpc.
 //!
 //! containerd turns the ttrpc code back into its own error classes
 //! (`errdefs`), and clients act on the class: `ctr task rm -f` ignores "not
-//! found", Docker retries nothing on "already exists". Failures of the OCI
-//! runtime travel as `UNKNOWN`, as those of containerd's own shim do, so that
-//! clients print the text without a prefix.
+//! found", Docker does not retry on "already exists". Failures of the OCI runtime are
+//! sent as `UNKNOWN`, as in containerd's own shim, so that clients print the text
+//! without a prefix.
 
 use std::{io, path::Path};
 
 use containerd_shim::protos::ttrpc::{self, Code};
 
-/// What a request on a task can fail with.
+/// The error of a request on a task.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The container, the process or its cgroup does not exist (any more).
-    /// The suffix is that of Go's errdefs, which clients look for.
+    /// The container, the process or its cgroup does not exist. Clients look for the
+    /// suffix, which is that of Go's errdefs.
     #[error("{0}: not found")]
     NotFound(String),
     /// The ID is taken.
     #[error("{0}: already exists")]
     AlreadyExists(String),
-    /// The request does not fit the state the task is in.
+    /// The task's state does not admit the request.
     #[error("{0}")]
     FailedPrecondition(String),
     /// The request itself is wrong; the text names the field.
     #[error("{0}")]
     InvalidArgument(String),
-    /// The OCI runtime, or `cedana-runc`, refused; the text is its own.
+    /// The OCI runtime or `cedana-runc` failed, with this text.
     #[error("{0}")]
     Runtime(String),
-    /// A system call on a named thing failed.
+    /// A system call failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was being done, and on what.
+        /// The operation and its object.
         context: String,
-        /// The system's reason.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -55,9 +55,9 @@ impl From<Error> for ttrpc::Error {
     }
 }
 
-/// Adds what was being done to a system error.
+/// Adds the failed operation to a system error.
 pub(crate) trait Context<T> {
-    /// `context` is only built when there is an error.
+    /// `context` is called only on an error.
     fn context<C: Into<String>>(self, context: impl FnOnce() -> C) -> Result<T>;
 }
 

@@ -1,12 +1,12 @@
-//! Task events, delivered to containerd in the order in which they happened.
+//! Delivers task events to containerd in the order in which they happened.
 //!
-//! Everything that happens to a task is sent into one queue; one task empties
-//! it into containerd's event service. The queue decouples: a request never
-//! waits for containerd, which may be waiting for that very request.
+//! All events go through one queue, which a background loop forwards to containerd's
+//! event service. So a request never waits for containerd, which may itself wait for
+//! that request.
 //!
-//! An event that containerd does not take, as while it restarts, is tried again
-//! before any later one: clients must not hear of a deletion before the exit.
-//! The shim crate's own publisher puts a failed event at the end of its queue.
+//! An event that containerd does not accept, for example during a restart, is retried
+//! before any later one: clients must not see a deletion before the exit. The shim
+//! crate's own publisher puts a failed event at the end of its queue.
 
 use std::{io, time::Duration};
 
@@ -26,14 +26,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long containerd may take for one event; containerd's own shim's figure.
+/// The time limit for one event, the same as in containerd's own shim.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often an event is tried, and the pause in between: together longer than
-/// a restart of containerd takes. What is lost after that it learns by asking
-/// for the state of its tasks when it starts.
+/// The number of attempts for an event, and the pause between them: together longer
+/// than a restart of containerd. An event that is lost after that matters little:
+/// containerd requests the state of its tasks when it starts.
 const TRIES: u32 = 60;
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long a shim that is done waits for its last events to be taken.
+/// The time for which an exiting shim waits for the delivery of its last events.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
 
 /// The sending end of the queue. Clones are cheap.
@@ -42,7 +42,7 @@ pub(crate) struct Events(mpsc::UnboundedSender<Item>);
 
 enum Item {
     Event(Box<dyn Event>),
-    /// Answered when all before it are delivered.
+    /// Answered when all earlier events are delivered.
     Mark(oneshot::Sender<()>),
 }
 
@@ -51,8 +51,8 @@ impl Events {
     /// `namespace`.
     ///
     /// # Errors
-    /// When containerd can't be reached now: a shim that can't tell it anything
-    /// is not to be started.
+    /// When containerd can't be reached: a shim that can't deliver events must not
+    /// start.
     pub(crate) async fn deliver(address: String, namespace: String) -> io::Result<Self> {
         let address = match address.strip_prefix("unix://") {
             Some(_) => address,
@@ -75,18 +75,18 @@ impl Events {
         Ok(Self(queue))
     }
 
-    /// Queues an event. It is dropped only when the shim is going down.
+    /// Queues an event. Events are dropped only when the shim exits.
     pub(crate) fn send(&self, event: impl Event + 'static) {
-        // The receiver lives as long as the event loop that runs us.
+        // The receiver lives as long as the event loop.
         let _ = self.0.send(Item::Event(Box::new(event)));
     }
 
-    /// Waits, for a while, until everything sent so far is delivered.
+    /// Waits until all queued events are delivered, for three seconds at most.
     pub(crate) async fn flush(&self) {
         let (reached, mark) = oneshot::channel();
         let _ = self.0.send(Item::Mark(reached));
         if timeout(LAST_EVENTS, mark).await.is_err() {
-            warn!("the last events were not taken by containerd within {LAST_EVENTS:?}");
+            warn!("containerd did not accept the last events within {LAST_EVENTS:?}");
         }
     }
 }
@@ -129,7 +129,7 @@ impl Containerd {
             }
             sleep(PAUSE).await;
         }
-        error!("event {topic} is lost: containerd did not take it");
+        error!("event {topic} is lost: containerd did not accept it");
     }
 
     async fn forward(&mut self, request: &ForwardRequest) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! `containerd-shim-cedana-v2`: containerd's supervisor of the containers of
-//! runtime `io.containerd.cedana.v2`.
+//! `containerd-shim-cedana-v2`: the containerd shim of runtime
+//! `io.containerd.cedana.v2`.
 //!
 //! ```text
 //!  containerd ──ttrpc──▶ service ──▶ container ──exec──▶ runc | crun        lifecycle
@@ -8,10 +8,9 @@
 //!    events ◀── exits, OOM kills ◀── reaper, cgroup      checkpoint, restore
 //! ```
 //!
-//! One process per container, or per pod, that lives as long as they do: its
-//! memory is paid a thousand times on a node. Hence one thread, one allocator
-//! arena, and nothing of the checkpoint engine inside: that runs in
-//! `cedana-runc`, which ends and gives its memory back.
+//! One shim process serves one container, or one pod, for its whole lifetime. A node
+//! may run a thousand shims, so the shim has one thread and one allocator arena. The
+//! checkpoint engine runs in `cedana-runc`, which exits and frees its memory.
 
 mod bootstrap;
 mod cgroup;
@@ -39,8 +38,8 @@ fn main() -> ExitCode {
     match call() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // containerd reads both streams of `start`, and a shim that can't
-            // serve tells `start` through its stdout.
+            // containerd reads both output streams of `start`, and `start` reads the
+            // stdout of a shim that can't serve.
             println!("{}: {e}", bootstrap::RUNTIME_NAME);
             ExitCode::FAILURE
         }
@@ -67,8 +66,8 @@ fn call() -> Result<(), Error> {
         .block_on(bootstrap::run(flags))
 }
 
-/// The init of every container, once the runtime that made it has ended,
-/// becomes our child (prctl(2), PR_SET_CHILD_SUBREAPER).
+/// Makes the shim the parent of every container's init after the exit of the OCI
+/// runtime (prctl(2), PR_SET_CHILD_SUBREAPER).
 fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }

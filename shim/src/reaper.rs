@@ -1,8 +1,8 @@
 //! Reaps all child processes and delivers their exit statuses.
 //!
 //! The shim is a child subreaper. Its children are the commands that it starts (the
-//! OCI runtime, loggers), and the init and the exec'd processes of every container
-//! once the runtime that created them has exited. One `waitpid(-1)` loop, driven by
+//! OCI runtime, loggers), and the init and the exec processes of every container once
+//! the runtime that created them has exited. One `waitpid(-1)` loop, driven by
 //! SIGCHLD, reaps all of them and sends each exit status to the claimant of the PID.
 //!
 //! Two races are closed by construction:
@@ -114,13 +114,13 @@ impl Reaper {
         let mut exits = self.lock();
         // std's handle neither kills nor reaps when dropped.
         let pid = command.spawn()?.id() as i32;
-        // An exit kept under this PID is that of its former owner.
+        // An exit kept under this PID is that of an earlier process.
         exits.unclaimed.remove(&pid);
         Ok((pid, exits.claim(pid)))
     }
 
-    /// Keeps exits of unknown processes until the watch is dropped. Taken
-    /// before a process is started whose PID we learn later.
+    /// Keeps exits of unknown processes until the watch is dropped. Taken before the
+    /// start of a process whose PID is reported later.
     pub(crate) fn watch(&self) -> Watch {
         self.lock().watches += 1;
         Watch(self.clone())
@@ -131,11 +131,11 @@ impl Reaper {
     }
 }
 
-/// See [`Reaper::watch`].
+/// Keeps unclaimed exits until dropped; see [`Reaper::watch`].
 pub(crate) struct Watch(Reaper);
 
 impl Watch {
-    /// The exit of `pid`, even if it has ended since the watch began.
+    /// The exit of `pid`, even if the process has exited since the watch began.
     pub(crate) fn claim(&self, pid: i32) -> Exit {
         self.0.lock().claim(pid)
     }

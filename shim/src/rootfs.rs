@@ -1,9 +1,8 @@
-//! Mounting and unmounting a container's root, which containerd describes and
-//! the shim performs.
+//! Mounts and unmounts a container's root as containerd describes it.
 //!
-//! The work is done on a thread of its own: mounting an overlay with many
-//! layers changes the working directory of the thread that does it, and a slow
-//! or hung file system must not hold up the other containers of the pod.
+//! The work is done on a separate thread. Mounting an overlay with many layers
+//! changes the thread's working directory, and a slow or hung file system must not
+//! delay the other containers of the pod.
 
 use std::{
     fs::{self, File},
@@ -21,11 +20,11 @@ use crate::{
     reaper::Reaper,
 };
 
-/// Mounts `mounts` in order below `rootfs`, which is made if need be. When one
-/// fails, those before it are undone.
+/// Mounts `mounts` in order below `rootfs`, which is created if missing. If a mount
+/// fails, the earlier ones are unmounted.
 ///
 /// # Errors
-/// Names the mount that failed.
+/// The error of the failed mount.
 pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -> Result<()> {
     on_new_thread(move || {
         make_directory(&rootfs)?;
@@ -33,7 +32,7 @@ pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -
             let mounted = target(&rootfs, &mount.target)
                 .and_then(|target| mount::mount(mount, &target, &reaper));
             if let Err(e) = mounted {
-                // The first failure is the one to tell.
+                // Only the mount's error is reported.
                 let _ = unmount_now(&rootfs);
                 return Err(Error::Runtime(format!(
                     "failed to mount rootfs component: {e}"
@@ -45,18 +44,18 @@ pub(crate) async fn mount(mounts: Vec<Mount>, rootfs: PathBuf, reaper: Reaper) -
     .await
 }
 
-/// Undoes [`mount`], and whatever else was mounted below.
+/// Unmounts everything at and below `rootfs`.
 ///
 /// # Errors
-/// When something below is still in use.
+/// A mount that is still in use.
 pub(crate) async fn unmount(rootfs: PathBuf) -> Result<()> {
     on_new_thread(move || unmount_now(&rootfs)).await
 }
 
-/// [`unmount`] for callers that have nothing else to do meanwhile.
+/// Unmounts like [`unmount`], but on the calling thread.
 ///
 /// # Errors
-/// As [`unmount`].
+/// Those of [`unmount`].
 pub(crate) fn unmount_now(rootfs: &Path) -> Result<()> {
     mount::unmount(rootfs).map_err(|e| Error::Runtime(format!("failed rootfs umount: {e}")))
 }
@@ -65,15 +64,15 @@ fn make_directory(rootfs: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
-        // Others may pass through, as with containerd's own shim: a user
-        // namespace's root is one of them.
+        // Other users may search the directory, as with containerd's own shim: the
+        // root of a user namespace is another user.
         .mode(0o711)
         .create(rootfs)
         .context(|| at("create", rootfs))
 }
 
-/// A mount's place: the root itself or a folder in it. Links and `..` in an
-/// image's folders don't lead out of the root.
+/// The path of a mount target: the root itself or a directory in it. Links and `..`
+/// in the image don't lead out of the root.
 fn target(rootfs: &Path, below: &str) -> Result<PathBuf> {
     let below = below.trim_start_matches('/');
     if below.is_empty() {

@@ -1,15 +1,14 @@
-//! The OCI runtime's command line, as the shim uses it.
+//! Runs the commands of the OCI runtime.
 //!
-//! One value per container says which binary, which state root and which
-//! global flags. Every verb is one child process, awaited through the reaper
-//! and killed by the kernel should the shim die first. Failures carry the
-//! runtime's own words: from its JSON log where it wrote one, else from stderr,
-//! which is kept in a memfd because a detached child of the runtime could hold
-//! a pipe open for ever.
+//! One [`Runtime`] per container holds the binary, the state root and the global
+//! flags. Every verb is one child process, awaited through the reaper and killed by
+//! the kernel if the shim exits first. An error contains the runtime's own message,
+//! from its JSON log or else from stderr. stderr is kept in a memfd, because a
+//! detached child of the runtime could hold a pipe open for ever.
 //!
 //! Lifecycle verbs go straight to the wrapped runtime (runc or crun), since
 //! `cedana-runc` would only pass them on. `checkpoint` and `restore` go to
-//! `cedana-runc`, told by its environment which runtime it wraps.
+//! `cedana-runc`, whose environment names the wrapped runtime.
 
 use std::{
     fs::File,
@@ -32,13 +31,13 @@ use crate::{
     reaper::{ExitStatus, Reaper},
 };
 
-/// Where containerd's own shim keeps runc's state, too; `runc --root
-/// /run/containerd/runc/<namespace> list` is what people type.
+/// The default state root. containerd's own shim uses the same one, so
+/// `runc --root /run/containerd/runc/<namespace> list` works with both.
 const DEFAULT_ROOT: &str = "/run/containerd/runc";
-/// A runtime's log that is larger than this is not its error message.
+/// The most that is read of a runtime's log. An error message is far shorter.
 const LOG_LIMIT: u64 = 1 << 20;
 
-/// How to call the OCI runtime for one container.
+/// The OCI runtime of one container, with its global flags.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     binary: PathBuf,
@@ -49,11 +48,11 @@ pub(crate) struct Runtime {
 
 /// The three standard streams of a command.
 pub(crate) enum Io {
-    /// Nothing in, nothing out; stderr is kept for the error message.
+    /// Null stdin and stdout; stderr is kept for the error message.
     Quiet,
-    /// This on stdin; stderr kept for the error message.
+    /// This stdin and a null stdout; stderr is kept for the error message.
     Input(OwnedFd),
-    /// The container's own: the runtime hands them on to the process it makes.
+    /// The streams of the process that the runtime creates.
     Container([Stdio; 3]),
 }
 
@@ -88,14 +87,15 @@ impl Runtime {
         self.with_globals(Command::new(&self.binary), verb)
     }
 
-    /// A command that makes the OCI runtime forget the container `id`.
+    /// A command that deletes the container `id` from the OCI runtime.
     ///
     /// A restore that was killed can leave the container's root mounted in the
-    /// runtime's state (`criu-root`; runc 1.1 to 1.4, `restore`), which runc's
-    /// delete then removes, files and all: it is unmounted first.
+    /// runtime's state (`criu-root`; runc 1.1 to 1.4, `restore`). runc's delete would
+    /// remove the files in the root, so the shim unmounts it first.
     pub(crate) fn delete(&self, id: &str) -> Command {
         let left = self.root.join(id).join("criu-root");
-        // An error says that it is not there or no mount point, as it should be.
+        // An error means that the directory is missing or no mount point, which is
+        // the normal case.
         if umount2(&left, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {
             warn!("unmounted {}, left by a restore", left.display());
         }
@@ -107,10 +107,11 @@ impl Runtime {
     /// A command for `checkpoint` or `restore`.
     pub(crate) fn wrapper(&self, verb: &str) -> Command {
         let mut command = self.with_globals(Command::new(wrapper_path()), verb);
-        // Whatever name we go by, containerd's own shim is not at work.
+        // Tells the wrapper that its caller is not containerd's own shim, whatever
+        // the shim's file name.
         command.env(variables::SHIM, "1");
-        // A client may itself name the wrapper as the runtime; the wrapper
-        // then takes what its configuration says.
+        // A client may name the wrapper itself as the runtime. The wrapper then uses
+        // the runtime of its configuration.
         if self.binary.file_name() != Some(flags::WRAPPER.as_ref()) {
             command.env("CEDANA_RUNTIME", &self.binary);
         }
@@ -131,7 +132,7 @@ impl Runtime {
     /// Runs a command to its end.
     ///
     /// # Errors
-    /// [`Error::Runtime`] beginning with `what` when it can't be started or
+    /// [`Error::Runtime`] beginning with `what` when the command can't be started or
     /// does not exit with 0.
     pub(crate) async fn run(
         &self,
@@ -144,10 +145,11 @@ impl Runtime {
             .await
     }
 
-    /// The same, with the command's PID in `known` while it runs, else 0.
+    /// Runs a command like [`Self::run`], and keeps the PID in `known` while the
+    /// command runs, else 0.
     ///
     /// # Errors
-    /// As for [`Self::run`].
+    /// Those of [`Self::run`].
     pub(crate) async fn run_with_pid(
         &self,
         reaper: &Reaper,
@@ -174,7 +176,7 @@ impl Runtime {
         die_with_parent(&mut command);
         let program = PathBuf::from(command.get_program());
         let spawned = reaper.spawn(&mut command);
-        // Closes our copies of the container's ends of the pipes.
+        // Closes the shim's copies of the container's pipe ends.
         drop(command);
         let (pid, exit) = spawned.map_err(|e| {
             Error::Runtime(format!(
@@ -195,7 +197,7 @@ impl Runtime {
         }
     }
 
-    /// The runtime's own account of what went wrong.
+    /// The error of a failed command, with the runtime's own message.
     fn failure(
         &self,
         what: &str,
@@ -208,7 +210,7 @@ impl Runtime {
             .or_else(|| stderr.and_then(captured_text))
             .unwrap_or_else(|| {
                 format!(
-                    "{} ended with status {status} and said nothing",
+                    "{} exited with status {status} and no message",
                     self.binary.display()
                 )
             });
@@ -216,7 +218,7 @@ impl Runtime {
     }
 }
 
-/// `cedana-runc` beside our own executable, else from PATH.
+/// The path of `cedana-runc`: beside the shim's executable, else from PATH.
 pub(crate) fn wrapper_path() -> PathBuf {
     std::env::current_exe()
         .ok()
@@ -225,10 +227,10 @@ pub(crate) fn wrapper_path() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(flags::WRAPPER))
 }
 
-/// Keeps what a command prints on stderr.
+/// Redirects a command's stderr into a memfd.
 ///
 /// # Errors
-/// No memory for it.
+/// A memfd that can't be created.
 pub(crate) fn capture_stderr(command: &mut Command) -> Result<File> {
     let memory = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context(|| "memfd_create")?;
     let kept = File::from(memory);
@@ -236,7 +238,7 @@ pub(crate) fn capture_stderr(command: &mut Command) -> Result<File> {
     Ok(kept)
 }
 
-/// What a command printed, if anything.
+/// The captured stderr, if not empty.
 pub(crate) fn captured_text(mut stderr: File) -> Option<String> {
     let mut text = String::new();
     stderr.seek(SeekFrom::Start(0)).ok()?;
@@ -253,7 +255,7 @@ struct LogLine {
 
 /// The messages of a level in a runtime's JSON log from `start` on.
 fn logged(log: &Path, start: u64, level: &str) -> Vec<String> {
-    // Most commands write nothing.
+    // Most commands log nothing.
     if std::fs::metadata(log).map_or(0, |m| m.len()) <= start {
         return Vec::new();
     }
@@ -272,7 +274,7 @@ fn logged(log: &Path, start: u64, level: &str) -> Vec<String> {
         .collect()
 }
 
-/// The PID that the runtime wrote.
+/// Reads the PID file that the runtime wrote.
 ///
 /// # Errors
 /// When the file is missing or holds no PID.
@@ -288,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_call_logged_is_found() {
+    fn only_messages_of_this_call_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log.json");
         let old = "{\"level\":\"error\",\"msg\":\"old\",\"time\":\"t\"}\n";
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn globals_stand_before_the_verb() {
+    fn global_flags_precede_the_verb() {
         let options = CreateOptions {
             systemd_cgroup: true,
             ..CreateOptions::default()

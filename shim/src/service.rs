@@ -6,9 +6,9 @@
 //!
 //! Operations that change a container run to completion even if the client stops
 //! waiting. The server drops a handler when the client's deadline passes or its
-//! connection breaks, as when containerd is killed, while the OCI runtime continues. A
-//! start that is recorded in part would leave a container without a supervisor. So
-//! these handlers only wait for a task that does the work.
+//! connection breaks, as when containerd is killed, while the OCI runtime continues.
+//! A start that is recorded in part would leave a container without a supervisor. So
+//! these handlers spawn the work and only wait for its result.
 
 use std::{
     collections::HashMap,
@@ -36,7 +36,7 @@ use crate::{
     options::CheckpointOptions,
 };
 
-/// The service of one shim: one container, or all of a pod.
+/// The task service of one shim, for one container or all containers of a pod.
 pub(crate) struct Service {
     host: Arc<Host>,
     containers: Containers,
@@ -87,13 +87,13 @@ impl Containers {
     }
 }
 
-/// Runs `work` to completion, also if the caller stops waiting.
+/// Runs `work` to completion even if the caller stops waiting.
 async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(work)
         .await
-        .unwrap_or_else(|e| Err(Error::Runtime(format!("the request was cut off: {e}"))))
+        .unwrap_or_else(|e| Err(Error::Runtime(format!("the request was interrupted: {e}"))))
 }
 
 #[async_trait]
@@ -288,7 +288,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: ConnectRequest,
     ) -> TtrpcResult<ConnectResponse> {
-        // An unknown container is no error: containerd asks before it creates.
+        // An unknown container is no error: containerd sends Connect before Create.
         let task_pid = self.containers.get(&request.id).map_or(0, |c| c.pid());
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
@@ -299,7 +299,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> TtrpcResult<Empty> {
-        debug!("shutdown asked for {}", request.id);
+        debug!("shutdown requested for {}", request.id);
         if self.containers.lock().is_empty() {
             self.exit.signal();
         }

@@ -1,8 +1,9 @@
 //! The few fields of a container's `config.json` that the shim itself reads.
 //!
-//! The OCI runtime reads the whole and judges it; parsing all of it here would
-//! cost each shim memory for nothing. (OCI runtime-spec, config.md and
-//! config-linux.md.)
+//! The OCI runtime parses and validates the whole spec (OCI runtime-spec, config.md
+//! and config-linux.md). The shim doesn't use oci-spec's types: a full parse
+//! allocates the whole spec in each shim, and rewriting config.json would lose the
+//! fields that oci-spec doesn't know.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -15,7 +16,7 @@ use crate::error::{Context, Error, Result, at};
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Spec {
-    /// Arbitrary metadata; the pod's ID is among it.
+    /// Arbitrary metadata, such as the pod's ID.
     pub(crate) annotations: HashMap<String, String>,
     linux: Linux,
 }
@@ -33,8 +34,8 @@ struct Namespace {
     path: String,
 }
 
-/// Annotations that put containers into one shim, first match first: the one
-/// of containerd's own shim and Kubernetes' pod.
+/// Annotations that group containers into one shim, in order of precedence: that of
+/// containerd's own shim, and Kubernetes' pod ID.
 const GROUPS: [&str; 2] = [
     "io.containerd.runc.v2.group",
     "io.kubernetes.cri.sandbox-id",
@@ -63,14 +64,14 @@ impl Spec {
             .map(String::as_str)
     }
 
-    /// Whether the container gets a network namespace that the OCI runtime is to
-    /// make, and an engine therefore to set up once it is there.
+    /// Whether the OCI runtime creates the container's network namespace. The engine
+    /// sets up the network afterwards.
     pub(crate) fn wants_network_namespace(&self) -> bool {
         self.has_own("network")
     }
 
-    /// Whether the container's processes end with its init: they do in a PID
-    /// namespace of its own.
+    /// Whether the container has its own PID namespace. The kernel then kills all its
+    /// processes when init exits.
     pub(crate) fn has_own_pid_namespace(&self) -> bool {
         self.has_own("pid")
     }
@@ -85,14 +86,14 @@ impl Spec {
 
 /// Gives a container that is restored under another ID a cgroup of its own.
 ///
-/// `ctr c restore NEW CHECKPOINT` takes the old container's spec over, and with
-/// it `cgroupsPath`, which containerd's client makes of namespace and ID. Where
-/// the old container still runs, runc from 1.2 on refuses a cgroup that has
-/// processes, and runc 1.1 puts both containers into it: limits, pause and kill
-/// of one then hit the other. Any other path is the user's choice and stays.
+/// `ctr c restore NEW CHECKPOINT` copies the old container's spec with its
+/// `cgroupsPath`, which containerd's client derives from namespace and ID. If the old
+/// container still runs, runc from 1.2 on refuses the cgroup because it has
+/// processes. runc 1.1 puts both containers into the cgroup, so limits, pause and
+/// kill of one affect the other. Any other path is the user's choice and is kept.
 ///
 /// # Errors
-/// When the spec can't be read or replaced; it is replaced whole or not at all.
+/// When the spec can't be read or replaced. The replacement is atomic.
 pub(crate) fn claim_cgroup(bundle: &Path, namespace: &str, id: &str) -> Result<()> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).context(|| at("read", &path))?;

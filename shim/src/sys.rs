@@ -1,4 +1,4 @@
-//! The few system calls that need `unsafe`, each with why it is sound.
+//! The system calls that need `unsafe`, each with the reason that it is sound.
 
 use std::{
     io::{self, IoSliceMut},
@@ -16,10 +16,11 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The command finds `fds` as its descriptors 3, 4, 5 and so on.
+/// Passes `fds` to the command as descriptors 3, 4, 5 and so on.
 pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; N]) {
     let hook = move || {
-        // Away from the targets first: a source may sit on another's target.
+        // Duplicates above the targets first: a source may have the number of a
+        // target.
         let mut high = [0; N];
         for (fd, high) in fds.iter().zip(&mut high) {
             // SAFETY: F_DUPFD_CLOEXEC on an open descriptor touches no memory.
@@ -29,8 +30,8 @@ pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; 
             }
         }
         for (target, high) in (3..).zip(high) {
-            // SAFETY: dup2 of an open descriptor touches no memory; the copy is
-            // not close-on-exec, which is the point.
+            // SAFETY: dup2 of an open descriptor touches no memory; the copy is not
+            // close-on-exec, so the command inherits it.
             if unsafe { libc::dup2(high, target) } < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -45,7 +46,7 @@ pub(crate) fn pass_from_3<const N: usize>(command: &mut Command, fds: [OwnedFd; 
 /// Receives one message with one descriptor (unix(7), SCM_RIGHTS).
 ///
 /// # Errors
-/// The socket's, or that the message brought no descriptor.
+/// The socket's error, or a message without a descriptor.
 pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
     // The message also holds the terminal's name, which is not used.
     let mut name = [0; 4096];
@@ -76,15 +77,15 @@ pub(crate) fn receive_descriptor(socket: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// EBADF without a stderr.
 pub(crate) fn close_stdout() -> io::Result<()> {
-    // SAFETY: dup2 between the standard descriptors touches no memory; nothing
-    // in this process holds their numbers as owned.
+    // SAFETY: dup2 between the standard descriptors touches no memory; nothing in
+    // this process owns these descriptors.
     match unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Lets the event loop tell when `fd` can be read.
+/// Registers `fd` for reading with the event loop.
 ///
 /// # Errors
 /// EPERM for a file that can't be polled.
@@ -108,7 +109,7 @@ pub(crate) fn kill(pid: i32, signal: u32) -> nix::Result<()> {
 /// Sets a terminal's size.
 ///
 /// # Errors
-/// ENOTTY when `terminal` is none.
+/// ENOTTY when `terminal` is no terminal.
 pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<()> {
     let size = libc::winsize {
         ws_row: rows,
@@ -123,8 +124,8 @@ pub(crate) fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16)
     }
 }
 
-/// Puts this process, and all that it will start, into a core scheduling group
-/// of its own (kernel doc: admin-guide/hw-vuln/core-scheduling).
+/// Puts this process and its future children into a new core scheduling group (kernel
+/// doc: admin-guide/hw-vuln/core-scheduling).
 ///
 /// # Errors
 /// EINVAL or ENODEV where the kernel has no core scheduling.
@@ -139,9 +140,8 @@ pub(crate) fn create_core_scheduling_group() -> io::Result<()> {
     }
 }
 
-/// Keeps the allocator from spending memory on speed that a shim never needs:
-/// one arena instead of one per thread, and freed memory given back from 64 KiB
-/// on.
+/// Limits the allocator's memory, because a shim doesn't need its speed: one arena
+/// instead of one per thread, and freed memory returned to the kernel from 64 KiB on.
 pub(crate) fn limit_allocator_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt is called before any other thread exists.

@@ -1,5 +1,5 @@
-//! `delete`: what is left of a container whose shim was killed goes: its
-//! processes, the OCI runtime's state, its mounts.
+//! `delete`: cleans up after a killed shim: the container's processes, the OCI
+//! runtime's state, and mounts.
 
 use std::{env, path::Path, process::Command, time::SystemTime};
 
@@ -17,18 +17,18 @@ use crate::{
     runtime::{Runtime, read_pid},
 };
 
-/// The exit status of a container whose own one is unknown, as containerd's
-/// own shim tells it: killed.
+/// The exit status of a container whose real one is unknown: that of SIGKILL, as in
+/// containerd's own shim.
 const KILLED: u32 = 128 + 9;
 
-/// Cleans up; returns the answer for containerd, which ends the container's
-/// story with an exit event.
+/// Cleans up and returns the answer for containerd, which then publishes an exit
+/// event.
 ///
 /// # Errors
-/// Only when there is nothing to work on: a step that fails is reported on
-/// stderr, which containerd logs, and the others are still taken.
+/// Only if the working directory or the default runtime is unknown. A step that fails
+/// is reported on stderr, which containerd logs, and the other steps are still taken.
 pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
-    // Called in the bundle of any container of the pod.
+    // containerd calls `delete` in the bundle of any container of the pod.
     let here = env::current_dir().context(|| "find the working directory")?;
     let bundle = here.with_file_name(&flags.id);
     let options = CreateOptions::load(&bundle);
@@ -59,7 +59,7 @@ fn run(mut command: Command) -> Result<()> {
     ))
 }
 
-/// A container that never got a process has PID 0.
+/// Init's PID; 0 for a container that never had a process.
 fn init_pid(bundle: &Path) -> u32 {
     read_pid(&bundle.join(container::INIT_PID_FILE))
         .unwrap_or_default()

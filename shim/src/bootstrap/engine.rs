@@ -1,25 +1,26 @@
-//! Which task API the calling containerd speaks.
+//! Detects the task API version of the calling containerd.
 //!
-//! containerd 1.7 refuses a shim that answers `start` with version 3, and
-//! containerd 2 starts one that answers 2 once per container of a pod. Neither
-//! says which it is (both set `MAX_SHIM_VERSION=2`), and asking its binary for
-//! its version would cost each container some 50 ms. But Go's rule that a
-//! module's major version is part of its import path makes it readable: every
-//! Go binary carries the paths of its main package and modules in the ELF
-//! section `.go.buildinfo` (Go, debug/buildinfo), whether containerd stands
-//! alone or inside k3s.
+//! containerd 1.7 refuses a shim that answers `start` with version 3. If the answer
+//! is 2, containerd 2 starts a shim per container instead of per pod. Neither tells
+//! its version (both set `MAX_SHIM_VERSION=2`), and running `containerd --version`
+//! would cost each container some 50 ms.
+//!
+//! But a Go module's major version is part of its import path, and every Go binary
+//! has the paths of its main package and modules in the ELF section `.go.buildinfo`
+//! (Go, debug/buildinfo). The shim reads that section, of containerd itself or of
+//! k3s, which embeds containerd.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
-/// What containerd 1.7 accepts, and every later one still does.
+/// The version that containerd 1.7 and all later ones accept.
 pub(super) const TASK_API_V2: i32 = 2;
-/// What containerd 2.0 brought.
+/// The version that containerd 2.0 introduced.
 pub(super) const TASK_API_V3: i32 = 3;
 
 const VERSION_2_MODULE: &[u8] = b"github.com/containerd/containerd/v2";
 
-/// The newest task API that the containerd at `binary` accepts. Where that
-/// can't be told, the one that all accept.
+/// The newest task API that the containerd at `binary` accepts, or [`TASK_API_V2`] if
+/// that is unknown.
 pub(super) fn task_api(binary: &Path) -> i32 {
     match File::open(binary).and_then(|file| build_info(&file)) {
         Ok(info) if contains(&info, VERSION_2_MODULE) => TASK_API_V3,
@@ -33,13 +34,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
         .any(|window| window == needle)
 }
 
-/// A build info larger than this is none; containerd's has some 10 KiB.
+/// The most that is read of a build info; containerd's has some 10 KiB.
 const BUILD_INFO_LIMIT: u64 = 1 << 20;
-/// A section table or string table larger than this is none.
+/// The largest section table or string table that is read; containerd's are far
+/// smaller.
 const TABLE_LIMIT: usize = 1 << 20;
 
 /// The contents of `.go.buildinfo` in a 64-bit little-endian ELF file (System V
-/// ABI, chapter 4; both of our architectures are such).
+/// ABI, chapter 4; both supported architectures use this format).
 fn build_info(file: &File) -> io::Result<Vec<u8>> {
     let header = read_at(file, 0, 64)?;
     if !header.starts_with(b"\x7fELF\x02\x01") {
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_module_path_tells_the_generation() {
+    fn the_module_path_tells_the_major_version() {
         let v1 = elf(b"path\tgithub.com/containerd/containerd/cmd/containerd\n");
         assert_eq!(task_api(v1.path()), TASK_API_V2);
         let v2 = elf(b"path\tgithub.com/containerd/containerd/v2/cmd/containerd\n");
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_go_binary_gets_what_all_accept() {
+    fn a_file_that_is_no_go_binary_gets_version_2() {
         assert_eq!(task_api(Path::new("/nonexistent")), TASK_API_V2);
         assert_eq!(task_api(Path::new("/proc/self/exe")), TASK_API_V2);
         assert_eq!(task_api(Path::new("/dev/null")), TASK_API_V2);

@@ -1,6 +1,6 @@
-//! `-info`: the runtime's name, version and, through the wrapped OCI runtime's
-//! `features`, what it can do. containerd offers Kubernetes recursive read-only
-//! mounts and user namespaces only for runtimes that say so here.
+//! `-info`: returns the runtime's name, its version, and the output of the wrapped
+//! OCI runtime's `features` command. containerd offers Kubernetes recursive read-only
+//! mounts and user namespaces only for runtimes that report them here.
 
 use std::{path::Path, process::Command};
 
@@ -19,8 +19,7 @@ use crate::{
 /// containerd's type name of the OCI features document (core/runtime/typeurl.go).
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Describes the runtime that `input`, the runtime options or nothing, asks
-/// for.
+/// Describes the runtime for `input`, the runtime options or nothing.
 ///
 /// # Errors
 /// Unknown options, or an OCI runtime that can't be run.
@@ -48,8 +47,8 @@ pub(super) fn describe(input: &[u8]) -> Result<Vec<u8>> {
         .map_err(|e| Error::Runtime(format!("encode the runtime's description: {e}")))
 }
 
-/// The features document (OCI runtime-spec, features.md), as the runtime wrote
-/// it; none from a runtime without that command.
+/// The features document (OCI runtime-spec, features.md), as the OCI runtime printed
+/// it; None if the runtime lacks the command.
 fn features(binary: &Path) -> Result<Option<Any>> {
     let output = Command::new(binary)
         .arg("features")

@@ -1,11 +1,11 @@
-//! What containerd calls the shim binary for (containerd,
+//! The commands with which containerd calls the shim binary (containerd,
 //! core/runtime/v2/README.md, "Commands"):
 //!
 //! | call | here |
 //! |---|---|
-//! | `start`, in the bundle of a new container | [`start`]: answers with the address of a shim, a fresh one or the pod's |
-//! | `-socket ADDRESS`, by `start` | [`serve`]: is that shim |
-//! | `delete`, after a shim that was killed | [`delete`]: cleans up what it left |
+//! | `start`, in the bundle of a new container | [`start`]: returns the address of a new shim or of the pod's shim |
+//! | `-socket ADDRESS`, by `start` | [`serve`]: runs the shim |
+//! | `delete`, after a shim was killed | [`delete`]: cleans up after that shim |
 //! | `-info` | [`info`]: describes the runtime |
 
 mod delete;
@@ -23,17 +23,17 @@ use containerd_shim::Flags;
 
 use crate::error::{Context, Error, Result};
 
-/// The name that containerd knows the runtime by.
+/// The runtime's name in containerd.
 pub(crate) const RUNTIME_NAME: &str = "io.containerd.cedana.v2";
 
-/// Tells the shim's process that `start` was called by the file name of
-/// containerd's own shim.
+/// The variable that `start` sets for the shim process if containerd called `start`
+/// by the file name of containerd's own shim.
 const STOCK_NAME_VARIABLE: &str = "CEDANA_SHIM_NAMED_AS_STOCK";
 
-/// Does what `flags` ask for.
+/// Runs the command in `flags`.
 ///
 /// # Errors
-/// The reason, for containerd to pass on to its client.
+/// The reason, which containerd passes on to its client.
 pub(crate) async fn run(flags: Flags) -> Result<()> {
     if flags.info {
         return write_stdout(&info::describe(&read_stdin()?)?);
@@ -48,12 +48,12 @@ pub(crate) async fn run(flags: Flags) -> Result<()> {
     }
 }
 
-/// The largest input that containerd's own shims read, too.
+/// The most that is read from stdin, the same as in containerd's own shims.
 const INPUT_LIMIT: u64 = 10 << 20;
 
 fn read_stdin() -> Result<Vec<u8>> {
     let mut input = Vec::new();
-    // Typed at a terminal there is none.
+    // At a terminal there is no input to wait for.
     if !io::IsTerminal::is_terminal(&io::stdin()) {
         io::stdin()
             .lock()
@@ -71,7 +71,7 @@ fn write_stdout(answer: &[u8]) -> Result<()> {
         .context(|| "write stdout")
 }
 
-/// The OCI runtime where a container's options name none.
+/// The OCI runtime for containers whose options name none.
 fn default_runtime() -> Result<PathBuf> {
     cedana_config::Config::load()
         .map(|config| config.runtime)

@@ -1,9 +1,9 @@
-//! The shim itself: serves the task API on its socket until the last container
-//! is deleted and containerd says so.
+//! Runs the shim: serves the task API on its socket until the last container is
+//! deleted and containerd sends Shutdown.
 //!
-//! The service is offered under both of its names: version 2 and 3 of the task
-//! API are the same messages, and a containerd that is upgraded from 1.7 to 2
-//! goes on with the shims that it finds.
+//! The service is registered under two names. Versions 2 and 3 of the task API have
+//! the same messages, and a containerd that is upgraded from 1.7 to 2 keeps the
+//! running shims.
 
 use std::{collections::HashMap, env, fs, io, os::unix::net::UnixListener, path::Path, sync::Arc};
 
@@ -30,8 +30,8 @@ use crate::{
 const NAME_V3: &str = "containerd.task.v3.Task";
 const NAME_V2: &str = "containerd.task.v2.Task";
 
-/// Serves at the address in `flags`. Returns at once if another shim of the
-/// pod already does.
+/// Serves at the address in `flags`. Returns at once if another shim of the pod
+/// already serves there.
 ///
 /// # Errors
 /// When the socket can't be bound or containerd can't be reached.
@@ -55,13 +55,13 @@ pub(super) async fn serve(flags: &Flags) -> Result<()> {
         .start()
         .await
         .map_err(|e| Error::Runtime(format!("serve: {e}")))?;
-    // `start` waits for this.
+    // `start` waits for EOF on stdout.
     sys::close_stdout().context(|| "close stdout")?;
     info!("serving {} as process {}", flags.id, std::process::id());
     exit.wait().await;
-    info!("the last container is gone");
-    // Before the server shuts down: no client may find a shim that is exiting, and the
-    // socket of a successor must not be removed.
+    info!("the last container is deleted");
+    // Removed before the server shuts down, so that no client connects to an exiting
+    // shim and no socket of a successor is removed.
     if let Err(e) = fs::remove_file(path) {
         warn!("{}: {e}", at("remove", path));
     }
@@ -90,7 +90,7 @@ async fn host(flags: &Flags) -> Result<Host> {
     })
 }
 
-/// Binds the socket; None when a living shim holds it. A dead one's is removed.
+/// Binds the socket; None if another shim listens on it. A stale socket is replaced.
 fn bind(path: &Path, address: &str) -> Result<Option<UnixListener>> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).context(|| at("create", folder))?;
@@ -108,19 +108,19 @@ fn bind(path: &Path, address: &str) -> Result<Option<UnixListener>> {
         .context(|| at("listen on", path))
 }
 
-/// A signal to containerd's process group, such as a terminal's Ctrl-C, is not
-/// for us; and a shim is ended by Shutdown, not by SIGTERM: its containers
+/// Leaves containerd's process group, whose signals, such as a terminal's Ctrl-C, are
+/// not for the shim. Shutdown ends a shim. SIGTERM must not, because the containers
 /// would lose their supervisor.
 fn leave_containerd() -> Result<()> {
     if let Err(e) = nix::unistd::setsid() {
         debug!("setsid: {e}");
     }
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        // A handler rather than SIG_IGN, which containers would inherit. It
-        // stays in place when its stream is dropped.
+        // A handler rather than SIG_IGN, which containers would inherit. The handler
+        // stays when its stream is dropped.
         drop(signal(kind).context(|| "handle a signal")?);
     }
-    // Set by containerd for `sched_core = true`.
+    // containerd sets this variable for `sched_core = true`.
     if env::var_os("SCHED_CORE").is_some_and(|on| !on.is_empty()) {
         sys::create_core_scheduling_group().context(|| "enable sched core support")?;
     }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_living_shim_keeps_its_socket_and_a_dead_one_does_not() {
+    fn only_a_stale_socket_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s/socket");
         let address = format!("unix://{}", path.display());

@@ -1,14 +1,15 @@
-//! `start`: the address of the shim for the container whose bundle we are in.
+//! `start`: returns the address of the shim for the container whose bundle is the
+//! working directory.
 //!
-//! For the second container of a pod that is the shim which already serves the
-//! first. The socket is bound by the shim process itself, so that between two
-//! containers of a pod that start at once the kernel decides.
+//! For the second container of a pod this is the shim of the first. The shim process
+//! itself binds the socket, so if two containers of a pod start at once, the kernel
+//! decides which shim serves both.
 //!
-//! The protocol between containerd and us has three generations. containerd
-//! 1.7 writes options to stdin, reads JSON and refuses a task API above 2;
-//! 2.0 to 2.2 do the same with task API 3; 2.3 and later send bootstrap
-//! parameters and read a bootstrap result. With an API of 3, containerd asks
-//! once per pod instead of once per container.
+//! The protocol between containerd and the shim has three generations. containerd 1.7
+//! writes options to stdin, reads JSON and refuses a task API above 2; 2.0 to 2.2 do
+//! the same with task API 3; 2.3 and later send bootstrap parameters and read a
+//! bootstrap result. With task API 3, containerd starts one shim per pod instead of
+//! one per container.
 
 use std::{env, os::unix::net::UnixStream, path::Path};
 
@@ -33,7 +34,7 @@ use crate::{
 /// Starts or finds a shim; returns the answer for containerd.
 ///
 /// # Errors
-/// A bundle without a spec, unknown options, or a shim that doesn't come up.
+/// A bundle without a spec, unknown options, or a shim that doesn't listen.
 pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
     let (mut options, generation) = parameters(flags, input)?;
     read_shim_cgroup(&mut options)?;
@@ -41,21 +42,22 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
     let group = spec.group().unwrap_or(&options.id).to_owned();
     let address = options.socket_address(&group);
     if !is_listening(&address) {
-        // The shim's process is started by the file that a link leads to.
+        // `spawn` resolves links in the path of the executable, so the name by which
+        // containerd called `start` is passed on.
         let name = env::args_os().next().unwrap_or_default();
         let vars = match is_stock_name(Path::new(&name)) {
             true => vec![(STOCK_NAME_VARIABLE, "1")],
             false => Vec::new(),
         };
         spawn(options, &group, vars).await.map_err(shim_error)?;
-        // Its reason stands on stderr, which containerd reads, too.
+        // The shim has printed its error on stderr, which containerd reads, too.
         if !is_listening(&address) {
             return Err(Error::Runtime(format!(
-                "the shim for {group} did not come up at {address}"
+                "the shim for {group} does not listen at {address}"
             )));
         }
     }
-    // Read by containerd 1.7 when it reconnects.
+    // containerd 1.7 reads this file when it reconnects.
     write_str_to_file("address", &address)
         .await
         .map_err(shim_error)?;
@@ -66,7 +68,7 @@ fn shim_error(e: containerd_shim::Error) -> Error {
     Error::Runtime(format!("start a shim: {e}"))
 }
 
-/// How the caller wants to be answered.
+/// The format of the answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Generation {
     /// JSON, with this version of the task API.
@@ -75,7 +77,8 @@ enum Generation {
     Bootstrap,
 }
 
-/// Reads the bootstrap parameters, or what stood in for them before.
+/// Reads the bootstrap parameters, or the flags and variables that older containerds
+/// send.
 fn parameters(flags: &Flags, input: &[u8]) -> Result<(StartOpts, Generation)> {
     if let Ok(params) = BootstrapParams::parse_from_bytes(input)
         && params.instance_id == flags.id
@@ -111,11 +114,11 @@ fn parameters(flags: &Flags, input: &[u8]) -> Result<(StartOpts, Generation)> {
     Ok((options, Generation::Json(version)))
 }
 
-/// Puts the ShimCgroup option, in whichever message it came, into the one that
-/// the spawning code reads.
+/// Converts the ShimCgroup option of any known message into the message that `spawn`
+/// reads.
 fn read_shim_cgroup(options: &mut StartOpts) -> Result<()> {
     for any in std::mem::take(&mut options.extensions) {
-        // Extensions of other kinds are for shims that know them.
+        // Extensions of other kinds are ignored.
         let Ok(read) = CreateOptions::from_request(Some(&any)) else {
             continue;
         };
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn bootstrap_parameters_are_recognised_by_whom_they_are_for() {
+    fn bootstrap_parameters_are_recognised_by_the_container_id() {
         let params = BootstrapParams {
             instance_id: "c1".into(),
             namespace: "default".into(),

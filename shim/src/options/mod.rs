@@ -13,10 +13,10 @@
 //! | CRI | `runtimeoptions.v1.Options` with a TOML body or path; for a checkpoint nothing |
 //!
 //! All of them are read here into [`CreateOptions`] and [`CheckpointOptions`].
-//! What can't be read, and what contradicts itself, is refused by name, as is an
-//! unknown key in a file: a person typed it. A field of a message that this
-//! version doesn't know comes from a newer client, and containerd's own shim of
-//! the same age passes over it: so does ours, with a warning in its log.
+//! Malformed and contradictory options are refused, and the error names them. So is
+//! an unknown key in a file, which may be a typing error. An unknown field of a
+//! message comes from a newer client. The shim ignores this field with a warning in
+//! its log; containerd's own shim ignores it, too.
 
 use std::{fs, path::Path};
 
@@ -35,9 +35,9 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
 pub(crate) struct CreateOptions {
-    /// Don't pivot_root when making the container's root.
+    /// Don't call pivot_root for the container's root.
     pub(crate) no_pivot_root: bool,
-    /// Don't make a new session keyring.
+    /// Don't create a new session keyring.
     pub(crate) no_new_keyring: bool,
     /// The cgroup that the shim itself joins.
     pub(crate) shim_cgroup: String,
@@ -47,26 +47,24 @@ pub(crate) struct CreateOptions {
     pub(crate) io_gid: u32,
     /// The OCI runtime: a name in PATH or a path. Empty: the configured one.
     pub(crate) binary_name: String,
-    /// Where the OCI runtime keeps its state. Empty: `/run/containerd/runc`.
+    /// The OCI runtime's state root. Empty: `/run/containerd/runc`.
     pub(crate) root: String,
     /// Let systemd manage the container's cgroup.
     pub(crate) systemd_cgroup: bool,
     /// Restore from this directory instead of creating.
     pub(crate) criu_image_path: String,
-    /// Where CRIU works and logs during a restore.
+    /// CRIU's work directory for a restore, which also gets its log.
     pub(crate) criu_work_path: String,
-    /// Ignored, as by containerd 1.7. It is accepted because containerd 1.7's
+    /// Ignored, as by containerd 1.7. The key is accepted because containerd 1.7's
     /// default configuration has it.
     #[serde(skip_serializing)]
     pub(crate) criu_path: String,
 }
 
-/// How a checkpoint is to be taken. All off (a client that sends no options)
-/// means: what the configuration says.
+/// The options of a checkpoint. If the client sends none, the configuration applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CheckpointOptions {
-    /// End the container after its checkpoint; nothing when the client sends no
-    /// options.
+    /// Stop the container after its checkpoint. None if the client sends no options.
     pub(crate) exit: Option<bool>,
     /// Keep established TCP connections.
     pub(crate) open_tcp: bool,
@@ -80,12 +78,12 @@ pub(crate) struct CheckpointOptions {
     pub(crate) empty_namespaces: Vec<String>,
     /// CRIU's cgroup mode: soft, full, strict or ignore.
     pub(crate) cgroups_mode: String,
-    /// Write the checkpoint here instead of where containerd says.
+    /// Write the checkpoint here instead of to the request's path.
     pub(crate) image_path: String,
-    /// Where CRIU works and logs.
+    /// CRIU's work directory, which also gets its log.
     pub(crate) work_path: String,
     /// An earlier checkpoint, relative to this one: only memory that has changed
-    /// since is written. The field is new in containerd 2.4.
+    /// since is written. containerd 2.4 introduced the field.
     pub(crate) parent_path: String,
 }
 
@@ -101,10 +99,10 @@ const LINUX_CREATE: &str = "containerd.linux.runc.CreateOptions";
 const LINUX_CHECKPOINT: &str = "containerd.linux.runc.CheckpointOptions";
 
 impl CreateOptions {
-    /// Reads the options of a Create request; none are the defaults.
+    /// Reads the options of a Create request. Without options the defaults apply.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] names what is unknown or contradictory.
+    /// [`Error::InvalidArgument`] names the unknown or contradictory option.
     pub(crate) fn from_request(options: Option<&Any>) -> Result<Self> {
         let Some(any) = options.filter(|any| !any.type_url.is_empty()) else {
             return Ok(Self::default());
@@ -194,14 +192,14 @@ impl CreateOptions {
         toml::from_str(text).map_err(|e| Error::InvalidArgument(format!("{source}: {e}")))
     }
 
-    /// Whether the options came in the message that clients send to runtimes of
-    /// the name `io.containerd.runc.v2`.
+    /// Whether the options came in the message that clients send to runtimes named
+    /// `io.containerd.runc.v2`.
     pub(crate) fn is_runc_message(options: Option<&Any>) -> bool {
         options.is_some_and(|any| message_name(any) == RUNC_OPTIONS)
     }
 
-    /// Reads what [`CreateOptions::save`] wrote; the defaults if there is
-    /// nothing, as for a container of an interrupted Create.
+    /// Reads the file that [`CreateOptions::save`] wrote. Without that file, as after
+    /// an interrupted Create, the defaults apply.
     pub(crate) fn load(bundle: &Path) -> Self {
         fs::read(bundle.join(FILE))
             .ok()
@@ -209,8 +207,8 @@ impl CreateOptions {
             .unwrap_or_default()
     }
 
-    /// Leaves the options in the bundle for the `delete` of a shim that was
-    /// killed.
+    /// Saves the options in the bundle, for containerd's `delete` call after the shim
+    /// was killed.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -219,14 +217,14 @@ impl CreateOptions {
     }
 }
 
-/// The name is also that of containerd's own shim.
+/// The file name, the same as in containerd's own shim.
 const FILE: &str = "options.json";
 
 impl CheckpointOptions {
     /// Reads the options of a Checkpoint request.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] names what is unknown.
+    /// [`Error::InvalidArgument`] names the unknown option.
     pub(crate) fn from_request(options: Option<&Any>) -> Result<Self> {
         let Some(any) = options.filter(|any| !any.type_url.is_empty()) else {
             return Ok(Self::default());
@@ -269,8 +267,8 @@ impl CheckpointOptions {
         })
     }
 
-    /// As [`CreateOptions::from_linux`]; mind that the two paths have swapped
-    /// numbers since.
+    /// Reads the first shim API's message, like [`CreateOptions::from_linux`]. The
+    /// two paths have swapped numbers since.
     fn from_linux(bytes: &[u8]) -> Result<Self> {
         let mut o = Self::default();
         for field in Fields::of(LINUX_CHECKPOINT, bytes) {
@@ -306,11 +304,12 @@ fn warn_unknown_field(message: &str, number: u32) {
     log::warn!("option number {number} of {message} is unknown and has no effect");
 }
 
-/// A field that was not read: a known one has another type than its own.
+/// Handles a field that was not read: a known field has the wrong type, an unknown
+/// one is ignored.
 fn other(message: &'static str, number: u32, known: &[u32]) -> Result<()> {
     if known.contains(&number) {
         return Err(malformed(message)(format!(
-            "field {number} is of another type"
+            "field {number} has the wrong type"
         )));
     }
     warn_unknown_field(message, number);
@@ -321,11 +320,11 @@ fn malformed<E: std::fmt::Display>(message: &'static str) -> impl Fn(E) -> Error
     move |e| Error::InvalidArgument(format!("options {message} are malformed: {e}"))
 }
 
-/// A field of a flat protobuf message.
+/// The value of a field in a flat protobuf message.
 enum Value {
     Number(u64),
     Text(String),
-    /// What no known field is.
+    /// A value of a type that no known field has.
     Other,
 }
 
@@ -397,14 +396,14 @@ mod tests {
     }
 
     #[test]
-    fn a_known_field_of_another_type_is_malformed() {
+    fn a_known_field_of_the_wrong_type_is_malformed() {
         let no_text = [9 << 3 | 2, 1, 0xff].to_vec();
         for value in [no_text, vec![9 << 3, 1]] {
             let sent = any(LINUX_CHECKPOINT, value);
             let refusal = CheckpointOptions::from_request(Some(&sent)).unwrap_err();
             assert!(refusal.to_string().contains("field 9"), "{refusal}");
         }
-        // One that is not known may be of any.
+        // An unknown field may have any type.
         let sent = any(LINUX_CHECKPOINT, vec![14 << 3 | 2, 1, 0xff]);
         assert_eq!(
             CheckpointOptions::from_request(Some(&sent)).unwrap(),
@@ -488,8 +487,8 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_passed_over() {
-        // A number, text that is none, four and eight bytes; then a known one.
+    fn unknown_fields_are_ignored() {
+        // A number, invalid text, four and eight bytes; then a known field.
         let mut sent = vec![15 << 3, 1, 14 << 3 | 2, 1, 0xff];
         sent.extend([15 << 3 | 5, 0, 0, 0, 0, 14 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         sent.extend([1 << 3, 1]);

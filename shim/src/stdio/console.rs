@@ -1,10 +1,10 @@
-//! Receiving a terminal from the OCI runtime.
+//! Receives a terminal from the OCI runtime.
 //!
-//! The runtime makes the pty inside the container and sends its master over a
-//! unix socket (runc, docs/terminals.md, "detached"). Paths of sockets are
-//! limited to 107 bytes and a bundle's path alone can be longer, so the socket
-//! lies in the bundle but is named through `/proc/PID/fd/N`: short, and gone
-//! with the bundle even if we are killed.
+//! The runtime creates the pty inside the container and sends its master over a unix
+//! socket (runc, docs/terminals.md, "detached"). A socket's path is limited to 107
+//! bytes, and a bundle's path alone can be longer. So the socket lies in the bundle
+//! and is addressed through `/proc/PID/fd/N`. If the shim is killed, the socket is
+//! removed with the bundle.
 
 use std::{
     fs::File,
@@ -22,11 +22,11 @@ use crate::{
     sys,
 };
 
-/// A runtime has made its terminal long before it returns; containerd's own
-/// shim allows as long.
+/// The time limit for the terminal, the same as in containerd's own shim. A runtime
+/// sends the terminal before it returns.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A socket on which one terminal is awaited.
+/// A socket that receives one terminal.
 pub(crate) struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
@@ -38,7 +38,7 @@ impl ConsoleSocket {
     /// Listens in `bundle`.
     ///
     /// # Errors
-    /// When the socket can't be made.
+    /// When the socket can't be created.
     pub(crate) fn listen(bundle: &Path) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let folder = File::open(bundle).context(|| at("open", bundle))?;
@@ -56,23 +56,23 @@ impl ConsoleSocket {
         })
     }
 
-    /// What to give to the runtime.
+    /// The path for the runtime's `--console-socket`.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The terminal's master, once the runtime has sent it.
+    /// Receives the terminal's master.
     ///
     /// # Errors
-    /// When none comes.
+    /// When the runtime sends no terminal in time.
     pub(crate) async fn receive(&self) -> Result<File> {
-        tokio::time::timeout(PATIENCE, self.receive_patiently())
+        tokio::time::timeout(PATIENCE, self.receive_without_limit())
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|e| Error::Runtime(format!("failed to retrieve console master: {e}")))
     }
 
-    async fn receive_patiently(&self) -> io::Result<File> {
+    async fn receive_without_limit(&self) -> io::Result<File> {
         let (stream, _) = self.listener.accept().await?;
         loop {
             stream.readable().await?;

@@ -1,5 +1,5 @@
-//! Output into a regular file (`file:///path`), and from a terminal into a
-//! logger's pipe: the copies that the shim crate does not have.
+//! Copies output into a regular file (`file:///path`), and from a terminal into a
+//! logger's pipe. The shim crate lacks these copies.
 
 use std::{
     path::Path,
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::error::{Context, Result, at};
 
-/// Time for the rest of a deleted process's output, as for fifos.
+/// The time limit for a deleted process's remaining output, the same as for fifos.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Copies that end with their source.
@@ -66,7 +66,7 @@ impl FileCopies {
             let copied = tokio::io::copy(&mut from, &mut to).await;
             if let Err(e) = copied {
                 warn!("output is no longer written: {e}");
-                // The process must not block on a full pipe because of it.
+                // Reads on, because the process must not block on a full pipe.
                 let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
             }
         });
@@ -76,7 +76,7 @@ impl FileCopies {
             .push(copy);
     }
 
-    /// Waits for the copies to end, for a while.
+    /// Waits for the copies to end, for ten seconds at most.
     pub(super) async fn finish(self) {
         let copies = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         let deadline = tokio::time::Instant::now() + DRAIN;

@@ -1,10 +1,10 @@
-//! Output into a logging program (`binary:///path?key=value`).
+//! Sends output to a logging program (`binary:///path?key=value`).
 //!
-//! The contract is containerd's (core/runtime/v2/README.md, "Logging"): the
-//! program finds the process's stdout and stderr as descriptors 3 and 4 and
-//! closes 5 when it is ready; its arguments are the address's query, its whole
-//! environment `CONTAINER_ID` and `CONTAINER_NAMESPACE`. It ends by itself when
-//! both streams do; on delete it is asked to, and killed if it doesn't.
+//! containerd defines the protocol (core/runtime/v2/README.md, "Logging"). The
+//! program reads the process's stdout and stderr from descriptors 3 and 4, and closes
+//! 5 when it is ready. The arguments are the address's query. The environment is
+//! `CONTAINER_ID` and `CONTAINER_NAMESPACE` only. The program exits on EOF of both
+//! streams. On delete the shim sends SIGTERM, and SIGKILL after a timeout.
 
 use std::{
     ffi::OsString,
@@ -29,7 +29,7 @@ use crate::{
     sys,
 };
 
-/// How long a logger may take to write what it has; containerd's own figure.
+/// The time limit for a logger's exit, the same as in containerd's own shim.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A running logging program.
@@ -39,8 +39,8 @@ pub(super) struct Logger {
 }
 
 impl Logger {
-    /// Starts the program at `address` (what follows `binary://`), waits until
-    /// it is ready and returns the write ends of its stdout and stderr.
+    /// Starts the program at `address` (the part after `binary://`), waits until it
+    /// is ready and returns the write ends of its stdout and stderr.
     ///
     /// # Errors
     /// When the program can't be run.
@@ -60,8 +60,8 @@ impl Logger {
             .stderr(Stream::null());
         sys::pass_from_3(&mut command, [stdout_read, stderr_read, ready_write]);
         let spawned = owner.reaper.spawn(&mut command);
-        // Closes our copies of the logger's descriptors, so that it sees the
-        // end of the streams and we see its readiness.
+        // Closes the shim's copies of the logger's descriptors, so that the logger
+        // reads EOF and the shim sees that the logger is ready.
         drop(command);
         let (pid, exit) = spawned.map_err(|e| {
             Error::Runtime(format!(
@@ -70,7 +70,7 @@ impl Logger {
             ))
         })?;
         let mut ready = pipe::Receiver::from_owned_fd(ready).context(|| "logger pipe")?;
-        // Either a byte or the end means ready.
+        // A byte or EOF means ready.
         ready
             .read(&mut [0])
             .await
@@ -84,15 +84,15 @@ impl Logger {
 
     /// Asks the logger to exit, waits for it, and kills it after a timeout.
     pub(super) async fn finish(mut self) {
-        // An error means that it has exited by itself.
-        let asked = kill(self.pid, Signal::SIGTERM);
-        if asked.is_ok()
+        // An error means that the logger has already exited.
+        let terminated = kill(self.pid, Signal::SIGTERM);
+        if terminated.is_ok()
             && tokio::time::timeout(EXIT_TIMEOUT, &mut self.exit)
                 .await
                 .is_err()
         {
             warn!(
-                "logging binary {} did not end within {EXIT_TIMEOUT:?}: killed",
+                "logging binary {} did not exit within {EXIT_TIMEOUT:?}: killed",
                 self.pid
             );
             let _ = kill(self.pid, Signal::SIGKILL);
@@ -113,7 +113,7 @@ fn parse(address: &str) -> (PathBuf, Vec<OsString>) {
     (decoded_path(path), arguments)
 }
 
-/// A path out of a URL.
+/// The decoded path of a URL.
 pub(super) fn decoded_path(text: &str) -> PathBuf {
     decoded(text).into()
 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_escapes_stay() {
+    fn invalid_escapes_are_kept() {
         assert_eq!(decoded("100%"), "100%");
         assert_eq!(decoded("%zz%4"), "%zz%4");
     }

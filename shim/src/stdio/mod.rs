@@ -1,4 +1,4 @@
-//! A process's standard streams, between the container and its client.
+//! Connects a process's standard streams with the client.
 //!
 //! ```text
 //!   container ──pipe──▶ copy ──▶ fifo ──▶ client          stdout, stderr: fifo
@@ -60,11 +60,11 @@ pub(crate) struct Owner<'a> {
     pub(crate) namespace: &'a str,
     /// Carries IoUid and IoGid.
     pub(crate) options: &'a CreateOptions,
-    /// Loggers are children, too.
+    /// Reaps loggers.
     pub(crate) reaper: &'a Reaper,
 }
 
-/// Where output goes, as the stdout address says.
+/// The destination of output, according to the stdout address.
 enum Output {
     Fifo,
     File(PathBuf),
@@ -87,7 +87,7 @@ impl Output {
     }
 }
 
-/// The pipes of a process that is about to be made.
+/// The pipes of a process that is about to be created.
 pub(crate) struct Pipes {
     stdin: Option<pipe::Sender>,
     stdout: Option<pipe::Receiver>,
@@ -97,8 +97,8 @@ pub(crate) struct Pipes {
 }
 
 impl Pipes {
-    /// Makes the pipes that `stdio` asks for and returns the process's ends,
-    /// to be handed to the OCI runtime.
+    /// Creates the pipes for `stdio` and returns the process's ends, which the OCI
+    /// runtime gets.
     ///
     /// # Errors
     /// An unknown scheme, a logger that does not start, no more descriptors.
@@ -138,14 +138,14 @@ impl Pipes {
         Ok((pipes, streams))
     }
 
-    /// Releases everything when the process could not be made.
+    /// Releases everything after a failed creation.
     pub(crate) async fn discard(self) {
         if let Some(logger) = self.logger {
             logger.finish().await;
         }
     }
 
-    /// Begins to copy, once the process exists.
+    /// Starts to copy after the process was created.
     ///
     /// # Errors
     /// When a fifo or file can't be opened.
@@ -183,8 +183,8 @@ impl Pipes {
 }
 
 /// Opens the fifos of a process that is created later than its client expects. A
-/// client that opens a fifo blocks until the other end is open; Docker blocks with
-/// all its handling of that container. The fifo keeps what the client writes
+/// client that opens a fifo blocks until the other end is open, and Docker then
+/// blocks all its handling of that container. The fifo buffers the client's input
 /// meanwhile.
 pub(crate) fn hold_fifos(stdio: &Stdio) -> Vec<File> {
     [&stdio.stdin, &stdio.stdout, &stdio.stderr]
@@ -211,10 +211,10 @@ pub(crate) struct ProcessIo {
 }
 
 impl ProcessIo {
-    /// Connects a terminal: its input and its one output.
+    /// Connects a terminal's input and output.
     ///
     /// # Errors
-    /// As [`Pipes::make`] and [`Pipes::connect`].
+    /// Those of [`Pipes::make`] and [`Pipes::connect`].
     pub(crate) async fn terminal(master: File, stdio: &Stdio, owner: &Owner<'_>) -> Result<Self> {
         let pty = Pty::new(master).map_err(copying)?;
         let mut io = Self {
@@ -252,10 +252,11 @@ impl ProcessIo {
         Ok(io)
     }
 
-    /// Sets the terminal's size; nothing without one, as in containerd's shim.
+    /// Sets the terminal's size. Without a terminal nothing happens, as in
+    /// containerd's shim.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's error.
     pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<()> {
         match &self.terminal {
             Some(pty) => {
@@ -265,16 +266,17 @@ impl ProcessIo {
         }
     }
 
-    /// Lets go of stdin: the process sees its end once the client does, too.
+    /// Closes the shim's end of stdin. The process reads EOF when the client has
+    /// closed its end, too.
     pub(crate) fn close_stdin(&self) {
         self.copies.close_input();
     }
 
-    /// Delivers what is still in the pipes of a process that has ended, for up
-    /// to ten seconds as containerd's shim does, then releases everything.
+    /// Delivers the output that is left in the pipes of an exited process, for up to
+    /// ten seconds as in containerd's shim, then releases everything.
     pub(crate) async fn finish(self) {
-        // A terminal hangs up only when its last descriptor closes; ours is
-        // used for resizing, which is over.
+        // A terminal hangs up only when its last descriptor closes. The shim's
+        // descriptor was for resizing only.
         drop(self.terminal);
         tokio::join!(self.copies.shutdown(), self.files.finish());
         if let Some(logger) = self.logger {
@@ -283,7 +285,8 @@ impl ProcessIo {
     }
 }
 
-/// A plain path may lead to a regular file, each stream's to another.
+/// Whether a plain path leads to a file instead of a fifo. Each stream may have its
+/// own file.
 fn is_file(path: &str) -> bool {
     Path::new(path)
         .metadata()
@@ -305,14 +308,15 @@ pub(crate) fn new_pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe2(OFlag::O_CLOEXEC).context(|| "make a pipe")
 }
 
-/// A process that is not root reopens its streams (`/dev/stderr`) only if it
-/// owns them.
+/// Gives a pipe to the process's user. A process that is not root can reopen its
+/// streams (`/dev/stderr`) only if it owns them.
 fn chown_pipe(end: &OwnedFd, options: &CreateOptions) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(options.io_uid), Gid::from_raw(options.io_gid));
     match nix::unistd::fchown(end, Some(uid), Some(gid)) {
-        // Not ours to give, as in a user namespace: root's pipe still works.
+        // The shim lacks the permission, for example in a user namespace. Root's pipe
+        // still works.
         Err(nix::errno::Errno::EPERM) if uid.is_root() && gid.as_raw() == 0 => {
-            warn!("pipes stay with their maker: chown is not permitted");
+            warn!("pipes keep their owner: chown is not permitted");
             Ok(())
         }
         result => result.map_err(io::Error::from).context(|| "chown a pipe"),

@@ -1,9 +1,8 @@
 //! A terminal's master as the source of a process's output.
 //!
-//! Reading a pty whose other end has closed fails with EIO (tty_ioctl(2) knows
-//! it as hang-up). To a copy an error means that what it has read but not yet
-//! written is void; with a slow reader that is up to a buffer of the process's
-//! last words. So the hang-up is turned into what it is: the end.
+//! Reading a pty whose other end has closed fails with EIO (a hang-up in
+//! tty_ioctl(2)). On an error a copy discards its buffer, so a slow reader would lose
+//! the last output of the process. So the hang-up is reported as EOF.
 
 use std::{
     io,
