@@ -1,8 +1,8 @@
-//! The shapes of cgroup files: a number, `key value` lines, device lines.
+//! Parses the formats of cgroup files: a number, `key value` lines, device lines.
 
 use std::{collections::HashMap, fs, path::Path};
 
-/// One number; `max` is the largest. None where there is no such file.
+/// Reads one number; `max` is the largest. None if the file is missing.
 pub(super) fn number(dir: &Path, file: &str) -> Option<u64> {
     parse_number(fs::read_to_string(dir.join(file)).ok()?.trim())
 }
@@ -14,7 +14,7 @@ fn parse_number(text: &str) -> Option<u64> {
     }
 }
 
-/// A flat keyed file; empty where there is none.
+/// Reads a flat keyed file; empty if the file is missing.
 pub(super) fn keyed(dir: &Path, file: &str) -> Keyed {
     Keyed(parse_keyed(
         &fs::read_to_string(dir.join(file)).unwrap_or_default(),
@@ -35,18 +35,18 @@ fn parse_keyed(text: &str) -> HashMap<String, u64> {
 pub(super) struct Keyed(HashMap<String, u64>);
 
 impl Keyed {
-    /// The value of a key; zero where the kernel does not know it.
+    /// The value of a key; zero if the file lacks the key.
     pub(super) fn get(&self, key: &str) -> u64 {
         self.0.get(key).copied().unwrap_or_default()
     }
 
-    /// Whether the file existed and held anything.
+    /// Whether the file exists and is not empty.
     pub(super) fn exists(&self) -> bool {
         !self.0.is_empty()
     }
 }
 
-/// A line of a per-device file, `MAJOR:MINOR rest`.
+/// The lines of a per-device file, `MAJOR:MINOR rest`.
 pub(super) fn device_lines(text: &str) -> impl Iterator<Item = (u64, u64, &str)> {
     text.lines().filter_map(|line| {
         let (device, rest) = line.split_once(' ')?;
@@ -55,7 +55,7 @@ pub(super) fn device_lines(text: &str) -> impl Iterator<Item = (u64, u64, &str)>
     })
 }
 
-/// `key=value` words, as in io.stat and rdma.current.
+/// The value of a key among `key=value` words, as in io.stat and rdma.current.
 pub(super) fn word(words: &str, key: &str) -> u64 {
     words
         .split_ascii_whitespace()
@@ -66,7 +66,7 @@ pub(super) fn word(words: &str, key: &str) -> u64 {
 }
 
 /// The lines of an RDMA file, `DEVICE hca_handle=N hca_object=N`; `max` is the
-/// largest number that the metrics have room for.
+/// largest number of the metrics' type.
 pub(super) fn rdma(dir: &Path, file: &str) -> Vec<(String, u32, u32)> {
     let count = |words: &str, key: &str| u32::try_from(word(words, key)).unwrap_or(u32::MAX);
     fs::read_to_string(dir.join(file))
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shapes() {
+    fn formats_are_parsed() {
         let keyed = Keyed(parse_keyed("anon 12\nfile max\nbroken\nx y\n"));
         assert_eq!(keyed.get("anon"), 12);
         assert_eq!(keyed.get("file"), u64::MAX);

@@ -1,12 +1,11 @@
-//! A container's control group: its processes, its metrics, its OOM kills. Making
-//! and removing it is the OCI runtime's; the shim writes one thing only
-//! ([`Cgroup::withdraw_freeze`]).
+//! Reads a container's cgroup: its processes, its metrics, its OOM kills. The OCI
+//! runtime creates and removes the cgroup; the shim writes to it only in
+//! [`Cgroup::withdraw_freeze`].
 //!
-//! Both versions are read by their documented files (kernel docs
-//! admin-guide/cgroup-v1 and cgroup-v2.rst). A file that is missing is a
-//! controller that is not enabled: its numbers stay zero, as in containerd's
-//! own shim. The group is found once, from `/proc/PID/cgroup` of a process in
-//! it, and remembered: it outlives that process.
+//! The kernel docs admin-guide/cgroup-v1 and cgroup-v2.rst describe the files. A
+//! missing file means that the controller is not enabled; its numbers stay zero, as
+//! in containerd's own shim. The cgroup is found once, from `/proc/PID/cgroup` of a
+//! process in it, and remembered, because the cgroup outlives the process.
 
 mod files;
 mod oom;
@@ -24,10 +23,11 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 pub(crate) use oom::watch as watch_oom;
 
-/// Where every distribution mounts the hierarchies (systemd's file-hierarchy(7)).
+/// The mount point of the hierarchies in every distribution (systemd's
+/// file-hierarchy(7)).
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
-/// The directories of one control group.
+/// The directories of one cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cgroup {
     /// Version 1: a directory in each controller's hierarchy.
@@ -37,10 +37,10 @@ pub(crate) enum Cgroup {
 }
 
 impl Cgroup {
-    /// The group that `pid` is in.
+    /// The cgroup of process `pid`.
     ///
     /// # Errors
-    /// The process has exited, or is in no group that is mounted here.
+    /// The process has exited, or its cgroup is not mounted here.
     pub(crate) fn of(pid: i32) -> io::Result<Self> {
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let unified = statfs(MOUNT_POINT)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
@@ -52,13 +52,12 @@ impl Cgroup {
         })
     }
 
-    /// All processes in the group and the groups below it, as `runc ps` lists
-    /// them.
+    /// All processes in the cgroup and the cgroups below, as `runc ps` lists them.
     pub(crate) fn pids(&self) -> Vec<u32> {
         let dir = match self {
             Cgroup::V2(dir) => Some(dir),
-            // Any of these holds every process of the container; which exist
-            // depends on how the kernel was built.
+            // Each of these controllers has all processes of the container. The
+            // kernel's configuration decides which of them exist.
             Cgroup::V1(dirs) => ["devices", "freezer", "pids", "memory", "cpu"]
                 .iter()
                 .find_map(|controller| dirs.get(*controller)),
@@ -70,17 +69,17 @@ impl Cgroup {
         pids
     }
 
-    /// Takes back the request to freeze that a runtime has left on version 2
+    /// Withdraws the freeze that a runtime has left after a failed pause on version 2
     /// (kernel doc: admin-guide/cgroup-v2.rst, `cgroup.freeze`). On version 1
     /// runtimes do so themselves.
     pub(crate) fn withdraw_freeze(&self) {
         if let Cgroup::V2(dir) = self {
-            // A group that has gone freezes nothing.
+            // A removed cgroup freezes nothing.
             let _ = fs::write(dir.join("cgroup.freeze"), "0");
         }
     }
 
-    /// Whether this is the root of a hierarchy, where everybody's processes are.
+    /// Whether this is the root of a hierarchy, which has the host's processes.
     pub(crate) fn is_root(&self) -> bool {
         let root = Path::new(MOUNT_POINT);
         match self {
@@ -102,15 +101,14 @@ impl Cgroup {
 fn packed<M: containerd_shim::protos::protobuf::MessageFull>(message: &M) -> Any {
     Any {
         type_url: M::descriptor().full_name().to_owned(),
-        // Serialising to memory fails only for messages with required fields,
-        // which proto3 has not.
+        // Serialising a proto3 message to memory can't fail.
         value: message.write_to_bytes().unwrap_or_default(),
         ..Any::default()
     }
 }
 
 fn collect_pids(dir: &Path, pids: &mut Vec<u32>) {
-    // A group that vanishes while we walk has no processes.
+    // A cgroup that is removed during the walk has no processes.
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_of_groups_below_count() {
+    fn processes_of_cgroups_below_are_listed() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::write(dir.path().join("cgroup.procs"), "1\n2\n").unwrap();

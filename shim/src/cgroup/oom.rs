@@ -1,10 +1,10 @@
-//! Tells when the kernel's OOM killer has struck in a group.
+//! Reports the OOM kills in a cgroup.
 //!
 //! Version 1 signals an eventfd that is registered in `cgroup.event_control`
-//! for `memory.oom_control` (kernel doc cgroup-v1/memory.rst, section 10); it
-//! also signals when the group is removed. Version 2 modifies `memory.events`,
-//! which inotify reports; its `oom_kill` counter tells a kill from the other
-//! events in that file.
+//! for `memory.oom_control` (kernel doc cgroup-v1/memory.rst, section 10); the
+//! removal of the cgroup signals the eventfd, too. On version 2 the kernel modifies
+//! `memory.events`, which inotify reports. The `oom_kill` counter distinguishes a
+//! kill from the other events in that file.
 
 use std::{
     fs::{self, File},
@@ -22,11 +22,11 @@ use tokio::task::AbortHandle;
 use super::{Cgroup, files::keyed};
 use crate::sys;
 
-/// Calls `report` for every OOM kill in `cgroup` until the group is removed or the
+/// Calls `report` for every OOM kill in `cgroup` until the cgroup is removed or the
 /// returned handle ends the watch.
 ///
 /// # Errors
-/// When the group has no memory controller or can't be watched.
+/// When the cgroup has no memory controller or can't be watched.
 pub(crate) fn watch(
     cgroup: &Cgroup,
     report: impl Fn() + Send + 'static,
@@ -75,7 +75,7 @@ fn watch_v2(dir: &Path, report: impl Fn() + Send + 'static) -> io::Result<AbortH
     })
 }
 
-/// Calls `look` whenever `fd` has had something to say, until it returns false.
+/// Calls `look` whenever `fd` is readable, until `look` returns false.
 fn on_readable(
     fd: OwnedFd,
     mut look: impl FnMut() -> bool + Send + 'static,
@@ -83,9 +83,9 @@ fn on_readable(
     let fd = sys::register_readable(fd)?;
     let watching = tokio::spawn(async move {
         while let Ok(mut ready) = fd.readable().await {
-            // Only that something was said matters, not what.
-            let said = ready.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), &mut [0; 4096])?));
-            if matches!(said, Ok(Ok(_))) && !look() {
+            // Only the event matters, not its data.
+            let event = ready.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), &mut [0; 4096])?));
+            if matches!(event, Ok(Ok(_))) && !look() {
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! Metrics of a version 1 group (kernel doc admin-guide/cgroup-v1): times in
+//! Metrics of a version 1 cgroup (kernel doc admin-guide/cgroup-v1): times in
 //! nanoseconds, memory in bytes.
 
 use std::{
@@ -23,7 +23,7 @@ pub(super) fn metrics(dirs: &BTreeMap<String, PathBuf>) -> Metrics {
     if let Some(dir) = dir("pids") {
         metrics.pids = MessageField::some(PidsStat {
             current: number(dir, "pids.current").unwrap_or_default(),
-            // No limit is told as 0, as containerd's cgroups library does.
+            // No limit is reported as 0, as in containerd's cgroups library.
             limit: number(dir, "pids.max")
                 .filter(|&n| n != u64::MAX)
                 .unwrap_or(0),
@@ -151,8 +151,8 @@ fn memory(dir: &Path) -> MemoryStat {
     }
 }
 
-/// CFQ's statistics where the kernel still has that scheduler (gone in 5.0)
-/// and it counted anything; else those of the throttling policy.
+/// The statistics of the CFQ scheduler (removed in kernel 5.0) if it counted
+/// anything, else those of the throttling policy.
 fn blkio(dir: &Path) -> BlkIOStat {
     let names = device_names(&fs::read_to_string("/proc/partitions").unwrap_or_default());
     let read = |file: &str| {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_read() {
+    fn a_cgroup_is_read() {
         let root = tempfile::tempdir().unwrap();
         let mut dirs = BTreeMap::new();
         let mut file = |controller: &str, name: &str, text: &str| {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn block_devices_have_names() {
+    fn block_devices_are_named() {
         let names = device_names("major minor  #blocks  name\n\n 254 0 1024 vda\n");
         let entries = blkio_entries("254:0 Read 4096\n254:0 Total 4096\nTotal 4096\n", &names);
         assert_eq!(entries.len(), 2);

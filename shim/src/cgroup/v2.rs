@@ -1,5 +1,5 @@
-//! Metrics of a version 2 group (kernel doc cgroup-v2.rst): times in
-//! microseconds, memory in bytes, `max` as the largest number.
+//! Metrics of a version 2 cgroup (kernel doc cgroup-v2.rst): times in microseconds,
+//! memory in bytes, `max` as the largest number.
 
 use std::{fs, path::Path};
 
@@ -31,7 +31,7 @@ pub(super) fn metrics(dir: &Path) -> Metrics {
 fn pids(dir: &Path) -> Option<PidsStat> {
     Some(PidsStat {
         current: number(dir, "pids.current")?,
-        // No limit is told as 0, as containerd's cgroups library does.
+        // No limit is reported as 0, as in containerd's cgroups library.
         limit: number(dir, "pids.max")
             .filter(|&n| n != u64::MAX)
             .unwrap_or(0),
@@ -161,8 +161,8 @@ fn hugetlb(dir: &Path) -> Vec<HugeTlbStat> {
         .collect()
 }
 
-/// Pressure stall information (kernel doc accounting/psi.rst); none where the
-/// kernel does not keep it.
+/// Pressure stall information (kernel doc accounting/psi.rst); None if the kernel
+/// does not record it.
 fn pressure(dir: &Path, file: &str) -> Option<PSIStats> {
     let text = fs::read_to_string(dir.join(file)).ok()?;
     let line = |kind: &str| {
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_read() {
+    fn a_cgroup_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         file("pids.current", "3\n");
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_controllers_has_zeros() {
+    fn a_cgroup_without_controllers_has_zeros() {
         let dir = tempfile::tempdir().unwrap();
         let m = metrics(dir.path());
         assert!(m.pids.is_none());

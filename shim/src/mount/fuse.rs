@@ -1,7 +1,7 @@
-//! File systems in user space, which are mounted by a helper: type
-//! `fuse3.fuse-overlayfs` is `mount.fuse3 SOURCE TARGET -o OPTION... -t
-//! fuse-overlayfs`. The helper leaves a process that serves the file system and
-//! ends when that is unmounted.
+//! Mounts file systems in user space through a mount helper: type
+//! `fuse3.fuse-overlayfs` becomes
+//! `mount.fuse3 SOURCE TARGET -o OPTION... -t fuse-overlayfs`. The helper starts a
+//! server process, which exits when the file system is unmounted.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use crate::{
     runtime::{capture_stderr, captured_text},
 };
 
-/// A program that mounts, and the type that it mounts.
+/// A mount helper, and the file system type for it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Helper<'a> {
     program: &'static str,
@@ -25,7 +25,7 @@ pub(super) struct Helper<'a> {
 }
 
 impl<'a> Helper<'a> {
-    /// The helper for a mount type, if it takes one.
+    /// The helper for a mount type, if that type needs one.
     pub(super) fn of(kind: &'a str) -> Option<Self> {
         let (family, kind) = kind.split_once('.')?;
         let program = match family {
@@ -36,10 +36,11 @@ impl<'a> Helper<'a> {
         Some(Self { program, kind })
     }
 
-    /// Runs it to its end.
+    /// Runs the helper to its end.
     ///
     /// # Errors
-    /// [`Error::Runtime`] with what it printed, or that it is not installed.
+    /// [`Error::Runtime`] with the helper's stderr, or if the helper is not
+    /// installed.
     pub(super) fn mount(&self, component: &Mount, target: &Path, reaper: &Reaper) -> Result<()> {
         let mut command = Command::new(self.program);
         command.arg(&component.source).arg(target);
@@ -48,7 +49,7 @@ impl<'a> Helper<'a> {
         }
         command.args(["-t", self.kind]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        // The server that it leaves may hold this for as long as it lives.
+        // The server process may keep this stderr open as long as it runs.
         let stderr = capture_stderr(&mut command)?;
         die_with_parent(&mut command);
         let (_, exit) = reaper.spawn(&mut command).map_err(|e| {
@@ -60,10 +61,10 @@ impl<'a> Helper<'a> {
         match exit.blocking_recv() {
             Ok(0) => Ok(()),
             status => Err(Error::Runtime(format!(
-                "mount helper {:?} ended with status {}: {}",
+                "mount helper {:?} exited with status {}: {}",
                 self.program,
                 status.unwrap_or(-1),
-                captured_text(stderr).unwrap_or_else(|| "it said nothing".into())
+                captured_text(stderr).unwrap_or_else(|| "no message".into())
             ))),
         }
     }

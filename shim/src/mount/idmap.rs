@@ -2,10 +2,10 @@
 //! so that containers in user namespaces share an image's layers
 //! (mount_setattr(2), "ID-mapped mounts").
 //!
-//! An overlay itself can't be id-mapped; its lower layers are, each as a clone
-//! of its mount, and the upper layer already belongs to the mapped users. The
-//! kernel takes layers only from mounts that have a place, so the clones are
-//! attached to a tmpfs in a mount namespace that only one thread of the shim is in:
+//! An overlay itself can't be id-mapped. Instead the shim clones and id-maps the
+//! mount of each lower layer; the upper layer already belongs to the mapped users.
+//! The kernel accepts layers only from attached mounts, so the clones are attached to
+//! a tmpfs in a mount namespace that only one thread of the shim is in:
 //!
 //! ```text
 //!  thread in its own mount namespace                      calling thread
@@ -14,8 +14,9 @@
 //!    overlay of 0:1 on TARGET/merged ── open_tree ──▶ descriptor ──▶ move_mount
 //! ```
 //!
-//! The overlay keeps what it needs of its layers. All else goes when the thread
-//! ends, also if the shim is killed: the machine's mounts never show it.
+//! The overlay keeps its layers. The kernel removes the other mounts when the thread
+//! exits, even if the shim is killed. They never appear in the host's mount
+//! namespace.
 
 use std::{
     fs::{DirBuilder, File},
@@ -38,11 +39,11 @@ use super::{
 };
 use crate::error::{Context, Error, Result, at};
 
-/// Mounts `plain` with `maps`, attached nowhere; the descriptor holds it.
+/// Mounts `plain` with `maps`, detached. The mount exists as long as the descriptor.
 ///
 /// # Errors
-/// A kernel or a file system without id-mapped mounts, by name; what else the
-/// kernel refused.
+/// A kernel or a file system without id-mapped mounts, which the text names; the
+/// kernel's other errors.
 pub(super) fn detached(plain: &Plain<'_>, maps: &IdMaps, target: &Path) -> Result<OwnedFd> {
     let users = user_namespace(maps)?;
     std::thread::scope(|scope| {
@@ -61,7 +62,8 @@ pub(super) fn detached(plain: &Plain<'_>, maps: &IdMaps, target: &Path) -> Resul
     })
 }
 
-/// A user namespace with `maps`; the descriptor keeps it, no process is in it.
+/// Creates a user namespace with `maps` and no process. The descriptor keeps the
+/// namespace open.
 fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     let holder = NamespaceHolder::start().context(
         || "make a user namespace for an id-mapped mount (is user.max_user_namespaces 0?)",
@@ -72,7 +74,7 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
         File::options()
             .write(true)
             .open(&path)
-            // The kernel takes a map in one write.
+            // The kernel accepts a map only in one write.
             .and_then(|mut file| file.write_all(lines.as_bytes()))
             .context(|| format!("write {:?} as {name}", lines.trim()))?;
     }
@@ -81,9 +83,9 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     Ok(namespace.into())
 }
 
-/// Moves the calling thread into a copy of its mount namespace. Mounts made in it
-/// don't propagate; what is unmounted on the machine meanwhile goes here, too,
-/// and is not kept busy.
+/// Moves the calling thread into a copy of its mount namespace. Mounts in the copy
+/// don't propagate to the host. Unmounts on the host propagate to the copy, so the
+/// copy keeps no mount busy.
 fn leave_mount_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context(|| "make a mount namespace")?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
@@ -112,7 +114,7 @@ fn overlay(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd>
         Some("mode=0700"),
     )
     .context(|| at("mount a tmpfs on", target))?;
-    // A mount namespace of its own implies a working directory of its own.
+    // A thread with its own mount namespace also has its own working directory.
     chdir(target).context(|| at("change to", target))?;
     let mut names = Vec::with_capacity(clones.len());
     for (number, clone) in clones.into_iter().enumerate() {
@@ -132,10 +134,10 @@ fn overlay(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd>
         .mount_with(&layers.replace(data, &names).join(","), merged)
         .map_err(|e| {
             Error::Runtime(format!(
-                "{e}; its lower layers are id-mapped, which overlay takes from Linux 5.19 on"
+                "{e}; its lower layers are id-mapped, which overlay supports from Linux 5.19 on"
             ))
         })?;
-    sys::clone_tree(merged, 0).context(|| "take hold of an overlay")
+    sys::clone_tree(merged, 0).context(|| "clone an overlay")
 }
 
 fn make_directory(name: &str) -> Result<()> {
@@ -145,13 +147,14 @@ fn make_directory(name: &str) -> Result<()> {
         .context(|| at("create", Path::new(name)))
 }
 
-/// Any other file system, with all that is mounted below a recursive bind.
+/// Id-maps a file system other than overlay, including the mounts below a recursive
+/// bind.
 fn mapped_mount(plain: &Plain<'_>, users: &OwnedFd, target: &Path) -> Result<OwnedFd> {
     plain.mount(target)?;
     mapped(target, sys::RECURSIVE, 0, users)
 }
 
-/// A clone of the mount at `path` through which owners are mapped.
+/// A clone of the mount at `path` with mapped owners.
 fn mapped(path: &Path, recursive: u32, attributes: u64, users: &OwnedFd) -> Result<OwnedFd> {
     let tree = sys::clone_tree(path, recursive).map_err(|e| refused(path, e))?;
     sys::map_owners(&tree, recursive, attributes, users).map_err(|e| refused(path, e))?;

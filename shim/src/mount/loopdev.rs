@@ -1,8 +1,8 @@
-//! Loop devices: a file as a block device (loop(4)).
+//! Attaches files as block devices, loop devices (loop(4)).
 //!
-//! The device is told to detach itself when its last user closes it, so that it
-//! goes with the mount, however that ends. Until the mount exists our own
-//! descriptor is that user.
+//! The kernel detaches a device when its last user closes it, so the device is
+//! released with the mount. Until the mount exists, the shim's descriptor is that
+//! user.
 
 use std::{
     fs::File,
@@ -16,11 +16,11 @@ use nix::libc::{EBUSY, EINVAL, ENOTTY, O_CLOEXEC};
 use super::sys::{self, LoopConfig, LoopInfo};
 use crate::error::{Context, Error, Result, at};
 
-/// Another process can take the free device first. One of the competitors
-/// always gets it, so this many mounts can be made at the same time.
+/// Another process can take the free device first. One of the competitors always
+/// succeeds, so this many mounts can be created at the same time.
 const ATTEMPTS: usize = 1000;
 
-/// A loop device, attached while this or a mount of it lives.
+/// A loop device, attached as long as this value or a mount of the device exists.
 pub(super) struct LoopDevice {
     path: PathBuf,
     _open: File,
@@ -77,7 +77,7 @@ fn open(path: &Path, read_only: bool) -> io::Result<File> {
 fn configure(device: &File, backing: &File, info: &LoopInfo, direct_io: bool) -> io::Result<()> {
     let config = LoopConfig::new(backing, info, direct_io);
     match sys::configure_loop(device, &config) {
-        // Before Linux 5.8 it took a call for each.
+        // Before Linux 5.8 each step is a separate call.
         Err(e) if matches!(e.raw_os_error(), Some(EINVAL | ENOTTY)) => {}
         result => return result,
     }
@@ -87,7 +87,7 @@ fn configure(device: &File, backing: &File, info: &LoopInfo, direct_io: bool) ->
         false => Ok(()),
     });
     if set.is_err() {
-        // The first failure is the one to tell.
+        // Only the first failure is reported.
         let _ = sys::clear_loop_file(device);
     }
     set

@@ -1,9 +1,8 @@
-//! One component of a container's root: mounts it as containerd describes it,
-//! and unmounts what is below a root.
+//! Mounts one component of a container's root, and unmounts everything below a root.
 //!
-//! A description is a line of fstab: type, source, options. mount(2) takes most
-//! options; these are containerd's own (`core/mount`, 1.7 to 2.4), and the
-//! kernel refuses them:
+//! containerd describes a component like a line of fstab: type, source, options.
+//! mount(2) accepts most options. These are containerd's own (`core/mount`, 1.7 to
+//! 2.4), and the kernel refuses them:
 //!
 //! | option or type | sender | here |
 //! |---|---|---|
@@ -39,8 +38,8 @@ use crate::{
 
 pub(crate) use self::unmount::unmount;
 
-/// mount(2) reads a page of options, with the byte that ends them, and silently
-/// leaves out the rest.
+/// The longest options that mount(2) reads: one page, including the final NUL. The
+/// kernel silently ignores the rest.
 fn options_limit() -> usize {
     let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     page.and_then(|page| usize::try_from(page).ok())
@@ -48,17 +47,17 @@ fn options_limit() -> usize {
         - 1
 }
 
-/// The type whose layers are options.
+/// The type whose layers are given as options.
 const OVERLAY: &str = "overlay";
 
 /// Mounts `component` on `target`.
 ///
-/// The calling thread may be left in another working directory: call it on a
-/// thread of its own. When it fails, nothing is mounted.
+/// The working directory of the calling thread may change, so the caller needs a
+/// separate thread. On failure nothing is mounted.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a description that is not understood; what
-/// the kernel, or a mount helper, refused.
+/// [`Error::InvalidArgument`] for an invalid description; the error of the kernel or
+/// of a mount helper.
 pub(crate) fn mount(component: &Mount, target: &Path, reaper: &Reaper) -> Result<()> {
     if let Some(helper) = fuse::Helper::of(&component.type_) {
         return helper.mount(component, target, reaper);
@@ -97,7 +96,7 @@ impl Plain<'_> {
         let data = &self.options.data;
         let long = self.kind == OVERLAY && data.join(",").len() > options_limit();
         if let Some((directory, shortened)) = long.then(|| options::shorten(data)).flatten() {
-            // Not the working directory of the process.
+            // Keeps the working directory of the other threads.
             unshare(CloneFlags::CLONE_FS).context(|| "leave the working directory")?;
             chdir(&directory).context(|| at("change to", &directory))?;
             return self.mount_with(&shortened.join(","), target);
@@ -116,8 +115,8 @@ impl Plain<'_> {
                 options_limit()
             )));
         }
-        // Changed options of a remount are the file system's to apply; without
-        // any, only the flags of a bind mount change, below.
+        // The file system applies changed options of a remount. Without options only
+        // the flags of a bind mount change, below.
         if !flags.contains(MsFlags::MS_REMOUNT) || !data.is_empty() {
             let device = match self.options.loop_device {
                 true => Some(LoopDevice::attach(
@@ -130,8 +129,8 @@ impl Plain<'_> {
             let source = device
                 .as_ref()
                 .map_or(Path::new(self.source), LoopDevice::path);
-            // The device detaches itself when its last user closes it, so it is
-            // held until the mount is one.
+            // The kernel detaches the device when its last user closes it, so the
+            // shim keeps it open until the mount exists.
             self.call(source, target, flags, data)?;
         }
         let read_only_bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY;
@@ -165,14 +164,14 @@ impl Plain<'_> {
         })
     }
 
-    /// Makes a bind mount read-only: the call that makes it leaves its flags as
-    /// they are (mount(2), "Creating a bind mount").
+    /// Makes a bind mount read-only. The call that creates a bind mount ignores the
+    /// flag (mount(2), "Creating a bind mount").
     fn remount(&self, target: &Path, flags: MsFlags) -> Result<()> {
         let flags = flags | MsFlags::MS_REMOUNT;
         let remount = |flags| nix::mount::mount(NOTHING, target, NOTHING, flags, NOTHING);
         let result = match remount(flags) {
-            // In a user namespace the flags that the mount came with are locked
-            // and must be repeated (mount_namespaces(7)).
+            // In a user namespace the inherited flags of a mount are locked and must
+            // be repeated (mount_namespaces(7)).
             Err(Errno::EPERM) => remount(flags | flags_of(target)?),
             result => result,
         };
@@ -180,7 +179,7 @@ impl Plain<'_> {
     }
 }
 
-/// An argument of mount(2) that is left out.
+/// An omitted argument of mount(2).
 const NOTHING: Option<&str> = None;
 
 fn some<T: AsRef<std::ffi::OsStr> + ?Sized>(text: &T) -> Option<&T> {

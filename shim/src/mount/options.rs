@@ -1,5 +1,5 @@
-//! Mount options: which are flags of mount(2), which are containerd's, and which
-//! the file system reads; and an overlay's layers among them.
+//! Sorts mount options into flags of mount(2), containerd's own and those of the file
+//! system, and splits an overlay's layers.
 
 use std::{
     ffi::OsString,
@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 /// The options of one mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Options<'a> {
-    /// What mount(2) has flags for.
+    /// The flags of mount(2).
     pub(super) flags: MsFlags,
-    /// What the file system reads, in order.
+    /// The file system's options, in order.
     pub(super) data: Vec<&'a str>,
     /// The source is a file, to be mounted through a loop device.
     pub(super) loop_device: bool,
@@ -26,7 +26,7 @@ pub(super) struct Options<'a> {
     gid_map: Option<&'a str>,
 }
 
-/// How the owners of files appear through a mount.
+/// The mapping of file owners in a mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct IdMaps {
     /// Lines of `/proc/PID/uid_map`.
@@ -35,7 +35,7 @@ pub(super) struct IdMaps {
     pub(super) groups: String,
 }
 
-/// A flag's option: whether it sets or clears.
+/// The effect of an option on a flag.
 enum Flag {
     Set(MsFlags),
     Clear(MsFlags),
@@ -75,7 +75,7 @@ fn flag(option: &str) -> Option<Flag> {
 }
 
 impl<'a> Options<'a> {
-    /// Sorts `options`; of two that contradict each other the later one counts.
+    /// Sorts `options`. Of two contradictory options the later one counts.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an option that only containerd's mount
@@ -114,10 +114,10 @@ impl<'a> Options<'a> {
     /// The id maps, if both are given.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a map that is not one.
+    /// [`Error::InvalidArgument`] for an invalid map.
     pub(super) fn id_maps(&self) -> Result<Option<IdMaps>> {
-        // containerd ignores one without the other (core/mount/mount_linux.go, "The
-        // only remapping of both GID and UID is supported").
+        // containerd ignores one map without the other (core/mount/mount_linux.go,
+        // "The only remapping of both GID and UID is supported").
         let (Some(uid_map), Some(gid_map)) = (self.uid_map, self.gid_map) else {
             return Ok(None);
         };
@@ -135,8 +135,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// `0:100000:65536,...` as user_namespaces(7) has it: `0 100000 65536`, a line
-/// for each range.
+/// Converts `0:100000:65536,...` to the form of user_namespaces(7): `0 100000 65536`,
+/// a line for each range.
 fn map_lines(map: &str) -> Option<String> {
     map.split(',')
         .map(|range| {
@@ -150,17 +150,17 @@ fn map_lines(map: &str) -> Option<String> {
 
 const LOWER: &str = "lowerdir=";
 
-/// An overlay's lower layers, topmost first, as they are written in its options.
+/// An overlay's lower layers, topmost first, as in the options.
 pub(super) struct Layers<'a> {
     index: usize,
     /// Paths in which a backslash escapes a colon (kernel doc:
-    /// filesystems/overlayfs.rst). An empty one, from `::`, says that those
+    /// filesystems/overlayfs.rst). An empty path, from `::`, means that the layers
     /// after it hold data only.
     pub(super) paths: Vec<&'a str>,
 }
 
 impl<'a> Layers<'a> {
-    /// Finds them among an overlay's options.
+    /// Finds the layers among an overlay's options.
     pub(super) fn find(data: &[&'a str]) -> Option<Self> {
         let index = data.iter().position(|option| option.starts_with(LOWER))?;
         let value = data.get(index)?.strip_prefix(LOWER)?;
@@ -203,9 +203,9 @@ pub(super) fn unescaped(layer: &str) -> PathBuf {
     OsString::from_vec(path).into()
 }
 
-/// Shortens an overlay's options: gives the directory that all lower layers are
-/// in, and the options with paths relative to it. None if they have none in
-/// common.
+/// Shortens an overlay's options: returns the common directory of all lower layers,
+/// and the options with paths relative to that directory. None without a common
+/// directory.
 pub(super) fn shorten(data: &[&str]) -> Option<(PathBuf, Vec<String>)> {
     let layers = Layers::find(data)?;
     let mut named = layers.paths.iter().filter(|path| !path.is_empty());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_mount_manager_should_have_resolved_is_named() {
+    fn an_option_of_the_mount_manager_is_refused_by_name() {
         let given = options(&["X-containerd.mkdir.path=/x"]);
         let refusal = Options::parse(&given).unwrap_err().to_string();
         assert!(refusal.contains("X-containerd.mkdir.path=/x"), "{refusal}");
@@ -335,7 +335,7 @@ mod tests {
 
         #[test]
         fn shortened_layers_are_the_same(layers in proptest::collection::vec("(/[a-c:é\\\\]{1,3}){1,4}", 1..6)) {
-            // What a snapshotter writes: no bare colon, no bare backslash.
+            // A snapshotter writes no bare colon and no bare backslash.
             let escaped: Vec<_> = layers
                 .iter()
                 .map(|l| l.replace('\\', r"\\").replace(':', r"\:"))

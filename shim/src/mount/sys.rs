@@ -1,5 +1,5 @@
-//! System calls of mounting that nix has no functions for, each with why its
-//! `unsafe` is sound.
+//! The mount system calls that nix lacks, each with the reason that its `unsafe` is
+//! sound.
 
 use std::{
     ffi::CString,
@@ -23,15 +23,15 @@ use nix::{
     unistd::{Pid, pipe2},
 };
 
-/// With all that is mounted below.
+/// Includes all mounts below.
 pub(super) const RECURSIVE: u32 = libc::AT_RECURSIVE as u32;
-/// Through this mount nothing is written.
+/// Makes the mount read-only.
 pub(super) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
-/// Clones the mount at `path`, attached nowhere (open_tree(2), Linux 5.2).
+/// Clones the mount at `path`, detached (open_tree(2), Linux 5.2).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn clone_tree(path: &Path, recursive: u32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recursive;
@@ -39,15 +39,15 @@ pub(super) fn clone_tree(path: &Path, recursive: u32) -> io::Result<OwnedFd> {
     let fd = Errno::result(unsafe {
         libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags)
     })?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Lets owners appear through the cloned mount `tree` as the user namespace
-/// `users` has them (mount_setattr(2), Linux 5.12).
+/// Maps the file owners in the cloned mount `tree` by the user namespace `users`
+/// (mount_setattr(2), Linux 5.12).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn map_owners(
     tree: &OwnedFd,
     recursive: u32,
@@ -78,7 +78,7 @@ pub(super) fn map_owners(
 /// Attaches the cloned mount `tree` to `target` (move_mount(2), Linux 5.2).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn move_mount(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = CString::new(target.as_os_str().as_bytes())?;
     // SAFETY: both paths are C strings that outlive the call.
@@ -95,11 +95,11 @@ pub(super) fn move_mount(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A process in a new user namespace that does nothing. It is killed when this
-/// is dropped, and ends by itself if the shim dies before.
+/// An idle process in a new user namespace. The process is killed when this value is
+/// dropped, and exits by itself if the shim exits before.
 ///
-/// Its end is no SIGCHLD and not seen by a plain `waitpid(-1)`, which the
-/// shim's reaper calls: only `__WALL` finds it (clone(2), "the child termination
+/// The exit sends no SIGCHLD, and the plain `waitpid(-1)` of the shim's reaper
+/// doesn't return the process: only `__WALL` does (clone(2), "the child termination
 /// signal").
 pub(super) struct NamespaceHolder {
     pid: Pid,
@@ -107,15 +107,15 @@ pub(super) struct NamespaceHolder {
 }
 
 impl NamespaceHolder {
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
-    /// ENOSPC where user namespaces are limited to none.
+    /// ENOSPC if the limit of user namespaces is 0.
     pub(super) fn start() -> io::Result<Self> {
         let (waiting, lifeline) = pipe2(OFlag::O_CLOEXEC)?;
         let none: libc::c_ulong = 0;
-        // SAFETY: without CLONE_VM and with no stack this is a fork, for both of
-        // our architectures with the flags as first argument and the others 0.
+        // SAFETY: without CLONE_VM and with no stack this is a fork, for both
+        // supported architectures with the flags as first argument and the others 0.
         // The child runs `hold`, which neither allocates nor locks.
         let pid = unsafe {
             libc::syscall(
@@ -136,17 +136,17 @@ impl NamespaceHolder {
         }
     }
 
-    /// Its PID, valid as long as this.
+    /// The PID, valid as long as this value.
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
 }
 
-/// Waits for the other end of the pipe to be closed, with the shim at the latest.
+/// Waits until the other end of the pipe is closed, at the latest by the shim's exit.
 fn hold(waiting: i32, lifeline: i32) -> ! {
     let mut byte = 0u8;
-    // SAFETY: only async-signal-safe calls, on descriptors that this child has
-    // from its parent and on a byte of its own stack.
+    // SAFETY: only async-signal-safe calls, on descriptors that the child inherits
+    // and on a byte of its stack.
     unsafe {
         libc::close(lifeline);
         while libc::read(waiting, (&raw mut byte).cast(), 1) == -1
@@ -158,7 +158,7 @@ fn hold(waiting: i32, lifeline: i32) -> ! {
 
 impl Drop for NamespaceHolder {
     fn drop(&mut self) {
-        // Not reaped before, so the PID is its own.
+        // The process is not reaped yet, so the PID is not reused.
         let _ = kill(self.pid, Signal::SIGKILL);
         while waitpid(self.pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
     }
@@ -204,7 +204,7 @@ pub(super) struct LoopConfig {
 }
 
 impl LoopInfo {
-    /// A device that detaches itself; `file` is what `losetup` shows.
+    /// A device that the kernel detaches after its last use. `losetup` shows `file`.
     pub(super) fn new(file: &[u8], read_only: bool) -> Self {
         let mut file_name = [0; 64];
         // The last byte stays 0.
@@ -230,7 +230,7 @@ impl LoopInfo {
 }
 
 impl LoopConfig {
-    /// `info`, with the file behind it.
+    /// `info` with its backing file.
     pub(super) fn new(backing: &File, info: &LoopInfo, direct_io: bool) -> Self {
         let mut info = info.clone();
         if direct_io {
@@ -248,17 +248,17 @@ impl LoopConfig {
 /// The number of a device that is free now.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn free_loop_device(control: &File) -> io::Result<i32> {
     // SAFETY: the request has no argument.
     let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
     Ok(Errno::result(number)?)
 }
 
-/// Attaches and describes in one (Linux 5.8).
+/// Attaches and describes a file in one call (Linux 5.8).
 ///
 /// # Errors
-/// EBUSY for a device that is taken; EINVAL or ENOTTY from an older kernel.
+/// EBUSY for a device in use; EINVAL or ENOTTY from an older kernel.
 pub(super) fn configure_loop(device: &File, config: &LoopConfig) -> io::Result<()> {
     // SAFETY: the kernel reads one loop_config, which outlives the call.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const *config) };
@@ -269,15 +269,15 @@ pub(super) fn configure_loop(device: &File, config: &LoopConfig) -> io::Result<(
 /// Attaches a file.
 ///
 /// # Errors
-/// EBUSY for a device that is taken.
+/// EBUSY for a device in use.
 pub(super) fn set_loop_file(device: &File, backing: &File) -> io::Result<()> {
     loop_number(device, LOOP_SET_FD, backing.as_raw_fd())
 }
 
-/// Describes what is attached.
+/// Describes the attached file.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn set_loop_info(device: &File, info: &LoopInfo) -> io::Result<()> {
     // SAFETY: the kernel reads one loop_info64, which outlives the call.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64 as _, &raw const *info) };
@@ -285,10 +285,10 @@ pub(super) fn set_loop_info(device: &File, info: &LoopInfo) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads and writes past the page cache from now on.
+/// Switches to direct I/O, past the page cache.
 ///
 /// # Errors
-/// EINVAL for a file that can't.
+/// EINVAL for a file without direct I/O.
 pub(super) fn set_loop_direct_io(device: &File) -> io::Result<()> {
     loop_number(device, LOOP_SET_DIRECT_IO, 1)
 }
@@ -296,7 +296,7 @@ pub(super) fn set_loop_direct_io(device: &File) -> io::Result<()> {
 /// Detaches the file.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn clear_loop_file(device: &File) -> io::Result<()> {
     loop_number(device, LOOP_CLR_FD, 0)
 }
@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn structures_are_the_kernels() {
+    fn structures_have_the_kernels_layout() {
         assert_eq!(size_of::<LoopInfo>(), 232);
         assert_eq!(size_of::<LoopConfig>(), 304);
         let info = LoopInfo::new(&[b'x'; 100], true);
@@ -323,12 +323,13 @@ mod tests {
 
     #[test]
     fn a_namespace_holder_leaves_no_process() {
-        // Where this may not be done there is nothing to leave.
+        // Without user namespaces there is no process to leave.
         let Ok(holder) = NamespaceHolder::start() else {
             return;
         };
         let pid = holder.pid();
-        // As the reaper asks; by its PID, to leave other tests' children alone.
+        // Waits like the reaper, but by PID: other tests' children must not be
+        // reaped.
         assert_eq!(
             waitpid(pid, Some(WaitPidFlag::WNOHANG)),
             Err(Errno::ECHILD),

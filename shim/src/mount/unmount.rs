@@ -1,4 +1,4 @@
-//! Unmounting all that is mounted at and below a root.
+//! Unmounts everything that is mounted at and below a root.
 
 use std::{
     ffi::OsString,
@@ -15,17 +15,17 @@ use nix::{
 
 use crate::error::{Context, Result, at};
 
-/// A process that forks elsewhere, or a mount namespace that is being copied,
-/// holds a mount for some milliseconds. The kernel has no event for the end of
-/// that; containerd waits as long.
+/// The number of retries of a busy unmount, and the pause between them, as long as in
+/// containerd. A fork of another process, or a copy of the mount namespace, holds a
+/// mount for some milliseconds, and the kernel has no event for the release.
 const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Unmounts `root` and what is below, the deepest first. That there is nothing
+/// Unmounts `root` and all mounts below, the deepest first. A missing root or mount
 /// is no error.
 ///
 /// # Errors
-/// What is still in use; the others are unmounted nevertheless.
+/// The first mount that stays in use. The others are unmounted nevertheless.
 pub(crate) fn unmount(root: &Path) -> Result<()> {
     let Some(root) = canonical(root)? else {
         return Ok(());
@@ -43,8 +43,8 @@ pub(crate) fn unmount(root: &Path) -> Result<()> {
     result
 }
 
-/// The root's path as the kernel's table has it. The last component is not
-/// followed: a file system whose server has died can't be asked for it.
+/// The root's path as in the kernel's mount table. The last component is not
+/// resolved: a file system whose server has exited can't answer.
 fn canonical(root: &Path) -> Result<Option<PathBuf>> {
     let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
         return Ok(Some(root.to_owned()));
@@ -56,13 +56,13 @@ fn canonical(root: &Path) -> Result<Option<PathBuf>> {
     }
 }
 
-/// Unmounts everything that is stacked on a place.
+/// Unmounts all mounts that are stacked on one mount point.
 fn unmount_all_at(place: &Path) -> nix::Result<()> {
     let mut busy = 0;
     loop {
         match umount2(place, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
-            // No mount point any more.
+            // No longer a mount point.
             Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
             Err(Errno::EBUSY) if busy < ATTEMPTS => {
                 busy += 1;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_is_not_there_has_no_mounts() {
+    fn a_missing_root_has_no_mounts() {
         unmount(Path::new("/no/such/bundle/rootfs")).unwrap();
         let empty = tempfile::tempdir().unwrap();
         unmount(&empty.path().join("rootfs")).unwrap();
