@@ -6,7 +6,7 @@ SHIPPED=(containerd-shim-cedana-v2 cedana-runc)
 
 # executables KIND CARGO_ARG...: builds, and prints the executables of that kind
 # (bin, test), one per line. Cargo's JSON is one object per line with its keys in
-# a fixed order, so that it takes neither jq nor python.
+# a fixed order, so sed can parse it.
 executables() {
   local kind=$1
   shift
@@ -14,15 +14,15 @@ executables() {
     sed -n 's/.*"kind":\["'"$kind"'"\].*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# build_shipped DIR [test]: copies the shipped binaries, release profile, to a
-# folder. With `test` they have the hooks of the integration tests (the feature
-# test-hooks), which nothing else may have.
+# build_shipped DIR [test]: builds the shipped binaries, release profile, and copies
+# them to DIR. With `test` they have the hooks of the integration tests (the feature
+# test-hooks), which shipped binaries must not have.
 build_shipped() {
   local path paths features=()
   [[ ${2:-} != test ]] || features=(--features cedana-runtime/test-hooks)
   paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "${features[@]}")
   for path in $paths; do install -m 0755 "$path" "$1/"; done
   for path in "${SHIPPED[@]}"; do
-    [[ -x $1/$path ]] || die "the build made no $path"
+    [[ -x $1/$path ]] || die "the build did not create $path"
   done
 }

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
 # An instance's cgroups: one group in every hierarchy that the machine mounts
-# (v1, hybrid or v2 alone), which becomes the root of the instance's cgroup
-# namespace. A list file remembers them, one per line:
+# (v1, hybrid or v2 alone). It becomes the root of the instance's cgroup
+# namespace. A list file has one group per line:
 #   FSTYPE MOUNTPOINT CONTROLLERS GROUP
 
-# own_cgroup MOUNT CONTROLLERS: where a group below the caller's may be made.
-# Staying below it keeps the limits that the machine has put on the caller.
+# own_cgroup MOUNT CONTROLLERS: prints the caller's cgroup. The instance's group is
+# created below it, so the caller's limits apply to the instance.
 own_cgroup() {
   local path
   path=$(awk -F: -v c="$2" '$2 == c { print $3; exit }' /proc/self/cgroup)
-  # Without a cgroup namespace the mount may show less than the path names.
+  # Without a cgroup namespace the mount may not show the path.
   if [[ -d $1$path ]]; then echo "$1${path%/}"; else echo "$1"; fi
 }
 
@@ -24,8 +24,8 @@ make_cgroups() { # NAME LIST
     cgroup2)
       controllers=-
       parent=$(own_cgroup "$mount" "")
-      # A v2 group with processes in it can't hand controllers to children, so
-      # with controllers the root is the only parent there is.
+      # A v2 group with processes can't delegate controllers to children, so
+      # with controllers only the root can be the parent.
       if [[ -n $(<"$mount/cgroup.controllers") ]]; then
         parent=$mount
         delegate "$parent"
@@ -36,21 +36,21 @@ make_cgroups() { # NAME LIST
     group=$parent/cedana-testbed.$1
     echo "$type $mount $controllers $group" >>"$2"
     mkdir "$group"
-    for file in cpuset.cpus cpuset.mems; do # empty in a new v1 group: nothing could run
+    for file in cpuset.cpus cpuset.mems; do # empty in a new v1 group, which then can't have processes
       [[ $type != cgroup || ! -e $group/$file ]] || cat "$parent/$file" >"$group/$file"
     done
   done </proc/mounts
 }
 
-delegate() { # GROUP: hand every v2 controller that may be handed to its children
+delegate() { # GROUP: delegates every possible v2 controller to its children
   local controller
   for controller in $(<"$1/cgroup.controllers"); do
     echo "+$controller" 2>/dev/null >"$1/cgroup.subtree_control" || :
   done
 }
 
-# join_cgroups LIST: moves the calling (sub)shell. `init` is where processes of
-# a v2 instance are once it has handed its controllers on.
+# join_cgroups LIST: moves the calling (sub)shell into the groups. In a v2 instance
+# that has delegated its controllers, the processes are in the group `init`.
 join_cgroups() {
   local group
   while read -r _ _ _ group; do
@@ -59,7 +59,8 @@ join_cgroups() {
   done <"$1"
 }
 
-# thaw_cgroups LIST: a process frozen by v1's freezer does not even die of SIGKILL.
+# thaw_cgroups LIST: thaws the v1 groups. SIGKILL does not end a process that v1's
+# freezer has frozen.
 thaw_cgroups() {
   local type group
   while read -r type _ _ group; do
@@ -68,8 +69,8 @@ thaw_cgroups() {
   done <"$1"
 }
 
-# remove_cgroups LIST: kills the processes left in the groups and removes them. v1
-# reports no empty group, hence the short polls.
+# remove_cgroups LIST: kills the remaining processes of the groups and removes the
+# groups. v1 does not report when a group is empty, so they are polled.
 remove_cgroups() {
   local group try pids
   while read -r _ _ _ group; do

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# The images that tests run: busybox, and work (redis, nginx, PostgreSQL,
-# python3, procps, curl); and, for `make test-apps` alone, apps with the programs
-# of integration/apps. Nothing is pulled: each is one layer made from Debian
-# packages, in the docker-archive form that both `ctr image import` and
+# The images of the tests: busybox; work (redis, nginx, PostgreSQL,
+# python3, procps, curl); and, for `make test-apps`, apps with the programs
+# of integration/apps. No image is pulled. Each is one layer of Debian
+# packages, in the docker-archive format that both `ctr image import` and
 # `docker load` read.
 
 WORK_PACKAGES=postgresql,python3-minimal,redis-server,nginx-light,procps,curl,iproute2
-# Of sid, because glibc 2.42 and later give threads' stacks guard regions
-# (madvise) in place of inaccessible pages, which restores have to get right.
+# Of sid, because glibc 2.42 and later use guard regions (madvise) for threads' stacks
+# instead of inaccessible pages, and restores must handle them.
 APPS_PACKAGES=mariadb-server,mariadb-client,chromium,nodejs,default-jre-headless,gunicorn,rabbitmq-server,haproxy,sqlite3,openssh-server,openssh-client,make,gcc,libc6-dev,redis-server,nginx-light,postgresql,python3,python3-pymysql,python3-psycopg2,python3-pika,python3-websocket,procps,iproute2
-# What compiles the servers of our own, and is removed afterwards.
+# The compilers of our own servers, removed after the build.
 APPS_COMPILERS=golang-go,default-jdk-headless
 APPS_SERVERS=$(readlink -f "${BASH_SOURCE[0]%/*}/../../integration/apps/servers")
 
@@ -22,7 +22,7 @@ busybox_layer() { # TAR
   chmod 0755 "$tree/root"
   chmod 1777 "$tree/root/tmp"
   cp "$tree/deb/usr/bin/busybox" "$tree/root/bin/busybox"
-  # Prints each applet's full path; a link beside busybox itself serves them all.
+  # Each applet is a link beside busybox.
   "$tree/root/bin/busybox" --list | while read -r applet; do
     [[ $applet == busybox ]] || ln -s busybox "$tree/root/bin/$applet"
   done
@@ -39,8 +39,8 @@ work_layer() { # TAR
 }
 
 apps_layer() { # TAR
-  # Sid's Release file may be past its date on a mirror. Java's packages fail to
-  # install without a folder for their manual's links.
+  # Sid's Release file may be expired on a mirror. Java's packages can't be
+  # installed without the directory of the manual pages.
   # shellcheck disable=SC2016 # $1 in the hooks is for mmdebstrap's shell
   mmdebstrap --verbose --variant=minbase --include="$APPS_PACKAGES,$APPS_COMPILERS" --format=tar \
     --aptopt='Acquire::Check-Valid-Until "false"' \
@@ -78,7 +78,7 @@ image_archive() { # NAME LAYER_FUNCTION OUT
   tar -C "$dir" -cf "$out" "$config.json" manifest.json "$diff/layer.tar"
 }
 
-image_path() { # NAME: where the image's archive is in the cache
+image_path() { # NAME: prints the path of the image's archive in the cache
   local digest
   digest=$(recipe image_archive "$1_layer" WORK_PACKAGES)
   [[ $1 != apps ]] ||

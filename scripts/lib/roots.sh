@@ -1,13 +1,12 @@
 # shellcheck shell=bash
-# The cached root of a suite, and the state its engines start from.
+# The cached root of a suite, and the initial state of its engines.
 #
 #   root   Debian with the suite's containerd, Docker, runc, crun, Podman, and
 #          CRIU of sid: older than 4.2 can't dump a container with an INET
 #          socket on kernels newer than 6.15.
-#   state  /var/lib/containerd and /var/lib/docker with the images in them, so
-#          that an instance need not import 400 MB first. The unpacked layers
-#          stand aside, in layers/N: an instance mounts them where the file
-#          layers says, instead of copying them.
+#   state  /var/lib/containerd and /var/lib/docker with the images, so that an
+#          instance doesn't import 400 MB. The unpacked layers are in layers/N. An
+#          instance doesn't copy them but mounts them at the paths in layers/paths.
 
 SUITES=(trixie sid)
 ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpointctl,iproute2,iptables,nftables,procps,python3,ca-certificates,strace,curl,zstd,e2fsprogs,erofs-utils,fuse-overlayfs
@@ -15,12 +14,12 @@ ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpoint
 check_suite() {
   local suite
   for suite in "${SUITES[@]}"; do [[ $1 != "$suite" ]] || return 0; done
-  die "unknown suite '$1'; there are: ${SUITES[*]}"
+  die "unknown suite '$1'; choose one of: ${SUITES[*]}"
 }
 
 make_root() { # SUITE DIR
-  # Sid's Release file may be past its date on a mirror. --quiet still prints
-  # errors; dpkg's chatter goes to a log that only a failure makes interesting.
+  # Sid's Release file may be expired on a mirror. --quiet still prints
+  # errors; the log has dpkg's output, which is needed only after a failure.
   # shellcheck disable=SC2016 # $1 in the hooks is for mmdebstrap's shell
   mmdebstrap --quiet --variant=minbase --include="$ROOT_PACKAGES" \
     --aptopt='Acquire::Check-Valid-Until "false"' \
