@@ -39,7 +39,7 @@ pub enum Error {
     /// An unknown name.
     #[error("{}\"{name}\"{}", place.unknown(), did_you_mean(.suggestion))]
     Unknown {
-        /// Where it is set.
+        /// The place.
         place: Place,
         /// The name as written.
         name: String,
@@ -49,11 +49,11 @@ pub enum Error {
     /// A setting with an invalid value.
     #[error("{place}{name}: {reason}")]
     Value {
-        /// Where it is set.
+        /// The place.
         place: Place,
         /// The name as written.
         name: String,
-        /// What is wrong, and which values are valid.
+        /// The fault, and the valid values.
         reason: String,
     },
     /// An annotation that names a setting of the node.
@@ -68,7 +68,7 @@ pub enum Error {
     },
 }
 
-/// Where a setting is set.
+/// The place where a setting is set.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Place {

@@ -13,13 +13,13 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Number of those logs that are kept. The oldest are removed first. 0 keeps none.
     pub log_keep: usize,
-    /// How a checkpoint is taken.
+    /// Settings of checkpoints.
     pub checkpoint: Checkpoint,
-    /// How a checkpoint is restored.
+    /// Settings of restores.
     pub restore: Restore,
 }
 
-/// How a checkpoint is taken.
+/// Settings of checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Whether the container runs on after a checkpoint if the client doesn't say.
@@ -45,7 +45,7 @@ pub struct Checkpoint {
     pub ghost_limit: u64,
     /// CRIU's time limit for freezing the container, in whole seconds.
     pub timeout: Duration,
-    /// How the container's memory is stored.
+    /// The form in which the container's memory is stored.
     pub compression: Compression,
     /// zstd compression level.
     pub level: i32,
@@ -82,7 +82,7 @@ pub enum ResumeEarly {
     Container,
 }
 
-/// How a container's memory is stored.
+/// The form in which a container's memory is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// zstd, unless compression would keep a paused container paused for longer.
@@ -93,7 +93,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// How a checkpoint is restored.
+/// Settings of restores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore {
     /// Whether the container runs while its memory is still being read.
@@ -102,14 +102,14 @@ pub struct Restore {
     pub prefetch_cores: Cores,
     /// Treatment of TCP connections that were established.
     pub tcp: Tcp,
-    /// How long init is watched after CRIU's success before the restore succeeds.
+    /// Time for which init is watched after CRIU's success before the restore succeeds.
     /// Zero checks once.
     pub settle: Duration,
     /// Memory limit of a restore's buffers, in bytes.
     pub memory: u64,
 }
 
-/// When a container's memory is restored.
+/// The time at which a container's memory is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// While the container runs, where lazy restore is possible.

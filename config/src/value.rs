@@ -91,7 +91,7 @@ pub(crate) fn compression(text: &str) -> Parsed<Compression> {
     }
 }
 
-/// When memory is restored.
+/// The mode of a restore.
 pub(crate) fn mode(text: &str) -> Parsed<Mode> {
     match text {
         "lazy" => Ok(Mode::Lazy),

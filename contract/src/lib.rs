@@ -1,7 +1,7 @@
-//! What the shim and `cedana-runc` agree on.
+//! The protocol between the shim and `cedana-runc`.
 //!
-//! The two are separate processes. Everything that one of them writes and the
-//! other reads is defined here, once:
+//! The two are separate processes. This crate defines everything that one of them
+//! writes and the other reads:
 //!
 //! ```text
 //! shim ── variables, flags ──► cedana-runc ── files in the bundle ──► shim

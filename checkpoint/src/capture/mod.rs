@@ -59,10 +59,10 @@ use memory::Memory;
 use watch::Watcher;
 use work::Shared;
 
-/// How page images are stored.
+/// Options of a capture.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How frames are stored.
+    /// The form in which frames are stored.
     pub compression: Compression,
     /// Limit of the workers' buffers in bytes. There is always one worker with a
     /// buffer for one frame.
@@ -259,7 +259,7 @@ impl Drop for Capture {
     }
 }
 
-/// How the memory setting is divided.
+/// The division of the memory setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Share {
     workers: usize,

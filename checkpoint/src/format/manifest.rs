@@ -52,7 +52,7 @@ pub enum Error {
     Invalid {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         why: String,
     },
     /// A newer version wrote it.
@@ -70,7 +70,7 @@ pub enum Error {
 pub struct Manifest {
     /// [`FORMAT`] of the version that wrote it.
     pub format: u32,
-    /// When the checkpoint was taken: seconds since 1970, UTC.
+    /// The time of the checkpoint, in seconds since 1970 (UTC).
     pub created: u64,
     /// All files of the checkpoint but this one, by name.
     pub files: Vec<Entry>,
@@ -178,7 +178,7 @@ pub struct Container {
 /// The cost of a checkpoint. Times are in microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// How long the application was frozen, by CRIU's statistics. Absent if the
+    /// Time for which the application was frozen, by CRIU's statistics. Absent if the
     /// container was stopped: then it was frozen until the checkpoint was on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_us: Option<u64>,

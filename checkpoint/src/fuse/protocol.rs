@@ -21,7 +21,7 @@ pub(super) const MIN_BUFFER: usize = 8192;
 const HEADER_IN: usize = 40;
 pub(super) const HEADER_OUT: usize = 16;
 
-/// How long the kernel may cache names and attributes, in seconds: they never change.
+/// Validity of cached names and attributes, in seconds. They never change.
 const FOR_EVER: u64 = 1 << 30;
 
 /// Reads of the file bypass the kernel's page cache.

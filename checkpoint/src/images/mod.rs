@@ -4,7 +4,7 @@
 //! <dir>/inventory.img     one record about the whole dump
 //!       pstree.img        the process tree
 //!       core-N.img ...    per process
-//!       netns-N.img       network namespace; says if it was left out (external)
+//!       netns-N.img       network namespace, with a key if it was left out (external)
 //!       pages-N.img       memory, no framing
 //! ```
 //!

@@ -25,7 +25,7 @@ pub enum Network {
 }
 
 /// Reads the netns images in `dir`. Files that can't be read count as absent, since
-/// [`super::verify`] reports damage.
+/// [`super::verify()`] reports damage.
 #[must_use]
 pub fn network(dir: &Path) -> Network {
     let dir = Dir(dir);

@@ -15,7 +15,7 @@
 //!   thread, whose TID is the PID, exists.
 //! - **A thread with AMX tiles in use.** CRIU's images have no place for the tiles,
 //!   nor for the permission to use them (criu/arch/x86/crtools.c). They do have the
-//!   header of the processor's state (`XSTATE_BV`), which says that there are tiles.
+//!   header of the processor's state (`XSTATE_BV`), which has a bit for the tiles.
 //!   The restore succeeds, and the thread's next tile instruction raises SIGILL. A
 //!   thread that has released its tiles has no such bits, and fails in the same way.
 

@@ -62,7 +62,7 @@ pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount
 }
 
 /// The keys of the external mounts of the checkpoint in `path`. Files that can't be read
-/// count as absent, since [`crate::images::verify`] reports damage.
+/// count as absent, since [`crate::images::verify()`] reports damage.
 #[must_use]
 pub fn external_mounts(path: &Path) -> Vec<String> {
     let dir = Dir(path);

@@ -19,7 +19,7 @@ pub(super) const BLOCK: u64 = 64 << 10;
 /// covers the first gigabytes that a program touches.
 const MOST: usize = 32 << 10;
 
-/// Size limit of the text: [`MOST`] touches with the largest numbers.
+/// Size limit of the text: `MOST` touches with the largest numbers.
 pub const MAX_BYTES: u64 = 2 << 20;
 
 /// The format of the text.

@@ -55,7 +55,7 @@ pub const FRAME: u32 = 256 << 10;
 /// which is untrusted, sets the number.
 pub const MAX_FRAME: u32 = 16 << 20;
 
-/// How frames are stored.
+/// The form in which frames are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Uncompressed.

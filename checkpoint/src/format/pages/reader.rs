@@ -30,7 +30,7 @@ pub enum Damage {
     Trailer {
         /// The file.
         file: PathBuf,
-        /// What is wrong with the trailer.
+        /// The fault of the trailer.
         why: Malformed,
     },
     /// Its trailer has another digest than the manifest.
@@ -62,7 +62,7 @@ pub struct Decoder {
     raw: Vec<u8>,
 }
 
-/// How the frames of a file are stored.
+/// The form in which the frames of a file are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
     Zstd,

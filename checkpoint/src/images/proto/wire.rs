@@ -331,7 +331,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_put_is_read(number in 1..1000u64, value: u64, bytes: Vec<u8>) {
+        fn a_written_field_is_read(number in 1..1000u64, value: u64, bytes: Vec<u8>) {
             let mut out = Vec::new();
             put_varint(&mut out, number << 3);
             put_varint(&mut out, value);
