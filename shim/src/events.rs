@@ -27,14 +27,14 @@ use tokio::{
 };
 
 /// The time limit for one event, the same as in containerd's own shim.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of attempts for an event, and the pause between them: together longer
 /// than a restart of containerd. An event that is lost after that matters little:
 /// containerd requests the state of its tasks when it starts.
-const TRIES: u32 = 60;
-const PAUSE: Duration = Duration::from_secs(1);
+const ATTEMPTS: u32 = 60;
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The time for which an exiting shim waits for the delivery of its last events.
-const LAST_EVENTS: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The sending end of the queue. Clones are cheap.
 #[derive(Clone)]
@@ -81,12 +81,12 @@ impl Events {
         let _ = self.0.send(Item::Event(Box::new(event)));
     }
 
-    /// Waits until all queued events are delivered, for three seconds at most.
+    /// Waits until all queued events are delivered, for `FLUSH_TIMEOUT` at most.
     pub(crate) async fn flush(&self) {
         let (reached, mark) = oneshot::channel();
         let _ = self.0.send(Item::Mark(reached));
-        if timeout(LAST_EVENTS, mark).await.is_err() {
-            warn!("containerd did not accept the last events within {LAST_EVENTS:?}");
+        if timeout(FLUSH_TIMEOUT, mark).await.is_err() {
+            warn!("containerd did not accept the last events within {FLUSH_TIMEOUT:?}");
         }
     }
 }
@@ -121,13 +121,13 @@ impl Containerd {
             },
             Err(e) => return error!("event {topic} can't be encoded: {e}"),
         };
-        for attempt in 1..=TRIES {
+        for attempt in 1..=ATTEMPTS {
             match self.forward(&request).await {
                 Ok(()) => return,
                 Err(e) if attempt == 1 => warn!("event {topic} is tried again: {e}"),
                 Err(_) => {}
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_INTERVAL).await;
         }
         error!("event {topic} is lost: containerd did not accept it");
     }
@@ -138,7 +138,7 @@ impl Containerd {
             None => self.client.insert(Self::connect(&self.address).await?),
         };
         let answer = client
-            .forward(context::with_duration(ANSWER), request)
+            .forward(context::with_duration(ANSWER_TIMEOUT), request)
             .await;
         answer.map(drop).map_err(|e| {
             self.client = None;

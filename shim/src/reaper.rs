@@ -10,8 +10,8 @@
 //!   under the same lock under which exits are collected.
 //! - A container's init can exit before the runtime has reported its PID. While a
 //!   [`Watch`] exists, unclaimed exits are kept, and [`Watch::claim`] finds them.
-//!   Without a watch they are dropped: when the kernel reuses a PID, the exit of
-//!   the earlier process must not be taken for that of the new one.
+//!   Without a watch these exits are dropped: when the kernel reuses a PID, the exit
+//!   of the earlier process must not be taken for that of the new one.
 
 use std::{
     collections::HashMap,

@@ -96,7 +96,7 @@ async fn on_new_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Re
         .context(|| "start a thread")?;
     result
         .await
-        .map_err(|_| Error::Runtime("mounting ended without a result".into()))?
+        .map_err(|_| Error::Runtime("the mount thread exited without a result".into()))?
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_changes_nothing_else() {
+    fn a_cgroup_claim_changes_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.json");
         fs::write(

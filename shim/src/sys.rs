@@ -140,8 +140,9 @@ pub(crate) fn create_core_scheduling_group() -> io::Result<()> {
     }
 }
 
-/// Limits the allocator's memory, because a shim doesn't need its speed: one arena
-/// instead of one per thread, and freed memory returned to the kernel from 64 KiB on.
+/// Limits the allocator's memory at the cost of speed, which a shim doesn't need: one
+/// arena instead of one per thread, and freed memory returned to the kernel from 64
+/// KiB on.
 pub(crate) fn limit_allocator_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt is called before any other thread exists.

@@ -6,7 +6,7 @@
 //!
 //! - **nothing reads the container's files afterwards.** A file that grows while
 //!   containerd packs it fails the checkpoint ("archive/tar: write too long"), and
-//!   one that changes no longer fits the memory that was dumped;
+//!   a file that changes no longer matches the dumped memory;
 //! - **the client that asks for the checkpoint made the pause**, and will end that
 //!   pause. A user's pause for another purpose stays until the user resumes the task.
 //!
@@ -24,13 +24,13 @@
 //! | `container.Checkpoint` (`client/container.go`) | its caller | `containerd.runc.v1`, always with file locks | depends on the order of the caller's options: the writable layer before the task or after it |
 //! | `ctr container checkpoint` | it pauses first and resumes last; its requests equal those of a program that calls `task.Pause` and `container.Checkpoint` and wants the task to stay paused | `container.Checkpoint`'s | nothing: it copies the writable layer before the task |
 //!
-//! So only the second row is certain. The shim recognizes it by the request
-//! ([`RequestKind`]) and by the container's runtime name. containerd doesn't pass
-//! that name to a shim, so the shim infers it from the file name by which containerd
-//! started the shim (a path, or another name that ends in `.runc.v2`, leads to the
-//! same file) and from the options of Create, which clients send as
-//! `containerd.runc.v1.Options` to `io.containerd.runc.v2` alone. A setting adds the
-//! last row.
+//! So only in the second row is early resume certain to be safe. The shim recognizes
+//! this row by the request ([`RequestKind`]) and by the container's runtime name.
+//! containerd doesn't pass that name to a shim, so the shim infers it from the file
+//! name by which containerd started the shim (a path, or another name that ends in
+//! `.runc.v2`, leads to the same file) and from the options of Create, which clients
+//! send as `containerd.runc.v1.Options` to `io.containerd.runc.v2` alone. A setting
+//! adds the last row.
 //!
 //! The order of requests distinguishes the pause of `task.Checkpoint` from a user's.
 //! `task.Checkpoint` requests the state before its own pause and not afterwards. A

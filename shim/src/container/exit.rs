@@ -65,8 +65,8 @@ impl Container {
         });
     }
 
-    /// Kills the processes that survive init, as containerd's own shim does. They
-    /// survive in a container without a PID namespace of its own.
+    /// Kills the processes that survive init, as containerd's own shim does.
+    /// Processes survive init in a container without a PID namespace of its own.
     async fn kill_remaining_processes(&self) {
         let mut command = self.runtime.command("kill");
         command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());

@@ -1,10 +1,10 @@
 //! Freezes the container's cgroup, and retries transient failures.
 //!
-//! With cgroup v1 the kernel freezes the processes that exist at that moment, and a
-//! process that is being forked escapes. runc tries a thousand times within
-//! milliseconds, then thaws the cgroup and fails with "unable to freeze" (stress-ng;
-//! a JVM with ZGC; a process within vfork, until its child calls exec). A later
-//! attempt succeeds, so the client gets the error only if the failure lasts.
+//! With cgroup v1 the kernel freezes the processes that exist at that moment, but not
+//! a process that is being forked. runc tries a thousand times within milliseconds,
+//! then thaws the cgroup and fails with "unable to freeze" (stress-ng; a JVM with
+//! ZGC; a process within vfork, until its child calls exec). A later attempt
+//! succeeds, so the client gets the error only if the failure lasts.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::{Container, lock};
 use crate::error::{Error, Result};
 
 /// The time after the first failure during which the freeze is retried.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_TIME: Duration = Duration::from_secs(2);
 
 /// The time for which the processes run between two attempts. The kernel has no event
 /// to wait for.
@@ -39,7 +39,7 @@ impl Container {
             };
             let since = *first_failure.get_or_insert_with(Instant::now);
             let transient = is_transient(&error);
-            if transient && since.elapsed() < PATIENCE {
+            if transient && since.elapsed() < RETRY_TIME {
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }

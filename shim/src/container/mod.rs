@@ -5,9 +5,9 @@
 //! operation on one never delays another. Each container has two locks:
 //! - `state` is held for an instant. State, Pids, Wait and Connect take it and answer
 //!   at any time.
-//! - `operation_lock` is held while the OCI runtime works. It orders the operations
-//!   that change the container. Starting an exec process takes the lock shared, so
-//!   several may start at once, but none during a checkpoint.
+//! - `operation_lock` is held while the OCI runtime works. The lock orders the
+//!   operations that change the container. Starting an exec process takes the lock
+//!   shared, so several may start at once, but none during a checkpoint.
 //!
 //! Kill takes neither: a container can be killed at any time, and the operation that
 //! is in progress then fails.

@@ -87,7 +87,7 @@ impl Container {
     /// Starts a holder that stands in for init.
     ///
     /// # Errors
-    /// The namespace can't be made.
+    /// The namespace can't be created.
     pub(super) async fn hold_network_namespace(self: &Arc<Self>, checkpoint: &Path) -> Result<()> {
         let (holder, exit) = NetnsHolder::start(&self.host.reaper, checkpoint).await?;
         self.init.set_pid(holder.pid);

@@ -73,8 +73,8 @@ impl Process {
         }
     }
 
-    /// The PID; 0 before the process exists. It is kept after the exit for events and
-    /// answers.
+    /// The PID, kept after the exit for events and answers; 0 before the process
+    /// exists.
     pub(crate) fn pid(&self) -> i32 {
         self.running().pid
     }

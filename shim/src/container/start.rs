@@ -18,9 +18,9 @@ impl Container {
     /// Starts init and returns its PID.
     ///
     /// # Errors
-    /// [`crate::error::Error::FailedPrecondition`] if it was started before; the OCI
-    /// runtime's error; for a restore the error of `cedana-runc`, which leaves the
-    /// checkpoint unchanged.
+    /// [`crate::error::Error::FailedPrecondition`] if the task was started before;
+    /// the OCI runtime's error; for a restore the error of `cedana-runc`, which
+    /// leaves the checkpoint unchanged.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<i32> {
         let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Start)?;

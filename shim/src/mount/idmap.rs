@@ -58,7 +58,11 @@ pub(super) fn detached(plain: &Plain<'_>, maps: &IdMaps, target: &Path) -> Resul
             })
             .context(|| "start a thread")?
             .join()
-            .unwrap_or_else(|_| Err(Error::Runtime("id-mapping ended without a result".into())))
+            .unwrap_or_else(|_| {
+                Err(Error::Runtime(
+                    "the id-map thread exited without a result".into(),
+                ))
+            })
     })
 }
 
@@ -176,9 +180,9 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_is_missing() {
-        let told = |errno: Errno| refused(Path::new("/layer"), errno.into()).to_string();
-        assert!(told(Errno::ENOSYS).contains("Linux 5.12"));
-        assert!(told(Errno::EINVAL).contains("file system"));
-        assert!(told(Errno::ENOENT).starts_with("id-map /layer: "));
+        let message = |errno: Errno| refused(Path::new("/layer"), errno.into()).to_string();
+        assert!(message(Errno::ENOSYS).contains("Linux 5.12"));
+        assert!(message(Errno::EINVAL).contains("file system"));
+        assert!(message(Errno::ENOENT).starts_with("id-map /layer: "));
     }
 }

@@ -1,4 +1,4 @@
-//! Attaches files as block devices, loop devices (loop(4)).
+//! Attaches files to loop devices (loop(4)).
 //!
 //! The kernel detaches a device when its last user closes it, so the device is
 //! released with the mount. Until the mount exists, the shim's descriptor is that

@@ -19,7 +19,7 @@ use crate::error::{Context, Result, at};
 /// containerd. A fork of another process, or a copy of the mount namespace, holds a
 /// mount for some milliseconds, and the kernel has no event for the release.
 const ATTEMPTS: usize = 50;
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Unmounts `root` and all mounts below, the deepest first. A missing root or mount
 /// is no error.
@@ -66,7 +66,7 @@ fn unmount_all_at(place: &Path) -> nix::Result<()> {
             Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
             Err(Errno::EBUSY) if busy < ATTEMPTS => {
                 busy += 1;
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(RETRY_INTERVAL);
             }
             Err(e) => return Err(e),
         }

@@ -24,13 +24,13 @@ use crate::{
 
 /// The time limit for the terminal, the same as in containerd's own shim. A runtime
 /// sends the terminal before it returns.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A socket that receives one terminal.
 pub(crate) struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Keeps the path through `/proc` alive.
+    /// Keeps the path through `/proc` valid.
     _bundle: File,
 }
 
@@ -66,7 +66,7 @@ impl ConsoleSocket {
     /// # Errors
     /// When the runtime sends no terminal in time.
     pub(crate) async fn receive(&self) -> Result<File> {
-        tokio::time::timeout(PATIENCE, self.receive_without_limit())
+        tokio::time::timeout(TIMEOUT, self.receive_without_limit())
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|e| Error::Runtime(format!("failed to retrieve console master: {e}")))

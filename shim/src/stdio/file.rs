@@ -17,7 +17,7 @@ use tokio::{
 use crate::error::{Context, Result, at};
 
 /// The time limit for a deleted process's remaining output, the same as for fifos.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Copies that end with their source.
 #[derive(Default)]
@@ -76,13 +76,13 @@ impl FileCopies {
             .push(copy);
     }
 
-    /// Waits for the copies to end, for ten seconds at most.
+    /// Waits for the copies to end, for `DRAIN_TIMEOUT` at most.
     pub(super) async fn finish(self) {
         let copies = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let deadline = tokio::time::Instant::now() + DRAIN;
+        let deadline = tokio::time::Instant::now() + DRAIN_TIMEOUT;
         for mut copy in copies {
             if tokio::time::timeout_at(deadline, &mut copy).await.is_err() {
-                warn!("output did not end within {DRAIN:?}; the rest is dropped");
+                warn!("output did not end within {DRAIN_TIMEOUT:?}; the rest is dropped");
                 copy.abort();
             }
         }

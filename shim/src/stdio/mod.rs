@@ -12,7 +12,7 @@
 //! dumps a pipe whose other end is outside and connects a new one on restore, but
 //! refuses a file from outside the container's mount namespace.
 //!
-//! The shim crate copies fifos and terminals. It holds the fifos open, so a client,
+//! The shim crate copies fifos and terminals, and holds the fifos open. So a client,
 //! or containerd, may exit and connect again.
 
 mod console;
