@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Enters the runtime `cedana` into Docker's daemon.json, or takes it out again.
+"""Adds the runtime `cedana` to Docker's daemon.json, or removes it.
 
     daemon-json.py add FILE NOTE | remove FILE NOTE
 
-FILE is daemon.json, NOTE remembers what was added, so that removing takes out
-that and nothing else. Both are replaced whole or not at all. What else is in
-FILE keeps its order and its value; a file that was made for the entry goes with
-it.
+FILE is daemon.json. NOTE lists the added entries, and `remove` removes only these.
+Both files are replaced as a whole or not at all. Other entries of FILE keep their
+order and value. If `add` created FILE, `remove` removes it.
 """
 
 import json
@@ -23,11 +22,11 @@ def die(text):
 
 
 def unique(pairs):
-    """Refuses what a rewrite would lose."""
+    """Refuses duplicate keys, which a rewrite would lose."""
     keys = [key for key, _ in pairs]
     for key in keys:
         if keys.count(key) > 1:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"it has the key {key!r} twice")
     return dict(pairs)
 
 
@@ -42,14 +41,14 @@ def read(path, missing):
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
-        die(f"{path} is not changed: {error}; mend it first")
+        die(f"{path} is not changed: {error}; correct it first")
     if not isinstance(value, type(missing)):
-        die(f"{path} is not changed: it holds no {type(missing).__name__}")
+        die(f"{path} is not changed: it does not hold a {type(missing).__name__}")
     return value, text
 
 
 def write(path, value, like):
-    """As `path` was written before: its indentation, its last newline, its mode."""
+    """Writes `path` in the style of its earlier text: indentation, last newline, mode."""
     found = re.search(r"\n([ \t]+)\S", like)
     indent = found[1] if found else ("  " if "\n" in like.strip() or not like else None)
     text = json.dumps(value, indent=indent, ensure_ascii=False)
@@ -65,7 +64,7 @@ def write(path, value, like):
             os.fsync(file.fileno())
         mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o644
         os.chmod(temporary, mode)
-        # A link to the file stays one.
+        # A symbolic link is kept; its target is replaced.
         os.replace(temporary, os.path.realpath(path))
     except BaseException:
         os.unlink(temporary)
@@ -87,12 +86,12 @@ def add(path, note):
             added.append("runtimes")
         settings["runtimes"] = {**runtimes, "cedana": RUNTIME}
         added.append("runtimes.cedana")
-    # `docker checkpoint` is there only with it.
+    # Docker has `docker checkpoint` only with it.
     if "experimental" not in settings:
         settings["experimental"] = True
         added.append("experimental")
     elif settings["experimental"] is not True:
-        print(f"{path} turns experimental features off, and with them `docker checkpoint`", file=sys.stderr)
+        print(f"{path} turns off experimental features, which `docker checkpoint` needs", file=sys.stderr)
     if added:
         write(note, added, "\n")
     write(path, settings, text)
@@ -108,7 +107,7 @@ def remove(path, note):
     if "runtimes.cedana" in added and runtimes.get("cedana") == RUNTIME:
         del runtimes["cedana"]
     elif "cedana" in runtimes:
-        print(f"keeping the runtime cedana in {path}, which is not as it was installed")
+        print(f"keeping the runtime cedana in {path}, which was changed after the installation")
     if "runtimes" in added and runtimes == {}:
         settings.pop("runtimes", None)
     if "experimental" in added and settings.get("experimental") is True:
@@ -119,7 +118,7 @@ def remove(path, note):
     elif os.path.exists(path):
         write(path, settings, text)
     os.unlink(note)
-    print(f"the runtime cedana is out of {path}; restart Docker")
+    print(f"the runtime cedana is removed from {path}; restart Docker")
 
 
 def main():

@@ -1,6 +1,6 @@
 #!/bin/bash
-# First half of an instance's PID 1: in the new namespaces but still on the
-# machine's root. Lays out the instance's root, moves into it and becomes init.
+# First half of an instance's PID 1, in the new namespaces but on the machine's root.
+# Mounts the instance's root, pivots into it and executes init.sh.
 # shellcheck disable=SC2154 # settings assigns them
 set -euo pipefail
 
@@ -10,14 +10,14 @@ dir=$1
 # shellcheck source=scripts/lib/cgroups.sh
 . "${0%/*}/cgroups.sh"
 
-# /proc is still the machine's, so this is the number that the machine knows.
+# /proc is still the machine's, so this is the PID in the machine's namespace.
 read -r leader _ </proc/self/stat
 echo "$leader" >"$dir/leader"
 
 hostname "$name"
 new=$dir/root
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" "$new" || {
-  echo "$dir can't hold an overlay's upper layer: point TESTBED_HOME to a folder on a disk" >&2
+  echo "$dir can't hold an overlay's upper layer: set TESTBED_HOME to a directory on a disk" >&2
   exit 1
 }
 
@@ -40,8 +40,8 @@ tty 5 0
 fuse 10 229
 loop-control 10 237
 NODES
-# The loop devices are the machine's. The kernel hands out the first free one,
-# and no devtmpfs makes its node here.
+# The loop devices are the machine's. The kernel chooses the first free one, and
+# without devtmpfs its node must exist.
 for minor in {0..63}; do
   mknod -m 0660 "$new/dev/loop$minor" b 7 "$minor"
 done
@@ -54,7 +54,7 @@ mount -t devpts -o newinstance,gid=5,mode=0620,ptmxmode=0666 devpts "$new/dev/pt
 mount -t tmpfs -o mode=1777 shm "$new/dev/shm"
 mount -t mqueue mqueue "$new/dev/mqueue"
 
-# The hierarchies afresh: seen from here, the instance's groups are the roots.
+# New mounts of the hierarchies, in which the instance's groups are the roots.
 # shellcheck disable=SC2094 # the list is only read
 while read -r type mount controllers group; do
   if [[ $type == cgroup2 && $mount == /sys/fs/cgroup ]]; then
@@ -79,8 +79,8 @@ while read -r type mount controllers group; do
   esac
 done <"$dir/cgroups"
 
-# An overlay can't be the upper layer of the engines' own overlays, so their
-# folders are on the disk itself, with the images' layers mounted where they belong.
+# An overlay can't be the upper layer of the engines' own overlays. So the engines'
+# directories are on the disk itself, and the images' layers are mounted in them.
 for engine in containerd docker; do
   mount --bind "$dir/$engine" "$new/var/lib/$engine"
 done
@@ -88,7 +88,7 @@ if [[ -n $layers ]]; then
   while read -r layer path; do
     mount -o bind,ro "$layers/layers/$layer" "$new/var/lib/$path"
   done <"$layers/layers/paths"
-  # For `engine`, which has to do it again.
+  # For `engine`, which must mount them again.
   mkdir -p "$new/usr/lib/testbed/layers"
   mount -o bind,ro "$layers/layers" "$new/usr/lib/testbed/layers"
   mount -t overlay overlay \

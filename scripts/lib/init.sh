@@ -1,6 +1,6 @@
 #!/bin/bash
-# Second half of an instance's PID 1: starts the engines, says "ready", and
-# from then on only reaps what is orphaned (bash waits for every child it gets).
+# Second half of an instance's PID 1: starts the engines, prints "ready", and
+# from then on reaps orphans (bash waits for every child that it inherits).
 set -euo pipefail
 
 ip link set lo up

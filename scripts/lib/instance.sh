@@ -1,41 +1,41 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # shares variables with testbed, which sources it
-# An instance: a suite's root with a fresh writable layer, in namespaces and
-# cgroups of its own.
+# An instance: a suite's root with a fresh writable layer, in its own namespaces and
+# cgroups.
 #
 #   testbed run ── leash (a pipe) ──> keeper ──> unshare ──> PID 1 of the instance
 #        │                                                     ├─ containerd, dockerd
 #        └── nsenter ──────────────────────────────────────────┴─ CMD
 #
-# The keeper is the one that tears down: when told to, when PID 1 dies, or when
-# the leash tears because `testbed run` died, of SIGKILL too. Should the keeper
-# be killed, the kernel kills PID 1 (parent-death signal), thereby all in its
-# PID namespace, and thereby the mounts; what stays on disk goes with the next start.
+# The keeper removes the instance: on a signal, when PID 1 exits, or when the leash is
+# closed because `testbed run` has exited or was killed. If the keeper is killed, the
+# kernel kills PID 1 (parent-death signal), all processes of its PID namespace, and
+# removes the mounts. The next start removes the files on disk.
 #
 # $TESTBED_HOME/instances/NAME:
-#   lock       held (flock) by the keeper: an instance lives as long as it is held
-#   settings   what the instance was started with, as shell assignments
-#   leader     PID 1's number on the machine
+#   lock       held (flock) by the keeper while the instance runs
+#   settings   the options of the instance, as shell assignments
+#   leader     PID 1's PID on the machine
 #   cgroups    see cgroups.sh
-#   log        what keeper and PID 1 said until the instance was ready
+#   log        output of keeper and PID 1 until the instance was ready
 #   upper work root containerd docker content   its file systems
 
 INSTANCES=$TESTBED_HOME/instances
 LOCK_FD=9
 
-# new_instance SUITE NAME: makes the folder, takes its lock, sets $dir.
+# new_instance SUITE NAME: creates the directory, takes its lock, sets $dir.
 new_instance() {
   local name=$2
   mkdir -p "$INSTANCES"
-  # Between making a folder and locking it, a sweep would take it for a dead one's.
+  # Another sweep would remove a directory that is created but not locked yet.
   exec {sweep}>"$TESTBED_HOME/instances.lock"
   flock "$sweep"
   sweep_instances
   if [[ -z $name ]]; then
     dir=$(mktemp -d "$INSTANCES/$1-XXXXXX")
   else
-    [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$ ]] || die "'$name' can't be an instance's name"
+    [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,40}$ ]] || die "'$name' is no valid name of an instance"
     dir=$INSTANCES/$name
-    mkdir "$dir" 2>/dev/null || die "an instance named '$name' is there already"
+    mkdir "$dir" 2>/dev/null || die "an instance named '$name' exists already"
   fi
   chmod 0755 "$dir"
   eval "exec $LOCK_FD>\"\$dir/lock\""
@@ -43,7 +43,7 @@ new_instance() {
   exec {sweep}>&-
 }
 
-sweep_instances() { # removes what dead instances left
+sweep_instances() { # removes the files of instances without a keeper
   local dead lock
   for dead in "$INSTANCES"/*/; do
     [[ -d $dead ]] || continue
@@ -61,7 +61,7 @@ remove_instance() { # DIR
   rm -rf "$1"
 }
 
-# furnish: fills $dir from the options of the command line (globals of testbed).
+# furnish: fills $dir according to the command line's options (globals of testbed).
 furnish() {
   local bin file
   mkdir -p "$dir"/{root,work,content/upper,content/work} "$dir"/upper/{usr/local/bin,etc}
@@ -73,7 +73,7 @@ furnish() {
   fi
   install -m 0755 "$LIB/engine" "$dir/upper/usr/local/bin/engine"
   for bin in "${bins[@]}"; do
-    [[ -d $bin ]] || die "--bin $bin: no such folder"
+    [[ -d $bin ]] || die "--bin $bin: no such directory"
     for file in "$bin"/*; do
       [[ ! -f $file || ! -x $file ]] || install -m 0755 "$file" "$dir/upper/usr/local/bin/${file##*/}"
     done
@@ -92,7 +92,7 @@ furnish() {
 }
 
 # start_instance LEASHED: starts the keeper and returns when the engines answer.
-# Leashed, the instance ends with this process.
+# With `leashed`, the instance ends with this process.
 start_instance() {
   local log answer=
   furnish
@@ -104,13 +104,13 @@ start_instance() {
     cat <&"$log" >&2
     die "the $suite instance did not start"
   fi
-  # The lock is the keeper's alone from here.
+  # From here only the keeper holds the lock.
   eval "exec $LOCK_FD>&- $log<&-"
   [[ -z $apps ]] || (enter "$dir" ctr image import - <"$(image_path apps)" >/dev/null) ||
     die "containerd could not import the image apps"
 }
 
-# keep DIR LEASHED: the keeper. Says "ready" on stdout when PID 1 does.
+# keep DIR LEASHED: the keeper. Passes on PID 1's "ready" on stdout.
 keep() {
   dir=$1 guest=
   echo "$$" >"$dir/keeper"
@@ -127,7 +127,7 @@ keep() {
   ) 9>&- 3<&- &
   guest=$!
   if [[ $2 == leashed ]]; then
-    cat <&3 >/dev/null 9>&- & # ends when the leash does
+    cat <&3 >/dev/null 9>&- & # exits when the leash is closed
   fi
   exec >/dev/null 3<&-
   wait -n
@@ -138,7 +138,7 @@ end_keep() {
   if [[ -n $guest ]] && jobs -rp | grep -qx "$guest"; then
     kill -KILL "$(cat "$dir/leader" 2>/dev/null || echo "$guest")" || :
     thaw_cgroups "$dir/cgroups"
-    # unshare ends after PID 1, and PID 1 after everything in its namespace.
+    # unshare exits after PID 1, and PID 1 after all processes of its namespace.
     wait "$guest" 2>/dev/null || :
   fi
   remove_instance "$dir"
@@ -148,7 +148,7 @@ alive() { # DIR
   [[ -e $1/lock ]] && ! flock -n "$1/lock" true
 }
 
-# enter DIR CMD...: replaces the calling subshell by CMD in the instance.
+# enter DIR CMD...: executes CMD in the instance instead of the calling subshell.
 enter() {
   local dir=$1
   shift

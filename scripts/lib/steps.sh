@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Times the steps of a run and prints them as a table when the run ends. STEPS
-# names the file with one line per step; the script that sets it prints the
-# table, the scripts that it calls only add lines.
+# Measures the steps of a run and prints them as a table when the run ends. STEPS
+# names the file with one line per step. The script that sets it prints the
+# table; the scripts that it calls only add lines.
 
-# begin_steps [CLEAN_UP]: starts the table, unless a caller of this script has.
-# CLEAN_UP is what the script does on exit.
+# begin_steps [CLEAN_UP]: starts the table, unless a calling script has started it.
+# CLEAN_UP is a command that the script runs on exit.
 begin_steps() {
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

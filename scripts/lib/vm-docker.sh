@@ -1,10 +1,10 @@
 #!/bin/bash
-# Docker in the microVM: cgroup v2, and the capabilities that a dump of another
-# user's process takes. A postgres with an open transaction, and those kinds of
-# the matrix that depend on either.
+# Tests Docker in the microVM, which has cgroup v2 and the capabilities to dump another
+# user's process: a postgres with an open transaction, and the kinds of the matrix that
+# depend on either.
 set -euo pipefail
 
-# kinds: other filters for the matrix ('' for all of it, which takes an hour).
+# kinds: other filters for the matrix ('' for the whole matrix, which takes an hour).
 # shellcheck source=/dev/null
 . ./settings
 install -m 0755 containerd-shim-cedana-v2 cedana-runc /usr/local/bin/
@@ -26,8 +26,8 @@ until_true() {
 
 step='Docker starts, on cgroup v2 alone'
 [[ $(stat -fc %T /sys/fs/cgroup) == cgroup2fs ]]
-# What dockerd and CRIU would have the kernel load when they first need it, but
-# in a second attempt of theirs.
+# Modules that the kernel would load when dockerd and CRIU first need them. That first
+# attempt would fail, and they would need a second one.
 modprobe -a bridge veth br_netfilter nf_nat xt_conntrack xt_MASQUERADE xt_addrtype \
   iptable_nat iptable_filter nft_compat nft_chain_nat inet_diag tcp_diag udp_diag unix_diag \
   packet_diag netlink_diag raw_diag 2>/dev/null || :
@@ -36,7 +36,7 @@ engine start dockerd
 [[ $(docker info --format '{{.CgroupVersion}}') == 2 ]]
 pass
 
-# sql QUERY: a session of its own.
+# sql QUERY: runs it in a new session.
 sql() { docker exec --user postgres -e PGHOST=/tmp db psql --no-psqlrc -tA -c "$1"; }
 ended() { [[ $(docker inspect --format '{{.State.Running}}' db) == false ]]; }
 asked() { [[ $(docker exec db cat /tmp/answers) == *"$1"* ]]; }
@@ -60,7 +60,7 @@ until_true asked 'sum|83'
 [[ $(sql 'select count(*) from kept') == 0 ]]
 pass
 
-step='it goes on with its transaction after checkpoint and restore'
+step='its transaction continues after checkpoint and restore'
 for round in one two; do
   docker checkpoint create db $round >/dev/null
   until_true ended
@@ -77,6 +77,6 @@ pass
 
 step='the matrix'
 ((${#kinds[@]})) || kinds=(another_user more_groups limit cpuset cgroup default_bridge published_ports terminal)
-# Serially: two emulated processors are slow enough for one container.
+# Serially, because two emulated processors are slow with one container already.
 CEDANA_TEST_PATIENCE=10 ./docker_matrix --test-threads=1 "${kinds[@]}"
 pass

@@ -1,8 +1,8 @@
 #!/bin/bash
-# PID 1 of the microVM (kernel argument init=/sbin/vm-init). Mounts what a
-# system has, hands all cgroup v2 controllers to children of the root as systemd
-# would, runs /in/run from the job's disk (a tar), and leaves its status and
-# /out on the result's disk (a tar too).
+# PID 1 of the microVM (kernel argument init=/sbin/vm-init). Mounts the usual file
+# systems, delegates all cgroup v2 controllers to children of the root as systemd
+# does, runs /in/run from the job's disk (a tar), and writes its status and
+# /out to the result's disk (also a tar).
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM=dumb LANG=C.UTF-8 CEDANA_TESTBED=vm
 
@@ -35,12 +35,12 @@ modprobe -a virtio_blk overlay tun br_netfilter
 exec >/dev/hvc0 2>&1 </dev/null
 stty -F /dev/hvc0 -opost -echo
 tar -xf /dev/vda -C /in
-# bash as PID 1 reaps orphans while it waits for this one.
+# bash as PID 1 reaps orphans while it waits for this process.
 (cd /in && exec setsid /bin/bash ./run) &
 wait $!
 echo $? >/run/status
 tar -cf /dev/vdb -C /run status -C / out
 sync
-# `poweroff` would ask an init that isn't there.
+# `poweroff` would send a request to init, which does not handle it.
 echo o >/proc/sysrq-trigger
 sleep infinity

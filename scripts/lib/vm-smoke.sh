@@ -1,7 +1,7 @@
 #!/bin/bash
-# The cgroup v2 smoke, run in the microVM: run, metrics, OOM event, checkpoint
-# and restore of an unprivileged process with its memory intact, and once more
-# with crun. Each step prints its name when it has passed; the first that fails
+# The smoke test on cgroup v2, in the microVM: run, metrics, OOM event, checkpoint
+# and restore of an unprivileged process with its memory intact, and the same
+# with crun. Each step prints its name when it has passed. The first failure
 # ends the run with containerd's log.
 set -euo pipefail
 # shellcheck source=/dev/null
@@ -12,7 +12,7 @@ work=docker.io/library/work:latest busybox=docker.io/library/busybox:latest
 trap 'status=$?; ((status == 0)) || { echo "FAILED: $step" >&2; tail -n 25 /run/testbed/containerd.log >&2; }' EXIT
 pass() { echo "ok: $step"; }
 
-# until_true COMMAND...: within a minute (emulation is slow).
+# until_true COMMAND...: waits up to a minute (emulation is slow).
 until_true() {
   local try
   for ((try = 0; try < 300; try++)); do
@@ -43,7 +43,7 @@ pass
 
 step='metrics are those of cgroup v2'
 ctr run -d --runtime "$RUNTIME" "$busybox" metrics sleep 3600
-# In full before grep -q reads: a pipe that grep closes early would fail the writer.
+# Not in a pipe: grep -q closes it early, and ctr would fail.
 metrics=$(ctr task metrics metrics)
 grep -qE '^memory\.usage +[1-9]' <<<"$metrics"
 grep -q 'pids.current' <<<"$metrics"
@@ -61,8 +61,8 @@ remove oom
 pass
 
 # The container counts, as the user nobody, and writes with each count whether its
-# memory is intact.
-# A shell and not `sleep`, which Debian's busybox ends early when CRIU interrupts it.
+# memory is intact. Its init is a shell, because `sleep` of Debian's busybox ends early
+# when CRIU interrupts it.
 # shellcheck disable=SC2016 # for the container's shell
 counter='
 kept=$(seq 1 20000); sum=$(echo "$kept" | md5sum); n=0
@@ -95,7 +95,7 @@ freeze_and_thaw
 pass
 
 step="the same with crun"
-# ctr has a flag for the binary, but only for containerd's own runtime's name.
+# ctr has a flag for the binary, but only for the name of containerd's own runtime.
 echo 'BinaryName = "crun"' >/tmp/crun.toml
 case $RUNTIME in
 io.containerd.runc.v2) freeze_and_thaw --runc-binary crun ;;
@@ -104,18 +104,18 @@ esac
 pass
 
 if [[ $RUNTIME != io.containerd.runc.v2 ]]; then
-  # Soft-dirty tracking, which this takes, is missing where the other tests run.
-  step='a checkpoint leaves to its pre-dump what has not changed since, and is restored'
+  # This needs soft-dirty tracking, which the other tests' kernels may lack.
+  step='a checkpoint omits pages that have not changed since its pre-dump, and is restored'
   program=(cedana-runc --root /run/containerd/runc/default)
   ctr run -d --runtime "$RUNTIME" "$busybox" life sh -c "$counter"
   until_true counts_beyond life 5
-  # stderr is a terminal, whose line of progress would precede the step's name.
+  # stderr is a terminal, on which the progress line would precede the step's name.
   "${program[@]}" checkpoint --pre-dump --image-path /var/tmp/pre --work-path /var/tmp/pre.work life 2>&1 | cat
   "${program[@]}" checkpoint --leave-running --parent-path ../pre \
     --image-path /var/tmp/last --work-path /var/tmp/last.work life 2>&1 | cat
   before=$(count life)
   remove life
-  # By pages of the same process: each moment has other children with pages of their own.
+  # Any process may have the pages, because the shell's children change all the time.
   inspected=$(cedana-runc inspect --json /var/tmp/last)
   grep -q '"parent_bytes": [1-9]' <<<"$inspected"
   echo 'CriuImagePath = "/var/tmp/last"' >/tmp/last.toml

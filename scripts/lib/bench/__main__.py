@@ -1,12 +1,12 @@
-"""Measures a runtime beside containerd's own, inside an instance of the testbed.
+"""Compares a runtime with containerd's own, in an instance of the testbed.
 
-The two take turns within every round, so that what else the machine does falls
-on both; medians and their ratio are what counts, beside what the machine itself
-can do. Prints a table; writes JSON and a plot into the directory given.
+The two take turns within every round, so that other load of the machine affects
+both. The results are medians, their ratio, and the machine's limits. Prints a table;
+writes JSON and a plot into the given directory.
 
 With `docker` before the directory: Docker's checkpoints, in an instance with Docker.
 
-Environment: RUNTIME (the one measured), ONLY (start, checkpoint, family, redis, limits),
+Environment: RUNTIME (the measured runtime), ONLY (start, checkpoint, family, redis, limits),
 SIZES (MiB), ROUNDS (of checkpoints, at least 3), STARTS (at least 15).
 """
 
@@ -24,7 +24,7 @@ import plot
 
 KEYS = 1_000_000
 
-# Of a workload: its title, how many of its unit are one, and the unit.
+# By measure: its title, its divisor, and the unit of the quotient.
 MEASURES = {
     "image_seconds": ("ctr c checkpoint --task --rw", 1, "s"),
     "image_frozen_seconds": ("  frozen", 1, "s"),
@@ -94,16 +94,16 @@ def main():
     only = os.environ.get("ONLY", "limits,start,checkpoint,family,redis").split(",")
     unknown = set(only) - {"limits", "start", "checkpoint", "family", "redis"}
     if unknown:
-        sys.exit(f"nothing is called {', '.join(sorted(unknown))}: limits, start, checkpoint, family, redis")
+        sys.exit(f"unknown measure {', '.join(sorted(unknown))}: choose from limits, start, checkpoint, family, redis")
     sizes = [int(size) for size in os.environ.get("SIZES", "64,256,1024,4096").split(",")]
     starts = max(15, int(os.environ.get("STARTS", "15")))
     if engine.NAMES[engine.OURS] == engine.OWN_NAME:
-        sys.exit("RUNTIME is containerd's own: there is nothing to compare")
+        sys.exit("RUNTIME is containerd's own: choose another one to compare")
 
     results = {"machine": machine.about(), "rounds": rounds, "workloads": {}}
 
     def keep():
-        # After each part: a long run that is cut short has been of use.
+        # After each part, so that an interrupted run has results.
         with open(f"{out}/bench.json", "w") as f:
             json.dump(results, f, indent=2)
 

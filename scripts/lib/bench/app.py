@@ -1,17 +1,18 @@
-"""What is checkpointed: it holds memory and says how long it stood still.
+"""The application that is checkpointed: it holds memory and records how long it was
+paused.
 
-Runs in the container, with the folder that the bench shares with it at /bench.
-It ticks every millisecond and appends each notable gap between two ticks to
-/bench/gaps, so the application itself measures what a checkpoint costs it. The
-file is open only while a gap is written: CRIU refuses to restore an open file
+Runs in the container, with a directory that it shares with the bench at /bench.
+It ticks every millisecond and appends each gap of more than 10 ms between two ticks to
+/bench/gaps, so the application itself measures the cost of a checkpoint. The
+file is open only while a gap is written, because CRIU refuses to restore an open file
 that has grown.
 
-    app.py hold MIB     that much memory, in turns a mebibyte of noise and one of text
+    app.py hold MIB     MIB of memory, alternately a mebibyte of random bytes and of text
     app.py family MIB WORKERS
-                        the same, shared by fork with that many workers
+                        the same, shared by fork with WORKERS processes
     app.py redis KEYS [BYTES]
-                        a redis with that many small keys (or of so many bytes),
-                        which gives one of them at each tick, and the right one
+                        a redis with KEYS small values (or values of BYTES); reads one of
+                        them at each tick and checks it
 """
 
 import os
@@ -28,7 +29,7 @@ def hold(mib):
     held = []
     for n in range(mib // 2):
         held.append(os.urandom(MIB))
-        # Each at another place, so that no two are alike page by page.
+        # From different offsets, so that no two have equal pages.
         at = n * 1_234_567 % (len(text) - MIB)
         held.append(text[at : at + MIB])
     return lambda: held
@@ -62,7 +63,7 @@ def redis(keys, size=0):
     batch = 10_000
 
     def pair(n):
-        # What a shop keeps of a visitor, say: some of it differs, most is form.
+        # Like a shop's session of a visitor: mostly equal text, with some differences.
         value = '{"id":%d,"name":"user%d","visits":%d,"basket":[]}' % (n, n, n * 7919 % 1000)
         filler = "%x" % (n * 2654435761)
         padded = value + (filler * (size // len(filler) + 1))[: max(0, size - len(value))]
@@ -81,13 +82,13 @@ def redis(keys, size=0):
 
     def beat():
         nonlocal asked
-        # All over its memory.
+        # Spread over the whole memory.
         asked = (asked + 7_368_787) % keys
         key, value = pair(asked)
         server.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(key), key))
         answers.readline()
         if answers.read(len(value) + 2) != value + b"\r\n":
-            sys.exit("redis gives another value")
+            sys.exit("redis returned a wrong value")
 
     return beat
 

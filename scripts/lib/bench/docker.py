@@ -1,8 +1,8 @@
-"""Measures `docker checkpoint create` beside the stock runtime's, and `docker start
---checkpoint`, which the stock runtime can't do.
+"""Compares `docker checkpoint create` with the stock runtime, and measures `docker start
+--checkpoint`, which fails with the stock runtime.
 
-The two take turns within every round, so that what else the machine does falls
-on both; medians and their ratio are what counts.
+The two take turns within every round, so that other load of the machine affects
+both. The results are medians and their ratio.
 """
 
 import json
@@ -16,7 +16,7 @@ from engine import wait_until
 
 STOCK = "runc"
 OURS = "cedana"
-# Half of it random bytes, half text: zero pages would not be dumped at all.
+# Half random bytes, half text. CRIU would not dump zero pages.
 HOLD = """
 import os, time
 half = int(os.environ["MIB"]) << 19
@@ -53,8 +53,8 @@ def restore_mode(mode):
 
 
 def one(runtime, mib):
-    """Seconds of a checkpoint that ends the container, and of its restores, lazy
-    and eager."""
+    """The seconds of a checkpoint that ends the container, and of its lazy and eager
+    restore."""
     name = "bench"
     docker(
         "run",
@@ -74,7 +74,7 @@ def one(runtime, mib):
     )
     wait_until(lambda: "ready" in docker("logs", name).stdout, "the memory is filled")
     created, _ = timed("checkpoint", "create", name, "frozen")
-    wait_until(lambda: not running(name), "the checkpoint has ended the container")
+    wait_until(lambda: not running(name), "the container has ended after its checkpoint")
     started = {}
     for mode in ("lazy", "eager"):
         restore_mode(mode)
@@ -84,14 +84,14 @@ def one(runtime, mib):
         elif runtime == OURS:
             sys.exit(f"docker start --checkpoint: {done.stderr.strip()}")
         docker("kill", name, check=False)
-        wait_until(lambda: not running(name), "it has ended")
+        wait_until(lambda: not running(name), "the container has ended")
     docker("rm", "-f", name)
     return created, started
 
 
 def main(out, sizes, rounds):
     """Prints a table, and writes docker.json into the directory `out`."""
-    # A long run that is cut short has been of use.
+    # So that an interrupted run has results.
     sys.stdout.reconfigure(line_buffering=True)
     results = {"rounds": rounds}
     print(f"{'median':<36} {'stock':>9} {'ours':>9} {'':<4} {'ratio':>6}")

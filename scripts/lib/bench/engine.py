@@ -1,4 +1,4 @@
-"""containerd, as far as the bench needs it: ctr, tasks, and the app in them."""
+"""Runs containers and the bench's application by ctr."""
 
 import glob
 import os
@@ -10,20 +10,19 @@ import time
 
 # The candidates: their names in the results, and the runtimes' names.
 #
-# containerd honours `--image-path` for a runtime of its own name alone; for any
-# other it makes an image besides. So ours is measured under that name, too, the
-# way it is installed in place of containerd's own shim. containerd remembers
-# where the shim of a name is; what stands there is a script (scripts/bench) that
-# becomes what CHOICE says.
+# containerd honours `--image-path` only for its own runtime's name; for any
+# other it also creates an image. So our shim is measured under that name, too,
+# installed in place of containerd's own shim. containerd caches the path of a shim, so
+# a script at that path (scripts/lib/bench/shim) executes the shim that CHOICE names.
 STOCK = "stock"
 OURS = "ours"
 IN_PLACE = "in place"
-# Only restores: ours, with all memory there before it runs.
+# Only for restores: our shim, with all memory restored before the container runs.
 EAGER = "eager"
 OWN_NAME = "io.containerd.runc.v2"
 NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"]}
 CHOICE = "/run/bench-shim"
-# The shim looks at the name that it was started by.
+# The shim's behaviour depends on the name that it was started by.
 INSTALLED_IN_PLACE = "/usr/local/lib/bench/containerd-shim-runc-v2"
 SHIMS = {STOCK: "/usr/bin/containerd-shim-runc-v2", IN_PLACE: INSTALLED_IN_PLACE}
 
@@ -46,12 +45,12 @@ def ctr(*arguments, check=True):
 
 
 def ctr_major():
-    """The version of ctr: 1 drops flags for runtimes whose name it doesn't know."""
+    """The major version of ctr: 1 drops flags for runtimes whose name it doesn't know."""
     return int(ctr("--version").split()[-1].lstrip("v").split(".")[0])
 
 
 def wait_until(condition, what, seconds=120, every=0.01):
-    """Polls: there is no event for it that is cheaper to wait for."""
+    """Polls a condition, for which there is no event."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -69,7 +68,7 @@ def task_pid(name):
 
 def remove(name):
     ctr("task", "rm", "-f", name, check=False)
-    wait_until(lambda: task_pid(name) is None, f"{name} is gone")
+    wait_until(lambda: task_pid(name) is None, f"{name} is removed")
     ctr("container", "rm", name)
 
 
@@ -80,7 +79,7 @@ def choose(candidate):
 
 
 def restore_mode(candidate):
-    """Sets the mode of the next restore to that of the candidate."""
+    """Sets the candidate's mode for the next restore."""
     os.makedirs("/etc/cedana", exist_ok=True)
     with open("/etc/cedana/config.toml", "w") as f:
         f.write(f'[restore]\nmode = "{"eager" if candidate == EAGER else "lazy"}"\n')
@@ -91,7 +90,7 @@ def start(candidate, image, name, *command, flags=()):
 
 
 class App:
-    """The app in a container of its own, ready to be checkpointed."""
+    """The application in its own container, ready for a checkpoint."""
 
     def __init__(self, candidate, name, workload):
         self.name = name
@@ -103,14 +102,14 @@ class App:
             os.link(f"{SHARED}/{file}", f"{self.shared}/{file}")
         mount = f"type=bind,src={self.shared},dst=/bench,options=rbind:rw"
         choose(candidate)
-        # No program here pauses a task for itself (docs/containerd.md).
+        # No program here pauses a task for another reason (docs/containerd.md).
         early = "io.cedana.checkpoint.resume_early=container"
         flags = ["--mount", mount, "--annotation", early]
         start(candidate, WORK, name, "python3", "/bench/app.py", *workload, flags=flags)
         wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
 
     def gaps(self):
-        """All gaps between its ticks so far, in seconds."""
+        """All recorded gaps between ticks, in seconds."""
         try:
             with open(f"{self.shared}/gaps") as f:
                 return [float(line) for line in f]
@@ -118,12 +117,12 @@ class App:
             return []
 
     def frozen_while(self, action, *arguments):
-        """Seconds that an action took, and that the app stood still in it."""
+        """The seconds that an action took, and that the application was paused in it."""
         before = len(self.gaps())
         begin = time.monotonic()
         action(*arguments)
         took = time.monotonic() - begin
-        # It may only now be about to tell.
+        # The application may not have written the gap yet.
         time.sleep(0.1)
         return took, max(self.gaps()[before:], default=0.0)
 
@@ -134,7 +133,7 @@ class App:
 
 
 def prepare(bench):
-    """The shared folder: the app, and real text for it to hold."""
+    """Creates the shared directory with the application and real text for its memory."""
     os.makedirs(SHARED, exist_ok=True)
     os.makedirs(os.path.dirname(INSTALLED_IN_PLACE), exist_ok=True)
     shutil.copy("/usr/local/bin/containerd-shim-cedana-v2", INSTALLED_IN_PLACE)
@@ -152,7 +151,7 @@ def prepare(bench):
 
 
 def take_turns(n, *others):
-    """The first candidate finds colder caches, so the order changes with each round."""
+    """The order of a round. It changes, because the first candidate has colder caches."""
     turn = [STOCK, OURS, *others]
     return turn[n % len(turn) :] + turn[: n % len(turn)]
 

@@ -1,4 +1,4 @@
-"""The machine: what its disk has written, what our processes take, its limits."""
+"""Measures the machine: bytes written to disk, memory of our processes, limits."""
 
 import mmap
 import os
@@ -10,8 +10,8 @@ OURS = ("cedana-runc", "containerd-shim-cedana-v2")
 
 
 def bytes_written():
-    """By all disks since boot. Partitions are in their disk's, and what stands
-    on another device (loop, dm) is in that one's."""
+    """Bytes written by all disks since boot. A disk's figure includes its partitions and
+    the devices on it (loop, dm)."""
     virtual = ("loop", "ram", "zram", "dm-", "md")
     disks = [name for name in os.listdir("/sys/block") if not name.startswith(virtual)]
     written = 0
@@ -28,9 +28,8 @@ def bytes_on_disk(directory):
 
 
 class Peak(threading.Thread):
-    """The most memory that each of our processes had while this ran. They come
-    and go, and the kernel keeps each one's maximum, so looking now and then is
-    enough but for their last moments."""
+    """Records the peak memory of each of our processes. The kernel keeps the maximum of
+    a running process, so polling misses only the last moments before its exit."""
 
     EVERY = 0.02
 
@@ -51,7 +50,7 @@ class Peak(threading.Thread):
             try:
                 name = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
                 if name not in OURS:
-                    # A child that has not exec'd yet is looked at again.
+                    # These may be children that have not called exec yet.
                     if name not in ("runc", "ctr", "containerd", "python3"):
                         self.other.add(pid)
                     continue
@@ -72,12 +71,12 @@ class Peak(threading.Thread):
         self.join()
 
     def engine(self):
-        """Of the processes that run the engine; shims live longer than it."""
+        """The peak of cedana-runc's processes. Shims, which run longer, don't count."""
         return max((most for (name, _), most in self.most.items() if name == "cedana-runc"), default=0)
 
 
 def copy_seconds(size):
-    """Copying memory, once the pages are there."""
+    """Seconds to copy memory whose pages are allocated."""
     source, target = mmap.mmap(-1, size), mmap.mmap(-1, size)
     source[:] = target[:] = bytes(size)
     begin = time.monotonic()
@@ -86,7 +85,7 @@ def copy_seconds(size):
 
 
 def write_seconds(path, size):
-    """Writing noise to a file, until the disk has it."""
+    """Seconds to write random bytes to a file and sync it."""
     noise = os.urandom(16 << 20)
     begin = time.monotonic()
     with open(path, "wb") as f:

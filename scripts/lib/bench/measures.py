@@ -1,4 +1,4 @@
-"""What is measured. Each measure takes turns between the runtimes."""
+"""The measurements. In each of them the runtimes take turns."""
 
 import glob
 import json
@@ -15,7 +15,7 @@ from engine import IN_PLACE, OURS, STOCK, App, ctr, remove, run, start, take_tur
 
 IMAGES = "/var/lib/bench"
 TMPFS = "/run/bench"
-# Where runtimes that are called without containerd keep their state.
+# The state directory of runtimes that run without containerd.
 ALONE = "/run/bench-alone"
 
 
@@ -25,7 +25,7 @@ def private_bytes(pid):
 
 
 def shared_once_bytes(pid):
-    """The memory of a process and its children; what they share counts once."""
+    """The memory of a process and its children. Shared pages count once."""
     total = 0
     for process in [pid, *map(int, run("pgrep", "-P", str(pid), check=False).split())]:
         with open(f"/proc/{process}/smaps_rollup") as f:
@@ -34,7 +34,7 @@ def shared_once_bytes(pid):
 
 
 def settled_private_bytes(pid):
-    """Idle means that its processor time has stood still for half a second."""
+    """The private memory of a process that has used no processor time for half a second."""
 
     def ticks():
         with open(f"/proc/{pid}/stat") as f:
@@ -47,7 +47,7 @@ def settled_private_bytes(pid):
 
 
 def shim_of(name):
-    """The shim is the parent of the container's init."""
+    """The PID of the shim, which is the parent of the container's init."""
     with open(f"/proc/{task_pid(name)}/stat") as f:
         return int(f.read().rpartition(")")[2].split()[1])
 
@@ -63,7 +63,7 @@ class Samples(dict):
 
 
 def start_and_memory(rounds):
-    """`ctr run -d` of a small container, and what its shim takes when idle."""
+    """`ctr run -d` of a small container, and the memory of its idle shim."""
     samples = Samples()
     engine.choose(STOCK)
     for n in range(rounds + 1):
@@ -87,9 +87,9 @@ def fresh(directory):
 
 
 def alone(app, program, directory):
-    """The runtime's own checkpoint, without containerd: seconds and seconds frozen."""
+    """A checkpoint by the runtime without containerd: seconds, and seconds frozen."""
     fresh(directory)
-    # With all that the images hold nothing else is asked of it.
+    # The workloads need no other flag.
     command = [program, "--root", engine.RUNC_ROOT, "checkpoint", "--leave-running", "--file-locks"]
     result = app.frozen_while(run, *command, "--image-path", directory, "--work-path", directory + ".work", app.name)
     shutil.rmtree(directory)
@@ -98,34 +98,34 @@ def alone(app, program, directory):
 
 
 def checkpoints(workload, rounds):
-    """Everything that is done to a running container, and its restore."""
+    """Checkpoints of a running container, and its restore."""
     samples = Samples()
     for n in range(rounds):
         for candidate in take_turns(n, IN_PLACE):
             app = App(candidate, f"bench-{n}", workload)
             if candidate != IN_PLACE:
                 checkpoint_alone(samples, candidate, app)
-            # ctr 1 sends these flags to a runtime of containerd's own name alone.
+            # ctr 1 sends these flags only for the name of containerd's own runtime.
             if candidate != OURS or engine.ctr_major() > 1:
                 checkpoint_to_path(samples, candidate, app)
             if candidate != IN_PLACE:
                 checkpoint_as_kubernetes(samples, candidate, app)
                 checkpoint_and_restore(samples, candidate, app)
             app.remove()
-            # What containerd unpacks for a restore it leaves behind (1.7 to 2.4);
-            # with the stock shim no program removes it, and it is in memory here.
+            # containerd (1.7 to 2.4) doesn't remove what it unpacks for a restore, and
+            # the stock shim doesn't either. Here it is in memory.
             for left in glob.glob(f"{tempfile.gettempdir()}/ctrd-checkpoint*"):
                 shutil.rmtree(left)
-            # Blobs and unpacked checkpoints go in the background, and the disk
-            # has things to do; not during the next.
+            # containerd removes blobs and unpacked checkpoints in the background. This
+            # must not happen during the next measurement.
             ctr("content", "prune", "references", check=False)
             os.sync()
     return samples.compared()
 
 
 def checkpoint_alone(samples, candidate, app):
-    """Without containerd. For the stock shim that is runc alone; into memory,
-    it is also what the machine can do."""
+    """Without containerd: for the stock shim that is runc alone. Its checkpoint into
+    memory is also the machine's limit."""
     if candidate == STOCK:
         took, frozen = alone(app, "runc", f"{TMPFS}/{app.name}")
         samples.add("tmpfs_seconds", candidate, took)
@@ -137,8 +137,8 @@ def checkpoint_alone(samples, candidate, app):
 
 def restores_alone(samples, candidate, app):
     """A restore from a directory, without containerd: seconds until the
-    application runs, and until its memory is there. The engine's task ends with
-    the checkpoint; its root stays mounted until it is removed."""
+    application runs, and until its memory is complete. The engine's task ends with
+    the checkpoint; its root stays mounted until the task is removed."""
     program = "runc" if candidate == STOCK else "cedana-runc"
     directory, work, bundle = (fresh(f"{IMAGES}/{app.name}{suffix}") for suffix in ("", ".work", ".bundle"))
     run(
@@ -200,14 +200,14 @@ def checkpoint_to_path(samples, candidate, app):
     measure(samples, "path", candidate, app, "task", "checkpoint", "--image-path", directory, app.name)
     samples.add("path_stored_bytes", candidate, machine.bytes_on_disk(directory))
     shutil.rmtree(directory)
-    # The image that was made besides would be in the way of the next: what is
-    # already stored of a container makes `container checkpoint` leave out the task.
+    # containerd also created an image. While it exists, the next `container checkpoint`
+    # omits the task, because the container's spec is stored already.
     for image in set(ctr("image", "ls", "-q").split()) - before:
         ctr("image", "rm", "--sync", image)
 
 
 def checkpoint_as_kubernetes(samples, candidate, app):
-    """`ctr task checkpoint` calls what containerd's CRI plugin calls: the task is
+    """`ctr task checkpoint` sends the same requests as containerd's CRI plugin: the task is
     paused until the checkpoint and the writable layer are packed."""
     before = set(ctr("image", "ls", "-q").split())
     measure(samples, "task", candidate, app, "task", "checkpoint", app.name)
@@ -238,8 +238,8 @@ def checkpoint_and_restore(samples, candidate, app):
 
 
 def measure(samples, kind, candidate, app, *command):
-    """A command of ctr: how long it took and froze the application, when it was
-    on disk, and what it cost the disk and memory."""
+    """A command of ctr: its duration, how long the application was frozen, when the
+    result was on disk, bytes written to disk, and peak memory."""
     os.sync()
     before = machine.bytes_written()
     begin = time.monotonic()
@@ -256,16 +256,15 @@ def measure(samples, kind, candidate, app, *command):
 
 
 def lazy_restores(name):
-    """What lazy restores of a container are on record."""
+    """The records of a container's lazy restores."""
     said = run("cedana-runc", "inspect", "--restores", "--json")
     return [record for record in json.loads(said) if record["id"] == name]
 
 
 def restore(app, image, mode):
-    """Seconds until the application itself runs again, by its own word (its
-    first tick after the restore is a long one), until containerd says so, and
-    until all its memory is there. Nothing if the restore fails: with a busy
-    machine it does now and then."""
+    """Seconds until the application runs again (it records a long gap at its first tick
+    after the restore), until containerd reports that it runs, and until its memory is
+    complete. None if the restore fails, which happens on a busy machine."""
     before = len(app.gaps())
     # A family falls back to an eager restore, of which there is no record.
     is_lazy = mode == OURS and not app.is_family
@@ -286,7 +285,7 @@ def restore(app, image, mode):
     found = {"tick_seconds": time.monotonic() - begin}
     wait_until(lambda: task_pid(app.name) or failed(), f"{app.name} runs", every=0.005)
     found["seconds"] = time.monotonic() - begin
-    # Eager, it is complete before it runs.
+    # After an eager restore it is complete when the container runs.
     found["complete_seconds"] = found["tick_seconds"]
     if app.is_family and not failed():
         found["memory_bytes"] = shared_once_bytes(task_pid(app.name))
@@ -308,7 +307,7 @@ def restore(app, image, mode):
 
 
 def limits(rounds, size=1 << 30):
-    """What the machine can do with a gibibyte."""
+    """The machine's limits for a gibibyte: a copy in memory and a write to disk."""
     os.makedirs(IMAGES, exist_ok=True)
     copies = [machine.copy_seconds(size) for _ in range(rounds)]
     writes = [machine.write_seconds(f"{IMAGES}/write", size) for _ in range(rounds)]

@@ -1,7 +1,6 @@
-"""The results as a picture: one panel per measure, logarithmic, so that a
-straight line of the right slope is linear time.
+"""Draws the results as SVG: one panel per measure, with logarithmic axes.
 
-Written by hand: rectangles, lines and text need no library.
+Rectangles, lines and text need no library.
 """
 
 import math
@@ -101,12 +100,12 @@ def draw(picture, left, top, workloads, measure, title, unit, unit_name):
     for name, x in across.items():
         picture.text(x, y0 + 18, short(name), "middle", "#555555", 11)
     for candidate, _, colour in SERIES:
-        # What is no size is not on the line of sizes.
+        # The line connects only workloads with a size.
         line = [(across[name], up(value)) for name, value in found[candidate].items() if name.endswith("MiB")]
         if len(line) > 1:
             picture.line(line, colour, 1.5)
     for name, x in across.items():
-        # Labels of one column in the order of their values, pushed apart.
+        # Labels of one column are in the order of their values, without overlaps.
         column = sorted(
             (value, colour) for candidate, _, colour in SERIES for value in [found[candidate].get(name)] if value
         )
