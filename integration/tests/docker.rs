@@ -339,7 +339,12 @@ fn a_restore_from_a_missing_checkpoint_is_refused() {
     let container = Run::new("nowhere").workload(&[]).start();
     docker_ok(&["kill", container.name()]);
     container.exited();
-    container.restore("nowhere").refused();
+    let reason = container.restore("nowhere").refused();
+    // Docker refuses it before it calls containerd.
+    assert!(
+        reason.contains("checkpoint nowhere does not exist for container"),
+        "{reason}"
+    );
     docker_ok(&["start", container.name()]);
     container.running();
 }

@@ -5,37 +5,19 @@
 //! and the container continues. The second is restored.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use cedana_integration::frozen::MANIFEST;
+use cedana_integration::frozen::{Folder, Frozen, MANIFEST};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::workload::PATH;
-use cedana_integration::{BareShim, Leaks, Refused, Run, command, eventually, unique};
+use cedana_integration::{BareShim, Leaks, Refused, Run, command, eventually};
 use serde_json::{Value, json};
 
 const SETTING: &str = "io.cedana.checkpoint.doubtful";
 
-/// A directory for a checkpoint, removed when dropped.
-struct Images(PathBuf);
-
-impl Images {
-    fn new() -> Self {
-        let path = Path::new("/var/tmp/cedana-tests").join(unique("images"));
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
-    }
-
-    #[track_caller]
-    fn are_none(&self) {
-        let left = fs::read_dir(&self.0).map(Iterator::count).unwrap_or(0);
-        assert_eq!(left, 0, "an incomplete checkpoint was left");
-    }
-}
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Asserts that a refused checkpoint left no files.
+#[track_caller]
+fn is_empty(images: &Folder) {
+    assert!(images.names().is_empty(), "left: {:?}", images.names());
 }
 
 /// A container whose workload may mount and create devices.
@@ -69,7 +51,7 @@ fn running(label: &str, flags: &[&str]) -> BareShim {
     shim
 }
 
-fn and_end(shim: &BareShim, images: &Images) -> Result<(), Refused> {
+fn and_end(shim: &BareShim, images: &Folder) -> Result<(), Refused> {
     let exit = CheckpointOptions {
         exit: true,
         ..Default::default()
@@ -81,8 +63,8 @@ fn and_end(shim: &BareShim, images: &Images) -> Result<(), Refused> {
 #[track_caller]
 fn is_refused(shim: &BareShim, words: &[&str]) {
     let before = shim.report();
-    let images = Images::new();
-    let leaks = Leaks::before(&[shim.id(), &images.0.display().to_string()]);
+    let images = Folder::new("images");
+    let leaks = Leaks::before(&[shim.id(), &images.text()]);
     let Err(refused) = and_end(shim, &images) else {
         panic!("this should have been refused");
     };
@@ -92,7 +74,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
     {
         assert!(refused.message.contains(word), "no {word:?} in: {refused}");
     }
-    images.are_none();
+    is_empty(&images);
     leaks.none();
     shim.report().continues(&before);
 
@@ -113,7 +95,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
 #[track_caller]
 fn comes_back(shim: &BareShim) {
     let before = shim.report();
-    let images = Images::new();
+    let images = Folder::new("images");
     and_end(shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
     assert!(
         !shim.logged().contains("can't be restored"),
@@ -124,10 +106,10 @@ fn comes_back(shim: &BareShim) {
 }
 
 #[track_caller]
-fn restored(shim: &BareShim, images: &Images) -> BareShim {
+fn restored(shim: &BareShim, images: &Folder) -> BareShim {
     let next = shim.successor("back");
     let mut request = next.request();
-    request.checkpoint = images.0.display().to_string();
+    request.checkpoint = images.text();
     let started = next
         .task()
         .create(&request)
@@ -214,7 +196,7 @@ fn a_container_with_its_own_user_and_network_namespace_is_restored() {
 fn connections_within_a_user_namespace_are_closed() {
     let shim = in_user_namespace("userns-tcp", &["--memory", "4", "--tcp"]);
     let before = shim.report();
-    let images = Images::new();
+    let images = Folder::new("images");
     and_end(&shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
     let next = restored(&shim, &images);
     let after = next.report_into(&shim);
@@ -223,8 +205,20 @@ fn connections_within_a_user_namespace_are_closed() {
     assert_ne!(after.get("tcp"), "ok");
 }
 
-/// CRIU restores a container in a new time namespace. `runc exec` before 1.2 doesn't
-/// enter it.
+/// Whether `runc exec` enters the container's time namespace: from 1.2 on.
+#[track_caller]
+fn exec_enters_time_namespace() -> bool {
+    let said = command("runc", &["--version"]).ok().stdout;
+    let version = said.strip_prefix("runc version ").and_then(|rest| {
+        let (major, rest) = rest.split_once('.')?;
+        let (minor, _) = rest.split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    });
+    version.unwrap_or_else(|| panic!("runc's version: {said}")) >= (1, 2)
+}
+
+/// CRIU restores a container in a new time namespace. A daemon that `runc exec` leaves
+/// there is in the same one, or in the host's.
 #[test]
 fn a_daemon_in_another_time_namespace_is_refused() {
     let first = Run::new("before").workload(&[]).detach();
@@ -232,8 +226,7 @@ fn a_daemon_in_another_time_namespace_is_refused() {
     first.end_task();
     let container = first.restore(&image, &["--rw"]);
     let before = container.report();
-    let leave = [PATH, "--leave-daemon"];
-    container.exec(&leave).ok();
+    container.exec(&[PATH, "--leave-daemon"]).ok();
 
     let namespace = |pid: u32| {
         let link = format!("/proc/{pid}/ns/time");
@@ -241,21 +234,30 @@ fn a_daemon_in_another_time_namespace_is_refused() {
     };
     let pids = container.task().pids();
     let pids = pids.unwrap_or_else(|refused| panic!("{refused}")).processes;
-    let init = container.pid();
-    let outside = pids.iter().any(|p| namespace(p.pid) != namespace(init));
-    let images = Images::new();
+    assert_eq!(pids.len(), 2, "init and the daemon: {pids:?}");
+    let init = namespace(container.pid());
+    assert_ne!(init, namespace(std::process::id()), "init is in the host's");
+    let outside = pids.iter().any(|process| namespace(process.pid) != init);
+    assert_eq!(outside, !exec_enters_time_namespace(), "{pids:?}");
+
+    let images = Folder::new("images");
     let exit = CheckpointOptions {
         exit: true,
         ..Default::default()
     };
-    match container.task().checkpoint(&images.0, Some(exit)) {
-        Err(refused) if outside => {
-            assert!(refused.message.contains("time namespace"), "{refused}");
-            images.are_none();
-            container.report().continues(&before);
+    let answer = container.task().checkpoint(&images.0, Some(exit));
+    if outside {
+        let refused = answer.expect_err("a checkpoint that cannot be restored");
+        for word in ["time namespace", "could never be restored"] {
+            assert!(refused.message.contains(word), "no {word:?} in: {refused}");
         }
-        Ok(()) if !outside => container.stopped(),
-        other => panic!("outside: {outside}; {other:?}"),
+        is_empty(&images);
+        container.report().continues(&before);
+    } else {
+        answer.unwrap_or_else(|refused| panic!("{refused}"));
+        let frozen = Frozen::ended(container, before, images);
+        frozen.restore("cedana-runc", &frozen.images).ok();
+        frozen.goes_on();
     }
 }
 
@@ -265,9 +267,9 @@ fn with_doubtful_warn_the_checkpoint_is_taken_and_a_warning_logged() {
         let shim = BareShim::start("may", &[flag]);
         change_spec(&shim, |spec| spec["annotations"][SETTING] = json!("warn"));
         shim.run();
-        let images = Images::new();
+        let images = Folder::new("images");
         and_end(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
-        assert!(images.0.join(MANIFEST).exists(), "{flag}");
+        assert!(images.file(MANIFEST).exists(), "{flag}");
         eventually("the shim logs the warning", || {
             let logged = shim.logged();
             match logged.contains("can't be restored") {

@@ -155,9 +155,7 @@ fn an_exec_in_a_stopped_container_is_refused() {
     container.stopped();
     let reason = container.exec(&["true"]).refused();
     assert!(
-        ["stopped", "not running", "not found"]
-            .iter()
-            .any(|word| reason.contains(word)),
+        reason.contains("cannot exec in a stopped state"),
         "{reason}"
     );
 }
@@ -202,12 +200,7 @@ fn a_signal_to_a_stopped_task_is_refused() {
     container.kill("SIGKILL");
     container.stopped();
     let reason = ctr_fails(&["task", "kill", "--signal", "SIGTERM", container.id()]);
-    assert!(
-        ["already finished", "not found"]
-            .iter()
-            .any(|w| reason.contains(w)),
-        "{reason}"
-    );
+    assert!(reason.contains("process already finished"), "{reason}");
 }
 
 #[test]
