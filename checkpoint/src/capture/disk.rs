@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::Error;
+use super::error::Error;
 use crate::sys;
 
 /// Length of a write: a disk needs long requests for its full speed.

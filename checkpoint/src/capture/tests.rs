@@ -1,14 +1,17 @@
-use super::*;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::format::pages::Reader;
+use super::memory::Memory;
+use super::{Capture, Error, Options};
+use crate::format::manifest::Kind;
+use crate::format::pages::{Compression, Reader};
 use crate::progress::Progress;
 
 const ZSTD: Options = Options {
@@ -58,25 +61,6 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
-    }
-}
-
-#[test]
-fn memory_setting_is_divided() {
-    let frame = u64::from(FRAME);
-    let share = |memory, cores| {
-        let share = Share::of(memory, cores);
-        (share.workers, share.piece, share.in_memory)
-    };
-    assert_eq!(share(0, 4), (1, frame, 1));
-    assert_eq!(share(2 * frame, 4), (1, frame, 1));
-    assert_eq!(share(8 * frame, 2), (2, 2 * frame, 2));
-    assert_eq!(share(128 << 20, 2), (2, PIECE, 16));
-    assert_eq!(share(1 << 40, 64), (64, PIECE, 512));
-    for (memory, cores) in [(5 * frame, 3), (100 * frame, 7), (63 * frame, 64)] {
-        let (workers, piece, in_memory) = share(memory, cores);
-        assert!((workers + in_memory) as u64 * piece <= memory);
-        assert!(in_memory >= workers && piece.is_multiple_of(frame));
     }
 }
 

@@ -22,9 +22,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 
 use crate::format::manifest::is_pages;
 
-use super::Error;
+use super::error::Error;
 use super::memory::Memory;
-use super::work::Shared;
+use super::shared::Shared;
 
 /// Interval of polling a growing file's length, in milliseconds. CRIU writes about ten
 /// megabytes in that time, a few pieces for the workers.

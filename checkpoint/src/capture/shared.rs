@@ -1,0 +1,385 @@
+//! The state of a capture: its page images, their pieces and the workers.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::format::manifest::Entry;
+use crate::format::pages::Compression;
+use crate::progress::{Observer, Phase, Progress};
+use crate::sys;
+
+use super::disk::Queue;
+use super::error::{Error, at};
+use super::options::Share;
+use super::page_file::{PageFile, Ready, Stored};
+
+/// The stored page images of a directory.
+#[derive(Debug)]
+pub struct Captured {
+    /// An entry for each stored file, including the tables of plain ones.
+    pub files: Vec<Entry>,
+    /// Bytes that CRIU wrote.
+    pub raw_bytes: u64,
+    /// Bytes of the stored files.
+    pub stored_bytes: u64,
+    /// False if the file system can't punch holes, so that CRIU's files and the
+    /// stored ones took their full size at the same time.
+    pub punched: bool,
+}
+
+/// State that workers, watcher and [`super::Capture`] share.
+pub(super) struct Shared {
+    dir: PathBuf,
+    pub(super) compression: Compression,
+    share: Share,
+    state: Mutex<State>,
+    /// A piece may be available, or no more pieces will be.
+    changed: Condvar,
+    observer: Arc<Observer>,
+    /// Jobs for the disk's thread; `None` if files are not flushed.
+    queue: Option<Queue>,
+    raw: AtomicU64,
+    done: AtomicU64,
+    stored: AtomicU64,
+    punches: AtomicBool,
+}
+
+struct State {
+    /// Files with pieces left, in the order in which CRIU created them.
+    waiting: VecDeque<Waiting>,
+    /// Files that are stored.
+    finished: Vec<Stored>,
+    /// Number of files that are waiting, or whose last piece is being stored.
+    unfinished: usize,
+    /// Number of pieces that are taken and not yet written.
+    in_memory: usize,
+    /// Buffers for reuse.
+    spare: Vec<Vec<u8>>,
+    /// Whether the watcher has seen all files.
+    complete: bool,
+    /// Whether CRIU has exited, after which workers have the usual priority.
+    hurried: bool,
+    /// Workers of low priority, by thread id.
+    low: Vec<i32>,
+    /// Whether workers of low priority must exit, because others replace them.
+    replaced: bool,
+    stopped: bool,
+    failed: Option<Error>,
+}
+
+/// A page image with pieces left.
+struct Waiting {
+    name: String,
+    length: u64,
+    taken: u64,
+    closed: bool,
+    file: Option<Arc<PageFile>>,
+}
+
+/// A few frames to store.
+pub(super) struct Piece {
+    pub(super) file: Arc<PageFile>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) last: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        dir: &Path,
+        compression: Compression,
+        share: Share,
+        queue: Option<Queue>,
+        observer: Arc<Observer>,
+    ) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            compression,
+            share,
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                finished: Vec::new(),
+                unfinished: 0,
+                in_memory: 0,
+                spare: Vec::new(),
+                complete: false,
+                hurried: false,
+                low: Vec::new(),
+                replaced: false,
+                stopped: false,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+            observer,
+            queue,
+            raw: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
+            punches: AtomicBool::new(true),
+        }
+    }
+
+    /// Ignores poisoning: a worker that panicked is found by its unfinished file.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn workers(&self) -> usize {
+        self.share.workers
+    }
+
+    /// Adds a page image that CRIU has created.
+    pub(super) fn add(&self, name: &str) {
+        let mut state = self.state();
+        state.unfinished += 1;
+        state.waiting.push_back(Waiting {
+            name: name.to_owned(),
+            length: 0,
+            taken: 0,
+            closed: false,
+            file: None,
+        });
+    }
+
+    /// Sets the current length of a page image, and whether CRIU has closed it.
+    pub(super) fn grown(&self, name: &str, length: u64, closed: bool) {
+        let mut state = self.state();
+        let Some(file) = state.waiting.iter_mut().find(|file| file.name == name) else {
+            return;
+        };
+        self.raw
+            .fetch_add(length.saturating_sub(file.length), Relaxed);
+        file.length = file.length.max(length);
+        file.closed |= closed;
+        if file.closed || file.length - file.taken >= self.share.piece {
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Marks the list of page images as complete.
+    pub(super) fn all_known(&self) {
+        self.state().complete = true;
+        self.changed.notify_all();
+    }
+
+    /// Gives the workers the priority `nice`. False if that is not allowed: then
+    /// each exits after its piece, and new ones must be started.
+    pub(super) fn hurry(&self, nice: i32) -> bool {
+        let mut state = self.state();
+        state.hurried = true;
+        let low = std::mem::take(&mut state.low);
+        let raised = low
+            .into_iter()
+            .all(|thread| sys::raise_priority(thread, nice));
+        state.replaced = !raised;
+        drop(state);
+        self.changed.notify_all();
+        raised
+    }
+
+    /// Registers a worker: at low priority if CRIU is still running. Digests alone
+    /// take little, and low priority would only delay them until CRIU has exited.
+    pub(super) fn begin(&self) {
+        let mut state = self.state();
+        if !state.hurried && self.compression != Compression::None {
+            state.low.push(sys::thread_id());
+            sys::lower_priority();
+        }
+    }
+
+    /// Unregisters a worker, whose thread ID may be reused.
+    pub(super) fn end(&self) {
+        let thread = sys::thread_id();
+        self.state().low.retain(|low| *low != thread);
+    }
+
+    pub(super) fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn fail(&self, error: Error) {
+        self.state().failed.get_or_insert(error);
+        self.stop();
+    }
+
+    /// Removes CRIU's files and returns the stored ones. All workers must have ended.
+    pub(super) fn take(&self) -> Result<Captured, Error> {
+        let mut state = self.state();
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        if state.unfinished > 0 {
+            return Err(Error::Start(io::Error::other("a thread ended too early")));
+        }
+        let mut captured = Captured {
+            files: Vec::new(),
+            raw_bytes: 0,
+            stored_bytes: 0,
+            punched: self.punches.load(Relaxed),
+        };
+        for file in state.finished.drain(..) {
+            let path = file.raw_path;
+            let found = fs::metadata(&path).map_err(at("read", &path))?.len();
+            if found != file.summary.raw_bytes {
+                return Err(Error::Changed {
+                    path,
+                    found,
+                    read: file.summary.raw_bytes,
+                });
+            }
+            if self.compression != Compression::None {
+                fs::remove_file(&path).map_err(at("remove", &path))?;
+            }
+            captured.raw_bytes += file.summary.raw_bytes;
+            captured.stored_bytes += file.summary.stored_bytes;
+            captured.files.extend(file.entries);
+        }
+        Ok(captured)
+    }
+
+    /// Waits for the next piece; `None` if this worker must exit.
+    pub(super) fn next(&self, low: bool) -> Option<Piece> {
+        let mut state = self.state();
+        loop {
+            if state.stopped || (low && state.replaced) {
+                return None;
+            }
+            let ready =
+                |file: &Waiting| file.closed || file.length - file.taken >= self.share.piece;
+            let room = state.in_memory < self.share.in_memory;
+            if let Some(at) = state.waiting.iter().position(ready).filter(|_| room) {
+                return match self.piece_of(&mut state, at) {
+                    Ok(piece) => Some(piece),
+                    Err(error) => {
+                        drop(state);
+                        self.fail(error);
+                        None
+                    }
+                };
+            }
+            if state.complete && state.waiting.is_empty() {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn piece_of(&self, state: &mut State, at: usize) -> Result<Piece, Error> {
+        let waiting = &mut state.waiting[at];
+        let file = match &waiting.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = Arc::new(PageFile::open(
+                    &self.dir,
+                    &waiting.name,
+                    self.compression,
+                    self.queue.clone(),
+                )?);
+                waiting.file = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let offset = waiting.taken;
+        let length = (waiting.length - offset).min(self.share.piece);
+        waiting.taken += length;
+        let last = waiting.closed && waiting.taken == waiting.length;
+        if last {
+            state.waiting.remove(at);
+            // Waiting workers exit if this was the last file.
+            self.changed.notify_all();
+        }
+        state.in_memory += 1;
+        Ok(Piece {
+            file,
+            offset,
+            length,
+            last,
+        })
+    }
+
+    /// Reports progress to the observer.
+    pub(super) fn report(&self) {
+        let phase = match self.state().hurried {
+            true => Phase::Compress,
+            false => Phase::Dump,
+        };
+        (self.observer)(Progress {
+            phase,
+            raw: self.raw.load(Relaxed),
+            done: self.done.load(Relaxed),
+            stored: self.stored.load(Relaxed),
+        });
+    }
+
+    /// Writes a piece if it is next in order, and the ready ones after it. Otherwise,
+    /// or if another worker is writing, a later call writes it, so that no worker waits
+    /// for another.
+    pub(super) fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
+        let mut out = file.out();
+        out.ready.insert(offset, ready);
+        loop {
+            let turn = out.turn;
+            let Some(mut sink) = out.sink.take() else {
+                return Ok(());
+            };
+            let Some(piece) = out.ready.remove(&turn) else {
+                out.sink = Some(sink);
+                return Ok(());
+            };
+            drop(out);
+            file.append(&mut sink, &piece)?;
+            if self.compression != Compression::None
+                && self.punches.load(Relaxed)
+                && !file.punch(turn, piece.length)?
+            {
+                self.punches.store(false, Relaxed);
+            }
+            self.done.fetch_add(piece.length, Relaxed);
+            self.stored.fetch_add(piece.stored.len() as u64, Relaxed);
+            if piece.last {
+                let stored = file.finish(sink, self.compression, self.queue.as_ref())?;
+                self.finished(stored);
+                self.written(piece);
+                return Ok(());
+            }
+            out = file.out();
+            out.turn += piece.length;
+            out.sink = Some(sink);
+            drop(out);
+            self.written(piece);
+            out = file.out();
+        }
+    }
+
+    fn finished(&self, stored: Stored) {
+        let mut state = self.state();
+        state.unfinished -= 1;
+        state.finished.push(stored);
+    }
+
+    /// Returns an empty buffer for a stored piece.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let mut buffer = self.state().spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    /// Returns the memory of a written piece for reuse.
+    fn written(&self, piece: Ready) {
+        let mut state = self.state();
+        state.in_memory -= 1;
+        state.spare.push(piece.stored);
+        drop(state);
+        self.changed.notify_all();
+        self.report();
+    }
+}
