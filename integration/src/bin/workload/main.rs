@@ -12,6 +12,7 @@
 
 mod family;
 mod files;
+mod flags;
 mod games;
 mod layouts;
 mod memory;
@@ -21,18 +22,17 @@ mod refused;
 mod sockets;
 mod sys;
 
-use std::cell::RefCell;
 use std::fmt::Display;
 use std::fs;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 use std::process::exit;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use family::{Child, Counters};
+use games::Games;
+use layouts::Workers;
 use memory::Pattern;
 
 /// The results, one `key=value` per line.
@@ -52,218 +52,115 @@ impl Report {
     }
 }
 
-/// The number of spaces at the end of a long journal's first line: enough for the file
-/// to grow while containerd packs it.
-const LONG: usize = 64 << 20;
-
 /// A part of the state, verified on demand.
 type Check = Box<dyn FnMut(&mut Report)>;
+
+/// The program's state, set up by its flags.
+struct Workload {
+    nonce: u64,
+    ticks: Arc<AtomicU64>,
+    name: String,
+    /// The exit code after SIGTERM.
+    term_code: i32,
+    /// Whether a parent asks for reports through pipes.
+    is_child: bool,
+    memory: Option<Pattern>,
+    games: Option<Games>,
+    /// Whether SIGUSR2 forks workers.
+    forks_late: bool,
+    late_workers: Option<Workers>,
+    checks: Vec<Check>,
+}
 
 fn main() {
     // Before any thread exists, so that every thread inherits the mask and the
     // signals wait for the one `sigwait` below.
     sys::block_signals(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM]);
+    let mut workload = Workload::new();
     let mut arguments = std::env::args().skip(1);
-    let mut name = String::from("workload");
-    let mut term_code = 0;
-    let mut child = false;
-    let mut checks: Vec<Check> = Vec::new();
-    let games: Rc<RefCell<Option<games::Games>>> = Rc::default();
-    let mut data: Option<Rc<Pattern>> = None;
-    let late: Rc<RefCell<Option<layouts::Workers>>> = Rc::default();
-    let mut forks_late = false;
-    let nonce = nonce();
-    let ticks = tick();
-
     while let Some(flag) = arguments.next() {
-        let mut value = || {
+        workload.set_up(&flag, &mut || {
             arguments
                 .next()
                 .unwrap_or_else(|| usage(&format!("{flag} needs a value")))
-        };
-        match flag.as_str() {
-            "--name" => name = value(),
-            "--term-code" => term_code = number(&value()) as i32,
-            "--child" => child = true,
-            "--memory" => {
-                let pattern = Rc::new(Pattern::fill(nonce, number(&value()) << 20));
-                data = Some(Rc::clone(&pattern));
-                checks.push(Box::new(move |r| r.check("memory", pattern.verify())));
-            }
-            "--ballast" => {
-                let pattern = Pattern::fill(!nonce, number(&value()) << 20);
-                checks.push(Box::new(move |r| r.check("ballast", pattern.verify())));
-            }
-            "--compressible-memory" => {
-                let memory = memory::Compressible::fill(nonce, number(&value()) << 20);
-                checks.push(Box::new(move |r| {
-                    r.check("compressible-memory", memory.verify())
-                }));
-            }
-            "--shared-memory" => {
-                let segment = expect(memory::Shared::fill(nonce, number(&value()) << 20));
-                checks.push(Box::new(move |r| {
-                    r.check("shared-memory", segment.verify())
-                }));
-            }
-            "--threads" => {
-                let counters = Counters::start(number(&value()));
-                checks.push(Box::new(move |r| r.check("threads", counters.verify())));
-            }
-            "--children" => {
-                let generations = value();
-                let mut family: Vec<Child> =
-                    (0..2).map(|_| expect(Child::spawn(&generations))).collect();
-                checks.push(Box::new(move |r| {
-                    for (i, child) in family.iter_mut().enumerate() {
-                        match child.ask() {
-                            Ok(answer) => r.add(&format!("child{i}"), answer),
-                            Err(fault) => r.add(&format!("child{i}"), fault),
-                        }
-                    }
-                }));
-            }
-            "--deleted-file" => {
-                let mut file = expect(files::Held::deleted(nonce, number(&value())));
-                checks.push(Box::new(move |r| r.check("deleted-file", file.verify())));
-            }
-            "--renamed-away" => {
-                let mut file = expect(files::Held::with_another_name(nonce));
-                checks.push(Box::new(move |r| r.check("renamed-away", file.verify())));
-            }
-            "--file" => {
-                let mut file = expect(files::Held::create(&value(), nonce, 64 << 10));
-                checks.push(Box::new(move |r| r.check("file", file.verify())));
-            }
-            "--journal" => {
-                let journal = expect(files::Journal::begin(&value(), nonce, 0));
-                checks.push(Box::new(move |r| r.check("journal", journal.verify())));
-            }
-            "--long-journal" => {
-                let journal = expect(files::Journal::begin(&value(), nonce, LONG));
-                checks.push(Box::new(move |r| r.check("journal", journal.verify())));
-            }
-            "--lock" => {
-                let lock = expect(files::Lock::take(&value()));
-                checks.push(Box::new(move |r| r.check("lock", lock.verify())));
-            }
-            "--tcp" => {
-                let mut talk = expect(sockets::Conversation::tcp());
-                checks.push(Box::new(move |r| r.check("tcp", talk.verify())));
-            }
-            "--unix" => {
-                let mut talk = expect(sockets::Conversation::unix());
-                checks.push(Box::new(move |r| r.check("unix", talk.verify())));
-            }
-            "--games" => {
-                *games.borrow_mut() = Some(expect(games::Games::set_up(nonce)));
-                let games = Rc::clone(&games);
-                checks.push(Box::new(move |r| {
-                    let games = games.borrow();
-                    r.check("games", games.as_ref().map_or(Ok(()), games::Games::verify));
-                }));
-            }
-            "--guarded" => {
-                let guarded = expect(layouts::Guarded::set_up(nonce));
-                checks.push(Box::new(move |r| r.check("guarded", guarded.verify())));
-            }
-            "--reserved" => {
-                let reserved = expect(layouts::Reserved::set_up(nonce, number(&value())));
-                checks.push(Box::new(move |r| r.check("reserved", reserved.verify())));
-            }
-            "--workers" => {
-                let workers = layouts::Workers::fork(data.as_deref(), number(&value()));
-                let workers = expect(workers);
-                checks.push(Box::new(move |r| r.check("workers", workers.verify())));
-            }
-            "--late-workers" => {
-                forks_late = true;
-                let late = Rc::clone(&late);
-                checks.push(Box::new(move |r| {
-                    let late = late.borrow();
-                    r.check(
-                        "late-workers",
-                        late.as_ref().map_or(Ok(()), layouts::Workers::verify),
-                    );
-                }));
-            }
-            "--with" => {
-                let mut holder = expect(refused::Holder::start(&value()));
-                checks.push(Box::new(move |r| r.check("with", holder.verify())));
-            }
-            "--hold" => refused::hold(&value()),
-            "--backlog" => expect(passing::backlog(value())),
-            "--netlink" => expect(passing::netlink(value())),
-            "--traced" => expect(passing::traced(value())),
-            "--vfork" => expect(passing::vfork(value())),
-            "--idle" => odd::idle(),
-            "--leave-daemon" => expect(odd::leave_daemon()),
-            "--subreaper" => expect(odd::be_subreaper(&value())),
-            "--session" => expect(odd::be_session(&value())),
-            "--lines" => answer_lines(),
-            "--ticks" => print_ticks(),
-            other => match odd(other) {
-                Some(odd) => {
-                    let odd = expect(odd);
-                    checks.push(Box::new(move |r| r.check("odd", odd.verify())));
-                }
-                None => usage(&format!("unknown flag {other}")),
-            },
+        });
+    }
+    if workload.is_child {
+        family::serve(|| workload.report().0);
+    }
+    workload.serve()
+}
+
+impl Workload {
+    fn new() -> Self {
+        Self {
+            nonce: nonce(),
+            ticks: tick(),
+            name: "workload".to_owned(),
+            term_code: 0,
+            is_child: false,
+            memory: None,
+            games: None,
+            forks_late: false,
+            late_workers: None,
+            checks: Vec::new(),
         }
     }
 
-    let report = |checks: &mut Vec<Check>| {
+    /// Verifies all of the state.
+    fn report(&mut self) -> Report {
         let mut report = Report::default();
-        report.add("nonce", format!("{nonce:016x}"));
-        report.add("counter", ticks.load(Ordering::Relaxed));
-        for check in checks {
+        report.add("nonce", format!("{:016x}", self.nonce));
+        report.add("counter", self.ticks.load(Ordering::Relaxed));
+        if let Some(memory) = &self.memory {
+            report.check("memory", memory.verify());
+        }
+        if let Some(games) = &self.games {
+            report.check("games", games.verify());
+        }
+        if self.forks_late {
+            let workers = self.late_workers.as_ref();
+            report.check("late-workers", workers.map_or(Ok(()), Workers::verify));
+        }
+        for check in &mut self.checks {
             check(&mut report);
         }
         report
-    };
-
-    if child {
-        family::serve(|| report(&mut checks).0);
     }
-    publish(&format!("/out/{name}.ready"), "ready\n");
-    loop {
-        match sys::wait_signal(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM]) {
-            sys::SIGUSR2 => {
-                if let Some(games) = &mut *games.borrow_mut() {
-                    games.play();
+
+    /// Says that the state is set up, then acts on signals.
+    fn serve(&mut self) -> ! {
+        self.publish("ready", "ready\n");
+        loop {
+            match sys::wait_signal(&[sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM]) {
+                sys::SIGUSR1 => self.publish_report(),
+                sys::SIGUSR2 if self.forks_late => {
+                    let workers = Workers::fork(self.memory.as_ref(), 2);
+                    self.late_workers = Some(expect(workers));
+                    self.publish("forked", "forked\n");
                 }
-                if forks_late {
-                    let workers = layouts::Workers::fork(data.as_deref(), 2);
-                    *late.borrow_mut() = Some(expect(workers));
-                    publish(&format!("/out/{name}.forked"), "forked\n");
-                    continue;
+                sys::SIGUSR2 => {
+                    if let Some(games) = &mut self.games {
+                        games.play();
+                    }
+                    self.publish_report();
                 }
-                publish(&format!("/out/{name}.report"), &report(&mut checks).0);
+                _ => exit(self.term_code),
             }
-            sys::SIGUSR1 => publish(&format!("/out/{name}.report"), &report(&mut checks).0),
-            _ => exit(term_code),
         }
     }
-}
 
-/// The state of a flag that CRIU can't restore, or of its counterpart that it can.
-fn odd(flag: &str) -> Option<io::Result<odd::Odd>> {
-    Some(match flag {
-        "--deleted-directory-first" => odd::deleted_directory(true),
-        "--deleted-directory-last" => odd::deleted_directory(false),
-        "--deleted-directory-replaced" => odd::replaced_directory(),
-        "--file-of-thread" => odd::file_of_thread(false),
-        "--file-of-first-thread" => odd::file_of_thread(true),
-        "--program-in-memory" => odd::lost_program(true),
-        "--program-deleted" => odd::lost_program(false),
-        "--tun" => odd::tun(true),
-        "--tun-without-device" => odd::tun(false),
-        "--daemon-of-subreaper" => odd::daemon(true),
-        "--daemon-of-init" => odd::daemon(false),
-        "--overlay" => odd::mounted(true),
-        "--tmpfs" => odd::mounted(false),
-        _ => return None,
-    })
+    fn publish_report(&mut self) {
+        let report = self.report();
+        self.publish("report", &report.0);
+    }
+
+    /// Writes a file whole or not at all, since its reader waits for the name.
+    fn publish(&self, kind: &str, text: &str) {
+        let path = format!("/out/{}.{kind}", self.name);
+        let draft = format!("{path}.draft");
+        expect(fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)));
+    }
 }
 
 /// A counter that moves until the process is stopped.
@@ -277,37 +174,6 @@ fn tick() -> Arc<AtomicU64> {
         }
     });
     ticks
-}
-
-/// Answers each line of standard input, for stories about terminals and pipes.
-fn answer_lines() {
-    thread::spawn(|| {
-        for (n, line) in io::stdin().lock().lines().map_while(Result::ok).enumerate() {
-            println!("line {}: {}", n + 1, line.trim());
-        }
-    });
-}
-
-/// Prints the numbers from 1, for stories about logs.
-fn print_ticks() {
-    thread::spawn(|| {
-        for n in 1u64.. {
-            // One write for a line, so that a checkpoint falls between two.
-            if io::stdout()
-                .write_all(format!("tick {n}\n").as_bytes())
-                .is_err()
-            {
-                return;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    });
-}
-
-/// Writes a file whole or not at all, since its reader waits for the name.
-fn publish(path: &str, text: &str) {
-    let draft = format!("{path}.draft");
-    expect(fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)));
 }
 
 fn nonce() -> u64 {
