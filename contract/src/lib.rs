@@ -14,6 +14,7 @@
 //! - [`annotations`]: OCI annotations
 //! - [`engine`]: names that containerd and Docker chose
 //! - [`progress`]: the progress of a checkpoint, as messages
+//! - [`id`]: the IDs of containers and exec processes
 //! - [`pid`]: a process ID
 //! - [`process`]: starting a child process that must not outlive its parent
 //! - [`search_path`]: the search path for programs if there is no `PATH`
@@ -22,6 +23,7 @@ pub mod annotations;
 pub mod engine;
 pub mod files;
 pub mod flags;
+pub mod id;
 pub mod pid;
 pub mod process;
 pub mod progress;

@@ -24,12 +24,14 @@ use log::warn;
 use nix::{
     errno::Errno,
     sys::wait::{WaitPidFlag, WaitStatus, waitpid},
-    unistd::Pid,
+    unistd,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
+
+use cedana_contract::pid::Pid;
 
 /// An exit status as a shell reports it: the exit code, or 128 plus the number
 /// of the signal that killed it.
@@ -40,14 +42,18 @@ pub(crate) type Exit = oneshot::Receiver<ExitStatus>;
 
 #[derive(Default)]
 struct Exits {
-    claimed: HashMap<i32, oneshot::Sender<ExitStatus>>,
+    claimed: HashMap<Pid, oneshot::Sender<ExitStatus>>,
     /// Unclaimed exits, kept while `watches` is above zero.
-    unclaimed: HashMap<i32, ExitStatus>,
+    unclaimed: HashMap<Pid, ExitStatus>,
     watches: usize,
 }
 
 impl Exits {
-    fn ended(&mut self, pid: i32, status: ExitStatus) {
+    fn ended(&mut self, pid: unistd::Pid, status: ExitStatus) {
+        // A child's PID is never 0.
+        let Ok(pid) = Pid::try_from(pid.as_raw()) else {
+            return;
+        };
         match self.claimed.remove(&pid) {
             // The claimant may have dropped its receiver.
             Some(claimant) => drop(claimant.send(status)),
@@ -56,7 +62,7 @@ impl Exits {
         }
     }
 
-    fn claim(&mut self, pid: i32) -> Exit {
+    fn claim(&mut self, pid: Pid) -> Exit {
         let (claimant, exit) = oneshot::channel();
         match self.unclaimed.remove(&pid) {
             Some(status) => drop(claimant.send(status)),
@@ -91,11 +97,9 @@ impl Reaper {
     fn reap(&self) {
         let mut exits = self.lock();
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => exits.ended(pid.as_raw(), code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    exits.ended(pid.as_raw(), 128 + signal as i32);
-                }
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => exits.ended(pid, code),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => exits.ended(pid, 128 + signal as i32),
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => {
@@ -110,10 +114,10 @@ impl Reaper {
     ///
     /// # Errors
     /// Those of [`Command::spawn`].
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(i32, Exit)> {
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, Exit)> {
         let mut exits = self.lock();
         // std's handle neither kills nor reaps when dropped.
-        let pid = command.spawn()?.id() as i32;
+        let pid = Pid::of(&command.spawn()?);
         // An exit kept under this PID is that of an earlier process.
         exits.unclaimed.remove(&pid);
         Ok((pid, exits.claim(pid)))
@@ -136,7 +140,7 @@ pub(crate) struct Watch(Reaper);
 
 impl Watch {
     /// The exit of `pid`, even if the process has exited since the watch began.
-    pub(crate) fn claim(&self, pid: i32) -> Exit {
+    pub(crate) fn claim(&self, pid: Pid) -> Exit {
         self.0.lock().claim(pid)
     }
 }
@@ -159,24 +163,24 @@ mod tests {
     fn an_exit_before_its_claim_is_found_while_watching() {
         let reaper = Reaper::default();
         let watch = reaper.watch();
-        reaper.lock().ended(42, 7);
-        assert_eq!(watch.claim(42).try_recv(), Ok(7));
+        reaper.lock().ended(unistd::Pid::from_raw(42), 7);
+        assert_eq!(watch.claim(Pid::try_from(42).unwrap()).try_recv(), Ok(7));
     }
 
     #[test]
     fn an_unclaimed_exit_does_not_outlive_the_watch() {
         let reaper = Reaper::default();
         let watch = reaper.watch();
-        reaper.lock().ended(42, 7);
+        reaper.lock().ended(unistd::Pid::from_raw(42), 7);
         drop(watch);
         let watch = reaper.watch();
-        assert!(watch.claim(42).try_recv().is_err());
+        assert!(watch.claim(Pid::try_from(42).unwrap()).try_recv().is_err());
     }
 
     #[test]
     fn without_a_watch_nothing_is_kept() {
         let reaper = Reaper::default();
-        reaper.lock().ended(42, 7);
+        reaper.lock().ended(unistd::Pid::from_raw(42), 7);
         assert!(reaper.lock().unclaimed.is_empty());
     }
 

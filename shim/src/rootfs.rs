@@ -6,7 +6,6 @@
 
 use std::{
     fs::{self, File},
-    os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +13,7 @@ use containerd_shim::protos::types::mount::Mount;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use tokio::sync::oneshot;
 
+use crate::procfs;
 use crate::{
     error::{Context, Error, Result, at},
     mount,
@@ -84,8 +84,8 @@ fn target(rootfs: &Path, below: &str) -> Result<PathBuf> {
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     let place = openat2(&root, below, how)
         .context(|| format!("find mount target {below:?} in {}", rootfs.display()))?;
-    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
-    fs::read_link(&link).context(|| at("read", Path::new(&link)))
+    let link = procfs::descriptor(&place);
+    fs::read_link(&link).context(|| at("read", &link))
 }
 
 async fn on_new_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {

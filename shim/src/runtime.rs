@@ -19,7 +19,7 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-use cedana_contract::{flags, process::die_with_parent, variables};
+use cedana_contract::{flags, pid::Pid, process::die_with_parent, variables};
 use log::warn;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -183,7 +183,7 @@ impl Runtime {
                 "{what}: cannot run {program:?}: {e}; install it or set the runtime option BinaryName"
             ))
         })?;
-        known.store(pid, Ordering::Relaxed);
+        known.store(pid.as_raw(), Ordering::Relaxed);
         let exit = exit.await;
         known.store(0, Ordering::Relaxed);
         match exit {
@@ -278,7 +278,7 @@ fn logged(log: &Path, start: u64, level: &str) -> Vec<String> {
 ///
 /// # Errors
 /// When the file is missing or holds no PID.
-pub(crate) fn read_pid(file: &Path) -> Result<i32> {
+pub(crate) fn read_pid(file: &Path) -> Result<Pid> {
     let text = std::fs::read_to_string(file).context(|| at("read", file))?;
     text.trim()
         .parse()
@@ -343,6 +343,6 @@ mod tests {
                 .contains("init.pid")
         );
         std::fs::write(&file, "1234\n").unwrap();
-        assert_eq!(read_pid(&file).unwrap(), 1234);
+        assert_eq!(i32::from(read_pid(&file).unwrap()), 1234);
     }
 }

@@ -31,7 +31,7 @@ use containerd_shim::{
 use log::{debug, info};
 
 use crate::{
-    container::{Container, Host, timestamp},
+    container::{Container, Host, Target, pid_number, timestamp},
     error::{Error, Result},
     options::CheckpointOptions,
 };
@@ -122,7 +122,7 @@ impl Task for Service {
             created
         });
         Ok(CreateTaskResponse {
-            pid: created.await?.pid().cast_unsigned(),
+            pid: pid_number(created.await?.pid()),
             ..CreateTaskResponse::default()
         })
     }
@@ -130,14 +130,15 @@ impl Task for Service {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> TtrpcResult<StartResponse> {
         info!("start {} {}", request.id, request.exec_id);
         let container = self.containers.get(&request.id)?;
+        let target = Target::parse(&request.exec_id)?;
         let started = run_to_completion(async move {
-            match request.exec_id.as_str() {
-                "" => container.start().await,
-                exec_id => container.start_exec(exec_id).await,
+            match target {
+                Target::Init => container.start().await,
+                Target::Exec(id) => container.start_exec(&id).await,
             }
         });
         Ok(StartResponse {
-            pid: started.await?.cast_unsigned(),
+            pid: pid_number(started.await?),
             ..StartResponse::default()
         })
     }
@@ -149,20 +150,21 @@ impl Task for Service {
     ) -> TtrpcResult<DeleteResponse> {
         info!("delete {} {}", request.id, request.exec_id);
         let container = self.containers.get(&request.id)?;
+        let target = Target::parse(&request.exec_id)?;
         let containers = self.containers.clone();
         let deleted = run_to_completion(async move {
-            match request.exec_id.as_str() {
-                "" => {
+            match target {
+                Target::Init => {
                     let deleted = container.delete().await?;
                     containers.lock().remove(&request.id);
                     Ok(deleted)
                 }
-                exec_id => container.delete_exec(exec_id).await,
+                Target::Exec(id) => container.delete_exec(&id).await,
             }
         });
         let (pid, ended) = deleted.await?;
         Ok(DeleteResponse {
-            pid: pid.cast_unsigned(),
+            pid: pid_number(pid),
             exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
             exited_at: timestamp(ended),
             ..DeleteResponse::default()
@@ -173,7 +175,7 @@ impl Task for Service {
         Ok(self
             .containers
             .get(&request.id)?
-            .answer_state(&request.exec_id)?)
+            .answer_state(&Target::parse(&request.exec_id)?)?)
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> TtrpcResult<PidsResponse> {
@@ -223,11 +225,10 @@ impl Task for Service {
             request.id, request.exec_id, request.signal
         );
         let container = self.containers.get(&request.id)?;
-        run_to_completion(async move {
-            container
-                .kill(&request.exec_id, request.signal, request.all)
-                .await
-        })
+        let target = Target::parse(&request.exec_id)?;
+        run_to_completion(
+            async move { container.kill(&target, request.signal, request.all).await },
+        )
         .await?;
         Ok(Empty::default())
     }
@@ -246,7 +247,7 @@ impl Task for Service {
         let (columns, rows) = (size(request.width)?, size(request.height)?);
         self.containers
             .get(&request.id)?
-            .process(&request.exec_id)?
+            .process(&Target::parse(&request.exec_id)?)?
             .resize(columns, rows)?;
         Ok(Empty::default())
     }
@@ -254,7 +255,9 @@ impl Task for Service {
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> TtrpcResult<Empty> {
         let container = self.containers.get(&request.id)?;
         if request.stdin {
-            container.process(&request.exec_id)?.close_stdin();
+            container
+                .process(&Target::parse(&request.exec_id)?)?
+                .close_stdin();
         }
         Ok(Empty::default())
     }
@@ -268,7 +271,8 @@ impl Task for Service {
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> TtrpcResult<WaitResponse> {
         let container = self.containers.get(&request.id)?;
-        let ended = container.process(&request.exec_id)?.wait().await;
+        let target = Target::parse(&request.exec_id)?;
+        let ended = container.process(&target)?.wait().await;
         Ok(WaitResponse {
             exit_status: ended.status.cast_unsigned(),
             exited_at: MessageField::some(ended.timestamp()),
@@ -289,10 +293,10 @@ impl Task for Service {
         request: ConnectRequest,
     ) -> TtrpcResult<ConnectResponse> {
         // An unknown container is no error: containerd sends Connect before Create.
-        let task_pid = self.containers.get(&request.id).map_or(0, |c| c.pid());
+        let task_pid = self.containers.get(&request.id).ok().and_then(|c| c.pid());
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: task_pid.cast_unsigned(),
+            task_pid: pid_number(task_pid),
             version: env!("CARGO_PKG_VERSION").into(),
             ..ConnectResponse::default()
         })

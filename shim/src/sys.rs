@@ -14,6 +14,8 @@ use nix::{
     errno::Errno,
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
+
+use cedana_contract::pid::Pid;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Passes `fds` to the command as descriptors 3, 4, 5 and so on.
@@ -100,10 +102,10 @@ pub(crate) fn register_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 ///
 /// # Errors
 /// Those of kill(2); EINVAL for a number that is no signal.
-pub(crate) fn kill(pid: i32, signal: u32) -> nix::Result<()> {
+pub(crate) fn kill(pid: Pid, signal: u32) -> nix::Result<()> {
     let signal = i32::try_from(signal).map_err(|_| Errno::EINVAL)?;
     // SAFETY: kill touches no memory.
-    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
 /// Sets a terminal's size.

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::argument::Argument;
-use super::container_id::ContainerId;
+use cedana_contract::id::ContainerId;
 
 /// Global flags that take a value, of runc 1.1 to 1.4 and crun 1.x.
 const WITH_VALUE: [&str; 7] = [
@@ -69,7 +69,7 @@ impl Globals {
         let (verb, after) = args.get(self.before_verb..)?.split_first()?;
         let is_plain = |arg: &&OsString| matches!(Argument::of(arg), Argument::Plain);
         let id = after.iter().find(is_plain)?;
-        ContainerId::parse(id).filter(|_| verb == "delete")
+        ContainerId::parse(id.to_str()?).filter(|_| verb == "delete")
     }
 
     fn set(&mut self, name: &str, value: OsString) {

@@ -11,14 +11,12 @@
 //! request       checkpoint, restore
 //! inspect       inspect
 //! unpack        unpack
-//! container_id  an ID that is one path component
 //! paths         a checkpoint's and a bundle's directory
 //! argument      one argument: a flag, its value, or neither
 //! error         command lines that are refused
 //! ```
 
 mod argument;
-mod container_id;
 mod error;
 mod globals;
 mod inspect;
@@ -29,7 +27,7 @@ mod unpack;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub(crate) use container_id::ContainerId;
+pub(crate) use cedana_contract::id::ContainerId;
 pub(crate) use error::Error;
 pub(crate) use globals::Globals;
 pub(crate) use inspect::{Inspect, Subject};

@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use cedana_contract::flags::{NETNS, PROGRESS_FD};
+use cedana_contract::id::ContainerId;
 
 use super::argument::Argument;
-use super::container_id::ContainerId;
 use super::error::Error;
 use super::globals::Globals;
 use super::paths::{self, BundlePath, ImagePath};
@@ -137,10 +137,13 @@ impl Request {
             }
         }
         let Some(id) = id else { return Ok(None) };
-        let id = ContainerId::parse(id).ok_or_else(|| Error::BadId {
-            verb,
-            id: id.to_string_lossy().into_owned(),
-        })?;
+        let id = id
+            .to_str()
+            .and_then(ContainerId::parse)
+            .ok_or_else(|| Error::BadId {
+                verb,
+                id: id.to_string_lossy().into_owned(),
+            })?;
         let value = |flag: &str| value_of(&flags, flag);
         Ok(Some(Self {
             images: ImagePath::of(value("image-path")),

@@ -9,6 +9,7 @@ use containerd_shim::{
 };
 
 use super::default_runtime;
+use crate::container::pid_number;
 use crate::{
     container,
     error::{Context, Error, Result},
@@ -61,9 +62,7 @@ fn run(mut command: Command) -> Result<()> {
 
 /// Init's PID; 0 for a container that never had a process.
 fn init_pid(bundle: &Path) -> u32 {
-    read_pid(&bundle.join(container::INIT_PID_FILE))
-        .unwrap_or_default()
-        .cast_unsigned()
+    pid_number(read_pid(&bundle.join(container::INIT_PID_FILE)).ok())
 }
 
 fn report(result: Result<()>) {

@@ -19,6 +19,9 @@ use std::{
 };
 
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
+
+use crate::procfs;
+use cedana_contract::pid::Pid;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 pub(crate) use oom::watch as watch_oom;
@@ -41,8 +44,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// The process has exited, or its cgroup is not mounted here.
-    pub(crate) fn of(pid: i32) -> io::Result<Self> {
-        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    pub(crate) fn of(pid: Pid) -> io::Result<Self> {
+        let membership = fs::read_to_string(procfs::of(pid).join("cgroup"))?;
         let unified = statfs(MOUNT_POINT)?.filesystem_type() == CGROUP2_SUPER_MAGIC;
         parse_membership(&membership, Path::new(MOUNT_POINT), unified).ok_or_else(|| {
             io::Error::new(
@@ -53,7 +56,7 @@ impl Cgroup {
     }
 
     /// All processes in the cgroup and the cgroups below, as `runc ps` lists them.
-    pub(crate) fn pids(&self) -> Vec<u32> {
+    pub(crate) fn pids(&self) -> Vec<Pid> {
         let dir = match self {
             Cgroup::V2(dir) => Some(dir),
             // Each of these controllers has all processes of the container. The
@@ -107,10 +110,10 @@ fn packed<M: containerd_shim::protos::protobuf::MessageFull>(message: &M) -> Any
     }
 }
 
-fn collect_pids(dir: &Path, pids: &mut Vec<u32>) {
+fn collect_pids(dir: &Path, pids: &mut Vec<Pid>) {
     // A cgroup that is removed during the walk has no processes.
     let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
+    pids.extend(procs.lines().filter_map(|line| line.parse::<Pid>().ok()));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             collect_pids(&entry.path(), pids);
@@ -167,7 +170,10 @@ mod tests {
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::write(dir.path().join("cgroup.procs"), "1\n2\n").unwrap();
         fs::write(dir.path().join("a/b/cgroup.procs"), "3\n").unwrap();
-        assert_eq!(Cgroup::V2(dir.path().into()).pids(), [1, 2, 3]);
+        assert_eq!(
+            Cgroup::V2(dir.path().into()).pids(),
+            [1, 2, 3].map(|pid| Pid::try_from(pid).unwrap())
+        );
     }
 
     proptest::proptest! {

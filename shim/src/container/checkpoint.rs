@@ -87,7 +87,7 @@ impl Container {
         });
         result?;
         self.send(TaskCheckpointed {
-            container_id: self.id.clone(),
+            container_id: self.id.to_string(),
             checkpoint: image.display().to_string(),
             ..TaskCheckpointed::default()
         });

@@ -26,6 +26,7 @@ use super::{
     delete::{record_unpacked_checkpoint, remove_unpacked_checkpoint},
     lock,
 };
+use crate::container::process::pid_number;
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
@@ -34,6 +35,7 @@ use crate::{
     spec::{self, Spec},
     stdio::{Stdio, hold_fifos},
 };
+use cedana_contract::{id::ContainerId, pid::Pid};
 
 impl Container {
     /// Creates the container that `request` describes. On failure the root is
@@ -61,6 +63,12 @@ impl Container {
         host: &Arc<Host>,
         request: CreateTaskRequest,
     ) -> Result<Arc<Container>> {
+        let id = ContainerId::parse(&request.id).ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "invalid container ID {:?}: it must be a file name",
+                request.id
+            ))
+        })?;
         let mut options = CreateOptions::from_request(request.options.as_ref())?;
         if !request.parent_checkpoint.is_empty() {
             return Err(Error::InvalidArgument(format!(
@@ -84,7 +92,7 @@ impl Container {
             .find(|path| !path.is_empty())
             .map(PathBuf::from);
         let container = Arc::new(Container {
-            id: request.id.clone(),
+            id,
             host: host.clone(),
             rootfs: (!request.rootfs.is_empty()).then(|| bundle.join("rootfs")),
             runtime,
@@ -138,7 +146,7 @@ impl Container {
                 return Err(e);
             }
             self.send(TaskCreate {
-                pid: self.pid().cast_unsigned(),
+                pid: pid_number(self.pid()),
                 ..created
             });
             return Ok(());
@@ -149,7 +157,7 @@ impl Container {
                 self.init.set_pid(pid);
                 self.find_cgroup();
                 self.send(TaskCreate {
-                    pid: pid.cast_unsigned(),
+                    pid: pid_number(Some(pid)),
                     ..created
                 });
                 self.follow_init(watch.claim(pid));
@@ -172,7 +180,7 @@ impl Container {
         Ok(())
     }
 
-    async fn create_init(&self) -> Result<i32> {
+    async fn create_init(&self) -> Result<Pid> {
         let mut command = self.runtime.command("create");
         command.arg("--bundle").arg(&self.bundle);
         command.arg("--pid-file").arg(self.init_pid_file());

@@ -18,7 +18,9 @@ use log::warn;
 use super::process::{Ended, timestamp};
 use super::state::{Request, State};
 use super::{Container, is_unknown_container, lock};
+use crate::container::process::pid_number;
 use crate::error::{Error, Result};
+use cedana_contract::pid::Pid;
 
 /// The time limit for the exit of a killed init that was never started.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,10 +30,10 @@ impl Container {
     ///
     /// # Errors
     /// [`Error::FailedPrecondition`] while it runs; the OCI runtime's refusal.
-    pub(crate) async fn delete(&self) -> Result<(i32, Option<Ended>)> {
+    pub(crate) async fn delete(&self) -> Result<(Option<Pid>, Option<Ended>)> {
         let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Delete)?;
-        let never_started = self.state() == State::Created && self.pid() != 0;
+        let never_started = self.state() == State::Created && self.pid().is_some();
         self.end_netns_holder();
         lock(&self.held_fifos).clear();
         if !never_started {
@@ -44,11 +46,7 @@ impl Container {
                 .await
                 .is_err()
             {
-                warn!(
-                    "container {}: init {} did not exit after SIGKILL",
-                    self.id,
-                    self.pid()
-                );
+                warn!("container {}: init did not exit after SIGKILL", self.id);
             }
             self.init.finish_io().await;
         }
@@ -60,8 +58,8 @@ impl Container {
         *lock(&self.state) = State::Deleted;
         let ended = self.init.ended();
         self.send(TaskDelete {
-            container_id: self.id.clone(),
-            pid: self.pid().cast_unsigned(),
+            container_id: self.id.to_string(),
+            pid: pid_number(self.pid()),
             exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
             exited_at: MessageField(timestamp(ended).0),
             ..TaskDelete::default()

@@ -11,7 +11,7 @@ use nix::libc::SIGKILL;
 
 use super::Container;
 use super::exec_process::Exec;
-use super::process::{Ended, send_signal};
+use super::process::{Ended, pid_number, send_signal};
 use super::state::Request;
 use crate::{
     error::{Error, Result},
@@ -19,6 +19,8 @@ use crate::{
     runtime::read_pid,
     stdio::Stdio,
 };
+use cedana_contract::id::ExecId;
+use cedana_contract::pid::Pid;
 
 impl Container {
     /// Adds an exec process.
@@ -34,16 +36,22 @@ impl Container {
             &request.stderr,
             request.terminal,
         );
-        let exec = Exec::new(&request.exec_id, request.spec.as_ref(), stdio)?;
+        let id = ExecId::parse(&request.exec_id).ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "invalid exec ID {:?}: it must be a file name",
+                request.exec_id
+            ))
+        })?;
+        let exec = Exec::new(id.clone(), request.spec.as_ref(), stdio)?;
         {
             let mut execs = self.execs();
-            if execs.contains_key(&request.exec_id) {
-                return Err(Error::AlreadyExists(format!("id {}", request.exec_id)));
+            if execs.contains_key(&id) {
+                return Err(Error::AlreadyExists(format!("id {id}")));
             }
-            execs.insert(request.exec_id.clone(), Arc::new(exec));
+            execs.insert(id, Arc::new(exec));
         }
         self.send(TaskExecAdded {
-            container_id: self.id.clone(),
+            container_id: self.id.to_string(),
             exec_id: request.exec_id.clone(),
             ..TaskExecAdded::default()
         });
@@ -55,7 +63,7 @@ impl Container {
     /// # Errors
     /// [`Error::FailedPrecondition`] when the process was started before or init has
     /// exited; the OCI runtime's refusal.
-    pub(crate) async fn start_exec(self: &Arc<Self>, id: &str) -> Result<i32> {
+    pub(crate) async fn start_exec(self: &Arc<Self>, id: &ExecId) -> Result<Option<Pid>> {
         let exec = self.exec(id)?;
         // No start during a checkpoint: CRIU would find a process that is not frozen.
         let _operation = self.operation_lock.read().await;
@@ -75,9 +83,9 @@ impl Container {
             Ok(exit) => {
                 let pid = exec.process.pid();
                 self.send(TaskExecStarted {
-                    container_id: self.id.clone(),
-                    exec_id: id.to_owned(),
-                    pid: pid.cast_unsigned(),
+                    container_id: self.id.to_string(),
+                    exec_id: id.to_string(),
+                    pid: pid_number(pid),
                     ..TaskExecStarted::default()
                 });
                 self.follow_exec(exec.clone(), exit);
@@ -127,7 +135,7 @@ impl Container {
     ///
     /// # Errors
     /// [`Error::NotFound`], or [`Error::FailedPrecondition`] while it runs.
-    pub(crate) async fn delete_exec(&self, id: &str) -> Result<(i32, Option<Ended>)> {
+    pub(crate) async fn delete_exec(&self, id: &ExecId) -> Result<(Option<Pid>, Option<Ended>)> {
         let exec = self.exec(id)?;
         exec.admit_delete()?;
         exec.process.finish_io().await;

@@ -21,6 +21,7 @@ use crate::{
     reaper::ExitStatus,
     stdio::Stdio,
 };
+use cedana_contract::id::ExecId;
 
 /// The exit status that Wait returns for a process that could not be started. Shells
 /// use this status for a command that can't be run; containerd's own shim returns 0.
@@ -37,7 +38,7 @@ enum Stage {
 /// An exec process.
 pub(crate) struct Exec {
     /// The exec ID, unique within the container.
-    pub(crate) id: String,
+    pub(crate) id: ExecId,
     /// PID, streams and exit.
     pub(crate) process: Process,
     stage: Mutex<Stage>,
@@ -50,14 +51,14 @@ impl Exec {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the process is not JSON.
-    pub(crate) fn new(id: &str, spec: Option<&Any>, stdio: Stdio) -> Result<Self> {
+    pub(crate) fn new(id: ExecId, spec: Option<&Any>, stdio: Stdio) -> Result<Self> {
         let bytes = spec.map(|any| any.value.as_slice()).unwrap_or_default();
         let mut spec: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| {
             Error::InvalidArgument(format!("process of exec {id} is not a JSON object: {e}"))
         })?;
         spec.insert("terminal".into(), stdio.terminal.into());
         Ok(Self {
-            id: id.to_owned(),
+            id,
             process: Process::new(stdio),
             stage: Mutex::new(Stage::Created),
             // Kept as text: a tree of JSON values takes many times the memory.
@@ -137,6 +138,10 @@ impl Exec {
 mod tests {
     use super::*;
 
+    fn id() -> ExecId {
+        ExecId::parse("e").unwrap()
+    }
+
     fn any(json: &str) -> Any {
         Any {
             value: json.into(),
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_process_starts_once() {
-        let exec = Exec::new("e", Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
+        let exec = Exec::new(id(), Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
         assert_eq!(exec.status(), Status::CREATED);
         exec.begin_start().unwrap();
         assert_eq!(exec.status(), Status::RUNNING);
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_process_stays_created_after_a_failed_start() {
-        let exec = Exec::new("e", Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
+        let exec = Exec::new(id(), Some(&any(r#"{"args":["sh"]}"#)), Stdio::default()).unwrap();
         exec.begin_start().unwrap();
         exec.start_failed();
         assert_eq!(exec.status(), Status::CREATED);
@@ -191,7 +196,7 @@ mod tests {
             ..Stdio::default()
         };
         let exec = Exec::new(
-            "e",
+            id(),
             Some(&any(
                 r#"{"terminal":false,"execCPUAffinity":{"initial":"0"}}"#,
             )),
@@ -206,14 +211,14 @@ mod tests {
     #[test]
     fn a_process_that_is_no_json_object_is_refused() {
         for json in ["", "{", "[]", "3"] {
-            let refusal = Exec::new("e", Some(&any(json)), Stdio::default());
+            let refusal = Exec::new(id(), Some(&any(json)), Stdio::default());
             assert!(matches!(refusal, Err(Error::InvalidArgument(_))), "{json}");
         }
     }
 
     #[test]
     fn a_reaped_process_is_not_signalled() {
-        let exec = Exec::new("e", Some(&any("{}")), Stdio::default()).unwrap();
+        let exec = Exec::new(id(), Some(&any("{}")), Stdio::default()).unwrap();
         assert!(matches!(
             exec.process.signal(15),
             Err(Error::FailedPrecondition(_))

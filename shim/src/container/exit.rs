@@ -12,7 +12,9 @@ use super::exec_process::Exec;
 use super::process::{Ended, Process, send_signal};
 use super::state::State;
 use super::{Container, is_unknown_container};
+use crate::container::process::pid_number;
 use crate::{cgroup::Cgroup, error::Error, reaper::Exit};
+use cedana_contract::pid::Pid;
 
 /// The most that is read of a kill reason, which is one sentence.
 const REASON_LIMIT: u64 = 64 << 10;
@@ -69,7 +71,7 @@ impl Container {
     /// Processes survive init in a container without a PID namespace of its own.
     async fn kill_remaining_processes(&self) {
         let mut command = self.runtime.command("kill");
-        command.arg("--all").arg(&self.id).arg(SIGKILL.to_string());
+        command.arg("--all").arg(&*self.id).arg(SIGKILL.to_string());
         match self.run(command, "kill --all").await {
             Ok(()) => {}
             // After a checkpoint that stopped the container, the runtime no longer
@@ -82,16 +84,14 @@ impl Container {
     fn kill_by_cgroup(&self) {
         let Some(cgroup) = self.cgroup() else { return };
         // A container may share its cgroup with the shim or with the whole node.
-        if Cgroup::of(std::process::id().cast_signed()).is_ok_and(|own| own == cgroup)
-            || cgroup.is_root()
-        {
+        if Cgroup::of(Pid::own()).is_ok_and(|own| own == cgroup) || cgroup.is_root() {
             return warn!(
                 "container {} shares its cgroup: remaining processes are not killed",
                 self.id
             );
         }
         for pid in cgroup.pids() {
-            match send_signal(pid.cast_signed(), SIGKILL.cast_unsigned()) {
+            match send_signal(pid, SIGKILL.cast_unsigned()) {
                 Ok(()) | Err(Error::NotFound(_)) => {}
                 Err(e) => warn!("container {}: process {pid}: {e}", self.id),
             }
@@ -100,9 +100,9 @@ impl Container {
 
     pub(super) fn send_exit(&self, id: &str, process: &Process, ended: Ended) {
         self.send(TaskExit {
-            container_id: self.id.clone(),
+            container_id: self.id.to_string(),
             id: id.to_owned(),
-            pid: process.pid().cast_unsigned(),
+            pid: pid_number(process.pid()),
             exit_status: ended.status.cast_unsigned(),
             exited_at: MessageField::some(ended.timestamp()),
             ..TaskExit::default()

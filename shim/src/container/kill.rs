@@ -8,7 +8,7 @@
 use nix::libc::SIGKILL;
 
 use super::state::State;
-use super::{Container, is_unknown_container, lock};
+use super::{Container, Target, is_unknown_container, lock};
 use crate::error::{Error, Result};
 
 /// The exit status after SIGKILL.
@@ -19,15 +19,15 @@ impl Container {
     ///
     /// # Errors
     /// [`Error::NotFound`] when the process has exited.
-    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
-        if !exec_id.is_empty() {
-            return self.exec(exec_id)?.process.signal(signal);
+    pub(crate) async fn kill(&self, target: &Target, signal: u32, all: bool) -> Result<()> {
+        if let Target::Exec(id) = target {
+            return self.exec(id)?.process.signal(signal);
         }
         // The OCI runtime doesn't know the container yet.
         if lock(&self.holder).is_some() {
             return self.init.signal(signal);
         }
-        if self.pid() == 0 {
+        if self.pid().is_none() {
             return self.kill_unrestored(signal);
         }
         let frozen = matches!(
@@ -63,7 +63,7 @@ impl Container {
         if all {
             command.arg("--all");
         }
-        command.arg(&self.id).arg(signal.to_string());
+        command.arg(&*self.id).arg(signal.to_string());
         self.run(command, "unknown error after kill")
             .await
             .map_err(|e| {

@@ -68,6 +68,8 @@ use crate::{
     runtime::Runtime,
     stdio::{Owner, Stdio},
 };
+use cedana_contract::id::{ContainerId, ExecId};
+use cedana_contract::pid::Pid;
 use exec_process::Exec;
 use process::Process;
 use state::State;
@@ -75,7 +77,7 @@ use state::State;
 pub(crate) use delete::remove_unpacked_checkpoint;
 pub(crate) use early_resume::is_stock_name;
 use netns_holder::NetnsHolder;
-pub(crate) use process::timestamp;
+pub(crate) use process::{pid_number, timestamp};
 
 /// The state that all containers of a shim share.
 pub(crate) struct Host {
@@ -94,7 +96,7 @@ pub(crate) struct Host {
 /// One container and its processes.
 pub(crate) struct Container {
     /// The task's ID.
-    pub(crate) id: String,
+    pub(crate) id: ContainerId,
     host: Arc<Host>,
     bundle: PathBuf,
     /// The mount point of the root, if containerd had the shim mount the root.
@@ -120,41 +122,41 @@ pub(crate) struct Container {
     operation_lock: RwLock<()>,
     cgroup: Mutex<Option<Cgroup>>,
     oom_watch: Mutex<Option<AbortHandle>>,
-    execs: Mutex<BTreeMap<String, Arc<Exec>>>,
+    execs: Mutex<BTreeMap<ExecId, Arc<Exec>>>,
     /// The number of running exec processes. Init's exit is published after theirs.
     running_execs: watch::Sender<usize>,
 }
 
 impl Container {
-    /// The PID of init; 0 before init exists.
-    pub(crate) fn pid(&self) -> i32 {
+    /// The PID of init; `None` before init exists.
+    pub(crate) fn pid(&self) -> Option<Pid> {
         self.init.pid()
     }
 
-    /// The process that a request means: init when `exec_id` is empty.
+    /// The process that a request means.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown exec ID.
-    pub(crate) fn process(&self, exec_id: &str) -> Result<ProcessRef<'_>> {
-        match exec_id {
-            "" => Ok(ProcessRef::Init(&self.init)),
-            id => self.exec(id).map(ProcessRef::Exec),
+    pub(crate) fn process(&self, target: &Target) -> Result<ProcessRef<'_>> {
+        match target {
+            Target::Init => Ok(ProcessRef::Init(&self.init)),
+            Target::Exec(id) => self.exec(id).map(ProcessRef::Exec),
         }
     }
 
-    fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+    fn exec(&self, id: &ExecId) -> Result<Arc<Exec>> {
         self.execs()
             .get(id)
             .cloned()
-            .ok_or_else(|| Error::NotFound(format!("process does not exist {id}")))
+            .ok_or_else(|| no_such_process(id))
     }
 
     /// The answer to a State request.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown exec ID.
-    pub(crate) fn answer_state(&self, exec_id: &str) -> Result<StateResponse> {
-        let process = self.process(exec_id)?;
+    pub(crate) fn answer_state(&self, target: &Target) -> Result<StateResponse> {
+        let process = self.process(target)?;
         self.pause_observed.store(true, Relaxed);
         let container = self.state().status();
         let status = match (&process, container) {
@@ -164,8 +166,8 @@ impl Container {
             (ProcessRef::Init(_), _) => container,
         };
         let id = match &process {
-            ProcessRef::Exec(exec) => exec.id.clone(),
-            ProcessRef::Init(_) => self.id.clone(),
+            ProcessRef::Exec(exec) => exec.id.to_string(),
+            ProcessRef::Init(_) => self.id.to_string(),
         };
         let ended = match &process {
             ProcessRef::Exec(exec) => exec.ended(),
@@ -181,7 +183,7 @@ impl Container {
         Ok(StateResponse {
             id,
             bundle: self.bundle.display().to_string(),
-            pid: process.pid().cast_unsigned(),
+            pid: pid_number(process.pid()),
             status: status.into(),
             stdin,
             stdout,
@@ -189,7 +191,7 @@ impl Container {
             terminal,
             exit_status: ended.map_or(0, |e| e.status.cast_unsigned()),
             exited_at: timestamp(ended),
-            exec_id: exec_id.to_owned(),
+            exec_id: target.exec_id().to_owned(),
             ..StateResponse::default()
         })
     }
@@ -200,10 +202,10 @@ impl Container {
         let execs = self.execs();
         pids.into_iter()
             .map(|pid| ProcessInfo {
-                pid,
+                pid: pid_number(Some(pid)),
                 info: execs
                     .values()
-                    .find(|exec| exec.process.pid().cast_unsigned() == pid)
+                    .find(|exec| exec.process.pid() == Some(pid))
                     .map(|exec| process_details(&exec.id))
                     .into(),
                 ..ProcessInfo::default()
@@ -227,7 +229,8 @@ impl Container {
 
     /// Finds the cgroup while init is alive, and remembers it after init's exit.
     fn find_cgroup(&self) {
-        match Cgroup::of(self.pid()) {
+        let Some(pid) = self.pid() else { return };
+        match Cgroup::of(pid) {
             Ok(cgroup) => *lock(&self.cgroup) = Some(cgroup),
             Err(e) => log::warn!("container {}: cannot find its cgroup: {e}", self.id),
         }
@@ -241,7 +244,7 @@ impl Container {
         lock(&self.state).set_unless_stopped(next);
     }
 
-    fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Exec>>> {
+    fn execs(&self) -> MutexGuard<'_, BTreeMap<ExecId, Arc<Exec>>> {
         lock(&self.execs)
     }
 
@@ -288,6 +291,42 @@ fn is_unknown_container(text: &str) -> bool {
     text.contains("does not exist")
         || text.contains("status`: no such file or directory")
         || text.contains("cannot open directory")
+}
+
+/// The process that a request names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The container's init.
+    Init,
+    /// An exec process.
+    Exec(ExecId),
+}
+
+impl Target {
+    /// Parses the exec ID of a request: empty for init.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an ID that no exec process can have.
+    pub(crate) fn parse(exec_id: &str) -> Result<Self> {
+        match exec_id {
+            "" => Ok(Self::Init),
+            id => ExecId::parse(id)
+                .map(Self::Exec)
+                .ok_or_else(|| no_such_process(id)),
+        }
+    }
+
+    /// The exec ID of a request; empty for init.
+    fn exec_id(&self) -> &str {
+        match self {
+            Self::Init => "",
+            Self::Exec(id) => id,
+        }
+    }
+}
+
+fn no_such_process(exec_id: &str) -> Error {
+    Error::NotFound(format!("process does not exist {exec_id}"))
 }
 
 /// Init or an exec process.

@@ -25,16 +25,19 @@ use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::state::State;
 use super::{Container, lock};
+use crate::procfs;
 use crate::{
     error::{Context, Error, Result},
     reaper::{Exit, ExitStatus, Reaper},
     runtime::{capture_stderr, captured_text, wrapper_path},
     stdio::new_pipe,
 };
+use cedana_contract::pid::Pid;
+use std::path::PathBuf;
 
 /// A running holder, which exits when this value is dropped.
 pub(super) struct NetnsHolder {
-    pid: i32,
+    pid: Pid,
     /// The write end of the holder's stdin. The holder exits on EOF.
     stdin: Option<OwnedFd>,
 }
@@ -78,8 +81,8 @@ impl NetnsHolder {
     }
 
     /// The path of the namespace that the holder keeps open.
-    pub(super) fn network_namespace(&self) -> String {
-        format!("/proc/{}/ns/net", self.pid)
+    pub(super) fn network_namespace(&self) -> PathBuf {
+        procfs::of(self.pid).join("ns/net")
     }
 }
 
@@ -119,7 +122,7 @@ impl Container {
     pub(super) fn take_netns_holder(&self) -> Option<NetnsHolder> {
         let holder = lock(&self.holder).take();
         if holder.is_some() {
-            self.init.set_pid(0);
+            self.init.set_pid(None);
         }
         holder
     }

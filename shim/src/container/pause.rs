@@ -34,7 +34,7 @@ impl Container {
         self.pause_observed.store(false, Relaxed);
         self.resumed_early.store(false, Relaxed);
         self.send(TaskPaused {
-            container_id: self.id.clone(),
+            container_id: self.id.to_string(),
             ..TaskPaused::default()
         });
         Ok(())
@@ -83,7 +83,7 @@ impl Container {
         }
         self.set_state(next);
         self.send(TaskResumed {
-            container_id: self.id.clone(),
+            container_id: self.id.to_string(),
             ..TaskResumed::default()
         });
         Ok(())

@@ -21,6 +21,7 @@ use crate::{
     stdio::{ConsoleSocket, Owner, Pipes, ProcessIo, Stdio},
     sys,
 };
+use cedana_contract::pid::Pid;
 
 /// The exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(crate) struct Process {
 
 #[derive(Default)]
 struct Running {
-    pid: i32,
+    pid: Option<Pid>,
     io: Option<ProcessIo>,
     /// CloseIO was requested, possibly before the streams exist.
     stdin_closed: bool,
@@ -73,9 +74,9 @@ impl Process {
         }
     }
 
-    /// The PID, kept after the exit for events and answers; 0 before the process
+    /// The PID, kept after the exit for events and answers; `None` before the process
     /// exists.
-    pub(crate) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> Option<Pid> {
         self.running().pid
     }
 
@@ -117,9 +118,9 @@ impl Process {
         self.ended.send_replace(None);
     }
 
-    /// Records that the process exists.
-    pub(crate) fn set_pid(&self, pid: i32) {
-        self.running().pid = pid;
+    /// Records that the process exists, or, with `None`, that it doesn't exist yet.
+    pub(crate) fn set_pid(&self, pid: impl Into<Option<Pid>>) {
+        self.running().pid = pid.into();
     }
 
     /// Sets the size of the process's terminal, if any.
@@ -153,9 +154,9 @@ impl Process {
     /// # Errors
     /// [`Error::NotFound`] when no runtime is creating the process.
     pub(crate) fn kill_creating_runtime(&self) -> Result<()> {
-        match self.creating_runtime.load(Ordering::Relaxed) {
-            0 => Err(Error::NotFound("process not created".into())),
-            pid => send_signal(pid, SIGKILL.cast_unsigned()),
+        match Pid::try_from(self.creating_runtime.load(Ordering::Relaxed)) {
+            Err(_) => Err(Error::NotFound("process not created".into())),
+            Ok(pid) => send_signal(pid, SIGKILL.cast_unsigned()),
         }
     }
 
@@ -170,8 +171,8 @@ impl Process {
         let running = self.running();
         match (running.pid, running.reaped) {
             (_, true) => Err(Error::NotFound("process already finished".into())),
-            (0, _) => Err(Error::FailedPrecondition("process not created".into())),
-            (pid, _) => send_signal(pid, signal),
+            (None, _) => Err(Error::FailedPrecondition("process not created".into())),
+            (Some(pid), _) => send_signal(pid, signal),
         }
     }
 
@@ -250,7 +251,7 @@ impl Process {
 ///
 /// # Errors
 /// [`Error::NotFound`] when there is no such process.
-pub(crate) fn send_signal(pid: i32, signal: u32) -> Result<()> {
+pub(crate) fn send_signal(pid: Pid, signal: u32) -> Result<()> {
     match sys::kill(pid, signal) {
         Ok(()) => Ok(()),
         Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
@@ -258,6 +259,11 @@ pub(crate) fn send_signal(pid: i32, signal: u32) -> Result<()> {
             "signal {signal} to process {pid}: {e}"
         ))),
     }
+}
+
+/// A PID for an answer or event; 0 if there is no process.
+pub(crate) fn pid_number(pid: Option<Pid>) -> u32 {
+    pid.map_or(0, |pid| pid.as_raw().cast_unsigned())
 }
 
 /// The exit time for an answer; empty while the process runs.

@@ -7,12 +7,14 @@ use log::warn;
 
 use super::state::{Request, State};
 use super::{Container, NetnsHolder, lock};
+use crate::container::process::pid_number;
 use crate::{
     cgroup,
     error::{Context, Result, at},
     reaper::Exit,
     runtime::read_pid,
 };
+use cedana_contract::pid::Pid;
 
 impl Container {
     /// Starts init and returns its PID.
@@ -21,7 +23,7 @@ impl Container {
     /// [`crate::error::Error::FailedPrecondition`] if the task was started before;
     /// the OCI runtime's error; for a restore the error of `cedana-runc`, which
     /// leaves the checkpoint unchanged.
-    pub(crate) async fn start(self: &Arc<Self>) -> Result<i32> {
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<Option<Pid>> {
         let _operation = self.operation_lock.write().await;
         self.state().admit(Request::Start)?;
         let starting = self.init.starting.lock().await;
@@ -42,7 +44,7 @@ impl Container {
             }
         } else {
             let mut command = self.runtime.command("start");
-            command.arg(&self.id);
+            command.arg(&*self.id);
             self.run(command, "OCI runtime start failed").await?;
             None
         };
@@ -50,8 +52,8 @@ impl Container {
         self.watch_oom();
         let pid = self.pid();
         self.send(TaskStart {
-            container_id: self.id.clone(),
-            pid: pid.cast_unsigned(),
+            container_id: self.id.to_string(),
+            pid: pid_number(pid),
             ..TaskStart::default()
         });
         if let Some(exit) = restored {
@@ -96,7 +98,7 @@ impl Container {
         let (events, id) = (self.host.events.clone(), self.id.clone());
         let report = move || {
             events.send(containerd_shim::protos::events::task::TaskOOM {
-                container_id: id.clone(),
+                container_id: id.to_string(),
                 ..Default::default()
             });
         };

@@ -22,7 +22,7 @@ use std::{
     fs::{DirBuilder, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nix::{
@@ -38,6 +38,7 @@ use super::{
     sys::{self, NamespaceHolder},
 };
 use crate::error::{Context, Error, Result, at};
+use crate::procfs;
 
 /// Mounts `plain` with `maps`, detached. The mount exists as long as the descriptor.
 ///
@@ -72,7 +73,7 @@ fn user_namespace(maps: &IdMaps) -> Result<OwnedFd> {
     let holder = NamespaceHolder::start().context(
         || "make a user namespace for an id-mapped mount (is user.max_user_namespaces 0?)",
     )?;
-    let of = |name: &str| PathBuf::from(format!("/proc/{}/{name}", holder.pid()));
+    let of = |name: &str| procfs::of(holder.pid()).join(name);
     for (name, lines) in [("uid_map", &maps.users), ("gid_map", &maps.groups)] {
         let path = of(name);
         File::options()

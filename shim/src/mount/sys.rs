@@ -20,8 +20,10 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{Pid, pipe2},
+    unistd::{self, pipe2},
 };
+
+use cedana_contract::pid::Pid;
 
 /// Includes all mounts below.
 pub(super) const RECURSIVE: u32 = libc::AT_RECURSIVE as u32;
@@ -130,7 +132,7 @@ impl NamespaceHolder {
         match Errno::result(pid)? {
             0 => hold(waiting.as_raw_fd(), lifeline.as_raw_fd()),
             pid => Ok(Self {
-                pid: Pid::from_raw(pid as i32),
+                pid: Pid::try_from(pid).map_err(io::Error::other)?,
                 _lifeline: lifeline,
             }),
         }
@@ -159,8 +161,9 @@ fn hold(waiting: i32, lifeline: i32) -> ! {
 impl Drop for NamespaceHolder {
     fn drop(&mut self) {
         // The process is not reaped yet, so the PID is not reused.
-        let _ = kill(self.pid, Signal::SIGKILL);
-        while waitpid(self.pid, Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {}
+        let _ = kill(self.pid.into(), Signal::SIGKILL);
+        while waitpid(unistd::Pid::from(self.pid), Some(WaitPidFlag::__WALL)) == Err(Errno::EINTR) {
+        }
     }
 }
 
@@ -311,6 +314,7 @@ fn loop_number(device: &File, request: u32, number: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::procfs;
 
     #[test]
     fn structures_have_the_kernels_layout() {
@@ -331,12 +335,12 @@ mod tests {
         // Waits like the reaper, but by PID: other tests' children must not be
         // reaped.
         assert_eq!(
-            waitpid(pid, Some(WaitPidFlag::WNOHANG)),
+            waitpid(unistd::Pid::from(pid), Some(WaitPidFlag::WNOHANG)),
             Err(Errno::ECHILD),
             "the reaper must not see it"
         );
-        assert!(Path::new(&format!("/proc/{pid}/ns/user")).exists());
+        assert!(procfs::of(pid).join("ns/user").exists());
         drop(holder);
-        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!procfs::of(pid).exists());
     }
 }

@@ -14,6 +14,7 @@ use nix::{
 };
 
 use crate::error::{Context, Result, at};
+use crate::procfs;
 
 /// The number of retries of a busy unmount, and the pause between them, as long as in
 /// containerd. A fork of another process, or a copy of the mount namespace, holds a
@@ -30,8 +31,8 @@ pub(crate) fn unmount(root: &Path) -> Result<()> {
     let Some(root) = canonical(root)? else {
         return Ok(());
     };
-    let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read(table).context(|| at("read", table))?;
+    let table = procfs::own_mounts();
+    let text = fs::read(&table).context(|| at("read", &table))?;
     let mut result = Ok(());
     for place in places_below(&text, &root) {
         if let Err(e) = unmount_all_at(&place)

@@ -17,6 +17,7 @@ use std::{
 
 use tokio::{io::Interest, net::UnixListener};
 
+use crate::procfs;
 use crate::{
     error::{Context, Error, Result, at},
     sys,
@@ -42,12 +43,8 @@ impl ConsoleSocket {
     pub(crate) fn listen(bundle: &Path) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let folder = File::open(bundle).context(|| at("open", bundle))?;
-        let path = PathBuf::from(format!(
-            "/proc/{}/fd/{}/pty-{}.sock",
-            std::process::id(),
-            folder.as_raw_fd(),
-            NUMBER.fetch_add(1, Ordering::Relaxed)
-        ));
+        let name = format!("pty-{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = procfs::descriptor(&folder).join(name);
         let listener = UnixListener::bind(&path).context(|| at("listen on", &path))?;
         Ok(Self {
             listener,

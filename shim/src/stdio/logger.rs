@@ -76,7 +76,7 @@ impl Logger {
             .await
             .context(|| "wait for the logging binary")?;
         let logger = Self {
-            pid: Pid::from_raw(pid),
+            pid: pid.into(),
             exit,
         };
         Ok((logger, [stdout, stderr]))
