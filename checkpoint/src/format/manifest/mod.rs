@@ -1,0 +1,27 @@
+//! The manifest of a checkpoint, `cedana-manifest.json`.
+//!
+//! ```text
+//! format       1: a reader checks it first, and refuses a newer one
+//! files        each file's name, kind, size and digest
+//! machine      architecture, page size, CPU features, kernel
+//! versions     of Cedana, CRIU and the runtime
+//! container    its ID, image and OCI configuration
+//! options      settings and flags of the checkpoint
+//! cost         times and bytes
+//! ```
+//!
+//! A directory without one is a checkpoint by stock runc or crun. A manifest is
+//! untrusted input, so its size is limited, and [`Manifest::check`] verifies it before
+//! it is used: names must be plain file names, and sizes must be consistent. Readers
+//! ignore unknown keys; a change that they must not ignore raises `format`.
+
+mod check;
+mod file;
+mod schema;
+
+pub use check::is_pages;
+pub use file::{Error, fingerprint};
+pub use schema::{Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The keys of a manifest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::format::pages::Summary;
+
+/// The manifest's file name.
+pub const NAME: &str = "cedana-manifest.json";
+
+/// The format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// A manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`] of the version that wrote it.
+    pub format: u32,
+    /// The time of the checkpoint, in seconds since 1970 (UTC).
+    pub created: u64,
+    /// All files of the checkpoint but this one, by name.
+    pub files: Vec<Entry>,
+    /// The target of the `parent` link, if unchanged memory is in an earlier pre-dump: a
+    /// path relative to the checkpoint's directory. The manifest does not list the
+    /// pre-dump's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The machine that it was taken on.
+    pub machine: Machine,
+    /// The versions of the programs that took it.
+    pub versions: Versions,
+    /// The container.
+    pub container: Container,
+    /// Settings and flags of the checkpoint, by name.
+    #[serde(default)]
+    pub options: BTreeMap<String, Value>,
+    /// The cost of the checkpoint.
+    pub cost: Cost,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name in the checkpoint's directory.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its size in bytes.
+    pub size: u64,
+    /// BLAKE3 in hexadecimal, of the whole file or, for a page file, of its trailer,
+    /// which holds the digests of its frames.
+    pub digest: String,
+    /// The frames of a page file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<Pages>,
+}
+
+/// The kind of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// An image, as CRIU wrote it.
+    Image,
+    /// Memory in compressed frames: `pages-N.img.zst`.
+    Pages,
+    /// Memory as CRIU wrote it: `pages-N.img`, with its trailer beside it in
+    /// `pages-N.img.table`.
+    Plain,
+    /// The trailer of a plain page file.
+    Table,
+    /// A file that a runtime or CRIU wrote beside the images.
+    Other,
+}
+
+/// The frames of a page file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pages {
+    /// Bytes of the file that CRIU wrote.
+    pub raw_size: u64,
+    /// Raw bytes of each frame but the last.
+    pub frame_size: u32,
+    /// Number of frames.
+    pub frames: u64,
+}
+
+/// The machine that a checkpoint was taken on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The architecture's name in Rust: `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// Size of a memory page in bytes.
+    pub page_size: u64,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The `flags` or `Features` in /proc/cpuinfo.
+    #[serde(default)]
+    pub cpu_features: Vec<String>,
+}
+
+/// The versions of the programs that took a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// This project's.
+    pub cedana: String,
+    /// CRIU's.
+    pub criu: String,
+    /// The runtime's: the first line of its `--version`.
+    pub runtime: String,
+}
+
+/// The container that a checkpoint was taken of.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// The name of its image, if the engine sets it in an annotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Its OCI configuration (the bundle's config.json).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Value>,
+}
+
+/// The cost of a checkpoint. Times are in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time for which the application was frozen, by CRIU's statistics. Absent if the
+    /// container was stopped: then it was frozen until the checkpoint was on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_us: Option<u64>,
+    /// From the runtime's start until CRIU was done.
+    pub dump_us: u64,
+    /// From the runtime's start until only the manifest and the renaming were left.
+    pub total_us: u64,
+    /// Bytes of memory that CRIU wrote.
+    pub raw_bytes: u64,
+    /// Bytes of that memory as stored.
+    pub stored_bytes: u64,
+}
+
+impl Entry {
+    /// Returns the entry of a file with a digest of the whole file.
+    #[must_use]
+    pub fn whole(name: &str, kind: Kind, size: u64, digest: blake3::Hash) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            size,
+            digest: digest.to_hex().to_string(),
+            pages: None,
+        }
+    }
+
+    /// Returns the entry of a page file. For a plain one, `summary` includes the trailer,
+    /// which is a separate file.
+    #[must_use]
+    pub fn pages(name: &str, kind: Kind, summary: &Summary) -> Self {
+        let size = match kind {
+            Kind::Plain => summary.raw_bytes,
+            _ => summary.stored_bytes,
+        };
+        Self {
+            pages: Some(Pages {
+                raw_size: summary.raw_bytes,
+                frame_size: summary.frame_size,
+                frames: summary.frames,
+            }),
+            ..Self::whole(name, kind, size, summary.table_digest)
+        }
+    }
+
+    /// Returns the digest. [`Manifest::read`] has checked that it is valid.
+    #[must_use]
+    pub fn hash(&self) -> Option<blake3::Hash> {
+        blake3::Hash::from_hex(&self.digest).ok()
+    }
+
+    /// Returns the name under which CRIU writes and reads the file.
+    #[must_use]
+    pub fn raw_name(&self) -> &str {
+        match self.kind {
+            Kind::Pages => self.name.strip_suffix(".zst").unwrap_or(&self.name),
+            _ => &self.name,
+        }
+    }
+}
+
+impl Manifest {
+    /// Returns the entry of this name.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<&Entry> {
+        self.files.iter().find(|entry| entry.name == name)
+    }
+}

@@ -1,0 +1,135 @@
+use std::fs;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::file::Fault;
+use super::*;
+use crate::format::pages::Summary;
+
+fn pages() -> Entry {
+    Entry::pages(
+        "pages-1.img.zst",
+        Kind::Pages,
+        &Summary {
+            raw_bytes: 9000,
+            stored_bytes: 500,
+            frame_size: 4096,
+            frames: 3,
+            table_digest: blake3::hash(b"trailer"),
+        },
+    )
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        format: FORMAT,
+        created: 1_700_000_000,
+        files: vec![
+            Entry::whole("core-1.img", Kind::Image, 3, blake3::hash(b"abc")),
+            pages(),
+        ],
+        parent: None,
+        machine: Machine::default(),
+        versions: Versions::default(),
+        container: Container {
+            id: "c".to_owned(),
+            image: None,
+            spec: Some(serde_json::json!({"linux": {"resources": {"x": u64::MAX}}})),
+        },
+        options: [("level".to_owned(), Value::from(1))].into(),
+        cost: Cost::default(),
+    }
+}
+
+fn parse(manifest: &Manifest) -> Result<Manifest, Fault> {
+    Manifest::parse(&manifest.render().expect("render"))
+}
+
+#[test]
+fn a_written_manifest_is_read_unchanged() {
+    let written = manifest();
+    assert_eq!(parse(&written).expect("parse"), written);
+    assert_eq!(written.file("pages-1.img.zst"), Some(&pages()));
+    assert_eq!(pages().raw_name(), "pages-1.img");
+}
+
+#[test]
+fn missing_newer_and_truncated_manifests() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    assert_eq!(Manifest::read(dir.path()).expect("none"), None);
+    let file = dir.path().join(NAME);
+    fs::write(&file, r#"{"format": 7, "files": "otherwise"}"#).expect("write");
+    let error = Manifest::read(dir.path()).expect_err("newer").to_string();
+    assert!(
+        error.contains("format 7") && error.contains("update"),
+        "{error}"
+    );
+    fs::write(&file, "{\"format\": 1, \"files\"").expect("write");
+    let error = Manifest::read(dir.path()).expect_err("cut").to_string();
+    assert!(error.contains("is damaged"), "{error}");
+}
+
+#[test]
+fn unknown_keys_are_ignored() {
+    let mut value = serde_json::to_value(manifest()).expect("value");
+    value["cost"]["energy"] = Value::from(3);
+    value["later"] = Value::from(true);
+    let text = serde_json::to_vec(&value).expect("text");
+    assert_eq!(Manifest::parse(&text).expect("parse"), manifest());
+}
+
+#[test]
+fn invalid_entries_are_refused() {
+    let wrong = |change: fn(&mut Manifest)| {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        match parse(&manifest) {
+            Err(Fault::Invalid(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    fn frames(m: &mut Manifest) -> &mut Pages {
+        m.files[1].pages.as_mut().expect("pages")
+    }
+    wrong(|m| m.format = 0);
+    wrong(|m| m.files[0].name = "../core-1.img".to_owned());
+    wrong(|m| m.files[0].name = "..".to_owned());
+    wrong(|m| m.files[0].name = NAME.to_owned());
+    wrong(|m| m.files[0].name = String::new());
+    wrong(|m| m.files[0].name = "x".repeat(256));
+    wrong(|m| m.files[0].name = "pages-1.img.zst".to_owned());
+    wrong(|m| m.files[0].name = "pages-1.img".to_owned());
+    wrong(|m| m.files[0].digest = "abc".to_owned());
+    wrong(|m| m.files[0].pages = m.files[1].pages);
+    wrong(|m| m.files[1].name = "pages-x.img.zst".to_owned());
+    wrong(|m| m.files[1].name = "pages-1.img".to_owned());
+    wrong(|m| m.files[1].pages = None);
+    wrong(|m| frames(m).frame_size = 0);
+    wrong(|m| frames(m).frame_size = 5000);
+    wrong(|m| frames(m).frame_size = 32 << 20);
+    wrong(|m| frames(m).raw_size = u64::MAX);
+    wrong(|m| frames(m).frames = 4);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Manifest::parse(&text);
+    }
+
+    #[test]
+    fn no_damage_panics(at in 0usize..1500, byte in any::<u8>()) {
+        let mut text = manifest().render().expect("render");
+        let at = at % text.len();
+        text[at] = byte;
+        let _ = Manifest::parse(&text);
+    }
+
+    #[test]
+    fn only_pages_n_img_is_a_page_file(name in "(pages-)?[0-9a]{0,3}(\\.img)?") {
+        let expected = name.len() > 10 && name.starts_with("pages-") && name.ends_with(".img")
+            && name[6..name.len() - 4].chars().all(|c| c.is_ascii_digit());
+        prop_assert_eq!(is_pages(&name), expected);
+    }
+}
