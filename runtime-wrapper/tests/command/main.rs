@@ -1,0 +1,8 @@
+//! Runs `cedana-runc` with shell scripts as runc and CRIU, and checks their arguments
+//! and its output.
+
+mod checkpoint;
+mod inspect;
+mod passthrough;
+mod restore;
+mod stage;
