@@ -25,6 +25,7 @@ mod rootfs;
 mod runtime;
 mod service;
 mod spec;
+mod stderr;
 mod stdio;
 mod sys;
 

@@ -22,13 +22,13 @@ use std::{
 use cedana_contract::{flags, pid::Pid, process::die_with_parent, variables};
 use log::warn;
 use nix::mount::{MntFlags, umount2};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Deserialize;
 
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
     reaper::{ExitStatus, Reaper},
+    stderr,
 };
 
 /// The default state root. containerd's own shim uses the same one, so
@@ -165,11 +165,11 @@ impl Runtime {
                 command.stdin(stdin).stdout(stdout).stderr(stderr);
             }
             Io::Quiet => {
-                kept = Some(capture_stderr(&mut command)?);
+                kept = Some(stderr::capture(&mut command)?);
                 command.stdin(Stdio::null()).stdout(Stdio::null());
             }
             Io::Input(input) => {
-                kept = Some(capture_stderr(&mut command)?);
+                kept = Some(stderr::capture(&mut command)?);
                 command.stdin(input).stdout(Stdio::null());
             }
         }
@@ -207,7 +207,7 @@ impl Runtime {
     ) -> Error {
         let reason = logged(&self.log, log_start, "error")
             .pop()
-            .or_else(|| stderr.and_then(captured_text))
+            .or_else(|| stderr.and_then(stderr::text))
             .unwrap_or_else(|| {
                 format!(
                     "{} exited with status {status} and no message",
@@ -225,26 +225,6 @@ pub(crate) fn wrapper_path() -> PathBuf {
         .map(|exe| exe.with_file_name(flags::WRAPPER))
         .filter(|beside| beside.exists())
         .unwrap_or_else(|| PathBuf::from(flags::WRAPPER))
-}
-
-/// Redirects a command's stderr into a memfd.
-///
-/// # Errors
-/// A memfd that can't be created.
-pub(crate) fn capture_stderr(command: &mut Command) -> Result<File> {
-    let memory = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context(|| "memfd_create")?;
-    let kept = File::from(memory);
-    command.stderr(kept.try_clone().context(|| "duplicate a memfd")?);
-    Ok(kept)
-}
-
-/// The captured stderr, if not empty.
-pub(crate) fn captured_text(mut stderr: File) -> Option<String> {
-    let mut text = String::new();
-    stderr.seek(SeekFrom::Start(0)).ok()?;
-    stderr.take(LOG_LIMIT).read_to_string(&mut text).ok()?;
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[derive(Deserialize)]

@@ -29,7 +29,8 @@ use crate::procfs;
 use crate::{
     error::{Context, Error, Result},
     reaper::{Exit, ExitStatus, Reaper},
-    runtime::{capture_stderr, captured_text, wrapper_path},
+    runtime::wrapper_path,
+    stderr,
     stdio::new_pipe,
 };
 use cedana_contract::pid::Pid;
@@ -54,7 +55,7 @@ impl NetnsHolder {
         };
         let mut command = Command::new(&program);
         command.arg(flags::HOLD_NETNS).arg(checkpoint);
-        let stderr = capture_stderr(&mut command)?;
+        let stderr = stderr::capture(&mut command)?;
         let (theirs, stdin) = new_pipe()?;
         command.stdin(theirs);
         let (ours, theirs) = new_pipe()?;
@@ -75,7 +76,7 @@ impl NetnsHolder {
                 exit,
             )),
             Err(_) => Err(failed(
-                captured_text(stderr).unwrap_or_else(|| "exited without a message".into()),
+                stderr::text(stderr).unwrap_or_else(|| "exited without a message".into()),
             )),
         }
     }

@@ -14,7 +14,7 @@ use containerd_shim::protos::types::mount::Mount;
 use crate::{
     error::{Error, Result},
     reaper::Reaper,
-    runtime::{capture_stderr, captured_text},
+    stderr,
 };
 
 /// A mount helper, and the file system type for it.
@@ -50,7 +50,7 @@ impl<'a> Helper<'a> {
         command.args(["-t", self.kind]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         // The server process may keep this stderr open as long as it runs.
-        let stderr = capture_stderr(&mut command)?;
+        let stderr = stderr::capture(&mut command)?;
         die_with_parent(&mut command);
         let (_, exit) = reaper.spawn(&mut command).map_err(|e| {
             Error::Runtime(format!(
@@ -64,7 +64,7 @@ impl<'a> Helper<'a> {
                 "mount helper {:?} exited with status {}: {}",
                 self.program,
                 status.unwrap_or(-1),
-                captured_text(stderr).unwrap_or_else(|| "no message".into())
+                stderr::text(stderr).unwrap_or_else(|| "no message".into())
             ))),
         }
     }
