@@ -1,11 +1,16 @@
 //! Tests with a FUSE mount. They are skipped if the machine has no FUSE.
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::*;
-use crate::format::pages::{Compression, Encoder, Writer};
+use nix::libc;
+
+use super::{Root, Server};
+use crate::format::contents::{Directory, Node};
+use crate::format::pages::{Compression, Damage, Encoder, Reader, Writer};
 
 const FRAME: u32 = 64 << 10;
 

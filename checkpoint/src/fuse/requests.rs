@@ -1,0 +1,265 @@
+//! Receives and answers the kernel's requests.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::frames::Frames;
+use super::protocol::{self, Operation, Request};
+use super::tree::{Content, Shown, index};
+use crate::format::pages::{Damage, Decoder, open_regular};
+
+/// The state that the threads share.
+pub(super) struct Shared {
+    pub(super) device: File,
+    /// The reader that holds this lock waits for the next request. The pipe becomes
+    /// readable when readers must exit.
+    pub(super) turn: Mutex<io::PipeReader>,
+    pub(super) nodes: Vec<Shown>,
+    /// Open files that are not page files, by handle.
+    pub(super) files: Mutex<HashMap<u64, Arc<File>>>,
+    /// The next handle.
+    pub(super) handles: AtomicU64,
+    pub(super) frames: Frames,
+    /// The first damage that a reader found.
+    pub(super) damage: Mutex<Option<Arc<Damage>>>,
+}
+
+/// The buffers of one reader.
+#[derive(Default)]
+struct Scratch {
+    decoder: Decoder,
+    bytes: Vec<u8>,
+}
+
+impl Shared {
+    /// Answers requests until there are no more.
+    pub(super) fn serve(&self) {
+        let mut buffer = vec![0; protocol::MIN_BUFFER];
+        let mut scratch = Scratch::default();
+        // If replies can't be sent, receiving fails, too, and ends the loop.
+        while let Some(length) = self.receive(&mut buffer) {
+            // The kernel sends only complete requests.
+            if let Some(request) = Request::parse(&buffer[..length]) {
+                self.answer(request, &mut scratch);
+            }
+        }
+    }
+
+    /// Receives a request and returns its length; `None` at the end.
+    fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
+        let end = lock(&self.turn);
+        loop {
+            let mut ready = [
+                PollFd::new(self.device.as_fd(), PollFlags::POLLIN),
+                PollFd::new(end.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+            if ready[1].any() == Some(true) {
+                return None;
+            }
+            match (&self.device).read(buffer) {
+                Ok(length) => return Some(length),
+                Err(error) => match error.kind() {
+                    // No request is pending, or its caller was killed meanwhile.
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotFound => {}
+                    // ENODEV: the kernel has removed the mount.
+                    _ => return None,
+                },
+            }
+        }
+    }
+
+    fn answer(&self, request: Request, scratch: &mut Scratch) {
+        let result = match request.operation {
+            Operation::NoReply => return,
+            Operation::Init {
+                minor,
+                max_readahead,
+            } => protocol::init(minor, max_readahead).ok_or(Errno::EPROTO),
+            Operation::Lookup { name } => self.lookup(request.node, name),
+            Operation::GetAttributes => self
+                .node(request.node)
+                .map(|shown| protocol::attributes(shown.attributes)),
+            Operation::Open => self.open(request.node),
+            Operation::Read {
+                handle,
+                offset,
+                size,
+            } => {
+                let size = (size as usize).min(protocol::MAX_READ);
+                match self.read(request, handle, offset, size, scratch) {
+                    Ok(()) => return,
+                    Err(errno) => Err(errno),
+                }
+            }
+            Operation::Release { handle } => {
+                if let Ok(Content::Pages { file, .. }) = self.content(request.node) {
+                    self.frames.release(*file);
+                } else {
+                    lock(&self.files).remove(&handle);
+                }
+                Ok(Vec::new())
+            }
+            Operation::OpenDirectory => Ok(protocol::open(0, protocol::KEEP_CACHE)),
+            Operation::ReadDirectory { offset, size } => {
+                self.read_directory(request.node, offset, size as usize)
+            }
+            Operation::ReleaseDirectory => Ok(Vec::new()),
+            Operation::StatFs => Ok(protocol::statfs()),
+            Operation::Other => Err(Errno::ENOSYS),
+        };
+        match result {
+            Ok(bytes) => self.reply(request, 0, &[&bytes]),
+            Err(errno) => self.reply(request, errno as i32, &[]),
+        }
+    }
+
+    fn reply(&self, request: Request, error: i32, parts: &[&[u8]]) {
+        let length = parts.iter().map(|part| part.len()).sum();
+        let header = protocol::header(request.unique, error, length);
+        let slices: Vec<IoSlice> = std::iter::once(&header[..])
+            .chain(parts.iter().copied())
+            .map(IoSlice::new)
+            .collect();
+        // The kernel accepts a reply as a whole, or refuses it if the caller no longer
+        // waits.
+        let _ = (&self.device).write_vectored(&slices);
+    }
+
+    fn node(&self, node: u64) -> Result<&Shown, Errno> {
+        self.nodes.get(index(node)).ok_or(Errno::ENOENT)
+    }
+
+    fn content(&self, node: u64) -> Result<&Content, Errno> {
+        self.node(node).map(|shown| &shown.content)
+    }
+
+    fn lookup(&self, node: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let Content::Directory { entries, .. } = self.content(node)? else {
+            return Err(Errno::ENOTDIR);
+        };
+        // The entries come from a map, in order.
+        let found = entries
+            .binary_search_by(|(entry, _)| entry.as_bytes().cmp(name))
+            .map_err(|_| Errno::ENOENT)?;
+        Ok(protocol::entry(self.node(entries[found].1)?.attributes))
+    }
+
+    fn open(&self, node: u64) -> Result<Vec<u8>, Errno> {
+        match self.content(node)? {
+            Content::File(path) => {
+                let file = open_regular(path).map_err(|source| self.unreadable(path, source))?;
+                let handle = self.handles.fetch_add(1, Ordering::Relaxed);
+                lock(&self.files).insert(handle, Arc::new(file));
+                Ok(protocol::open(handle, protocol::KEEP_CACHE))
+            }
+            Content::Bytes(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
+            Content::Pages { file, flags } => {
+                self.frames.open(*file);
+                Ok(protocol::open(0, *flags))
+            }
+            Content::Directory { .. } => Err(Errno::EISDIR),
+        }
+    }
+
+    /// Answers a read. Page files are written from the frames without a copy.
+    fn read(
+        &self,
+        request: Request,
+        handle: u64,
+        offset: u64,
+        size: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Errno> {
+        let shown = self.node(request.node)?;
+        let end = offset
+            .saturating_add(size as u64)
+            .min(shown.attributes.size);
+        if offset >= end {
+            self.reply(request, 0, &[]);
+            return Ok(());
+        }
+        match &shown.content {
+            Content::File(path) => {
+                let file = lock(&self.files).get(&handle).cloned();
+                let file = file.ok_or(Errno::EBADF)?;
+                scratch.bytes.resize((end - offset) as usize, 0);
+                file.read_exact_at(&mut scratch.bytes, offset)
+                    .map_err(|source| self.unreadable(path, source))?;
+                self.reply(request, 0, &[&scratch.bytes]);
+            }
+            Content::Bytes(bytes) => {
+                self.reply(request, 0, &[&bytes[offset as usize..end as usize]]);
+            }
+            Content::Pages { file, .. } => {
+                let frames = self
+                    .frames
+                    .get(*file, offset, end, &mut scratch.decoder)
+                    .map_err(|damage| self.damaged(damage))?;
+                let size = u64::from(self.frames.files()[*file].table().frame_size());
+                let mut start = offset - offset % size;
+                let parts: Vec<&[u8]> = frames
+                    .iter()
+                    .map(|frame| {
+                        let from = offset.saturating_sub(start) as usize;
+                        let to = (end - start).min(frame.len() as u64) as usize;
+                        start += size;
+                        &frame[from..to]
+                    })
+                    .collect();
+                self.reply(request, 0, &parts);
+            }
+            Content::Directory { .. } => return Err(Errno::EISDIR),
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, path: &Path, source: io::Error) -> Errno {
+        self.damaged(Arc::new(Damage::Read {
+            file: path.to_owned(),
+            source,
+        }))
+    }
+
+    fn damaged(&self, damage: Arc<Damage>) -> Errno {
+        lock(&self.damage).get_or_insert(damage);
+        Errno::EIO
+    }
+
+    fn read_directory(&self, node: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+        let Content::Directory { parent, entries } = self.content(node)? else {
+            return Err(Errno::ENOTDIR);
+        };
+        let limit = size.min(protocol::MAX_READ);
+        let mut out = Vec::new();
+        let dots = [(".", node), ("..", *parent)];
+        let all = dots
+            .into_iter()
+            .chain(entries.iter().map(|(name, node)| (name.as_str(), *node)));
+        let skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (next, (name, node)) in (1..).zip(all).skip(skip) {
+            let mode = self.node(node)?.attributes.mode;
+            if !protocol::directory_entry(&mut out, limit, node, next, mode, name) {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Locks a mutex, and ignores poisoning.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
