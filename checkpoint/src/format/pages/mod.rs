@@ -36,33 +36,18 @@
 //! [`Reader`] returns raw bytes. `digest` compares a frame's digest, `table` holds the
 //! trailer.
 
+mod damage;
 mod digest;
+mod frame;
 mod reader;
 mod table;
+mod trailer;
 mod writer;
 
+pub use damage::Damage;
 pub use digest::Digest;
-pub(crate) use reader::open_regular;
-pub use reader::{Damage, Decoder, Reader};
+pub use frame::{Compression, FRAME, MAX_FRAME};
+pub use reader::{Decoder, Reader};
 pub use table::{Malformed, Table};
+pub(crate) use trailer::open_regular;
 pub use writer::{Encoder, Summary, TableBuilder, Writer};
-
-/// Default number of raw bytes per frame. A larger frame compresses better, but a random
-/// read decodes at least one frame.
-pub const FRAME: u32 = 256 << 10;
-
-/// Maximum number of raw bytes per frame. It limits a reader's memory, because a file,
-/// which is untrusted, sets the number.
-pub const MAX_FRAME: u32 = 16 << 20;
-
-/// The form in which frames are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Uncompressed.
-    None,
-    /// As zstd frames.
-    Zstd {
-        /// zstd's level; a negative one is faster and compresses less.
-        level: i32,
-    },
-}

@@ -4,54 +4,14 @@
 //! manifest when the file is opened, a frame's digest with the trailer before the frame
 //! is decoded. So zstd only decodes bytes that a [`super::Writer`] wrote.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
-
-use super::table::{FOOTER, Malformed, Table};
-
-/// The reason that a page file can't be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Damage {
-    /// A system call failed.
-    #[error("the checkpoint's {} cannot be read: {source}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Its trailer is invalid or does not match the file.
-    #[error("the checkpoint's {} is damaged or truncated: {why}; take the checkpoint again or restore another", file.display())]
-    Trailer {
-        /// The file.
-        file: PathBuf,
-        /// The fault of the trailer.
-        why: Malformed,
-    },
-    /// Its trailer has another digest than the manifest.
-    #[error("the checkpoint's {} does not match the manifest: it is damaged or of another checkpoint; take the checkpoint again or restore another", file.display())]
-    Foreign {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A frame has another digest than the trailer.
-    #[error("the checkpoint's {} is damaged in frame {frame} (bytes {start} to {end} of the file); take the checkpoint again or restore another", file.display())]
-    Frame {
-        /// The file.
-        file: PathBuf,
-        /// The frame's number, from 0.
-        frame: usize,
-        /// The offset of the frame's stored bytes.
-        start: u64,
-        /// The offset of their end.
-        end: u64,
-    },
-}
+use super::damage::Damage;
+use super::table::Table;
+use super::trailer::{check, open, trailer_of, unfit};
 
 /// A decoder of frames, with buffers for reuse. Each thread has its own.
 #[derive(Default)]
@@ -265,79 +225,6 @@ impl Reader {
                 source,
             })
     }
-}
-
-/// Opens a regular file only: a link can lead to any file, and a pipe would block.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        )),
-    }
-}
-
-fn open(path: &Path) -> Result<(File, u64), Damage> {
-    let open = || {
-        let file = open_regular(path)?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
-    };
-    open().map_err(|source| Damage::Read {
-        file: path.to_owned(),
-        source,
-    })
-}
-
-fn unfit(path: &Path) -> Damage {
-    Damage::Trailer {
-        file: path.to_owned(),
-        why: Malformed::LENGTH,
-    }
-}
-
-/// Reads the unverified trailer at the end of a file. It is not longer than the file.
-fn trailer_of(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, Damage> {
-    let read = |bytes: &mut [u8]| {
-        let start = length.saturating_sub(bytes.len() as u64);
-        file.read_exact_at(bytes, start)
-            .map_err(|source| Damage::Read {
-                file: path.to_owned(),
-                source,
-            })
-    };
-    let mut footer = [0; FOOTER];
-    if length < FOOTER as u64 {
-        return Err(unfit(path));
-    }
-    read(&mut footer)?;
-    let trailer = Table::length(footer).map_err(|why| Damage::Trailer {
-        file: path.to_owned(),
-        why,
-    })?;
-    if trailer > length {
-        return Err(unfit(path));
-    }
-    let mut bytes = vec![0; trailer as usize];
-    read(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn check(path: &Path, trailer: &[u8], digest: Option<blake3::Hash>) -> Result<Table, Damage> {
-    if digest.is_some_and(|digest| digest != blake3::hash(trailer)) {
-        return Err(Damage::Foreign {
-            file: path.to_owned(),
-        });
-    }
-    Table::parse(trailer).map_err(|why| Damage::Trailer {
-        file: path.to_owned(),
-        why,
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! allocations, and every number is checked before it is used.
 
 use super::digest::Digest;
-use super::{FRAME, MAX_FRAME};
+use super::frame::{FRAME, MAX_FRAME};
 
 /// Magic numbers of the skippable frames. zstd's format reserves 0x184D2A50 to
 /// 0x184D2A5F for applications; the seekable format defines the seek table's.

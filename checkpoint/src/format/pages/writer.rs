@@ -2,8 +2,9 @@
 
 use std::io::{self, Cursor, Write};
 
+use super::digest::Digest;
+use super::frame::{Compression, MAX_FRAME};
 use super::table::{self, Entry};
-use super::{Compression, Digest, MAX_FRAME};
 
 /// An encoder of frames. It holds zstd's working memory, so each thread has its own.
 pub struct Encoder(Option<zstd::bulk::Compressor<'static>>);
