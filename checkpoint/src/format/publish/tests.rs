@@ -1,26 +1,15 @@
-use super::*;
-
-use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use crate::format::manifest::{Container, Cost, FORMAT, Machine, Versions};
-
-thread_local! {
-    /// Number of further changes that this thread may make.
-    static STEPS: Cell<Option<usize>> = const { Cell::new(None) };
-}
-
-pub(super) fn step() -> io::Result<()> {
-    STEPS.with(|steps| match steps.get() {
-        Some(0) => Err(io::Error::other("killed")),
-        Some(left) => {
-            steps.set(Some(left - 1));
-            Ok(())
-        }
-        None => Ok(()),
-    })
-}
+use super::recover::{INVENTORY, NEW, PARENT, recover};
+use super::steps::kill::STEPS;
+use super::steps::{file_name, list};
+use super::{Durability, Error, Staging};
+use crate::format::manifest::{
+    self, Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, Versions,
+};
 
 fn write(dir: &Path, names: &[&str], text: &str) {
     for name in names {
