@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Dir, Socket};
-use crate::images::Error;
+use crate::images::dir::Dir;
 use crate::images::proto::{self, FdInfo, FileEntry, MemfdInode, RemapFilePath, TtyInfo};
+use crate::images::{Error, Socket};
 
 /// One descriptor of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

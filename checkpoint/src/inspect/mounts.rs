@@ -4,9 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::Dir;
 use crate::images::Error;
-use crate::images::dir::number;
+use crate::images::dir::{Dir, number};
 use crate::images::proto;
 
 /// One mount.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Dir;
 use crate::images::Error;
+use crate::images::dir::Dir;
 use crate::images::proto::{Ids, Netns};
 
 /// A namespace that at least one process is in.

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::Dir;
 use super::files::{Files, OpenFile};
 use super::memory::{Memory, Pages};
 use crate::images::Error;
+use crate::images::dir::Dir;
 use crate::images::proto::{Core, Fs, Ids, PstreeEntry};
 
 /// A process.

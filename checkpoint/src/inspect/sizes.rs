@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Dir;
 use crate::format::manifest;
 use crate::images::Error;
-use crate::images::dir::number;
+use crate::images::dir::{Dir, number};
 use crate::images::proto::Stats;
 
 /// The sizes of a checkpoint.
