@@ -83,7 +83,7 @@ pub fn docker_ok(arguments: &[&str]) -> String {
 
 /// Runs `docker` in a `drop`. A failure is ignored: after a test's panic a second
 /// one would abort the program.
-fn quietly(arguments: &[&str]) {
+fn ignoring_failure(arguments: &[&str]) {
     let mut docker = Command::new("timeout");
     docker.args(["30", "docker"]).args(arguments);
     let _ = docker.stdin(Stdio::null()).output();
@@ -336,7 +336,7 @@ impl Container {
 
     /// Takes a checkpoint that ends it.
     #[track_caller]
-    pub fn freeze(&self, checkpoint: &str) {
+    pub fn checkpoint_and_exit(&self, checkpoint: &str) {
         self.checkpoint(checkpoint).ok();
         self.exited();
     }
@@ -349,7 +349,7 @@ impl Container {
 
     /// Restores it; the container must run afterwards.
     #[track_caller]
-    pub fn thaw(&self, checkpoint: &str) {
+    pub fn restore_and_run(&self, checkpoint: &str) {
         self.restore(checkpoint).ok();
         self.running();
     }
@@ -415,7 +415,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        quietly(&["rm", "--force", "--volumes", &self.name]);
+        ignoring_failure(&["rm", "--force", "--volumes", &self.name]);
     }
 }
 
@@ -445,7 +445,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        quietly(&["network", "rm", &self.0]);
+        ignoring_failure(&["network", "rm", &self.0]);
     }
 }
 

@@ -48,7 +48,7 @@ impl Leftovers {
     /// Waits until the machine is as in the snapshot. Some of it is removed just after
     /// the shim's answer.
     #[track_caller]
-    pub fn gone(&self) {
+    pub fn unchanged(&self) {
         eventually("nothing is left over", || {
             let difference = self.difference(&Self::now());
             if difference.is_empty() {

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::frozen::{Folder, Frozen, ROOT, json, read};
+use crate::checkpointed::{Checkpointed, ROOT};
+use crate::folder::{Folder, json, read};
 use crate::{Output, command, eventually, unique};
 
 /// The variable with the path of a page source's gate.
@@ -60,7 +61,7 @@ impl Drop for PrefetchGate {
 /// A lazily restored container, with the gate of its page source.
 pub struct Lazy {
     /// The checkpoint and the restored container.
-    pub frozen: Frozen,
+    pub checkpointed: Checkpointed,
     /// The gate at which its page source waits.
     pub gate: PrefetchGate,
 }
@@ -70,7 +71,7 @@ impl Lazy {
     #[track_caller]
     pub fn new(label: &str, workload: &[&str]) -> Self {
         let lazy = Self {
-            frozen: Frozen::of(label, &[], workload),
+            checkpointed: Checkpointed::of(label, &[], workload),
             gate: PrefetchGate::closed(),
         };
         lazy.restore();
@@ -80,8 +81,8 @@ impl Lazy {
     /// Restores it lazily.
     #[track_caller]
     pub fn restore(&self) {
-        self.frozen
-            .restore(&self.gate.program(), &self.frozen.images)
+        self.checkpointed
+            .restore(&self.gate.program(), &self.checkpointed.images)
             .ok();
         assert!(self.lacks_memory(), "the container lacks no memory");
     }
@@ -93,12 +94,12 @@ impl Lazy {
         self.restore();
         self.gate.open();
         self.is_complete();
-        self.frozen.goes_on();
+        self.checkpointed.is_restored_intact();
     }
 
     /// Whether a page source serves it.
     pub fn lacks_memory(&self) -> bool {
-        let prefix = format!("{}-", self.frozen.pid());
+        let prefix = format!("{}-", self.checkpointed.pid());
         let known = fs::read_dir("/run/cedana/lazy").into_iter().flatten();
         known
             .filter_map(|entry| Some(entry.ok()?.file_name()))
@@ -112,7 +113,7 @@ impl Lazy {
             true => Err("it is not".to_owned()),
             false => Ok(()),
         });
-        self.nothing_runs();
+        self.page_source_has_exited();
     }
 
     /// [`Lazy::is_complete`] for a page source that may complete before its gate opens.
@@ -126,12 +127,12 @@ impl Lazy {
             }
             false => Ok(()),
         });
-        self.nothing_runs();
+        self.page_source_has_exited();
     }
 
     /// Waits until page source and watchdog have exited.
     #[track_caller]
-    pub fn nothing_runs(&self) {
+    pub fn page_source_has_exited(&self) {
         eventually("page source and watchdog have exited", || {
             let left = [
                 self.process("cedana-pages"),
@@ -152,9 +153,13 @@ impl Lazy {
     /// Waits until `cedana-runc restore`, which still runs, has restored config.json
     /// and has stopped to serve images.
     #[track_caller]
-    pub fn gives_up_what_it_lent(&self) {
+    pub fn releases_config_and_images(&self) {
         eventually("config.json is restored, and no images are served", || {
-            let lent = self.frozen.bundle.file(".config.json.cedana").exists();
+            let lent = self
+                .checkpointed
+                .bundle
+                .file(".config.json.cedana")
+                .exists();
             let restoring = self
                 .process("cedana-runc")
                 .ok_or("the restore has exited")?;
@@ -183,15 +188,15 @@ impl Lazy {
     /// and that it can be restored again.
     #[track_caller]
     pub fn was_killed(&self, words: &[&str]) {
-        self.frozen.has_ended();
-        self.nothing_runs();
-        let log = read(&self.frozen.bundle.file("log.json"));
-        let why = read(&self.frozen.bundle.file("cedana-killed"));
+        self.checkpointed.has_exited();
+        self.page_source_has_exited();
+        let log = read(&self.checkpointed.bundle.file("log.json"));
+        let why = read(&self.checkpointed.bundle.file("cedana-killed"));
         for word in words {
             assert!(log.contains(word), "{word:?} is not in {log}");
             assert!(why.contains(word), "{word:?} is not in {why}");
         }
-        self.frozen.end();
+        self.checkpointed.end();
     }
 
     /// The record of its last restore.
@@ -206,7 +211,7 @@ impl Lazy {
         let said = command("cedana-runc", &["inspect", "--restores", "--json"]).ok();
         let all = json(&said.stdout);
         let all = all.as_array().into_iter().flatten();
-        all.filter(|record| record["id"] == self.frozen.id.as_str())
+        all.filter(|record| record["id"] == self.checkpointed.id.as_str())
             .cloned()
             .collect()
     }
@@ -215,7 +220,7 @@ impl Lazy {
     pub fn oom_killer(&self) -> Option<PathBuf> {
         let cgroups = read(&PathBuf::from(format!(
             "/proc/{}/cgroup",
-            self.frozen.pid()
+            self.checkpointed.pid()
         )));
         let path = cgroups.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
@@ -235,12 +240,12 @@ impl Lazy {
     /// [`Lazy::checkpoint`], but returns a failure.
     #[track_caller]
     pub fn try_checkpoint(&self, images: &Folder) -> Output {
-        let (to, work) = (images.text(), self.frozen.bundle.text());
+        let (to, work) = (images.text(), self.checkpointed.bundle.text());
         let flags = ["--leave-running", "--image-path", &to, "--work-path", &work];
         let all = [
             &["--root", ROOT, "checkpoint"],
             flags.as_slice(),
-            &[&self.frozen.id],
+            &[&self.checkpointed.id],
         ]
         .concat();
         command("cedana-runc", &all)
@@ -250,7 +255,7 @@ impl Lazy {
     pub fn runc(&self, verb: &[&str]) {
         let mut all = vec!["--root", ROOT];
         all.extend(verb);
-        all.push(&self.frozen.id);
+        all.push(&self.checkpointed.id);
         command("runc", &all).ok();
     }
 }

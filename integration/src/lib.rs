@@ -24,12 +24,13 @@
 //! | `CEDANA_RESTORE_MODE` | `eager` or `lazy`, for those programs' containers; the default settings if unset |
 
 mod bare;
+pub mod checkpointed;
 mod container;
 mod ctr;
 pub mod docker;
 mod engine;
 mod events;
-pub mod frozen;
+pub mod folder;
 mod gate;
 mod host;
 pub mod lazy;

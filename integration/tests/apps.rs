@@ -256,7 +256,7 @@ impl App {
 
     /// Runs the rounds.
     #[track_caller]
-    fn lives(self) {
+    fn run_rounds(self) {
         let _alone = Containerd::alone();
         let (run, mut app) = self.run();
         let mut client = Client::of(&run, &self.script());
@@ -266,7 +266,7 @@ impl App {
                 client.ask(order).unwrap_or_else(|why| {
                     panic!(
                         "round {round}: {order:?}: the client: {why}\n{}",
-                        app.trouble()
+                        app.status_and_log()
                     )
                 })
             };
@@ -286,7 +286,7 @@ impl App {
 
             write(&app, &mut ask);
             let before = ask(&app, "state");
-            app.fails_and_comes_back();
+            app.fail_and_restore();
             assert_eq!(ask(&app, "state"), before, "round {round}: after a restore");
             write(&app, &mut ask);
             assert_ne!(
@@ -296,7 +296,7 @@ impl App {
             );
             app.check(count);
         }
-        tell(self.name, &app.restored, app.refused);
+        print_restores(self.name, &app.restored, app.refused);
     }
 }
 
@@ -311,7 +311,7 @@ impl Running {
                     println!("{}: refused: {}", self.app.name, refused.stderr.trim());
                     self.refused += 1;
                 }
-                Err(refused) => panic!("{refused}\n{}", self.trouble()),
+                Err(refused) => panic!("{refused}\n{}", self.status_and_log()),
             }
         }
         self.container.checkpoint(&["--rw"])
@@ -319,7 +319,7 @@ impl Running {
 
     /// Takes a checkpoint, kills the container with its network, and restores it.
     #[track_caller]
-    fn fails_and_comes_back(&mut self) {
+    fn fail_and_restore(&mut self) {
         let image = self.checkpoint();
         self.network.cut();
         self.container.end_task();
@@ -336,11 +336,11 @@ impl Running {
         let answer = self
             .container
             .exec(&["python3", &script, "check", &count.to_string()]);
-        assert_eq!(answer.code, 0, "{answer}\n{}", self.trouble());
+        assert_eq!(answer.code, 0, "{answer}\n{}", self.status_and_log());
     }
 
     /// Its status and the end of its log, for a failure's message.
-    fn trouble(&self) -> String {
+    fn status_and_log(&self) -> String {
         let log = self.container.exec(&["tail", "-n", "30", "/data/log"]);
         format!("task: {:?}\nlog: {log}", self.container.status())
     }
@@ -348,7 +348,7 @@ impl Running {
 
 /// Prints the numbers of restores, of lazy restores and of refused checkpoints.
 #[track_caller]
-fn tell(name: &str, restored: &[String], refused: usize) {
+fn print_restores(name: &str, restored: &[String], refused: usize) {
     // A restore has its record when its memory is complete.
     eventually_within(PATIENCE, "memory is complete", || {
         let open = std::fs::read_dir("/run/cedana/lazy").map_or(0, Iterator::count);
@@ -370,7 +370,7 @@ macro_rules! apps {
     ($($name:ident)*) => {$(
         #[test]
         fn $name() {
-            App::named(stringify!($name)).lives();
+            App::named(stringify!($name)).run_rounds();
         }
     )*};
 }
@@ -398,13 +398,13 @@ fn sqlite() {
         name: "sqlite",
         flags,
     }
-    .lives();
+    .run_rounds();
 }
 
 #[test]
 #[ignore = "containerd unpacks the writable layer anew for a restore, so files have other inode numbers: SQLite then refuses to write (SQLITE_READONLY_DBMOVED)"]
 fn sqlite_in_the_writable_layer() {
-    App::named("sqlite").lives();
+    App::named("sqlite").run_rounds();
 }
 
 /// The server maps the log's index and holds locks on it, and `check` opens the
@@ -421,7 +421,7 @@ fn sqlite_with_a_write_ahead_log() {
         name: "sqlite",
         flags,
     }
-    .lives();
+    .run_rounds();
 }
 
 /// Compares the result of the build, since its intermediate states differ each time.
@@ -434,13 +434,13 @@ fn make() {
         app.has_built(10, round);
         drop(app.checkpoint());
         app.has_built(25, round);
-        app.fails_and_comes_back();
+        app.fail_and_restore();
         eventually_within(PATIENCE, "the build is complete", || {
             let end = app.container.exec(&["cat", "/data/end"]);
             match end.stdout.trim() {
                 "" => Err(end.to_string()),
                 said => {
-                    assert_eq!(said, "built", "round {round}: {}", app.trouble());
+                    assert_eq!(said, "built", "round {round}: {}", app.status_and_log());
                     Ok(())
                 }
             }
@@ -449,7 +449,7 @@ fn make() {
         restored.append(&mut app.restored);
         refused += app.refused;
     }
-    tell("make", &restored, refused);
+    print_restores("make", &restored, refused);
 }
 
 impl Running {
@@ -466,7 +466,7 @@ impl Running {
             let count = said.lines().next().and_then(|line| line.parse().ok());
             match count >= Some(objects) {
                 true => Ok(said),
-                false => Err(format!("{said:?} {}", self.trouble())),
+                false => Err(format!("{said:?} {}", self.status_and_log())),
             }
         });
         assert!(

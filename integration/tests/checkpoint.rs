@@ -1,35 +1,21 @@
 //! Checkpoints and restores containers, and verifies what is restored.
 
 use std::fs;
-use std::path::PathBuf;
 use std::thread;
 
+use cedana_integration::folder::Folder;
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
-    BareShim, Container, Image, Run, ctr, ctr_ok, ctr_sends_flags, eventually, prints, unique,
-    workload,
+    BareShim, Container, Image, Run, ctr, ctr_ok, ctr_sends_flags, eventually, prints, workload,
 };
 
-/// A directory for a checkpoint, removed when dropped.
-struct Images(PathBuf);
-
-impl Images {
-    fn new() -> Self {
-        let path = PathBuf::from("/var/tmp/cedana-tests").join(unique("images"));
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
-    }
-
-    fn assert_complete(&self) {
-        let inventory = self.0.join("inventory.img");
-        assert!(inventory.exists(), "{} is no checkpoint", self.0.display());
-    }
-}
-
-impl Drop for Images {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+#[track_caller]
+fn is_complete(images: &Folder) {
+    let names = images.names();
+    assert!(
+        names.iter().any(|name| name == "inventory.img"),
+        "{names:?}"
+    );
 }
 
 /// The state of a workload that needs no options of a checkpoint.
@@ -47,7 +33,7 @@ const MUCH: [&str; 9] = [
 
 /// Checkpoints and kills the container, and asserts that the restored one continues it.
 #[track_caller]
-fn comes_back(container: &Container) {
+fn is_restored(container: &Container) {
     let before = container.report();
     let image = checkpoint_and_end(container, &["--rw", "--image"]);
     container
@@ -163,7 +149,7 @@ fn deleted_open_files_are_restored() {
     let container = Run::new("deleted")
         .workload(&["--deleted-file", "5000000"])
         .detach();
-    comes_back(&container);
+    is_restored(&container);
 }
 
 #[test]
@@ -171,13 +157,13 @@ fn file_locks_are_restored() {
     let container = Run::new("locks")
         .workload(&["--lock", "/tmp/lock"])
         .detach();
-    comes_back(&container);
+    is_restored(&container);
 }
 
 #[test]
 fn shared_memory_is_restored() {
     let container = Run::new("shm").workload(&["--shared-memory", "4"]).detach();
-    comes_back(&container);
+    is_restored(&container);
 }
 
 #[test]
@@ -296,7 +282,7 @@ fn a_checkpoint_that_ends_the_container_ends_its_execs() {
         )
         .ok();
     container.ready("beside");
-    let images = Images::new();
+    let images = Folder::new("images");
     let task = container.task();
     task.checkpoint(
         &images.0,
@@ -306,7 +292,7 @@ fn a_checkpoint_that_ends_the_container_ends_its_execs() {
         }),
     )
     .unwrap_or_else(|refused| panic!("{refused}"));
-    images.assert_complete();
+    is_complete(&images);
     container.stopped();
     let ended = task
         .wait("beside")
@@ -330,9 +316,9 @@ fn a_checkpoint_with_exit_ends_the_task() {
     let container = Run::new("exit").workload(&["--memory", "4"]).detach();
     let task = container.task();
     let waiting = thread::spawn(move || task.wait(""));
-    let images = Images::new();
+    let images = Folder::new("images");
     if ctr_sends_flags() {
-        let (exit, path) = ("--exit", images.0.display().to_string());
+        let (exit, path) = ("--exit", images.text());
         ctr_ok(&[
             "task",
             "checkpoint",
@@ -349,7 +335,7 @@ fn a_checkpoint_with_exit_ends_the_task() {
         let done = container.task().checkpoint(&images.0, Some(options));
         done.unwrap_or_else(|refused| panic!("{refused}"));
     }
-    images.assert_complete();
+    is_complete(&images);
     waiting
         .join()
         .unwrap_or_else(|_| panic!("the waiting thread"))
@@ -361,7 +347,7 @@ fn a_checkpoint_with_exit_ends_the_task() {
 fn images_and_logs_are_written_to_the_paths_of_the_request() {
     let container = Run::new("paths").workload(&["--memory", "4"]).detach();
     let before = container.report();
-    let (images, work) = (Images::new(), Images::new());
+    let (images, work) = (Folder::new("images"), Folder::new("images"));
     let [image_path, work_path] = [&images, &work].map(|d| d.0.display().to_string());
     if ctr_sends_flags() {
         let flags = ["--image-path", &image_path, "--work-path", &work_path];
@@ -373,11 +359,11 @@ fn images_and_logs_are_written_to_the_paths_of_the_request() {
             ..Default::default()
         };
         let task = container.task();
-        let nowhere = Images::new();
+        let nowhere = Folder::new("images");
         let done = task.checkpoint(&nowhere.0, Some(options));
         done.unwrap_or_else(|refused| panic!("{refused}"));
     }
-    images.assert_complete();
+    is_complete(&images);
     let kept: Vec<_> = fs::read_dir(&work.0)
         .into_iter()
         .flatten()
@@ -404,7 +390,7 @@ fn a_directory_of_images_restores_without_containerd() {
     );
     first.run();
     let before = first.report();
-    let images = Images::new();
+    let images = Folder::new("images");
     let exit = CheckpointOptions {
         exit: true,
         ..Default::default()
@@ -414,7 +400,7 @@ fn a_directory_of_images_restores_without_containerd() {
 
     let next = first.successor("bare-next");
     let mut request = next.request();
-    request.checkpoint = images.0.display().to_string();
+    request.checkpoint = images.text();
     let started = next
         .task()
         .create(&request)
@@ -474,7 +460,7 @@ fn a_failed_checkpoint_gives_the_reason_and_the_container_continues() {
     let container = Run::new("failing").workload(&["--memory", "2"]).detach();
     let before = container.report();
     // A file in place of the directory.
-    let blocked = Images::new();
+    let blocked = Folder::new("images");
     let path = blocked.0.join("file");
     fs::write(&path, "").unwrap_or_else(|error| panic!("{error}"));
     let refused = container.task().checkpoint(&path, None).err();

@@ -19,8 +19,8 @@ const HELD: [&str; 6] = ["--memory", "4", "--threads", "2", "--journal", "/journ
 fn restored(run: Run) -> Container {
     let container = run.start();
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
     container
 }
@@ -152,7 +152,7 @@ fn the_restart_policy_applies_to_a_restored_container() {
     let before = container.report();
     container.checkpoint_running("cp").ok();
     container.kill();
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 
     container.not_ready();
@@ -178,8 +178,8 @@ fn logs_continue_without_loss_or_repetition() {
     };
     let mut ticks = beyond(20);
     for round in ["one", "two"] {
-        container.freeze(round);
-        container.thaw(round);
+        container.checkpoint_and_exit(round);
+        container.restore_and_run(round);
         ticks = beyond(ticks + 20);
     }
     docker_ok(&["stop", container.name()]);
@@ -200,9 +200,9 @@ fn docker_attach_reaches_the_restored_process() {
     let mut terminal = container.attach();
     terminal.type_line("before");
     terminal.expect("line 1: before");
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
     terminal.exit_code();
-    container.thaw("cp");
+    container.restore_and_run("cp");
     let mut terminal = container.attach();
     terminal.type_line("after");
     // The count continues, so the same process reads.
@@ -227,14 +227,14 @@ fn a_checkpoint_can_be_restored_many_times() {
     container.checkpoint_running("cp").ok();
     for _ in 0..5 {
         container.kill();
-        container.thaw("cp");
+        container.restore_and_run("cp");
         container.report().continues(&before);
     }
     // A restored container can be checkpointed.
     let between = container.report();
     container.checkpoint_running("cp2").ok();
     container.kill();
-    container.thaw("cp2");
+    container.restore_and_run("cp2");
     container.report().continues(&between);
 }
 
@@ -284,7 +284,7 @@ fn a_checkpoint_from_a_checkpoint_dir_is_restored_once_copied_to_dockers_directo
     command("mkdir", &["-p", &parent]).ok();
     let from = home.join("mine").display().to_string();
     command("cp", &["-a", &from, &to.display().to_string()]).ok();
-    container.thaw("mine");
+    container.restore_and_run("mine");
     container.report().continues(&before);
     with_directory("rm", &["mine"]);
     assert!(!home.join("mine").exists());
@@ -298,8 +298,8 @@ fn a_paused_container_is_checkpointed_and_runs_when_it_is_restored() {
     let container = Run::new("paused").workload(&HELD).start();
     let before = container.report();
     docker_ok(&["pause", container.name()]);
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }
 
@@ -330,7 +330,7 @@ fn a_damaged_checkpoint_is_refused_with_a_reason_and_others_still_work() {
         assert!(reason.contains("core-"), "{reason}");
         assert_eq!(container.inspect("{{.State.Running}}"), "false");
     }
-    container.thaw("good");
+    container.restore_and_run("good");
     container.report().continues(&before);
 }
 

@@ -24,8 +24,8 @@ fn a_checkpoint_that_ends_a_container_with_rm_is_refused() {
 
     let kept = Run::new("kept").workload(&HELD).start();
     let before = kept.report();
-    kept.freeze("cp");
-    kept.thaw("cp");
+    kept.checkpoint_and_exit("cp");
+    kept.restore_and_run("cp");
     kept.report().continues(&before);
 }
 
@@ -89,8 +89,8 @@ fn a_checkpoint_is_refused_if_the_pids_limit_leaves_criu_no_process() {
 
     let container = limited("room", size + 2);
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }
 
@@ -112,7 +112,7 @@ fn a_checkpoint_with_a_deleted_and_replaced_directory_is_refused() {
     let run = Run::new("not-replaced").workload(&["--deleted-directory-last"]);
     let container = run.start();
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }

@@ -70,8 +70,8 @@ fn a_restore_leaves_no_netns_holder() {
     }
     let container = Run::new("start").workload(&HELD).start();
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     no_holder_is_left();
     container.report().continues(&before);
 }
@@ -83,7 +83,7 @@ fn a_failed_restore_leaves_no_netns_holder() {
         return;
     }
     let container = Run::new("fails").workload(&HELD).start();
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
     let inventory = container.checkpoint_path("cp").join("inventory.img");
     fs::write(inventory, "").expect("the inventory");
     container.restore("cp").refused();
@@ -101,14 +101,14 @@ fn a_start_that_fails_before_the_restore_leaves_no_netns_holder() {
         .workload(&HELD)
         .start();
     let before = container.report();
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
     // Docker 28 finds the port in use after Create, Docker 26 before.
     let taken = std::net::TcpListener::bind("0.0.0.0:38080").expect("the port is free");
     let reason = container.restore("cp").refused();
     assert!(reason.contains("38080"), "{reason}");
     no_holder_is_left();
     drop(taken);
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
     no_holder_is_left();
 }
@@ -173,8 +173,8 @@ fn a_container_whose_shim_is_killed_ends_and_can_be_restored() {
     }
     let container = Run::new("shim").workload(&HELD).start();
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     let pid = container.pid();
     kill(Pid::from_raw(container.shim_pid()), Signal::SIGKILL).expect("it is alive");
     is_down(&container);
@@ -185,7 +185,7 @@ fn a_container_whose_shim_is_killed_ends_and_can_be_restored() {
         }
     });
     no_holder_is_left();
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }
 
@@ -199,7 +199,7 @@ fn a_container_can_be_restored_after_dockerd_was_killed_during_a_restore() {
     }
     let container = Run::new("in-restore").workload(&HELD).start();
     let before = container.report();
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
 
     let gate = Gate::before("restore");
     let settings = Settings::write(&format!(
@@ -227,7 +227,7 @@ fn a_container_can_be_restored_after_dockerd_was_killed_during_a_restore() {
     container.report().continues(&before);
     // Docker gets the exit event of this task as well.
     container.kill();
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }
 
@@ -245,7 +245,7 @@ fn a_container_can_be_restored_after_dockerd_was_killed_before_a_restore() {
         .workload(&HELD)
         .start();
     let before = container.report();
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
     let mut client = restore_meanwhile(&container, "cp");
     eventually("a netns holder runs, or the restore is complete", || {
         match holders().is_empty() && container.is("running").is_err() {
@@ -259,7 +259,7 @@ fn a_container_can_be_restored_after_dockerd_was_killed_before_a_restore() {
     dockerd.start("dockerd");
     is_down(&container);
     no_holder_is_left();
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
     container.kill();
 }
@@ -273,8 +273,8 @@ fn a_restored_container_survives_a_restart_of_containerd() {
     for how in ["stop", "kill"] {
         let container = Run::new("containerd").workload(&HELD).start();
         let before = container.report();
-        container.freeze("cp");
-        container.thaw("cp");
+        container.checkpoint_and_exit("cp");
+        container.restore_and_run("cp");
         engines.end(how, "containerd");
         engines.start("containerd");
         // Docker reconnects to containerd some time later.
@@ -285,8 +285,8 @@ fn a_restored_container_survives_a_restart_of_containerd() {
             }
         });
         container.report().continues(&before);
-        container.freeze("cp2");
-        container.thaw("cp2");
+        container.checkpoint_and_exit("cp2");
+        container.restore_and_run("cp2");
         container.report().continues(&before);
         no_holder_is_left();
     }
@@ -302,8 +302,8 @@ fn with_live_restore_containers_can_be_checkpointed_after_a_restart_of_dockerd()
     let fresh = Run::new("live").workload(&HELD).start();
     let restored = Run::new("live-restored").workload(&HELD).start();
     let (of_fresh, of_restored) = (fresh.report(), restored.report());
-    restored.freeze("cp");
-    restored.thaw("cp");
+    restored.checkpoint_and_exit("cp");
+    restored.restore_and_run("cp");
     for how in ["stop", "kill"] {
         let pids = [fresh.pid(), restored.pid()];
         dockerd.end(how, "dockerd");
@@ -311,8 +311,8 @@ fn with_live_restore_containers_can_be_checkpointed_after_a_restart_of_dockerd()
         assert_eq!([fresh.pid(), restored.pid()], pids, "after {how}");
         for (container, before) in [(&fresh, &of_fresh), (&restored, &of_restored)] {
             container.report().continues(before);
-            container.freeze(how);
-            container.thaw(how);
+            container.checkpoint_and_exit(how);
+            container.restore_and_run(how);
             container.report().continues(before);
         }
     }
@@ -327,12 +327,12 @@ fn restored_containers_end_with_dockerd_and_can_be_restored_again() {
     }
     let container = Run::new("shutdown").workload(&HELD).start();
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     dockerd.end("stop", "dockerd");
     dockerd.start("dockerd");
     is_down(&container);
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }
 
@@ -352,8 +352,8 @@ fn our_runtime_can_be_the_default() {
         cedana_integration::docker::runtime()
     );
     let before = container.report();
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
     // A container that is never checkpointed.
     let said = docker_ok(&["run", "--rm", BUSYBOX, "echo", "hello"]);
@@ -378,7 +378,7 @@ fn the_machines_configuration_sets_whether_containers_continue() {
     drop(settings);
     container.checkpoint_running("end").ok();
     container.exited();
-    container.thaw("on");
+    container.restore_and_run("on");
     container.report().continues(&before);
 }
 
@@ -400,8 +400,8 @@ fn checkpoints_can_follow_each_other_immediately() {
     container.checkpoint_running("one").ok();
     container.checkpoint_running("two").ok();
     drop(settings);
-    container.freeze("three");
-    container.thaw("three");
+    container.checkpoint_and_exit("three");
+    container.restore_and_run("three");
     container.report().continues(&before);
 }
 
@@ -413,7 +413,7 @@ fn a_restore_can_be_interrupted_and_repeated_many_times() {
     }
     let container = Run::new("interrupted").workload(&HELD).start();
     let before = container.report();
-    container.freeze("cp");
+    container.checkpoint_and_exit("cp");
     for _ in 0..5 {
         let mut client = restore_meanwhile(&container, "cp");
         // dockerd may continue or abort after its client is killed.
@@ -427,6 +427,6 @@ fn a_restore_can_be_interrupted_and_repeated_many_times() {
             }
         });
     }
-    container.thaw("cp");
+    container.restore_and_run("cp");
     container.report().continues(&before);
 }

@@ -68,7 +68,7 @@ impl Kind {
         run.flags(&flags).workload(&[&held[..], &journal].concat())
     }
 
-    fn tell(&self, label: &str) {
+    fn run_stories(&self, label: &str) {
         if no_restore_here() {
             return;
         }
@@ -84,12 +84,12 @@ impl Kind {
             .workload(&[])
             .start();
         for _ in 0..cycles() {
-            self.ends_and_comes_back(&self.run(label, &beside, &network));
-            self.runs_on_and_comes_back_twice(&self.run(label, &beside, &network));
+            self.is_restored_after_its_checkpoint(&self.run(label, &beside, &network));
+            self.continues_and_is_restored_twice(&self.run(label, &beside, &network));
         }
     }
 
-    fn ends_and_comes_back(&self, run: &Run) {
+    fn is_restored_after_its_checkpoint(&self, run: &Run) {
         let container = run.clone().start();
         if self.restarts {
             // Docker's restart policy acts on the checkpoint's exit, and the new process
@@ -99,12 +99,12 @@ impl Kind {
         let before = container.report();
         container.checkpoint("end").ok();
         container.exited();
-        container.thaw("end");
+        container.restore_and_run("end");
         container.report().continues(&before);
         is_known_by_its_process(&container);
     }
 
-    fn runs_on_and_comes_back_twice(&self, run: &Run) {
+    fn continues_and_is_restored_twice(&self, run: &Run) {
         let container = run.clone().leaves_running().start();
         let before = container.report();
         container.checkpoint_running("on").ok();
@@ -112,7 +112,7 @@ impl Kind {
         container.report().continues(&before);
         for _ in 0..2 {
             container.kill();
-            container.thaw("on");
+            container.restore_and_run("on");
             container.report().continues(&before);
             is_known_by_its_process(&container);
         }
@@ -132,7 +132,7 @@ macro_rules! kinds {
         #[test]
         fn $name() {
             #[allow(clippy::needless_update, reason = "a kind may set every field")]
-            Kind { $($field: $value,)* ..PLAIN }.tell(stringify!($name));
+            Kind { $($field: $value,)* ..PLAIN }.run_stories(stringify!($name));
         }
     )*};
 }
@@ -224,7 +224,7 @@ fn another_user() {
         journal: "/data/journal",
         ..PLAIN
     }
-    .tell("another_user");
+    .run_stories("another_user");
 }
 
 /// A process of `docker exec` is not in the checkpoint. It continues if the container
@@ -253,7 +253,7 @@ fn an_open_exec() {
     ask_beside(&container).continues(&beside);
     container.report().continues(&before);
     container.kill();
-    container.thaw("on");
+    container.restore_and_run("on");
     container.report().continues(&before);
     let processes = docker(&["top", container.name()]).ok().stdout;
     assert!(
@@ -265,8 +265,8 @@ fn an_open_exec() {
     let container = run.start();
     exec(&container);
     let before = container.report();
-    container.freeze("end");
-    container.thaw("end");
+    container.checkpoint_and_exit("end");
+    container.restore_and_run("end");
     container.report().continues(&before);
     exec(&container);
     eventually("the exec runs", || {

@@ -67,7 +67,7 @@ impl Client {
 
     /// Asserts that the next request arrives over the same connection.
     #[track_caller]
-    fn goes_on(&mut self, connection: &str, request: u32) {
+    fn continues(&mut self, connection: &str, request: u32) {
         let answer = self
             .ask()
             .unwrap_or_else(|e| panic!("the connection is lost: {e}"));
@@ -84,10 +84,10 @@ fn stays_connected(server: &Container, address: &str) {
     let (connection, _) = answer.split_once(" request").expect("nginx counts");
     let mut requests = 2;
     for round in ["one", "two", "three"] {
-        server.freeze(round);
-        server.thaw(round);
+        server.checkpoint_and_exit(round);
+        server.restore_and_run(round);
         requests += 1;
-        client.goes_on(connection, requests);
+        client.continues(connection, requests);
     }
     // New clients can connect.
     Client::of(address);
@@ -136,7 +136,7 @@ fn a_client_stays_connected_to_a_server_that_is_left_running() {
         let (connection, _) = answer.split_once(" request").expect("nginx counts");
         let name = address.replace(['.', ':'], "-");
         server.checkpoint_running(&name).ok();
-        client.goes_on(connection, 3);
+        client.continues(connection, 3);
     }
 }
 
@@ -147,8 +147,8 @@ fn published_ports_work_after_a_restore() {
     }
     let server = nginx("ports").flags(&["--publish", "28082:80"]).start();
     Client::of("127.0.0.1:28082");
-    server.freeze("cp");
-    server.thaw("cp");
+    server.checkpoint_and_exit("cp");
+    server.restore_and_run("cp");
     Client::of("127.0.0.1:28082");
     Client::of(&format!("{}:80", server.address()));
     let shown = docker_ok(&["port", server.name()]);
@@ -180,8 +180,8 @@ fn names_are_resolved_after_a_restore() {
         })
     };
     assert!(resolves("database").contains(&peer.address()));
-    container.freeze("cp");
-    container.thaw("cp");
+    container.checkpoint_and_exit("cp");
+    container.restore_and_run("cp");
     assert!(resolves("database").contains(&peer.address()));
     assert!(resolves("app").contains(&container.address()));
 }
@@ -234,8 +234,8 @@ fn redis_keeps_its_data_and_its_subscriber() {
     });
     server.exec(&["redis-cli", "set", "key", "kept"]).ok();
     for round in ["one", "two"] {
-        server.freeze(round);
-        server.thaw(round);
+        server.checkpoint_and_exit(round);
+        server.restore_and_run(round);
         assert_eq!(
             server.exec(&["redis-cli", "get", "key"]).ok().stdout,
             "kept\n"
@@ -345,10 +345,10 @@ impl Caller {
 
     /// Ends it with a checkpoint, and starts another container with its address.
     #[track_caller]
-    fn freeze_and_lose_the_address(&self) -> Container {
+    fn checkpoint_and_take_the_address(&self) -> Container {
         let address = self.container.address();
-        self.container.freeze("cp");
-        Run::new("thief")
+        self.container.checkpoint_and_exit("cp");
+        Run::new("other")
             .flags(&["--network", self.network.name(), "--ip", &address])
             .workload(&[])
             .start()
@@ -363,8 +363,8 @@ fn a_connection_to_the_outside_is_kept_if_the_address_is_available() {
     let caller = Caller::start(1, &[]);
     for round in ["one", "two"] {
         let heard = caller.hears(0);
-        caller.container.freeze(round);
-        caller.container.thaw(round);
+        caller.container.checkpoint_and_exit(round);
+        caller.container.restore_and_run(round);
         caller.hears(heard + 10);
     }
 }
@@ -415,8 +415,8 @@ fn connections_survive_segments_that_their_peers_repeat() {
     let caller = Caller::running(LISTENED, speaker(), 6, &[]);
     for round in ["one", "two", "three"] {
         let heard = caller.hears(0);
-        caller.container.freeze(round);
-        caller.container.thaw(round);
+        caller.container.checkpoint_and_exit(round);
+        caller.container.restore_and_run(round);
         caller.hears(heard + 3);
     }
 }
@@ -427,8 +427,8 @@ fn a_connection_is_closed_if_its_address_is_taken() {
         return;
     }
     let caller = Caller::start(2, &[]);
-    let _thief = caller.freeze_and_lose_the_address();
-    caller.container.thaw("cp");
+    let _other = caller.checkpoint_and_take_the_address();
+    caller.container.restore_and_run("cp");
     caller.loses_its_connection();
 }
 
@@ -438,8 +438,8 @@ fn a_connection_is_closed_if_the_user_sets_that() {
         return;
     }
     let caller = Caller::start(3, &["--annotation", "io.cedana.restore.tcp=close"]);
-    caller.container.freeze("cp");
-    caller.container.thaw("cp");
+    caller.container.checkpoint_and_exit("cp");
+    caller.container.restore_and_run("cp");
     caller.loses_its_connection();
 }
 
@@ -473,14 +473,14 @@ fn a_restore_is_refused_if_a_connection_must_be_kept_and_cannot() {
     }
     let caller = Caller::start(4, &["--annotation", "io.cedana.restore.tcp=keep"]);
     let silence = Silence::towards(caller.container.address());
-    let thief = caller.freeze_and_lose_the_address();
+    let other = caller.checkpoint_and_take_the_address();
     let reason = caller.container.restore("cp").refused();
     assert!(reason.contains("address"), "{reason}");
     // Once the address is free, a restore keeps the connection.
     let heard = caller.hears(0);
-    drop(thief);
+    drop(other);
     drop(silence);
-    caller.container.thaw("cp");
+    caller.container.restore_and_run("cp");
     caller.hears(heard + 10);
 }
 
@@ -490,7 +490,7 @@ fn a_restore_with_connections_is_refused_if_the_user_sets_that() {
         return;
     }
     let caller = Caller::start(5, &["--annotation", "io.cedana.restore.tcp=refuse"]);
-    caller.container.freeze("cp");
+    caller.container.checkpoint_and_exit("cp");
     let reason = caller.container.restore("cp").refused();
     assert!(reason.contains("restore.tcp"), "{reason}");
     assert_eq!(caller.container.inspect("{{.State.Running}}"), "false");

@@ -6,7 +6,8 @@
 
 use std::fs;
 
-use cedana_integration::frozen::{Folder, Frozen, MANIFEST};
+use cedana_integration::checkpointed::Checkpointed;
+use cedana_integration::folder::{Folder, MANIFEST};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::workload::PATH;
 use cedana_integration::{BareShim, Leaks, Refused, Run, command, eventually};
@@ -51,7 +52,7 @@ fn running(label: &str, flags: &[&str]) -> BareShim {
     shim
 }
 
-fn and_end(shim: &BareShim, images: &Folder) -> Result<(), Refused> {
+fn checkpoint_and_exit(shim: &BareShim, images: &Folder) -> Result<(), Refused> {
     let exit = CheckpointOptions {
         exit: true,
         ..Default::default()
@@ -65,7 +66,7 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
     let before = shim.report();
     let images = Folder::new("images");
     let leaks = Leaks::before(&[shim.id(), &images.text()]);
-    let Err(refused) = and_end(shim, &images) else {
+    let Err(refused) = checkpoint_and_exit(shim, &images) else {
         panic!("this should have been refused");
     };
     for word in ["could never be restored", "leave-running"]
@@ -93,10 +94,10 @@ fn is_refused(shim: &BareShim, words: &[&str]) {
 
 /// Asserts that a checkpoint is taken and can be restored.
 #[track_caller]
-fn comes_back(shim: &BareShim) {
+fn is_restored(shim: &BareShim) {
     let before = shim.report();
     let images = Folder::new("images");
-    and_end(shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
+    checkpoint_and_exit(shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
     assert!(
         !shim.logged().contains("can't be restored"),
         "{}",
@@ -122,43 +123,43 @@ fn restored(shim: &BareShim, images: &Folder) -> BareShim {
 fn a_deleted_file_in_a_deleted_directory_is_refused() {
     let odd = running("within", &["--deleted-directory-first"]);
     is_refused(&odd, &["/tmp/directory-1", "close one of them"]);
-    comes_back(&running("beside", &["--deleted-directory-last"]));
-    comes_back(&running("deleted", &["--deleted-file", "4096"]));
+    is_restored(&running("beside", &["--deleted-directory-last"]));
+    is_restored(&running("deleted", &["--deleted-file", "4096"]));
 }
 
 #[test]
 fn an_open_proc_file_of_a_thread_is_refused() {
     let odd = running("thread", &["--file-of-thread"]);
     is_refused(&odd, &["/proc/1/task/", "close it"]);
-    comes_back(&running("first-thread", &["--file-of-first-thread"]));
+    is_restored(&running("first-thread", &["--file-of-first-thread"]));
 }
 
 #[test]
 fn a_process_whose_program_is_a_memfd_is_refused() {
     let odd = running("memfd", &["--program-in-memory"]);
     is_refused(&odd, &["memfd", "from a file"]);
-    comes_back(&running("deleted-program", &["--program-deleted"]));
+    is_restored(&running("deleted-program", &["--program-deleted"]));
 }
 
 #[test]
 fn a_daemon_adopted_by_a_subreaper_is_refused() {
     let odd = running("adopted", &["--daemon-of-subreaper"]);
     is_refused(&odd, &["session", "subreaper", "as the container's init"]);
-    comes_back(&running("daemon", &["--daemon-of-init"]));
+    is_restored(&running("daemon", &["--daemon-of-init"]));
 }
 
 #[test]
 fn a_tun_device_is_refused() {
     let odd = privileged("tun", &["--tun"]);
     is_refused(&odd, &["tun9", "close the device"]);
-    comes_back(&privileged("no-tun", &["--tun-without-device"]));
+    is_restored(&privileged("no-tun", &["--tun-without-device"]));
 }
 
 #[test]
 fn an_overlay_mounted_in_the_container_is_refused() {
     let odd = privileged("overlay", &["--overlay"]);
     is_refused(&odd, &["/tmp/place", "make it a volume"]);
-    comes_back(&privileged("tmpfs", &["--tmpfs"]));
+    is_restored(&privileged("tmpfs", &["--tmpfs"]));
 }
 
 /// A container in a user namespace with its own network namespace.
@@ -187,7 +188,7 @@ fn in_user_namespace(label: &str, flags: &[&str]) -> BareShim {
 /// container's user namespace. It opens the images as a user of that namespace.
 #[test]
 fn a_container_with_its_own_user_and_network_namespace_is_restored() {
-    comes_back(&in_user_namespace("userns", &["--memory", "4"]));
+    is_restored(&in_user_namespace("userns", &["--memory", "4"]));
 }
 
 /// CRIU creates the network namespace, and its loopback is down while CRIU restores
@@ -197,7 +198,7 @@ fn connections_within_a_user_namespace_are_closed() {
     let shim = in_user_namespace("userns-tcp", &["--memory", "4", "--tcp"]);
     let before = shim.report();
     let images = Folder::new("images");
-    and_end(&shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
+    checkpoint_and_exit(&shim, &images).unwrap_or_else(|refused| panic!("{refused}"));
     let next = restored(&shim, &images);
     let after = next.report_into(&shim);
     assert_eq!(after.nonce(), before.nonce());
@@ -255,9 +256,11 @@ fn a_daemon_in_another_time_namespace_is_refused() {
         container.report().continues(&before);
     } else {
         answer.unwrap_or_else(|refused| panic!("{refused}"));
-        let frozen = Frozen::ended(container, before, images);
-        frozen.restore("cedana-runc", &frozen.images).ok();
-        frozen.goes_on();
+        let checkpointed = Checkpointed::ended(container, before, images);
+        checkpointed
+            .restore("cedana-runc", &checkpointed.images)
+            .ok();
+        checkpointed.is_restored_intact();
     }
 }
 
@@ -268,7 +271,7 @@ fn with_doubtful_warn_the_checkpoint_is_taken_and_a_warning_logged() {
         change_spec(&shim, |spec| spec["annotations"][SETTING] = json!("warn"));
         shim.run();
         let images = Folder::new("images");
-        and_end(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
+        checkpoint_and_exit(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
         assert!(images.file(MANIFEST).exists(), "{flag}");
         eventually("the shim logs the warning", || {
             let logged = shim.logged();

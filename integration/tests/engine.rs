@@ -98,7 +98,7 @@ fn a_killed_shim_leaves_nothing_and_the_container_can_be_started_again() {
     container.report().intact();
     drop(container);
     drop(events);
-    before.gone();
+    before.unchanged();
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_pod_has_one_shim_and_its_containers_end_separately() {
             Err(_) => Ok(()),
         }
     });
-    before.gone();
+    before.unchanged();
 }
 
 /// Renames CRIU's binary until dropped.

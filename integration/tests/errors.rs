@@ -1,11 +1,12 @@
 //! Error messages name what failed, on what, why, and what to do.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use cedana_integration::folder::Folder;
 use cedana_integration::protos::protobuf::well_known_types::any::Any;
-use cedana_integration::{BareShim, Image, Leaks, Refused, Run, command, ctr, ctr_ok, unique};
+use cedana_integration::{BareShim, Image, Leaks, Refused, Run, command, ctr, ctr_ok};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T, Refused>) -> Refused {
@@ -26,30 +27,13 @@ fn says(refused: &Refused, words: &[&str]) {
     }
 }
 
-/// A directory, removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let path = Path::new("/var/tmp/cedana-tests").join(unique("scratch"));
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A file system of one megabyte.
-struct SmallDisk(Scratch);
+/// A file system of one megabyte, unmounted when dropped.
+struct SmallDisk(Folder);
 
 impl SmallDisk {
     fn mount() -> Self {
-        let place = Scratch::new();
-        let path = place.0.display().to_string();
+        let place = Folder::new("scratch");
+        let path = place.text();
         command("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", &path]).ok();
         Self(place)
     }
@@ -57,7 +41,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        command("umount", &["--lazy", &self.0.0.display().to_string()]);
+        command("umount", &["--lazy", &self.0.text()]);
     }
 }
 
@@ -106,7 +90,7 @@ fn a_missing_runtime_binary_is_named() {
 
 #[test]
 fn an_unknown_setting_in_the_options_file_is_named() {
-    let scratch = Scratch::new();
+    let scratch = Folder::new("scratch");
     let settings = scratch.0.join("options.toml");
     fs::write(&settings, "BinaryNane = \"runc\"\n").unwrap_or_else(|e| panic!("{e}"));
     if cedana_integration::named_as_stock() {
@@ -135,7 +119,7 @@ fn options_of_an_unknown_type_are_named() {
     );
     shim.run();
     let before = shim.report();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let answer = refused(shim.task().checkpoint_with(&images.0, Some(unknown)));
     says(&answer, &["example.com/Unknown"]);
     shim.report().continues(&before);
@@ -205,14 +189,14 @@ fn a_checkpoint_of_a_stopped_task_is_refused() {
     let container = Run::new("stopped").workload(&[]).detach();
     container.kill("SIGKILL");
     container.stopped();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let answer = refused(container.task().checkpoint(&images.0, None));
     says(&answer, &["stopped"]);
 }
 
 #[test]
 fn a_restore_from_an_empty_directory_names_it() {
-    let (shim, images) = (BareShim::start("empty", &[]), Scratch::new());
+    let (shim, images) = (BareShim::start("empty", &[]), Folder::new("scratch"));
     let answer = restore(&shim, &images.0);
     says(&answer, &[&images.0.display().to_string(), "inventory.img"]);
 }
@@ -230,7 +214,7 @@ fn a_restore_from_a_missing_directory_names_it() {
 fn a_restore_from_truncated_images_names_the_file() {
     let first = BareShim::start("truncated", &["--memory", "1"]);
     first.run();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let done = first.task().checkpoint(&images.0, None);
     done.unwrap_or_else(|refused| panic!("{refused}"));
     let inventory = images.0.join("inventory.img");
@@ -282,7 +266,7 @@ fn a_connection_is_named_if_tcp_established_is_off() {
         .workload(&["--tcp"])
         .detach();
     let before = container.report();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let leaks = Leaks::before(&[container.id(), &images.0.display().to_string()]);
     let answer = refused(container.task().checkpoint(&images.0, None));
     leaks.none();
@@ -300,7 +284,7 @@ fn an_unknown_annotation_with_our_prefix_is_named() {
         .flags(&["--annotation", "io.cedana.checkpoint.tcp_establishd=true"])
         .workload(&[])
         .detach();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let answer = refused(container.task().checkpoint(&images.0, None));
     says(&answer, &["io.cedana.checkpoint.tcp_establishd"]);
     container.report().intact();
@@ -312,7 +296,7 @@ fn the_message_names_the_path_of_the_kept_log() {
         .flags(&["--annotation", "io.cedana.checkpoint.tcp_established=false"])
         .workload(&["--tcp"])
         .detach();
-    let images = Scratch::new();
+    let images = Folder::new("scratch");
     let answer = refused(container.task().checkpoint(&images.0, None));
     let kept = answer
         .message

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use cedana_integration::frozen::{Folder, Frozen, flip, json, read};
+use cedana_integration::checkpointed::Checkpointed;
+use cedana_integration::folder::{Folder, flip, json, read};
 use cedana_integration::lazy::{FailsOnce, GATE, Lazy, PrefetchGate, process};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{BareShim, Run, command, eventually};
@@ -20,8 +21,8 @@ const FAMILY: [&str; 6] = ["--memory", "64", "--children", "2", "--threads", "4"
 fn every_process_gets_its_own_memory() {
     let lazy = Lazy::new("family", &FAMILY);
     // Faults bring all of it, without prefetching.
-    lazy.frozen.is_intact();
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_intact();
+    lazy.checkpointed.is_restored_intact();
     lazy.is_complete();
     assert_eq!(lazy.record()["prefetched_bytes"], 0);
 }
@@ -36,18 +37,18 @@ fn memory_that_no_process_touches_is_prefetched() {
         assert!(record[key].as_u64() > Some(0), "{key}: {record}");
     }
     let said = command("cedana-runc", &["inspect", "--restores"]).ok();
-    assert!(said.stdout.contains(&lazy.frozen.id), "{said}");
-    lazy.frozen.goes_on();
+    assert!(said.stdout.contains(&lazy.checkpointed.id), "{said}");
+    lazy.checkpointed.is_restored_intact();
 }
 
 #[test]
 fn pages_that_faulted_are_prefetched_first_at_the_next_restore() {
     let lazy = Lazy::new("again-and-again", &FAMILY);
     // Faults bring all of it, without prefetching.
-    lazy.frozen.is_intact();
+    lazy.checkpointed.is_intact();
     lazy.is_complete();
     assert_eq!(lazy.record()["expected_bytes"], 0);
-    lazy.frozen.end();
+    lazy.checkpointed.end();
     lazy.restore();
     lazy.gate.open();
     lazy.is_complete();
@@ -58,27 +59,27 @@ fn pages_that_faulted_are_prefetched_first_at_the_next_restore() {
         figure(&record, "lazy_bytes"),
     );
     assert!(lazy_bytes > 0 && expected > lazy_bytes / 2, "{record}");
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
 }
 
 #[test]
 fn programs_may_move_drop_and_fork_missing_memory() {
     let games = ["--memory", "16", "--games", "--threads", "2"];
     let lazy = Lazy::new("games", &games);
-    lazy.frozen
-        .says_after("-USR2")
-        .continues(&lazy.frozen.before);
+    lazy.checkpointed
+        .report_after_signal("-USR2")
+        .continues(&lazy.checkpointed.before);
     lazy.completes();
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
     // During prefetching.
     for _ in 0..3 {
         lazy.restore();
         lazy.gate.open();
-        lazy.frozen
-            .says_after("-USR2")
-            .continues(&lazy.frozen.before);
+        lazy.checkpointed
+            .report_after_signal("-USR2")
+            .continues(&lazy.checkpointed.before);
         lazy.is_complete();
-        lazy.frozen.goes_on();
+        lazy.checkpointed.is_restored_intact();
     }
 }
 
@@ -96,11 +97,11 @@ fn a_checkpoint_waits_for_missing_memory() {
             lazy.runc(&["resume"]);
         }
         lazy.is_complete();
-        lazy.frozen.is_intact();
-        lazy.frozen.end();
-        lazy.frozen.has_ended();
-        lazy.frozen.restore("cedana-runc", &images).ok();
-        lazy.frozen.goes_on();
+        lazy.checkpointed.is_intact();
+        lazy.checkpointed.end();
+        lazy.checkpointed.has_exited();
+        lazy.checkpointed.restore("cedana-runc", &images).ok();
+        lazy.checkpointed.is_restored_intact();
         lazy.restore();
     }
 }
@@ -112,17 +113,17 @@ fn a_paused_container_gets_its_memory() {
     lazy.gate.open();
     lazy.is_complete();
     lazy.runc(&["resume"]);
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
 }
 
 #[test]
 fn the_page_source_exits_with_a_container_that_lacks_memory() {
     let lazy = Lazy::new("early", &FAMILY);
-    command("kill", &["-KILL", &lazy.frozen.pid()]).ok();
+    command("kill", &["-KILL", &lazy.checkpointed.pid()]).ok();
     lazy.is_complete();
-    lazy.frozen.end();
+    lazy.checkpointed.end();
     lazy.restore();
-    lazy.frozen.end();
+    lazy.checkpointed.end();
     lazy.is_complete();
 }
 
@@ -169,7 +170,7 @@ fn a_container_whose_memory_limit_leaves_no_room_is_killed_and_the_log_says_why(
     });
     limit("1G");
     lazy.is_complete();
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
 
     lazy.restore();
     limit("40M");
@@ -180,7 +181,7 @@ fn a_container_whose_memory_limit_leaves_no_room_is_killed_and_the_log_says_why(
 /// Asserts that its restore became eager and the log says `why`.
 #[track_caller]
 fn was_restored_eagerly(lazy: &Lazy, why: &str) {
-    let log = read(&lazy.frozen.bundle.file("log.json"));
+    let log = read(&lazy.checkpointed.bundle.file("log.json"));
     let lines: Vec<_> = log
         .lines()
         .filter(|line| line.contains("restoring eagerly, because"))
@@ -190,13 +191,13 @@ fn was_restored_eagerly(lazy: &Lazy, why: &str) {
         "one line with {why:?} in: {log}"
     );
     assert!(!lazy.lacks_memory());
-    lazy.nothing_runs();
+    lazy.page_source_has_exited();
 }
 
 #[test]
 fn a_page_source_that_is_killed_before_the_restore_makes_it_eager() {
     let lazy = Lazy {
-        frozen: Frozen::of("unborn", &[], &FAMILY),
+        checkpointed: Checkpointed::of("no-source", &[], &FAMILY),
         gate: PrefetchGate::closed(),
     };
     let runtime = cedana_integration::Gate::before("restore");
@@ -206,7 +207,10 @@ fn a_page_source_that_is_killed_before_the_restore_makes_it_eager() {
         lazy.gate.program()
     );
     let output = std::thread::scope(|scope| {
-        let restoring = scope.spawn(|| lazy.frozen.restore(&program, &lazy.frozen.images));
+        let restoring = scope.spawn(|| {
+            lazy.checkpointed
+                .restore(&program, &lazy.checkpointed.images)
+        });
         runtime.arrived();
         lazy.kill("cedana-pages");
         runtime.open();
@@ -217,7 +221,7 @@ fn a_page_source_that_is_killed_before_the_restore_makes_it_eager() {
     });
     output.ok();
     was_restored_eagerly(&lazy, "page source was killed");
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
     lazy.restores_completely();
 }
 
@@ -225,10 +229,10 @@ fn a_page_source_that_is_killed_before_the_restore_makes_it_eager() {
 fn a_page_source_that_is_killed_during_the_restore_makes_it_eager() {
     for step in ["setup-namespaces", "post-restore"] {
         let lazy = Lazy {
-            frozen: Frozen::of("midway", &[], &FAMILY),
+            checkpointed: Checkpointed::of("midway", &[], &FAMILY),
             gate: PrefetchGate::closed(),
         };
-        lazy.frozen.script(&format!(
+        lazy.checkpointed.script(&format!(
             "[ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] || exit 0
              for process in /proc/[0-9]*; do
                [ \"$(cat $process/comm)\" = cedana-pages ] || continue
@@ -237,14 +241,17 @@ fn a_page_source_that_is_killed_during_the_restore_makes_it_eager() {
              touch {seen}
              exit 0",
             gate = lazy.gate.0.display(),
-            seen = lazy.frozen.bundle.file("seen").display(),
+            seen = lazy.checkpointed.bundle.file("seen").display(),
         ));
-        lazy.frozen
-            .restore(&lazy.gate.program(), &lazy.frozen.images)
+        lazy.checkpointed
+            .restore(&lazy.gate.program(), &lazy.checkpointed.images)
             .ok();
-        assert!(lazy.frozen.bundle.file("seen").exists(), "{step} not seen");
+        assert!(
+            lazy.checkpointed.bundle.file("seen").exists(),
+            "{step} not seen"
+        );
         was_restored_eagerly(&lazy, "page source was killed");
-        lazy.frozen.goes_on();
+        lazy.checkpointed.is_restored_intact();
     }
 }
 
@@ -255,30 +262,36 @@ fn a_restore_that_fails_lazily_and_eagerly_says_why_and_leaves_nothing() {
     let mount = format!("type=bind,src={},dst=/kept,options=rbind:rw", kept.text());
     let workload = [&FAMILY[..], &["--file", "/kept/open"]].concat();
     let lazy = Lazy {
-        frozen: Frozen::of("neither", &["--mount", &mount], &workload),
+        checkpointed: Checkpointed::of("neither", &["--mount", &mount], &workload),
         gate: PrefetchGate::closed(),
     };
     // CRIU fails when it opens the files.
     fs::rename(kept.file("open"), kept.file("away")).unwrap_or_else(|error| panic!("{error}"));
     let program = lazy.gate.program();
-    let leaks = lazy.frozen.leaks(&lazy.frozen.images);
-    let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    let leaks = lazy.checkpointed.leaks(&lazy.checkpointed.images);
+    let why = lazy
+        .checkpointed
+        .restore(&program, &lazy.checkpointed.images)
+        .refused();
     assert!(
         why.contains("/kept/open") && why.contains("is missing"),
         "{why}"
     );
     assert!(!why.contains("page source"), "{why}");
-    lazy.nothing_runs();
+    lazy.page_source_has_exited();
     leaks.none();
     fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
     // CRIU fails before it connects to the page source.
-    let options = lazy.frozen.bundle.file("criu.conf");
-    lazy.frozen.script("exit 0");
+    let options = lazy.checkpointed.bundle.file("criu.conf");
+    lazy.checkpointed.script("exit 0");
     let text = read(&options);
     fs::write(&options, "no-such-option\n").unwrap_or_else(|error| panic!("{error}"));
-    let why = lazy.frozen.restore(&program, &lazy.frozen.images).refused();
+    let why = lazy
+        .checkpointed
+        .restore(&program, &lazy.checkpointed.images)
+        .refused();
     assert!(why.contains("org.criu.config"), "{why}");
-    lazy.nothing_runs();
+    lazy.page_source_has_exited();
     leaks.none();
     fs::write(&options, text).unwrap_or_else(|error| panic!("{error}"));
     lazy.restores_completely();
@@ -314,11 +327,11 @@ fn guard_regions_of_stacks_are_restored() {
     );
     lazy.gate.open();
     lazy.is_complete();
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
     // `inspect` counts each page once, so the total is at most the page files' size.
     let said = command(
         "cedana-runc",
-        &["inspect", "--json", &lazy.frozen.images.text()],
+        &["inspect", "--json", &lazy.checkpointed.images.text()],
     )
     .ok();
     let said = json(&said.stdout);
@@ -335,9 +348,9 @@ fn reserved_address_space_needs_no_memory() {
     let lazy = Lazy::new("reserved", &["--memory", "16", "--reserved", "8"]);
     lazy.gate.open();
     lazy.is_complete();
-    let log = read(&lazy.frozen.bundle.file("log.json"));
+    let log = read(&lazy.checkpointed.bundle.file("log.json"));
     assert!(!log.contains("restoring eagerly"), "{log}");
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
 }
 
 /// The memory of a container; shared pages count once.
@@ -363,16 +376,18 @@ fn workers_that_share_memory_are_restored_within_their_limit() {
     let limit = (400u64 << 20).to_string();
     let workload = ["--memory", "100", "--workers", "8"];
     let lazy = Lazy {
-        frozen: Frozen::of("workers", &["--memory-limit", &limit], &workload),
+        checkpointed: Checkpointed::of("workers", &["--memory-limit", &limit], &workload),
         gate: PrefetchGate::closed(),
     };
     let measure = |environment: &str| {
         let program = format!("{environment} {}", lazy.gate.program());
-        lazy.frozen.restore(&program, &lazy.frozen.images).ok();
+        lazy.checkpointed
+            .restore(&program, &lazy.checkpointed.images)
+            .ok();
         assert!(!lazy.lacks_memory());
-        lazy.frozen.is_intact();
-        let memory = memory_of(&family_of(&lazy.frozen.pid()));
-        lazy.frozen.goes_on();
+        lazy.checkpointed.is_intact();
+        let memory = memory_of(&family_of(&lazy.checkpointed.pid()));
+        lazy.checkpointed.is_restored_intact();
         memory
     };
     let eager = measure("CEDANA_RESTORE_MODE=eager");
@@ -381,7 +396,7 @@ fn workers_that_share_memory_are_restored_within_their_limit() {
         usual <= eager + eager / 10,
         "{usual} bytes, eagerly {eager}"
     );
-    let log = read(&lazy.frozen.bundle.file("log.json"));
+    let log = read(&lazy.checkpointed.bundle.file("log.json"));
     assert!(log.contains("may share"), "{log}");
 }
 
@@ -399,8 +414,8 @@ fn parent_is_complete(lazy: &Lazy) {
 /// Has the workload fork two workers that touch no memory.
 #[track_caller]
 fn forks(lazy: &Lazy) {
-    let forked = lazy.frozen.container.out().join("workload.forked");
-    command("kill", &["-USR2", &lazy.frozen.pid()]).ok();
+    let forked = lazy.checkpointed.container.out().join("workload.forked");
+    command("kill", &["-USR2", &lazy.checkpointed.pid()]).ok();
     eventually("the workload has forked", || {
         fs::metadata(&forked).map_err(|error| error.to_string())
     });
@@ -412,7 +427,7 @@ fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
     let limit = (120u64 << 20).to_string();
     let workload = ["--memory", "64", "--late-workers"];
     let lazy = Lazy {
-        frozen: Frozen::of("no-copies", &["--memory-limit", &limit], &workload),
+        checkpointed: Checkpointed::of("no-copies", &["--memory-limit", &limit], &workload),
         gate: PrefetchGate::closed(),
     };
     lazy.restore();
@@ -428,7 +443,7 @@ fn a_checkpoint_that_needs_more_copies_than_the_limit_allows_is_refused() {
     assert!(images.names().is_empty(), "{:?}", images.names());
     // It continues, and the page source exits with it.
     assert!(lazy.lacks_memory());
-    lazy.frozen.end();
+    lazy.checkpointed.end();
     lazy.is_complete();
 }
 
@@ -452,26 +467,28 @@ fn children_forked_before_memory_is_complete_get_the_pages_that_they_touch() {
     let images = Folder::new("second");
     lazy.checkpoint(&images);
     lazy.is_complete();
-    lazy.frozen.is_intact();
-    lazy.frozen.end();
-    lazy.frozen.has_ended();
-    lazy.frozen.restore("cedana-runc", &images).ok();
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_intact();
+    lazy.checkpointed.end();
+    lazy.checkpointed.has_exited();
+    lazy.checkpointed.restore("cedana-runc", &images).ok();
+    lazy.checkpointed.is_restored_intact();
 }
 
 #[test]
 fn a_damaged_page_file_kills_the_container_before_it_reads_the_damage() {
     let lazy = Lazy::new("flipped", &FAMILY);
-    lazy.frozen.end();
+    lazy.checkpointed.end();
     lazy.is_complete();
-    let damaged = lazy.frozen.images.copy("damaged");
+    let damaged = lazy.checkpointed.images.copy("damaged");
     let pages = damaged.largest_pages();
     flip(&pages);
     let name = pages.file_name().unwrap_or_default().to_string_lossy();
     for asked in [true, false] {
-        lazy.frozen.restore(&lazy.gate.program(), &damaged).ok();
+        lazy.checkpointed
+            .restore(&lazy.gate.program(), &damaged)
+            .ok();
         if asked {
-            command("kill", &["-USR1", &lazy.frozen.pid()]).ok();
+            command("kill", &["-USR1", &lazy.checkpointed.pid()]).ok();
         } else {
             lazy.gate.open();
         }
@@ -487,17 +504,19 @@ fn a_damaged_page_file_kills_the_container_before_it_reads_the_damage() {
 
 #[test]
 fn lazy_restore_can_be_turned_off() {
-    let frozen = Frozen::of(
+    let checkpointed = Checkpointed::of(
         "eager",
         &["--annotation", "io.cedana.restore.mode=eager"],
         &FAMILY,
     );
     let gate = PrefetchGate::closed();
-    let lazy = Lazy { frozen, gate };
+    let lazy = Lazy { checkpointed, gate };
     let program = lazy.gate.program();
-    lazy.frozen.restore(&program, &lazy.frozen.images).ok();
+    lazy.checkpointed
+        .restore(&program, &lazy.checkpointed.images)
+        .ok();
     assert!(!lazy.lacks_memory() && lazy.process("cedana-pages").is_none());
-    lazy.frozen.goes_on();
+    lazy.checkpointed.is_restored_intact();
 }
 
 #[test]
@@ -552,23 +571,26 @@ fn a_client_gets_the_exit_and_the_shims_log_says_why() {
 #[test]
 fn a_lazy_restore_works_in_the_foreground() {
     let lazy = Lazy {
-        frozen: Frozen::of("foreground", &[], &FAMILY),
+        checkpointed: Checkpointed::of("foreground", &[], &FAMILY),
         gate: PrefetchGate::closed(),
     };
     for killed in [true, false] {
-        let restoring = lazy.frozen.restore_in_foreground(&lazy.gate.program());
+        let restoring = lazy
+            .checkpointed
+            .restore_in_foreground(&lazy.gate.program());
         eventually("the container runs", || {
-            let known = fs::metadata(lazy.frozen.bundle.file("pid")).is_ok();
+            let known = fs::metadata(lazy.checkpointed.bundle.file("pid")).is_ok();
             match known && lazy.lacks_memory() {
                 true => Ok(()),
                 false => {
-                    Err(fs::read_to_string(lazy.frozen.bundle.file("said")).unwrap_or_default())
+                    Err(fs::read_to_string(lazy.checkpointed.bundle.file("said"))
+                        .unwrap_or_default())
                 }
             }
         });
         // The restore command exits with the container, but releases config.json and
         // /dev/fuse before.
-        lazy.gives_up_what_it_lent();
+        lazy.releases_config_and_images();
         match killed {
             true => {
                 lazy.kill("cedana-pages");
@@ -578,8 +600,8 @@ fn a_lazy_restore_works_in_the_foreground() {
             false => {
                 lazy.gate.open();
                 lazy.is_complete();
-                lazy.frozen.is_intact();
-                command("kill", &[&lazy.frozen.pid()]).ok();
+                lazy.checkpointed.is_intact();
+                command("kill", &[&lazy.checkpointed.pid()]).ok();
                 restoring.has_code(0);
             }
         }

@@ -13,7 +13,7 @@ fn cycles() -> usize {
 }
 
 /// Runs, checkpoints, deletes, restores, verifies and deletes a container.
-fn one_life(run: Run) {
+fn run_and_restore(run: Run) {
     let container = run
         .workload(&["--memory", "12", "--children", "1"])
         .detach();
@@ -32,34 +32,34 @@ fn one_life(run: Run) {
 #[test]
 fn nothing_is_left_over() {
     // The first container creates what stays: caches, directories, databases.
-    one_life(Run::new("first"));
-    lives_on_their_own();
-    lives_in_a_pod();
+    run_and_restore(Run::new("first"));
+    without_a_pod();
+    in_a_pod();
 }
 
-fn lives_on_their_own() {
+fn without_a_pod() {
     let before = Leftovers::now();
     for _ in 0..cycles() {
-        one_life(Run::new("life"));
+        run_and_restore(Run::new("life"));
     }
-    before.gone();
+    before.unchanged();
 }
 
 /// In a pod, whose shim outlives its containers, so that descriptors can leak in it.
-fn lives_in_a_pod() {
+fn in_a_pod() {
     let before_the_pod = Leftovers::now();
     let sandbox = Run::new("sandbox");
     let pod = sandbox.id().to_owned();
     let sandbox = sandbox.in_pod(&pod).workload(&[]).detach();
     let shim = sandbox.shim_pid();
     // The first container in the pod may open what stays.
-    one_life(Run::new("first-in-pod").in_pod(&pod));
+    run_and_restore(Run::new("first-in-pod").in_pod(&pod));
     let before = Leftovers::now();
     let open = descriptors_of(shim);
     for _ in 0..cycles().div_ceil(4) {
-        one_life(Run::new("life-in-pod").in_pod(&pod));
+        run_and_restore(Run::new("life-in-pod").in_pod(&pod));
     }
-    before.gone();
+    before.unchanged();
     // Fewer are allowed, since a connection may have been open at first.
     eventually("the pod's shim has no more descriptors", || {
         let mut more = descriptors_of(shim);
@@ -76,5 +76,5 @@ fn lives_in_a_pod() {
     });
     assert_eq!(sandbox.shim_pid(), shim);
     drop(sandbox);
-    before_the_pod.gone();
+    before_the_pod.unchanged();
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use cedana_integration::frozen::{Folder, json, read};
+use cedana_integration::folder::{Folder, json, read};
 use cedana_integration::{
     BareShim, Image, Leaks, Refused, Run, command, ctr, eventually, unique, workload,
 };
@@ -328,7 +328,7 @@ impl Tree {
 
     /// Asserts that all of them are still mounted on the host.
     #[track_caller]
-    fn stands(&self) {
+    fn are_mounted(&self) {
         let mounts = read(Path::new("/proc/self/mountinfo"));
         for name in ["top", "top/memory", "top/directory", "top/file"] {
             let place = format!(" {} ", self.0.file(name).display());
@@ -373,7 +373,7 @@ fn mounts_below_a_recursive_bind_mount_are_restored_and_stay_shared_with_the_hos
         container.stopped();
         let restored = container.restore(&image, &["--rw"]);
         restored.report().continues(&before);
-        tree.stands();
+        tree.are_mounted();
         // The container writes to the host's file, not to a copy.
         let journal = tree.0.file("other/journal");
         let lines = || read(&journal).lines().count();
@@ -389,7 +389,7 @@ fn mounts_below_a_recursive_bind_mount_are_restored_and_stay_shared_with_the_hos
         restored.stopped();
         let again = restored.restore(&image, &["--rw"]);
         again.report().intact();
-        tree.stands();
+        tree.are_mounted();
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 
 use cedana_integration::api::Status;
-use cedana_integration::frozen::{Folder, Frozen, MANIFEST, json};
+use cedana_integration::checkpointed::Checkpointed;
+use cedana_integration::folder::{Folder, MANIFEST, json};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
     Container, Events, Image, NAMESPACE, Run, command, ctr, ctr_ok, ctr_sends_flags,
@@ -112,9 +113,11 @@ fn unpack(image: &Image, container: &Container) -> Folder {
 
 /// Asserts that `cedana-runc` restores it from its directory of images.
 #[track_caller]
-fn comes_back(frozen: &Frozen) {
-    frozen.restore("cedana-runc", &frozen.images).ok();
-    frozen.goes_on();
+fn is_restored(checkpointed: &Checkpointed) {
+    checkpointed
+        .restore("cedana-runc", &checkpointed.images)
+        .ok();
+    checkpointed.is_restored_intact();
 }
 
 /// `ctr task checkpoint` into an image, with the options of CRI's `CheckpointContainer`.
@@ -138,7 +141,7 @@ fn a_file_may_grow_during_a_checkpoint_of_a_task_into_an_image() {
     container.kill("SIGKILL");
     container.stopped();
     let images = unpack(&image, &container);
-    comes_back(&Frozen::ended(container, before, images));
+    is_restored(&Checkpointed::ended(container, before, images));
 }
 
 #[test]
@@ -165,13 +168,13 @@ fn a_file_may_grow_during_a_checkpoint_of_a_task_to_a_path() {
             &container,
             &["--exit", "--image-path", &images.text()],
         ));
-        comes_back(&Frozen::ended(container, before, images));
+        is_restored(&Checkpointed::ended(container, before, images));
     }
 }
 
 /// Takes checkpoints by `ctr container checkpoint --rw`, and restores the last.
 #[track_caller]
-fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container) {
+fn is_restored_with_its_file(container: &Container) {
     let before = container.report();
     for _ in 0..ROUNDS {
         drop(container.checkpoint(&["--rw"]));
@@ -187,7 +190,7 @@ fn a_container_comes_back_with_the_file_of_its_checkpoint(container: &Container)
 #[test]
 fn a_file_may_grow_during_a_checkpoint_of_a_container() {
     let _lock = shared();
-    a_container_comes_back_with_the_file_of_its_checkpoint(&growing("container"));
+    is_restored_with_its_file(&growing("container"));
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn a_file_may_grow_during_a_checkpoint_of_a_container_that_is_resumed_early() {
     let _lock = shared();
     let container = Run::new("container-early").flags(&EARLY_FOR_CONTAINERS);
     let container = container.workload(&GROWING).detach();
-    a_container_comes_back_with_the_file_of_its_checkpoint(&container);
+    is_restored_with_its_file(&container);
 }
 
 /// Checkpoints `container` to a directory as containerd's client does.

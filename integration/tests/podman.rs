@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use cedana_integration::frozen::{Folder, json, read};
+use cedana_integration::folder::{Folder, json, read};
 use cedana_integration::{BUSYBOX, Output, Report, command, ctr_ok, eventually, unique, workload};
 
 /// The runtime under test, as users name it.

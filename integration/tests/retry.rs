@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use cedana_integration::frozen::{Folder, MANIFEST};
+use cedana_integration::folder::{Folder, MANIFEST};
 use cedana_integration::{Container, Report, Run, cgroup_of, command, eventually};
 
 /// Each story holds it shared. `ctr task ls`, which the stories use, asks the shims for
@@ -62,7 +62,7 @@ impl Passing {
     }
 
     #[track_caller]
-    fn goes_on(&self) {
+    fn continues(&self) {
         self.container.report().continues(&self.before);
     }
 
@@ -78,9 +78,9 @@ impl Passing {
         bundles.join(self.container.id()).join("log.json")
     }
 
-    /// Whether the cgroup is frozen.
+    /// Whether the cgroup is checkpointed.
     #[track_caller]
-    fn stands_still(&self) -> bool {
+    fn is_frozen(&self) -> bool {
         let text = |name: &str| fs::read_to_string(self.group.join(name)).unwrap_or_default();
         text("freezer.state").trim() == "FROZEN" || text("cgroup.events").contains("frozen 1")
     }
@@ -132,7 +132,7 @@ impl Checkpoint {
 
     /// Asserts that it succeeds.
     #[track_caller]
-    fn is_whole(&mut self) {
+    fn succeeds(&mut self) {
         self.ended().unwrap_or_else(|why| panic!("{why}"));
         assert!(self.home.file("images").join(MANIFEST).exists());
     }
@@ -152,7 +152,7 @@ impl Checkpoint {
     }
 
     /// Whether CRIU was started.
-    fn began_a_dump(&self) -> bool {
+    fn has_started_criu(&self) -> bool {
         self.home.file("work").join("dump.log").exists()
     }
 }
@@ -184,8 +184,8 @@ fn a_state_that_passes_between_two_attempts_fails_no_checkpoint() {
         checkpoint.says("trying again");
         checkpoint.says(cause);
         passing.pass();
-        checkpoint.is_whole();
-        passing.goes_on();
+        checkpoint.succeeds();
+        passing.continues();
     }
 }
 
@@ -198,10 +198,10 @@ fn a_state_that_stays_is_named_with_the_number_of_attempts() {
         passing
             .checkpoint()
             .is_refused(&[&[cause], &tried[..]].concat());
-        passing.goes_on();
+        passing.continues();
         passing.pass();
-        passing.checkpoint().is_whole();
-        passing.goes_on();
+        passing.checkpoint().succeeds();
+        passing.continues();
     }
 }
 
@@ -212,8 +212,8 @@ fn a_process_that_cannot_be_stopped_is_found_before_criu_starts() {
         let passing = Passing::run(flag);
         let mut checkpoint = passing.checkpoint();
         checkpoint.is_refused(&[how, "(workload)", "for it to pass"]);
-        assert!(!checkpoint.began_a_dump(), "{flag}: CRIU was started");
-        passing.goes_on();
+        assert!(!checkpoint.has_started_criu(), "{flag}: CRIU was started");
+        passing.continues();
     }
 }
 
@@ -225,10 +225,10 @@ fn a_process_that_can_be_stopped_soon_is_waited_for() {
         let mut checkpoint = passing.checkpoint();
         checkpoint.says("waiting");
         checkpoint.says(how);
-        assert!(!checkpoint.began_a_dump(), "{flag}: CRIU was started");
+        assert!(!checkpoint.has_started_criu(), "{flag}: CRIU was started");
         passing.pass();
-        checkpoint.is_whole();
-        passing.goes_on();
+        checkpoint.succeeds();
+        passing.continues();
     }
 }
 
@@ -247,9 +247,9 @@ fn a_clients_pause_for_the_checkpoint_is_interrupted_between_attempts() {
         let taken = taken.join().unwrap_or_else(|_| panic!("the checkpoint"));
         taken.unwrap_or_else(|refused| panic!("{refused}"));
     });
-    assert!(passing.stands_still(), "the task is not paused");
+    assert!(passing.is_frozen(), "the task is not paused");
     task.resume().unwrap_or_else(|refused| panic!("{refused}"));
-    passing.goes_on();
+    passing.continues();
 }
 
 #[test]
@@ -265,9 +265,9 @@ fn an_owners_pause_is_not_interrupted() {
         Ok(()) => panic!("this should have been refused"),
     };
     assert!(why.contains("not tried again"), "{why}");
-    assert!(passing.stands_still(), "the task is not paused");
+    assert!(passing.is_frozen(), "the task is not paused");
     task.resume().unwrap_or_else(|refused| panic!("{refused}"));
-    passing.goes_on();
+    passing.continues();
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 
-use cedana_integration::frozen::{Folder, Frozen, MANIFEST, ROOT, flip, json, read, size};
+use cedana_integration::checkpointed::{Checkpointed, ROOT};
+use cedana_integration::folder::{Folder, MANIFEST, flip, json, read, size};
 use cedana_integration::{Gate, Output, Run, command};
 use serde_json::Value;
 
@@ -20,10 +21,10 @@ fn a_checkpoint_is_compressed_flat_private_and_described() {
         "--children",
         "2",
     ];
-    let frozen = Frozen::of("described", &[], &workload);
+    let checkpointed = Checkpointed::of("described", &[], &workload);
     let mut stored = 0;
-    for name in frozen.images.names() {
-        let meta = fs::symlink_metadata(frozen.images.file(&name)).expect("it was listed");
+    for name in checkpointed.images.names() {
+        let meta = fs::symlink_metadata(checkpointed.images.file(&name)).expect("it was listed");
         assert!(meta.is_file(), "{name} is no regular file");
         assert_eq!(
             meta.permissions().mode() & 0o077,
@@ -34,7 +35,7 @@ fn a_checkpoint_is_compressed_flat_private_and_described() {
         assert!(!plain, "{name} is not compressed");
         stored += meta.len();
     }
-    let manifest = frozen.images.manifest();
+    let manifest = checkpointed.images.manifest();
     assert_eq!(manifest["format"], 1);
     let cost = &manifest["cost"];
     let number = |key: &str| {
@@ -51,23 +52,33 @@ fn a_checkpoint_is_compressed_flat_private_and_described() {
     // 64 MiB of it compress well.
     assert!(stored < raw - (32 << 20), "{stored} bytes of {raw}");
 
-    let said = command("cedana-runc", &["inspect", "--json", &frozen.images.text()]).ok();
+    let said = command(
+        "cedana-runc",
+        &["inspect", "--json", &checkpointed.images.text()],
+    )
+    .ok();
     let seen = json(&said.stdout);
     let processes = seen["processes"].as_array().map_or(0, Vec::len);
     assert!(processes > 2, "the workload and its children: {processes}");
-    let said = command("cedana-runc", &["inspect", &frozen.images.text()]).ok();
+    let said = command("cedana-runc", &["inspect", &checkpointed.images.text()]).ok();
     assert!(said.stdout.contains("workload"), "{said}");
 
-    assert_eq!(frozen.restore("cedana-runc", &frozen.images).ok().code, 0);
-    frozen.goes_on();
+    assert_eq!(
+        checkpointed
+            .restore("cedana-runc", &checkpointed.images)
+            .ok()
+            .code,
+        0
+    );
+    checkpointed.is_restored_intact();
 }
 
 #[test]
 fn an_unpacked_checkpoint_is_restored_by_stock_runc() {
-    let frozen = Frozen::new("unpacked", &[]);
+    let checkpointed = Checkpointed::new("unpacked", &[]);
     let stock = Folder::new("stock");
     let to = stock.file("images");
-    let (from, to) = (frozen.images.text(), to.display().to_string());
+    let (from, to) = (checkpointed.images.text(), to.display().to_string());
     command("cedana-runc", &["unpack", &from, "--to", &to]).ok();
     let unpacked = Folder(stock.file("images"));
     let names = unpacked.names();
@@ -75,31 +86,33 @@ fn an_unpacked_checkpoint_is_restored_by_stock_runc() {
         !names.iter().any(|n| n == MANIFEST || n.ends_with(".zst")),
         "{names:?}"
     );
-    frozen.restore("runc", &unpacked).ok();
-    frozen.goes_on();
+    checkpointed.restore("runc", &unpacked).ok();
+    checkpointed.is_restored_intact();
     // cedana-runc restores a checkpoint without a manifest.
-    frozen.restore("cedana-runc", &unpacked).ok();
-    frozen.goes_on();
+    checkpointed.restore("cedana-runc", &unpacked).ok();
+    checkpointed.is_restored_intact();
     // Unpacks in place.
     command("cedana-runc", &["unpack", &from]).ok();
-    frozen.restore("runc", &frozen.images).ok();
-    frozen.goes_on();
+    checkpointed.restore("runc", &checkpointed.images).ok();
+    checkpointed.is_restored_intact();
 }
 
 #[test]
 fn compression_can_be_turned_off() {
     let flags = ["--annotation", "io.cedana.checkpoint.compression=none"];
-    let frozen = Frozen::new("plain", &flags);
-    let names = frozen.images.names();
+    let checkpointed = Checkpointed::new("plain", &flags);
+    let names = checkpointed.images.names();
     assert!(
         !names.iter().any(|name| name.ends_with(".zst")),
         "{names:?}"
     );
-    assert_eq!(frozen.images.manifest()["format"], 1);
-    frozen.restore("cedana-runc", &frozen.images).ok();
-    frozen.goes_on();
-    frozen.restore("runc", &frozen.images).ok();
-    frozen.goes_on();
+    assert_eq!(checkpointed.images.manifest()["format"], 1);
+    checkpointed
+        .restore("cedana-runc", &checkpointed.images)
+        .ok();
+    checkpointed.is_restored_intact();
+    checkpointed.restore("runc", &checkpointed.images).ok();
+    checkpointed.is_restored_intact();
 }
 
 /// A quarter of the available memory in bytes: too much to stay in the page cache without
@@ -115,30 +128,32 @@ fn much() -> String {
 }
 
 /// Takes a checkpoint by a wrapper that expects a large one.
-fn large_dump(frozen: &Frozen, runtime: &Path, images: &Folder) -> Output {
+fn large_dump(checkpointed: &Checkpointed, runtime: &Path, images: &Folder) -> Output {
     let line = format!(
         "CEDANA_TEST_EXPECTED={} CEDANA_RUNTIME={} exec cedana-runc --root {ROOT} checkpoint \
          --leave-running --image-path {} --work-path {} {}",
         much(),
         runtime.display(),
         images.text(),
-        frozen.bundle.text(),
-        frozen.id
+        checkpointed.bundle.text(),
+        checkpointed.id
     );
     command("sh", &["-c", &line])
 }
 
 #[test]
 fn a_large_checkpoint_is_kept_in_memory_first_and_leaves_nothing_behind() {
-    let frozen = Frozen::new("large", &[]);
-    frozen.restore("cedana-runc", &frozen.images).ok();
+    let checkpointed = Checkpointed::new("large", &[]);
+    checkpointed
+        .restore("cedana-runc", &checkpointed.images)
+        .ok();
     let images = Folder::new("images");
     let new = images.file(".cedana-new");
     // The first wrapper is killed before CRIU runs.
     for killed in [true, false] {
         let gate = Gate::before("checkpoint");
         let output = thread::scope(|scope| {
-            let dump = scope.spawn(|| large_dump(&frozen, &gate.program(), &images));
+            let dump = scope.spawn(|| large_dump(&checkpointed, &gate.program(), &images));
             gate.arrived();
             let first = fs::read_link(new.join("pages-1.img"));
             let first =
@@ -163,51 +178,53 @@ fn a_large_checkpoint_is_kept_in_memory_first_and_leaves_nothing_behind() {
         let raw = name.starts_with("pages-") && name.ends_with(".img");
         assert!(!raw, "{name} is left");
     }
-    frozen.is_intact();
-    frozen.end();
-    frozen.restore("cedana-runc", &images).ok();
-    frozen.goes_on();
+    checkpointed.is_intact();
+    checkpointed.end();
+    checkpointed.restore("cedana-runc", &images).ok();
+    checkpointed.is_restored_intact();
 }
 
 #[test]
 fn a_flipped_bit_is_found_and_named() {
     // A lazy restore finds it later; see `lazy.rs`.
     let eager = ["--annotation", "io.cedana.restore.mode=eager"];
-    let frozen = Frozen::new("flipped", &eager);
-    let pages = frozen.images.largest_pages();
+    let checkpointed = Checkpointed::new("flipped", &eager);
+    let pages = checkpointed.images.largest_pages();
     let name = pages
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
     for name in [&name, "pstree.img"] {
-        let damaged = frozen.images.copy("damaged");
+        let damaged = checkpointed.images.copy("damaged");
         flip(&damaged.file(name));
-        frozen.is_refused(&damaged, &[name]);
+        checkpointed.is_refused(&damaged, &[name]);
     }
-    let short = frozen.images.copy("short");
+    let short = checkpointed.images.copy("short");
     let file = fs::File::options().write(true).open(short.file(&name));
     let cut = file.and_then(|file| file.set_len(size(&pages) / 2));
     cut.unwrap_or_else(|error| panic!("{name}: {error}"));
-    frozen.is_refused(&short, &[&name]);
+    checkpointed.is_refused(&short, &[&name]);
     // The original is unchanged.
-    frozen.restore("cedana-runc", &frozen.images).ok();
-    frozen.goes_on();
+    checkpointed
+        .restore("cedana-runc", &checkpointed.images)
+        .ok();
+    checkpointed.is_restored_intact();
 }
 
 #[test]
 fn a_checkpoint_of_another_format_or_architecture_is_refused_with_the_reason() {
-    let frozen = Frozen::new("unfit", &[]);
+    let checkpointed = Checkpointed::new("unfit", &[]);
     let change = |change: &dyn Fn(&mut Value)| {
-        let changed = frozen.images.copy("changed");
+        let changed = checkpointed.images.copy("changed");
         let mut manifest = changed.manifest();
         change(&mut manifest);
         fs::write(changed.file(MANIFEST), manifest.to_string()).expect("the copy's manifest");
         changed
     };
     let newer = change(&|manifest| manifest["format"] = 99.into());
-    frozen.is_refused(&newer, &["format 99", "update"]);
+    checkpointed.is_refused(&newer, &["format 99", "update"]);
     let elsewhere = change(&|manifest| manifest["machine"]["architecture"] = "riscv64".into());
-    frozen.is_refused(&elsewhere, &["riscv64"]);
+    checkpointed.is_refused(&elsewhere, &["riscv64"]);
 }
 
 /// A file system that can't punch holes, unmounted when dropped.

@@ -1,112 +1,16 @@
 //! Restores a checkpoint by an OCI runtime alone, without an engine.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use containerd_shim_protos::shim::oci::CheckpointOptions;
-use serde_json::Value;
 
+use crate::folder::{Folder, json, read};
 use crate::{Container, Leaks, Output, Report, Run, command, eventually, unique};
-
-/// The name of the manifest in a checkpoint.
-pub const MANIFEST: &str = "cedana-manifest.json";
-
-/// A directory, removed when dropped.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    /// Creates it.
-    #[track_caller]
-    pub fn new(label: &str) -> Self {
-        let path = Path::new("/var/tmp/cedana-tests").join(unique(label));
-        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Self(path)
-    }
-
-    /// A path in it.
-    #[track_caller]
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Its path.
-    #[track_caller]
-    pub fn text(&self) -> String {
-        self.0.display().to_string()
-    }
-
-    /// The names of its entries.
-    #[track_caller]
-    pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).unwrap_or_else(|e| panic!("{}: {e}", self.text()));
-        let mut names: Vec<_> = entries
-            .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// The largest page file in it.
-    pub fn largest_pages(&self) -> PathBuf {
-        let pages = self.names().into_iter();
-        pages
-            .filter(|name| name.starts_with("pages-") && name.ends_with(".img.zst"))
-            .map(|name| self.file(&name))
-            .max_by_key(|path| size(path))
-            .unwrap_or_else(|| panic!("no page file: {:?}", self.names()))
-    }
-
-    /// The manifest in it.
-    #[track_caller]
-    pub fn manifest(&self) -> Value {
-        json(&read(&self.file(MANIFEST)))
-    }
-
-    /// A copy of it.
-    #[track_caller]
-    pub fn copy(&self, label: &str) -> Self {
-        let copy = Self::new(label);
-        let from = format!("{}/.", self.text());
-        command("cp", &["-a", &from, &copy.text()]).ok();
-        copy
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A file's size; 0 if there is none.
-#[track_caller]
-pub fn size(path: &Path) -> u64 {
-    path.metadata().map_or(0, |meta| meta.len())
-}
-
-/// A file's text.
-#[track_caller]
-pub fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The value of a JSON text.
-#[track_caller]
-pub fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// Changes one bit in the middle of a file.
-pub fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 4;
-    fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-}
 
 /// A container that was checkpointed and killed, with its checkpoint and a bundle
 /// in which an OCI runtime restores it.
-pub struct Frozen {
+pub struct Checkpointed {
     /// The container that was checkpointed and killed.
     pub container: Container,
     /// Its report before the checkpoint.
@@ -122,7 +26,7 @@ pub struct Frozen {
 /// The runtimes' `--root`.
 pub const ROOT: &str = "/run/cedana-stored";
 
-impl Frozen {
+impl Checkpointed {
     /// Checkpoints a workload with 64 MiB of memory, children, a connection and a file.
     #[track_caller]
     pub fn new(label: &str, flags: &[&str]) -> Self {
@@ -162,20 +66,20 @@ impl Frozen {
         let id = unique("alone");
         let bundle = Folder::new("bundle");
         command("ip", &["netns", "add", &id]).ok();
-        let frozen = Self {
+        let checkpointed = Self {
             container,
             before,
             images,
             bundle,
             id,
         };
-        frozen.furnish();
-        frozen
+        checkpointed.write_bundle();
+        checkpointed
     }
 
     /// Writes the bundle from the container's. Its root is the one that containerd
     /// has still mounted.
-    fn furnish(&self) {
+    fn write_bundle(&self) {
         let engines = format!(
             "/run/containerd/io.containerd.runtime.v2.task/default/{}",
             self.container.id()
@@ -262,10 +166,10 @@ impl Frozen {
 
     /// Asserts that it was restored intact, and kills it.
     #[track_caller]
-    pub fn goes_on(&self) {
+    pub fn is_restored_intact(&self) {
         self.is_intact();
         self.end();
-        self.has_ended();
+        self.has_exited();
     }
 
     /// The PID of its init.
@@ -276,7 +180,7 @@ impl Frozen {
 
     /// Its report after a signal.
     #[track_caller]
-    pub fn says_after(&self, signal: &str) -> Report {
+    pub fn report_after_signal(&self, signal: &str) -> Report {
         let pid = self.pid();
         self.container.report_after("workload", || {
             command("kill", &[signal, &pid]).ok();
@@ -286,12 +190,12 @@ impl Frozen {
     /// Asserts that it continues the process that was checkpointed.
     #[track_caller]
     pub fn is_intact(&self) {
-        self.says_after("-USR1").continues(&self.before);
+        self.report_after_signal("-USR1").continues(&self.before);
     }
 
     /// Waits until its init has exited.
     #[track_caller]
-    pub fn has_ended(&self) {
+    pub fn has_exited(&self) {
         let process = Path::new("/proc").join(self.pid());
         eventually("the restored init has exited", || match process.exists() {
             true => Err("it still runs".to_owned()),
@@ -325,7 +229,7 @@ impl Frozen {
     }
 }
 
-impl Drop for Frozen {
+impl Drop for Checkpointed {
     fn drop(&mut self) {
         self.end();
         command("ip", &["netns", "delete", &self.id]);
@@ -333,7 +237,7 @@ impl Drop for Frozen {
 }
 
 /// A restore in the foreground, which exits with its container.
-pub struct Foreground<'a>(&'a Frozen);
+pub struct Foreground<'a>(&'a Checkpointed);
 
 impl Foreground<'_> {
     /// Waits until it exits, and asserts its exit code.
