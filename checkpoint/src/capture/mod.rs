@@ -12,7 +12,7 @@
 //! CRIU ──► pages-N.img ─┬─ worker ─ read, compress ─┐  in order
 //!              ▲        └─ worker ─ read, compress ─┴──────────► pages-N.img.zst
 //!              └─────────── punch hole ◄── written ──┘                │
-//! watcher: names and lengths of files, which are closed               ▼
+//! watcher: names, lengths and closes of files                         ▼
 //!                                               disk: past the page cache, early
 //! ```
 //!
@@ -21,7 +21,8 @@
 //! frames, of the first file that has one. The worker that completes the next
 //! piece in order writes it, and the ready pieces after it. No worker waits for
 //! another, unless the ready pieces use up the memory setting.
-//! **The disk's thread** ([`disk`]) writes stored blocks to disk early.
+//! **The disk's thread** ([`disk`]) writes stored blocks to disk early. They share the
+//! state of the capture ([`shared`]) and of each page image ([`page_file`]).
 //!
 //! While CRIU runs the workers have the lowest priority, because the frozen
 //! application waits for CRIU and for CRIU's code in its processes. When CRIU has
@@ -34,9 +35,9 @@
 //! They only compute the frames' digests, and keep their priority.
 //!
 //! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
-//! to a staging directory that is no checkpoint ([`crate::format::publish`]). If
+//! to a staging directory, which is not a checkpoint ([`crate::format::publish`]). If
 //! CRIU fails, the caller drops the [`Capture`], which stops it, and removes the
-//! directory with what was stored.
+//! directory.
 
 mod disk;
 mod error;

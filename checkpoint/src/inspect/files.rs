@@ -108,8 +108,8 @@ impl Files {
         let deleted = dir
             .all::<RemapFilePath>("remap-fpath.img")?
             .into_iter()
-            // The content of a file with another name (0), or of a dead process's file in
-            // /proc (2), is not in the checkpoint.
+            // The content of a file with another name (0), or of an exited process's file
+            // in /proc (2), is not in the checkpoint.
             .filter(|remap| remap.remap_type.unwrap_or(1) == 1)
             .map(|remap| remap.orig_id)
             .collect();

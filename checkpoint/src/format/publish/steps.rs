@@ -1,4 +1,4 @@
-//! The steps on disk: each change goes through a hook for tests.
+//! File operations of publishing. A test can simulate a kill before each change.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
