@@ -83,7 +83,7 @@ impl BareShim {
         &self.id
     }
 
-    /// The bundle, to be damaged before [`BareShim::create`].
+    /// The bundle, which a test may change before [`BareShim::run`].
     pub fn bundle(&self) -> PathBuf {
         self.home.join("bundle")
     }
