@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::messages::Startup;
 use crate::output::units;
+use crate::output::units::micros;
 
 const DIR: &str = "/run/cedana";
 const FILE: &str = "restores.jsonl";
@@ -79,7 +80,6 @@ impl Recorder {
 
     /// Records the restore, and returns the line for the log.
     pub(super) fn write(&self, metrics: &Metrics, failed: Option<&str>) -> String {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let now = self.elapsed();
         let record = Record {
             at: time::OffsetDateTime::now_utc().unix_timestamp(),

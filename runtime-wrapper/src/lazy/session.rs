@@ -22,6 +22,7 @@ use crate::host::procfs;
 use crate::host::{sys, test_hooks};
 use crate::oci::state::Container;
 use crate::output::report::Reporter;
+use crate::output::units::micros;
 use cedana_contract::flags;
 use cedana_contract::pid::Pid;
 
@@ -75,7 +76,7 @@ impl Session {
             bundle: settings.bundle.to_path_buf(),
             threads: settings.threads,
             oom_score_adj: settings.oom_score_adj,
-            elapsed_us: u64::try_from(settings.begun.elapsed().as_micros()).unwrap_or(0),
+            elapsed_us: micros(settings.begun.elapsed()),
             log: log.map(std::path::absolute).transpose()?,
             log_json,
             gate: test_hooks::prefetch_gate().map(PathBuf::from),

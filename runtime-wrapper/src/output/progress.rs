@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::host::sys;
 use crate::output::units::bytes;
+use crate::output::units::micros;
 
 /// The shortest time between two lines: people can't read faster.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -136,11 +137,11 @@ impl Display {
         if !is_writable(program) {
             return;
         }
-        let elapsed = now.saturating_duration_since(self.begin).as_micros();
+        let elapsed = now.saturating_duration_since(self.begin);
         let (raw, done, stored) = progress.map_or((0, 0, 0), |p| (p.raw, p.done, p.stored));
         let message = contract::Message {
             phase,
-            elapsed_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
+            elapsed_us: micros(elapsed),
             raw_bytes: raw,
             done_bytes: done,
             stored_bytes: stored,

@@ -1,4 +1,6 @@
-//! Sizes and durations as text for people.
+//! Sizes and durations: as text for people, and as numbers for records.
+
+use std::time::Duration;
 
 /// A size with three digits and a binary unit.
 pub(crate) fn bytes(count: u64) -> String {
@@ -18,6 +20,11 @@ pub(crate) fn bytes(count: u64) -> String {
         usize::from(value < 99.95)
     };
     format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// A duration in microseconds, as records and messages have it.
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A duration with up to four digits and a fitting unit.

@@ -21,6 +21,7 @@ use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::engine::checkpoint_dir;
+use crate::output::units::micros;
 
 /// Annotations that hold the name of a container's image (containerd's CRI, CRI-O).
 const IMAGE_NAMES: [&str; 2] = [
@@ -326,10 +327,6 @@ fn options(prepared: &Prepared<'_>, compression: Compression) -> BTreeMap<String
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
-}
-
-fn micros(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn in_store(request: &Request, source: publish::Error) -> Error {
