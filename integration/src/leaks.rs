@@ -4,11 +4,11 @@
 //! tests' containers. Here only that counts which carries the test's own names: the
 //! container's id, its bundle, its directory of images.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::eventually;
+use crate::{command, eventually};
 
 /// Prefixes of the names of a checkpoint's or a restore's processes. A shim is not
 /// among them: it runs as long as containerd has its container.
@@ -36,13 +36,16 @@ impl Leaks {
         Self { names, before }
     }
 
-    /// Waits until nothing new carries the names. Sockets in `/run/cedana/lazy` are
-    /// ignored, since their names hold only a PID.
+    /// Waits until nothing new carries the names, and nothing names a process that has
+    /// exited: sockets of page sources, and firewall tables in any network namespace.
+    /// A namespace itself exists only as long as a process, which would be found.
     #[track_caller]
     pub fn none(&self) {
         eventually("a failure leaves nothing behind", || {
             let now = carriers(&self.names);
-            let left: Vec<_> = now.difference(&self.before).cloned().collect();
+            let mut left: Vec<_> = now.difference(&self.before).cloned().collect();
+            left.extend(stale_sockets());
+            left.extend(stale_tables());
             match left.is_empty() {
                 true => Ok(()),
                 false => Err(left.join("\n")),
@@ -83,6 +86,41 @@ fn carriers(names: &[String]) -> BTreeSet<String> {
         if carries(&name) || (ours && of_the_story()) {
             found.insert(format!("file {}", file.display()));
         }
+    }
+    found
+}
+
+/// Sockets of page sources whose container has exited. A name is init's PID and its
+/// start time.
+fn stale_sockets() -> Vec<String> {
+    let is_stale = |socket: &PathBuf| {
+        let name = socket.file_name().unwrap_or_default().to_string_lossy();
+        let pid = name.split('-').next().unwrap_or_default();
+        !Path::new("/proc").join(pid).exists()
+    };
+    let sockets = entries("/run/cedana/lazy").into_iter().filter(is_stale);
+    sockets.map(|path| path.display().to_string()).collect()
+}
+
+/// Tables of a network lock whose process has exited, in all network namespaces. A name
+/// is `cedana-` and the PID.
+fn stale_tables() -> Vec<String> {
+    let mut namespaces = BTreeMap::new();
+    for process in entries("/proc") {
+        let namespace = process.join("ns/net");
+        if let Ok(identity) = fs::read_link(&namespace) {
+            namespaces.insert(identity, namespace);
+        }
+    }
+    let mut found = Vec::new();
+    for namespace in namespaces.into_values() {
+        let enter = format!("--net={}", namespace.display());
+        // A process that exits meanwhile takes its namespace along.
+        let tables = command("nsenter", &[&enter, "nft", "list", "tables"]).stdout;
+        let names = tables.split_whitespace();
+        let pids = names.filter_map(|name| Some((name, name.strip_prefix("cedana-")?)));
+        let stale = pids.filter(|(_, pid)| !Path::new("/proc").join(pid).exists());
+        found.extend(stale.map(|(name, _)| format!("table {name} in {}", namespace.display())));
     }
     found
 }

@@ -1,8 +1,10 @@
 //! Connections, names and ports of restored containers.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use cedana_integration::{Output, command, eventually};
 ///
 /// As root: CRIU needs CAP_SYS_RESOURCE to dump another user's process.
 const NGINX: &str = "user root; daemon off; worker_processes 2; pid /tmp/nginx.pid;
-error_log stderr; events {}
+error_log stderr; events { worker_connections 4000; }
 http { access_log off; keepalive_timeout 1h; keepalive_requests 1000000;
   server { listen 80; default_type text/plain;
     location / { return 200 \"connection $connection request $connection_requests\\n\"; } } }";
@@ -494,4 +496,82 @@ fn a_restore_with_connections_is_refused_if_the_user_sets_that() {
     let reason = caller.container.restore("cp").refused();
     assert!(reason.contains("restore.tcp"), "{reason}");
     assert_eq!(caller.container.inspect("{{.State.Running}}"), "false");
+}
+
+#[test]
+fn a_thousand_clients_stay_connected() {
+    if no_restore_here() {
+        return;
+    }
+    let network = Network::create("thousand");
+    let server = nginx("thousand")
+        .flags(&["--network", network.name(), "--ulimit", "nofile=4096:4096"])
+        .start();
+    let address = format!("{}:80", server.address());
+    let mut clients = vec![Client::of(&address)];
+    clients.extend((1..1000).map(|_| {
+        let stream = TcpStream::connect(&address).expect("a connection");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a time limit");
+        Client(stream)
+    }));
+    let mut connections = Vec::new();
+    for client in &mut clients {
+        let answer = client.ask().expect("an answer");
+        connections.push(answer.split(" request").next().map(str::to_owned));
+    }
+    server.checkpoint_and_exit("cp");
+    server.restore_and_run("cp");
+    for (client, connection) in clients.iter_mut().zip(connections) {
+        let answer = client.ask().expect("an answer after the restore");
+        let (same, _) = answer.split_once(" request").expect("nginx counts");
+        assert_eq!(Some(same), connection.as_deref());
+    }
+    let netns = format!("/proc/{}/ns/net", server.pid());
+    let left = tables(&netns);
+    assert!(!left.contains("cedana-"), "the lock remains: {left}");
+}
+
+/// The tables of nftables in a network namespace.
+fn tables(netns: &str) -> String {
+    let enter = format!("--net={netns}");
+    command("nsenter", &[&enter, "nft", "list", "tables"])
+        .ok()
+        .stdout
+}
+
+#[test]
+fn the_lock_of_a_killed_process_is_removed() {
+    let network = Network::create("killed");
+    let server = nginx("killed")
+        .flags(&["--network", network.name()])
+        .start();
+    let mut client = Client::of(&format!("{}:80", server.address()));
+    client.ask().expect("an answer");
+    server.checkpoint_running("cp").ok();
+    // Locks the checkpoint's connections in a network namespace of its own, as between
+    // Create and Start.
+    let mut holder = Command::new("cedana-runc")
+        .arg("--cedana-hold-netns")
+        .arg(server.checkpoint_path("cp"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the holder starts");
+    let ready = holder.stdout.take().expect("a pipe");
+    let mut line = String::new();
+    BufReader::new(ready)
+        .read_line(&mut line)
+        .expect("the holder is ready");
+    // Open, so that it exists after the holder.
+    let open = fs::File::open(format!("/proc/{}/ns/net", holder.id())).expect("its namespace");
+    let netns = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
+    assert!(tables(&netns).contains("cedana-"), "{}", tables(&netns));
+    holder.kill().expect("killed");
+    holder.wait().expect("reaped");
+    eventually("no table is left", || match tables(&netns).as_str() {
+        "" => Ok(()),
+        left => Err(left.to_owned()),
+    });
 }
