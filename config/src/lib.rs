@@ -38,7 +38,8 @@ mod value;
 use cedana_contract::annotations::PREFIX as ANNOTATION_PREFIX;
 pub use error::Error;
 pub use settings::{
-    Checkpoint, Compression, Config, Cores, Doubtful, Mode, Restore, ResumeEarly, Tcp,
+    Accept, Check, Checkpoint, Compression, Config, Cores, Doubtful, Mode, Restore, ResumeEarly,
+    Tcp,
 };
 
 /// Path of the settings file if `CEDANA_CONFIG` names no other.

@@ -41,7 +41,7 @@ const NODE: bool = false;
 /// May be set for a container by annotation.
 const CONTAINER: bool = true;
 
-static SETTINGS: [Setting; 21] = [
+static SETTINGS: [Setting; 24] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
@@ -63,6 +63,9 @@ static SETTINGS: [Setting; 21] = [
     setting!("restore.tcp", CONTAINER, value::tcp => restore.tcp),
     setting!("restore.settle", CONTAINER, value::short_wait => restore.settle),
     setting!("restore.memory", NODE, value::memory => restore.memory),
+    setting!("restore.check", NODE, value::check => restore.check),
+    setting!("restore.accept", NODE, value::accept => restore.accept),
+    setting!("restore.timeout", NODE, value::time_limit => restore.timeout),
 ];
 
 /// The setting with this key in the file.

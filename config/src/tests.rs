@@ -114,6 +114,9 @@ fn annotation_cannot_set_a_setting_of_the_node() {
         "io.cedana.checkpoint.memory",
         "io.cedana.checkpoint.spare_memory",
         "io.cedana.restore.memory",
+        "io.cedana.restore.check",
+        "io.cedana.restore.accept",
+        "io.cedana.restore.timeout",
     ] {
         let result = Config::default().with_annotations([(name, "/bin/sh")]);
         assert!(message(result).contains("belongs to the node"));
@@ -153,6 +156,24 @@ fn runtime_is_found_in_invalid_toml() {
     );
     assert_eq!(line("[checkpoint\nruntime = \"x\""), None);
     assert_eq!(line("runtimes = 1"), None);
+}
+
+#[test]
+fn a_node_sets_which_checkpoints_it_restores() {
+    let config = from_file("[restore]\ncheck = \"warn\"\naccept = \"signed\"\ntimeout = 0\n");
+    let restore = config.expect("valid").restore;
+    assert_eq!(restore.check, Check::Warn);
+    assert_eq!(restore.accept, Accept::Signed);
+    assert_eq!(restore.timeout, None);
+    let config = from_env("CEDANA_RESTORE_TIMEOUT", "90s").expect("valid");
+    assert_eq!(
+        config.restore.timeout.map(|limit| limit.as_secs()),
+        Some(90)
+    );
+    assert_eq!(
+        message(from_file("[restore]\naccept = \"mine\"\n")),
+        "config.toml:2: restore.accept: \"mine\" is none of any, ours and signed"
+    );
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
+use crate::{Accept, Check, Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
+
+/// The longest time limit. A longer one is a mistake in the unit.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A parsed value, or an error that says which values are valid.
 pub(crate) type Parsed<T> = Result<T, String>;
@@ -100,6 +103,26 @@ pub(crate) fn mode(text: &str) -> Parsed<Mode> {
     }
 }
 
+/// Treatment of a checkpoint with more privileges than the spec.
+pub(crate) fn check(text: &str) -> Parsed<Check> {
+    match text {
+        "strict" => Ok(Check::Strict),
+        "warn" => Ok(Check::Warn),
+        "off" => Ok(Check::Off),
+        _ => Err(format!("{text:?} is none of strict, warn and off")),
+    }
+}
+
+/// The checkpoints that may be restored.
+pub(crate) fn accept(text: &str) -> Parsed<Accept> {
+    match text {
+        "any" => Ok(Accept::Any),
+        "ours" => Ok(Accept::Ours),
+        "signed" => Ok(Accept::Signed),
+        _ => Err(format!("{text:?} is none of any, ours and signed")),
+    }
+}
+
 /// A number of cores, or a percentage of the machine's.
 pub(crate) fn cores(text: &str) -> Parsed<Cores> {
     let invalid =
@@ -155,6 +178,15 @@ pub(crate) fn short_wait(text: &str) -> Parsed<Duration> {
     }
 }
 
+/// A time limit, of which 0 means none.
+pub(crate) fn time_limit(text: &str) -> Parsed<Option<Duration>> {
+    match duration(text)? {
+        Duration::ZERO => Ok(None),
+        limit if limit <= DAY => Ok(Some(limit)),
+        _ => Err(format!("{text:?} is longer than a day; 0 means no limit")),
+    }
+}
+
 /// A duration for CRIU's `timeout`: whole seconds in an unsigned int, of which 0
 /// means no limit.
 pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
@@ -162,7 +194,7 @@ pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {
     if duration.subsec_nanos() != 0 || duration.is_zero() {
         return Err(format!("{text:?} is not one or more whole seconds"));
     }
-    if duration.as_secs() > 24 * 3600 {
+    if duration > DAY {
         return Err(format!("{text:?} is longer than a day"));
     }
     Ok(duration)
@@ -240,6 +272,25 @@ mod tests {
         assert_eq!(mode("eager"), Ok(Mode::Eager));
         assert!(mode("auto").is_err());
         assert!(memory("4095KiB").is_err());
+    }
+
+    #[test]
+    fn restore_policies() {
+        assert_eq!(check("strict"), Ok(Check::Strict));
+        assert_eq!(check("warn"), Ok(Check::Warn));
+        assert_eq!(check("off"), Ok(Check::Off));
+        assert!(check("false").is_err());
+        assert_eq!(accept("any"), Ok(Accept::Any));
+        assert_eq!(accept("ours"), Ok(Accept::Ours));
+        assert_eq!(accept("signed"), Ok(Accept::Signed));
+        assert!(accept("").is_err());
+        assert_eq!(time_limit("0"), Ok(None));
+        assert_eq!(time_limit("0s"), Ok(None));
+        assert_eq!(time_limit("90s"), Ok(Some(Duration::from_secs(90))));
+        assert_eq!(time_limit("24h"), Ok(Some(DAY)));
+        for invalid in ["25h", "600", "none"] {
+            assert!(time_limit(invalid).is_err(), "{invalid}");
+        }
     }
 
     #[test]
