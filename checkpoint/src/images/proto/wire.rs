@@ -95,8 +95,10 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
 pub(crate) trait Field: Default {
     /// Whether a message without it is damaged.
     const REQUIRED: bool = true;
+    /// Whether a message may have several of it.
+    const REPEATED: bool = false;
 
-    /// Adds a value. If a field that is not repeated has several, the last one counts.
+    /// Adds a value. [`messages!`] allows several of a repeated field only.
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed>;
 }
 
@@ -168,6 +170,7 @@ impl<T: Field> Field for Option<T> {
 
 impl Field for Vec<u32> {
     const REQUIRED: bool = false;
+    const REPEATED: bool = true;
 
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         repeated(value, |number| self.push(number as u32))
@@ -176,6 +179,7 @@ impl Field for Vec<u32> {
 
 impl Field for Vec<u64> {
     const REQUIRED: bool = false;
+    const REPEATED: bool = true;
 
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         repeated(value, |number| self.push(number))
@@ -213,6 +217,7 @@ impl<M: Message> Field for M {
 
 impl<M: Message> Field for Vec<M> {
     const REQUIRED: bool = false;
+    const REPEATED: bool = true;
 
     fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
         match value {
@@ -242,7 +247,11 @@ macro_rules! messages {
                 let mut seen = 0u64;
                 for field in Fields(bytes) {
                     let (number, value) = field?;
+                    let again = number < 64 && seen & (1 << number) != 0;
                     match number {
+                        // CRIU's reader merges such messages, so the two readers would
+                        // disagree.
+                        $($number if again && !<$type as Field>::REPEATED => return Err(Malformed),)*
                         $($number => Field::merge(&mut message.$field, value)?,)*
                         _ => continue,
                     }
@@ -310,6 +319,7 @@ mod tests {
             (&[0x08, 1, 0x12, 9, b'a'], "a length beyond the end"),
             (&[0x08, 1, 0x12], "no length"),
             (&[0x08], "no value"),
+            (&[0x08, 1, 0x12, 0, 0x08, 1], "a field that is there twice"),
             (&[0x08, 1, 0x10, 1], "a number in place of a string"),
             (&[0x0a, 1, 1], "bytes in place of a number"),
             (&[0x0b], "a group, which proto2 dropped"),
