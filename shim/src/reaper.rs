@@ -31,6 +31,7 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::sys;
 use cedana_contract::pid::Pid;
 
 /// An exit status as a shell reports it: the exit code, or 128 plus the number
@@ -123,6 +124,22 @@ impl Reaper {
         Ok((pid, exits.claim(pid)))
     }
 
+    /// Sends a signal by PID to a child whose exit is claimed and not yet collected.
+    ///
+    /// The PID is the child's until `waitpid` returns it, and [`Self::reap`] calls
+    /// `waitpid` under the lock that is held here. So the signal can't reach another
+    /// process, and no pidfd is needed.
+    ///
+    /// # Errors
+    /// ESRCH when no such child is left, else those of kill(2).
+    pub(crate) fn signal(&self, pid: Pid, signal: u32) -> nix::Result<()> {
+        let exits = self.lock();
+        match exits.claimed.contains_key(&pid) {
+            true => sys::kill(pid, signal),
+            false => Err(Errno::ESRCH),
+        }
+    }
+
     /// Keeps exits of unknown processes until the watch is dropped. Taken before the
     /// start of a process whose PID is reported later.
     pub(crate) fn watch(&self) -> Watch {
@@ -195,5 +212,12 @@ mod tests {
             .spawn(Command::new("sh").args(["-c", "kill -9 $$"]))
             .unwrap();
         assert_eq!(exit.await, Ok(137));
+        // Only a child that is not reaped is signalled, and this process is no child
+        // of its own.
+        let (pid, exit) = reaper.spawn(Command::new("sleep").arg("1000")).unwrap();
+        assert_eq!(reaper.signal(Pid::own(), 0), Err(Errno::ESRCH));
+        assert_eq!(reaper.signal(pid, 15), Ok(()));
+        assert_eq!(exit.await, Ok(143));
+        assert_eq!(reaper.signal(pid, 0), Err(Errno::ESRCH));
     }
 }

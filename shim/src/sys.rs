@@ -98,7 +98,8 @@ pub(crate) fn register_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(registered?)
 }
 
-/// Sends any signal, real-time ones included, which nix has no names for.
+/// Sends any signal, real-time ones included, which nix has no names for. By PID, so
+/// only [`Reaper::signal`](crate::reaper::Reaper::signal) calls it.
 ///
 /// # Errors
 /// Those of kill(2); EINVAL for a number that is no signal.
@@ -106,6 +107,30 @@ pub(crate) fn kill(pid: Pid, signal: u32) -> nix::Result<()> {
     let signal = i32::try_from(signal).map_err(|_| Errno::EINVAL)?;
     // SAFETY: kill touches no memory.
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
+
+/// A descriptor of a process, which never means another process (pidfd_open(2)).
+///
+/// # Errors
+/// ESRCH when there is no such process.
+pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just created this descriptor for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Kills the process of a pidfd.
+///
+/// # Errors
+/// ESRCH after its exit.
+pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    let fd = pidfd.as_raw_fd();
+    // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, no_info, 0) };
+    Errno::result(sent).map(drop)
 }
 
 /// Sets a terminal's size.

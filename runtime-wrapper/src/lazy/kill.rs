@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use cedana_contract::files;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 
 use super::messages::{Container, Startup};
 use crate::host::cgroup::Cgroup;
-use crate::host::sys;
+use crate::host::{procfs, sys};
 use crate::output::report::Reporter;
 
 /// How long the last process may take to end.
@@ -45,7 +44,15 @@ pub(super) fn kill_container(container: &Container, init: BorrowedFd<'_>) {
     }
 }
 
+/// The number of pidfds that a kill has open at once.
+const BATCH: usize = 32;
+
 /// Kills the processes of a cgroup, and returns whether there was one.
+///
+/// The processes are no children of this one, so a PID may be another process's a
+/// moment after it was listed. The pidfds are opened first, and the cgroup is listed
+/// again: if a PID is still listed, its pidfd is either that of a process of the
+/// cgroup or that of a process that has exited, which gets no signal.
 fn kill_processes(cgroup: &Cgroup) -> bool {
     let processes = cgroup.processes();
     // A cgroup that the container shares with this process is left alone.
@@ -53,8 +60,16 @@ fn kill_processes(cgroup: &Cgroup) -> bool {
     if processes.iter().any(|&pid| own.contains(&pid.into())) {
         return false;
     }
-    for &pid in processes.iter().filter(|pid| pid.as_raw() > 1) {
-        let _ = kill(pid.into(), Signal::SIGKILL);
+    for batch in processes.chunks(BATCH) {
+        let opened: Vec<_> = batch
+            .iter()
+            .filter(|pid| pid.as_raw() > 1)
+            .filter_map(|&pid| Some((pid, sys::pidfd_open(pid).ok()?)))
+            .collect();
+        let members = cgroup.processes();
+        for (_, process) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
+            let _ = sys::pidfd_kill(process.as_fd());
+        }
     }
     !processes.is_empty()
 }
@@ -119,6 +134,52 @@ pub(super) fn watch(container: &Container) -> Option<OwnedFd> {
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
             fd.try_clone_to_owned().ok()
         }
-        None => sys::pidfd_open(container.init).ok(),
+        None => {
+            let init = sys::pidfd_open(container.init).ok()?;
+            // The PID may be another process's by now.
+            let is_init = procfs::started(container.init) == container.started;
+            is_init.then_some(init)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::procfs::pid;
+    use cedana_contract::pid::Pid;
+    use std::process::Command;
+
+    #[test]
+    fn the_processes_of_a_cgroup_are_killed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("write");
+        write("cgroup.freeze", "0");
+        let cgroup = Cgroup::open(dir.path()).expect("a cgroup");
+        assert!(!kill_processes(&cgroup));
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("spawn");
+        write("cgroup.procs", &format!("{}\n", Pid::of(&child)));
+        assert!(kill_processes(&cgroup));
+        assert!(!child.wait().expect("wait").success());
+        // A cgroup that this process is in.
+        write("cgroup.procs", &format!("{}\n", Pid::own()));
+        assert!(!kill_processes(&cgroup));
+    }
+
+    #[test]
+    fn a_process_with_the_pid_of_an_earlier_one_is_not_taken_for_it() {
+        let container = |started| Container {
+            init: Pid::own(),
+            started,
+            cgroup: None,
+            pidfd: None,
+        };
+        assert!(watch(&container(procfs::started(Pid::own()))).is_some());
+        assert!(watch(&container(Some(1))).is_none());
+        let missing = Container {
+            init: pid(i32::MAX),
+            ..container(None)
+        };
+        assert!(watch(&missing).is_none());
     }
 }

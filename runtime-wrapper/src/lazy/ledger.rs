@@ -138,6 +138,7 @@ mod tests {
         life.apply(Event::Reached(Phase::Running));
         let container = Container {
             init: pid(5),
+            started: Some(6),
             cgroup: Some("/sys/fs/cgroup/c".into()),
             pidfd: Some(9),
         };

@@ -70,6 +70,8 @@ pub(super) enum ToRestore {
 pub(super) struct Container {
     /// The PID of init.
     pub(super) init: Pid,
+    /// The start time of init, which tells it from a later process with its PID.
+    pub(super) started: Option<u64>,
     /// Its cgroup's directory.
     pub(super) cgroup: Option<PathBuf>,
     /// A descriptor of init in the table that source and watchdog share. `None`
@@ -87,6 +89,7 @@ mod tests {
     fn a_message_is_read_as_it_was_sent() {
         let container = ToSource::Container(Container {
             init: pid(5),
+            started: Some(7),
             cgroup: Some("/sys/fs/cgroup/c".into()),
             pidfd: None,
         });

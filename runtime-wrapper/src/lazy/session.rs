@@ -129,6 +129,7 @@ impl Session {
         if let Some(container) = find() {
             self.control.send(&ToSource::Container(messages::Container {
                 init: container.init,
+                started: procfs::started(container.init),
                 cgroup: container.cgroup,
                 pidfd: None,
             }));

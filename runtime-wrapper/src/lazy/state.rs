@@ -266,6 +266,7 @@ mod tests {
     fn container() -> Container {
         Container {
             init: pid(5),
+            started: Some(6),
             cgroup: None,
             pidfd: Some(9),
         }

@@ -15,13 +15,15 @@ mod v2;
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
 
-use crate::procfs;
+use crate::{procfs, sys};
 use cedana_contract::pid::Pid;
+use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 pub(crate) use oom::watch as watch_oom;
@@ -57,19 +59,47 @@ impl Cgroup {
 
     /// All processes in the cgroup and the cgroups below, as `runc ps` lists them.
     pub(crate) fn pids(&self) -> Vec<Pid> {
-        let dir = match self {
+        let mut pids = Vec::new();
+        if let Some(dir) = self.dir() {
+            collect_pids(dir, &mut pids);
+        }
+        pids
+    }
+
+    /// Kills a process that [`Self::pids`] has listed.
+    ///
+    /// The process is no child of the shim, so its PID may be another process's by
+    /// now. The pidfd is opened first and the membership is read afterwards: if the
+    /// PID still means a process of the cgroup, either the pidfd is that process's,
+    /// or the pidfd's process has exited and the signal fails.
+    ///
+    /// # Errors
+    /// ESRCH if the process has exited or left the cgroup.
+    pub(crate) fn kill(&self, pid: Pid) -> nix::Result<()> {
+        let process = sys::pidfd_open(pid)?;
+        let member = Self::of(pid).is_ok_and(|cgroup| cgroup.is_within(self));
+        match member {
+            true => sys::pidfd_kill(process.as_fd()),
+            false => Err(Errno::ESRCH),
+        }
+    }
+
+    /// Whether this is the other cgroup or one below it, in the hierarchy whose
+    /// processes [`Self::pids`] lists.
+    fn is_within(&self, other: &Self) -> bool {
+        matches!((self.dir(), other.dir()), (Some(dir), Some(other)) if dir.starts_with(other))
+    }
+
+    /// The directory whose `cgroup.procs` has all processes of the container.
+    fn dir(&self) -> Option<&PathBuf> {
+        match self {
             Cgroup::V2(dir) => Some(dir),
             // Each of these controllers has all processes of the container. The
             // kernel's configuration decides which of them exist.
             Cgroup::V1(dirs) => ["devices", "freezer", "pids", "memory", "cpu"]
                 .iter()
                 .find_map(|controller| dirs.get(*controller)),
-        };
-        let mut pids = Vec::new();
-        if let Some(dir) = dir {
-            collect_pids(dir, &mut pids);
         }
-        pids
     }
 
     /// Withdraws the freeze that a runtime has left after a failed pause on version 2
@@ -162,6 +192,17 @@ mod tests {
         assert_eq!(dirs["cpuacct"], Path::new("/cg/cpuacct/a"));
         assert_eq!(dirs["systemd"], Path::new("/cg/systemd/b"));
         assert_eq!(dirs.len(), 3);
+    }
+
+    #[test]
+    fn a_process_outside_the_cgroup_is_not_killed() {
+        let elsewhere = Cgroup::V2("/elsewhere".into());
+        assert_eq!(elsewhere.kill(Pid::own()), Err(Errno::ESRCH));
+        let cgroup = |path: &str| Cgroup::V2(path.into());
+        assert!(cgroup("/c/a").is_within(&cgroup("/c/a")));
+        assert!(cgroup("/c/a/b").is_within(&cgroup("/c/a")));
+        assert!(!cgroup("/c/ab").is_within(&cgroup("/c/a")));
+        assert!(!cgroup("/c").is_within(&cgroup("/c/a")));
     }
 
     #[test]

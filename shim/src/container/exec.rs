@@ -112,12 +112,14 @@ impl Container {
         let made = self
             .create_process(&exec.process, &exec.id, command, "OCI runtime exec failed")
             .await;
-        let pid = match (made, read_pid(&pid_file)) {
-            (Ok(()), pid) => pid,
+        let created = match (made, read_pid(&pid_file)) {
+            (Ok(()), pid) => pid.map(|pid| (pid, watch.claim(pid))),
             (Err(e), Ok(pid)) => {
                 // The process was created without its streams, and no client knows
-                // the process. The kill fails if the process has already exited.
-                let _ = send_signal(pid, SIGKILL.cast_unsigned());
+                // the process. Claimed, it can be signalled until it is reaped. The
+                // kill fails if the process has already exited.
+                let _exit = watch.claim(pid);
+                let _ = send_signal(&self.host.reaper, pid, SIGKILL.cast_unsigned());
                 Err(e)
             }
             (Err(e), Err(_)) => Err(e),
@@ -126,9 +128,9 @@ impl Container {
             // After a failure a file may be missing.
             let _ = std::fs::remove_file(file);
         }
-        let pid = pid?;
+        let (pid, exit) = created?;
         exec.process.set_pid(pid);
-        Ok(watch.claim(pid))
+        Ok(exit)
     }
 
     /// Deletes an exec process that doesn't run; returns its PID and exit.

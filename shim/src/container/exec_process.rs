@@ -137,6 +137,7 @@ impl Exec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reaper::Reaper;
 
     fn id() -> ExecId {
         ExecId::parse("e").unwrap()
@@ -220,10 +221,13 @@ mod tests {
     fn a_reaped_process_is_not_signalled() {
         let exec = Exec::new(id(), Some(&any("{}")), Stdio::default()).unwrap();
         assert!(matches!(
-            exec.process.signal(15),
+            exec.process.signal(&Reaper::default(), 15),
             Err(Error::FailedPrecondition(_))
         ));
         exec.process.set_reaped();
-        assert!(matches!(exec.process.signal(15), Err(Error::NotFound(_))));
+        assert!(matches!(
+            exec.process.signal(&Reaper::default(), 15),
+            Err(Error::NotFound(_))
+        ));
     }
 }

@@ -6,10 +6,10 @@ use std::{fs::File, io::Read, sync::Arc};
 use cedana_contract::files;
 use containerd_shim::protos::{events::task::TaskExit, protobuf::MessageField};
 use log::{error, warn};
-use nix::libc::SIGKILL;
+use nix::{errno::Errno, libc::SIGKILL};
 
 use super::exec_process::Exec;
-use super::process::{Ended, Process, send_signal};
+use super::process::{Ended, Process};
 use super::state::State;
 use super::{Container, is_unknown_container};
 use crate::container::process::pid_number;
@@ -91,8 +91,8 @@ impl Container {
             );
         }
         for pid in cgroup.pids() {
-            match send_signal(pid, SIGKILL.cast_unsigned()) {
-                Ok(()) | Err(Error::NotFound(_)) => {}
+            match cgroup.kill(pid) {
+                Ok(()) | Err(Errno::ESRCH) => {}
                 Err(e) => warn!("container {}: process {pid}: {e}", self.id),
             }
         }

@@ -21,11 +21,11 @@ impl Container {
     /// [`Error::NotFound`] when the process has exited.
     pub(crate) async fn kill(&self, target: &Target, signal: u32, all: bool) -> Result<()> {
         if let Target::Exec(id) = target {
-            return self.exec(id)?.process.signal(signal);
+            return self.exec(id)?.process.signal(&self.host.reaper, signal);
         }
         // The OCI runtime doesn't know the container yet.
         if lock(&self.holder).is_some() {
-            return self.init.signal(signal);
+            return self.init.signal(&self.host.reaper, signal);
         }
         if self.pid().is_none() {
             return self.kill_unrestored(signal);
@@ -35,7 +35,7 @@ impl Container {
             State::Pausing | State::Paused | State::Checkpointing { paused: true }
         );
         if !all && !frozen && self.has_own_pid_namespace {
-            return self.init.signal(signal);
+            return self.init.signal(&self.host.reaper, signal);
         }
         self.kill_by_runtime(signal, all).await
     }
@@ -54,7 +54,7 @@ impl Container {
             }
             Ok(_) => Err(Error::NotFound("process already finished".into())),
             // Start is in progress, and fails when its OCI runtime is killed.
-            Err(_) => self.init.kill_creating_runtime(),
+            Err(_) => self.init.kill_creating_runtime(&self.host.reaper),
         }
     }
 

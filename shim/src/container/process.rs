@@ -16,10 +16,9 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use crate::{
     error::{Error, Result},
-    reaper::ExitStatus,
+    reaper::{ExitStatus, Reaper},
     runtime::{Io, Runtime},
     stdio::{ConsoleSocket, Owner, Pipes, ProcessIo, Stdio},
-    sys,
 };
 use cedana_contract::pid::Pid;
 
@@ -153,10 +152,10 @@ impl Process {
     ///
     /// # Errors
     /// [`Error::NotFound`] when no runtime is creating the process.
-    pub(crate) fn kill_creating_runtime(&self) -> Result<()> {
+    pub(crate) fn kill_creating_runtime(&self, reaper: &Reaper) -> Result<()> {
         match Pid::try_from(self.creating_runtime.load(Ordering::Relaxed)) {
             Err(_) => Err(Error::NotFound("process not created".into())),
-            Ok(pid) => send_signal(pid, SIGKILL.cast_unsigned()),
+            Ok(pid) => send_signal(reaper, pid, SIGKILL.cast_unsigned()),
         }
     }
 
@@ -165,14 +164,14 @@ impl Process {
     /// # Errors
     /// [`Error::NotFound`] after the exit, [`Error::FailedPrecondition`] before the
     /// process exists.
-    pub(crate) fn signal(&self, signal: u32) -> Result<()> {
-        // The reaper runs on this thread, so the PID can't be reused while the lock
-        // is held.
+    pub(crate) fn signal(&self, reaper: &Reaper, signal: u32) -> Result<()> {
         let running = self.running();
         match (running.pid, running.reaped) {
             (_, true) => Err(Error::NotFound("process already finished".into())),
             (None, _) => Err(Error::FailedPrecondition("process not created".into())),
-            (Some(pid), _) => send_signal(pid, signal),
+            // A process that was reaped a moment ago, before `set_reaped`, is unknown
+            // to the reaper.
+            (Some(pid), _) => send_signal(reaper, pid, signal),
         }
     }
 
@@ -247,12 +246,12 @@ impl Process {
     }
 }
 
-/// Sends a signal by PID.
+/// Sends a signal to a child of the shim.
 ///
 /// # Errors
-/// [`Error::NotFound`] when there is no such process.
-pub(crate) fn send_signal(pid: Pid, signal: u32) -> Result<()> {
-    match sys::kill(pid, signal) {
+/// [`Error::NotFound`] when the child has been reaped.
+pub(crate) fn send_signal(reaper: &Reaper, pid: Pid, signal: u32) -> Result<()> {
+    match reaper.signal(pid, signal) {
         Ok(()) => Ok(()),
         Err(Errno::ESRCH) => Err(Error::NotFound("process already finished".into())),
         Err(e) => Err(Error::Runtime(format!(

@@ -15,19 +15,17 @@ use std::{
 };
 
 use log::warn;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::libc::{SIGKILL, SIGTERM};
 use percent_encoding::percent_decode_str;
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{Owner, new_pipe};
 use crate::{
     error::{Context, Error, Result},
-    reaper::Exit,
+    reaper::{Exit, Reaper},
     sys,
 };
+use cedana_contract::pid::Pid;
 
 /// The time limit for a logger's exit, the same as in containerd's own shim.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(12);
@@ -36,6 +34,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(12);
 pub(super) struct Logger {
     pid: Pid,
     exit: Exit,
+    reaper: Reaper,
 }
 
 impl Logger {
@@ -76,8 +75,9 @@ impl Logger {
             .await
             .context(|| "wait for the logging binary")?;
         let logger = Self {
-            pid: pid.into(),
+            pid,
             exit,
+            reaper: owner.reaper.clone(),
         };
         Ok((logger, [stdout, stderr]))
     }
@@ -85,7 +85,7 @@ impl Logger {
     /// Asks the logger to exit, waits for it, and kills it after a timeout.
     pub(super) async fn finish(mut self) {
         // An error means that the logger has already exited.
-        let terminated = kill(self.pid, Signal::SIGTERM);
+        let terminated = self.reaper.signal(self.pid, SIGTERM.cast_unsigned());
         if terminated.is_ok()
             && tokio::time::timeout(EXIT_TIMEOUT, &mut self.exit)
                 .await
@@ -95,7 +95,7 @@ impl Logger {
                 "logging binary {} did not exit within {EXIT_TIMEOUT:?}: killed",
                 self.pid
             );
-            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = self.reaper.signal(self.pid, SIGKILL.cast_unsigned());
         }
     }
 }
