@@ -19,6 +19,7 @@ mod error;
 mod events;
 mod mount;
 mod options;
+mod own_thread;
 mod procfs;
 mod reaper;
 mod rootfs;

@@ -1,8 +1,8 @@
 //! Mounts and unmounts a container's root as containerd describes it.
 //!
-//! The work is done on a separate thread. Mounting an overlay with many layers
-//! changes the thread's working directory, and a slow or hung file system must not
-//! delay the other containers of the pod.
+//! The work is done on a thread of its own: a slow or hung file system must not delay
+//! the other containers of the pod, and mounting an overlay with many layers changes
+//! the thread's working directory.
 
 use std::{
     fs::{self, File},
@@ -11,12 +11,12 @@ use std::{
 
 use containerd_shim::protos::types::mount::Mount;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use tokio::sync::oneshot;
 
 use crate::procfs;
 use crate::{
     error::{Context, Error, Result, at},
     mount,
+    own_thread::on_new_thread,
     reaper::Reaper,
 };
 
@@ -86,17 +86,6 @@ fn target(rootfs: &Path, below: &str) -> Result<PathBuf> {
         .context(|| format!("find mount target {below:?} in {}", rootfs.display()))?;
     let link = procfs::descriptor(&place);
     fs::read_link(&link).context(|| at("read", &link))
-}
-
-async fn on_new_thread(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let (done, result) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("mount".into())
-        .spawn(move || drop(done.send(work())))
-        .context(|| "start a thread")?;
-    result
-        .await
-        .map_err(|_| Error::Runtime("the mount thread exited without a result".into()))?
 }
 
 #[cfg(test)]

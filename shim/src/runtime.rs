@@ -27,6 +27,7 @@ use serde::Deserialize;
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
+    own_thread::on_new_thread,
     reaper::{ExitStatus, Reaper},
     stderr,
 };
@@ -87,18 +88,21 @@ impl Runtime {
         self.with_globals(Command::new(&self.binary), verb)
     }
 
-    /// A command that deletes the container `id` from the OCI runtime.
-    ///
-    /// A restore that was killed can leave the container's root mounted in the
-    /// runtime's state (`criu-root`; runc 1.1 to 1.4, `restore`). runc's delete would
-    /// remove the files in the root, so the shim unmounts it first.
-    pub(crate) fn delete(&self, id: &str) -> Command {
+    /// Unmounts what must not be mounted during [`Self::delete`]: a restore that was
+    /// killed can leave the container's root mounted in the runtime's state
+    /// (`criu-root`; runc 1.1 to 1.4, `restore`), and runc's delete would remove the
+    /// files in the root.
+    pub(crate) fn unmount_left_root(&self, id: &str) {
         let left = self.root.join(id).join("criu-root");
         // An error means that the directory is missing or no mount point, which is
         // the normal case.
         if umount2(&left, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).is_ok() {
             warn!("unmounted {}, left by a restore", left.display());
         }
+    }
+
+    /// A command that deletes the container `id` from the OCI runtime.
+    pub(crate) fn delete(&self, id: &str) -> Command {
         let mut command = self.command("delete");
         command.arg("--force").arg(id);
         command
@@ -158,7 +162,9 @@ impl Runtime {
         what: &str,
         known: &AtomicI32,
     ) -> Result<()> {
-        let log_start = std::fs::metadata(&self.log).map_or(0, |m| m.len());
+        let log = self.log.clone();
+        let log_start =
+            on_new_thread(move || Ok(std::fs::metadata(&log).map_or(0, |m| m.len()))).await?;
         let mut kept = None;
         match io {
             Io::Container([stdin, stdout, stderr]) => {
@@ -188,13 +194,22 @@ impl Runtime {
         known.store(0, Ordering::Relaxed);
         match exit {
             Ok(0) => {
-                for warning in logged(&self.log, log_start, "warning") {
+                for warning in self.logged(log_start, "warning").await? {
                     warn!("{warning}");
                 }
                 Ok(())
             }
-            status => Err(self.failure(what, status.unwrap_or(-1), log_start, kept)),
+            status => {
+                let errors = self.logged(log_start, "error").await?;
+                Err(self.failure(what, status.unwrap_or(-1), errors, kept))
+            }
         }
+    }
+
+    /// The messages of a level that a command has logged from `start` on.
+    async fn logged(&self, start: u64, level: &'static str) -> Result<Vec<String>> {
+        let log = self.log.clone();
+        on_new_thread(move || Ok(logged(&log, start, level))).await
     }
 
     /// The error of a failed command, with the runtime's own message.
@@ -202,10 +217,10 @@ impl Runtime {
         &self,
         what: &str,
         status: ExitStatus,
-        log_start: u64,
+        mut errors: Vec<String>,
         stderr: Option<File>,
     ) -> Error {
-        let reason = logged(&self.log, log_start, "error")
+        let reason = errors
             .pop()
             .or_else(|| stderr.and_then(stderr::text))
             .unwrap_or_else(|| {
@@ -258,7 +273,15 @@ fn logged(log: &Path, start: u64, level: &str) -> Vec<String> {
 ///
 /// # Errors
 /// When the file is missing or holds no PID.
-pub(crate) fn read_pid(file: &Path) -> Result<Pid> {
+pub(crate) async fn read_pid(file: PathBuf) -> Result<Pid> {
+    on_new_thread(move || read_pid_now(&file)).await
+}
+
+/// Reads a PID file like [`read_pid`], but on the calling thread.
+///
+/// # Errors
+/// Those of [`read_pid`].
+pub(crate) fn read_pid_now(file: &Path) -> Result<Pid> {
     let text = std::fs::read_to_string(file).context(|| at("read", file))?;
     text.trim()
         .parse()
@@ -317,12 +340,12 @@ mod tests {
         let file = dir.path().join("init.pid");
         std::fs::write(&file, "12 34").unwrap();
         assert!(
-            read_pid(&file)
+            read_pid_now(&file)
                 .unwrap_err()
                 .to_string()
                 .contains("init.pid")
         );
         std::fs::write(&file, "1234\n").unwrap();
-        assert_eq!(i32::from(read_pid(&file).unwrap()), 1234);
+        assert_eq!(i32::from(read_pid_now(&file).unwrap()), 1234);
     }
 }

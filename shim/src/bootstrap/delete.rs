@@ -15,7 +15,7 @@ use crate::{
     error::{Context, Error, Result},
     options::CreateOptions,
     rootfs,
-    runtime::{Runtime, read_pid},
+    runtime::{Runtime, read_pid_now},
 };
 
 /// The exit status of a container whose real one is unknown: that of SIGKILL, as in
@@ -34,6 +34,7 @@ pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
     let bundle = here.with_file_name(&flags.id);
     let options = CreateOptions::load(&bundle);
     let runtime = Runtime::new(&options, &default_runtime()?, &flags.namespace, &bundle);
+    runtime.unmount_left_root(&flags.id);
     report(run(runtime.delete(&flags.id)));
     report(rootfs::unmount_now(&bundle.join("rootfs")));
     container::remove_unpacked_checkpoint(&bundle);
@@ -62,7 +63,7 @@ fn run(mut command: Command) -> Result<()> {
 
 /// Init's PID; 0 for a container that never had a process.
 fn init_pid(bundle: &Path) -> u32 {
-    pid_number(read_pid(&bundle.join(container::INIT_PID_FILE)).ok())
+    pid_number(read_pid_now(&bundle.join(container::INIT_PID_FILE)).ok())
 }
 
 fn report(result: Result<()>) {

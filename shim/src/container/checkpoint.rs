@@ -26,6 +26,7 @@ use super::{Container, early_resume::RequestKind, lock};
 use crate::{
     error::{Context, Error, Result, at},
     options::CheckpointOptions,
+    own_thread::on_new_thread,
     spec::Spec,
     sys::pass_from_3,
 };
@@ -70,7 +71,7 @@ impl Container {
         before.admit(Request::Checkpoint)?;
         let paused = before == State::Paused;
         lock(&self.state).set_unless_stopped(State::Checkpointing { paused });
-        let result = match self.effective_options(options) {
+        let result = match self.effective_options(options).await {
             Ok(EffectiveOptions { exit, resume_early }) => {
                 let early = RequestKind::of(options, path)
                     .may_resume_early(self.named_as_stock, resume_early);
@@ -100,14 +101,18 @@ impl Container {
     /// (`libcontainerd/remote/client.go`, `getCheckpointOptions`, 20 to 29). To a
     /// runtime that is configured by type, `docker checkpoint create` sends the same
     /// request with and without `--leave-running`. A setting decides then.
-    fn effective_options(&self, options: &CheckpointOptions) -> Result<EffectiveOptions> {
-        let spec = Spec::read(&self.bundle)?;
-        let annotations = spec.annotations.iter();
-        let config = Config::load()
-            .and_then(|config| {
-                config.with_annotations(annotations.map(|(k, v)| (k.as_str(), v.as_str())))
-            })
-            .map_err(|e| Error::InvalidArgument(format!("settings: {e}")))?;
+    async fn effective_options(&self, options: &CheckpointOptions) -> Result<EffectiveOptions> {
+        let bundle = self.bundle.clone();
+        let config = on_new_thread(move || {
+            let spec = Spec::read(&bundle)?;
+            let annotations = spec.annotations.iter();
+            Config::load()
+                .and_then(|config| {
+                    config.with_annotations(annotations.map(|(k, v)| (k.as_str(), v.as_str())))
+                })
+                .map_err(|e| Error::InvalidArgument(format!("settings: {e}")))
+        })
+        .await?;
         let leave_running = config
             .checkpoint
             .leave_running
@@ -127,14 +132,8 @@ impl Container {
     ) -> Result<()> {
         // A work path of the client's keeps CRIU's log. The shim's own is removed,
         // because the wrapper keeps the log of a failure.
-        let own_work = options
-            .work_path
-            .is_empty()
-            .then(|| self.criu_work("criu-work"));
-        let work = own_work
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(&options.work_path));
-        std::fs::create_dir_all(&work).context(|| at("create", &work))?;
+        let work = self.make_criu_work(&options.work_path, "criu-work").await?;
+        let own_work = options.work_path.is_empty();
 
         let mut command = self.runtime.wrapper("checkpoint");
         if resume_early {
@@ -171,10 +170,9 @@ impl Container {
             true => self.run_and_resume(command).await,
             false => self.run(command, FAILED).await,
         };
-        if let Some(work) = own_work
-            && let Err(e) = std::fs::remove_dir_all(&work)
-        {
-            log::warn!("container {}: {}: {e}", self.id, at("remove", &work));
+        let remove = move || std::fs::remove_dir_all(&work).context(|| at("remove", &work));
+        if own_work && let Err(e) = on_new_thread(remove).await {
+            log::warn!("container {}: {e}", self.id);
         }
         result
     }

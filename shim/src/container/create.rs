@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
 
-use containerd_shim::protos::protobuf::MessageField;
+use containerd_shim::protos::protobuf::{MessageField, well_known_types::any::Any};
 use containerd_shim::{
     api::CreateTaskRequest,
     event::Event,
@@ -23,13 +23,14 @@ use super::process::Process;
 use super::state::State;
 use super::{
     Container, Host,
-    delete::{record_unpacked_checkpoint, remove_unpacked_checkpoint},
+    delete::{record_unpacked_checkpoint, remove_unpacked},
     lock,
 };
 use crate::container::process::pid_number;
 use crate::{
     error::{Context, Error, Result, at},
     options::CreateOptions,
+    own_thread::on_new_thread,
     rootfs,
     runtime::{Runtime, read_pid},
     spec::{self, Spec},
@@ -50,11 +51,11 @@ impl Container {
     ) -> Result<Arc<Container>> {
         let bundle = PathBuf::from(&request.bundle);
         if !request.checkpoint.is_empty() {
-            record_unpacked_checkpoint(&bundle, &request.checkpoint);
+            record_unpacked_checkpoint(&bundle, &request.checkpoint).await;
         }
         let created = Self::prepare_and_create(host, request).await;
         if created.is_err() {
-            remove_unpacked_checkpoint(&bundle);
+            remove_unpacked(bundle).await;
         }
         created
     }
@@ -69,7 +70,6 @@ impl Container {
                 request.id
             ))
         })?;
-        let mut options = CreateOptions::from_request(request.options.as_ref())?;
         if !request.parent_checkpoint.is_empty() {
             return Err(Error::InvalidArgument(format!(
                 "parent checkpoint {} is not supported: restore from a whole checkpoint",
@@ -79,14 +79,11 @@ impl Container {
         let named_as_stock =
             host.named_as_stock && CreateOptions::is_runc_message(request.options.as_ref());
         let bundle = PathBuf::from(&request.bundle);
-        let spec = Spec::read(&bundle)?;
-        let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
-        // The configuration may change before a cleanup, so the saved options name
-        // the runtime that is used.
-        options.binary_name = runtime.binary().display().to_string();
-        options
-            .save(&bundle)
-            .context(|| at("write options into", &bundle))?;
+        let Prepared {
+            options,
+            spec,
+            runtime,
+        } = Prepared::new(host, request.options.as_ref(), &bundle).await?;
         let restore_from = [&request.checkpoint, &options.criu_image_path]
             .into_iter()
             .find(|path| !path.is_empty())
@@ -172,11 +169,17 @@ impl Container {
     }
 
     async fn prepare_restore(self: &Arc<Self>, spec: &Spec, checkpoint: &Path) -> Result<()> {
-        spec::claim_cgroup(&self.bundle, &self.host.namespace, &self.id)?;
+        let container = self.clone();
+        on_new_thread(move || {
+            spec::claim_cgroup(&container.bundle, &container.host.namespace, &container.id)
+        })
+        .await?;
         if spec.wants_network_namespace() {
             self.hold_network_namespace(checkpoint).await?;
         }
-        *lock(&self.held_fifos) = hold_fifos(&self.init.stdio);
+        let stdio = self.init.stdio.clone();
+        let fifos = on_new_thread(move || Ok(hold_fifos(&stdio))).await?;
+        *lock(&self.held_fifos) = fifos;
         Ok(())
     }
 
@@ -192,7 +195,7 @@ impl Container {
         }
         self.create_process(&self.init, &self.id, command, "OCI runtime create failed")
             .await?;
-        read_pid(&self.init_pid_file())
+        read_pid(self.init_pid_file()).await
     }
 
     /// Cleans up after a failed create or restore. The runtime may have created the
@@ -223,5 +226,37 @@ impl Container {
         self.runtime
             .run(&self.host.reaper, command, crate::runtime::Io::Quiet, what)
             .await
+    }
+}
+
+/// What Create reads and writes before it makes anything.
+struct Prepared {
+    options: CreateOptions,
+    spec: Spec,
+    runtime: Runtime,
+}
+
+impl Prepared {
+    /// Reads the options of the request and the bundle's spec, and saves the options in
+    /// the bundle.
+    async fn new(host: &Arc<Host>, options: Option<&Any>, bundle: &Path) -> Result<Self> {
+        let (host, options, bundle) = (host.clone(), options.cloned(), bundle.to_owned());
+        on_new_thread(move || {
+            let mut options = CreateOptions::from_request(options.as_ref())?;
+            let spec = Spec::read(&bundle)?;
+            let runtime = Runtime::new(&options, &host.default_runtime, &host.namespace, &bundle);
+            // The configuration may change before a cleanup, so the saved options name
+            // the runtime that is used.
+            options.binary_name = runtime.binary().display().to_string();
+            options
+                .save(&bundle)
+                .context(|| at("write options into", &bundle))?;
+            Ok(Self {
+                options,
+                spec,
+                runtime,
+            })
+        })
+        .await
     }
 }

@@ -19,7 +19,8 @@ use super::process::{Ended, timestamp};
 use super::state::{Request, State};
 use super::{Container, is_unknown_container, lock};
 use crate::container::process::pid_number;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result, at};
+use crate::own_thread::on_new_thread;
 use cedana_contract::pid::Pid;
 
 /// The time limit for the exit of a killed init that was never started.
@@ -54,7 +55,7 @@ impl Container {
             watch.abort();
         }
         self.unmount().await;
-        remove_unpacked_checkpoint(&self.bundle);
+        remove_unpacked(self.bundle.clone()).await;
         *lock(&self.state) = State::Deleted;
         let ended = self.init.ended();
         self.send(TaskDelete {
@@ -77,6 +78,12 @@ impl Container {
     /// a checkpoint may have stopped the container, or the container was never
     /// restored.
     pub(super) async fn delete_from_runtime(&self) -> Result<()> {
+        let (runtime, id) = (self.runtime.clone(), self.id.clone());
+        on_new_thread(move || {
+            runtime.unmount_left_root(&id);
+            Ok(())
+        })
+        .await?;
         let command = self.runtime.delete(&self.id);
         match self.run(command, "failed to delete task").await {
             Err(Error::Runtime(text)) if is_unknown_container(&text) => Ok(()),
@@ -90,9 +97,23 @@ impl Container {
 const UNPACKED: &str = "restored-from";
 
 /// Records the checkpoint that the task restores from.
-pub(super) fn record_unpacked_checkpoint(bundle: &Path, checkpoint: &str) {
-    if let Err(e) = std::fs::write(bundle.join(UNPACKED), checkpoint) {
+pub(super) async fn record_unpacked_checkpoint(bundle: &Path, checkpoint: &str) {
+    let (file, text) = (bundle.join(UNPACKED), checkpoint.to_owned());
+    let write = move || std::fs::write(&file, text).context(|| at("write", &file));
+    if let Err(e) = on_new_thread(write).await {
         warn!("cannot record {checkpoint}, which will not be removed: {e}");
+    }
+}
+
+/// Removes the recorded checkpoint like [`remove_unpacked_checkpoint`], beside the event
+/// loop: it has the size of the container's memory.
+pub(super) async fn remove_unpacked(bundle: PathBuf) {
+    let remove = move || {
+        remove_unpacked_checkpoint(&bundle);
+        Ok(())
+    };
+    if let Err(e) = on_new_thread(remove).await {
+        warn!("an unpacked checkpoint is not removed: {e}");
     }
 }
 

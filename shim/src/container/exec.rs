@@ -15,8 +15,9 @@ use super::process::{Ended, pid_number, send_signal};
 use super::state::Request;
 use crate::{
     error::{Error, Result},
+    own_thread::on_new_thread,
     reaper::Exit,
-    runtime::read_pid,
+    runtime::read_pid_now,
     stdio::Stdio,
 };
 use cedana_contract::id::ExecId;
@@ -100,10 +101,10 @@ impl Container {
         }
     }
 
-    async fn create_exec(&self, exec: &Exec) -> Result<Exit> {
+    async fn create_exec(&self, exec: &Arc<Exec>) -> Result<Exit> {
         let spec = self.bundle.join(format!("{}.process.json", exec.id));
         let pid_file = self.bundle.join(format!("{}.pid", exec.id));
-        exec.write_spec(&spec)?;
+        exec.write_spec(&spec).await?;
         let watch = self.host.reaper.watch();
         let mut command = self.runtime.command("exec");
         command.arg("--process").arg(&spec);
@@ -112,7 +113,15 @@ impl Container {
         let made = self
             .create_process(&exec.process, &exec.id, command, "OCI runtime exec failed")
             .await;
-        let created = match (made, read_pid(&pid_file)) {
+        let pid = on_new_thread(move || {
+            let pid = read_pid_now(&pid_file);
+            for file in [&spec, &pid_file] {
+                // After a failure a file may be missing.
+                let _ = std::fs::remove_file(file);
+            }
+            pid
+        });
+        let created = match (made, pid.await) {
             (Ok(()), pid) => pid.map(|pid| (pid, watch.claim(pid))),
             (Err(e), Ok(pid)) => {
                 // The process was created without its streams, and no client knows
@@ -124,10 +133,6 @@ impl Container {
             }
             (Err(e), Err(_)) => Err(e),
         };
-        for file in [&spec, &pid_file] {
-            // After a failure a file may be missing.
-            let _ = std::fs::remove_file(file);
-        }
         let (pid, exit) = created?;
         exec.process.set_pid(pid);
         Ok(exit)

@@ -9,7 +9,8 @@
 
 use std::{
     fs,
-    sync::{Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use containerd_shim::{api::Status, protos::protobuf::well_known_types::any::Any};
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use super::process::{Ended, Process};
 use crate::{
     error::{Context, Error, Result, at},
+    own_thread::on_new_thread,
     reaper::ExitStatus,
     stdio::Stdio,
 };
@@ -103,8 +105,9 @@ impl Exec {
     ///
     /// # Errors
     /// When the file can't be written.
-    pub(crate) fn write_spec(&self, path: &std::path::Path) -> Result<()> {
-        fs::write(path, &self.spec).context(|| at("write", path))
+    pub(crate) async fn write_spec(self: &Arc<Self>, path: &Path) -> Result<()> {
+        let (exec, path) = (self.clone(), path.to_owned());
+        on_new_thread(move || fs::write(&path, &exec.spec).context(|| at("write", &path))).await
     }
 
     /// The status in containerd's task API, ignoring the container's pause.

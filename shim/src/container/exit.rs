@@ -13,7 +13,12 @@ use super::process::{Ended, Process};
 use super::state::State;
 use super::{Container, is_unknown_container};
 use crate::container::process::pid_number;
-use crate::{cgroup::Cgroup, error::Error, reaper::Exit};
+use crate::{
+    cgroup::Cgroup,
+    error::{Context, Error, at},
+    own_thread::on_new_thread,
+    reaper::Exit,
+};
 use cedana_contract::pid::Pid;
 
 /// The most that is read of a kill reason, which is one sentence.
@@ -28,7 +33,7 @@ impl Container {
             let Ok(status) = exit.await else { return };
             container.init.set_reaped();
             drop(container.init.starting.lock().await);
-            container.log_kill_reason();
+            container.log_kill_reason().await;
             if !container.has_own_pid_namespace {
                 container.kill_remaining_processes().await;
             }
@@ -44,12 +49,17 @@ impl Container {
     /// Logs the reason if `cedana-runc`'s page source killed the container because a
     /// lazy restore could not supply its memory. The page source writes the file
     /// before the kill.
-    fn log_kill_reason(&self) {
-        let file = self.bundle.join(files::KILLED);
-        let Ok(file) = File::open(&file) else { return };
-        let mut reason = String::new();
-        let read = file.take(REASON_LIMIT).read_to_string(&mut reason);
-        if read.is_ok() {
+    async fn log_kill_reason(&self) {
+        let path = self.bundle.join(files::KILLED);
+        let reason = on_new_thread(move || {
+            let mut reason = String::new();
+            File::open(&path)
+                .and_then(|file| file.take(REASON_LIMIT).read_to_string(&mut reason))
+                .context(|| at("read", &path))?;
+            Ok(reason)
+        });
+        // Usually there is no such file.
+        if let Ok(reason) = reason.await {
             error!("container {} was killed: {reason}", self.id);
         }
     }

@@ -42,7 +42,7 @@ mod update;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -61,9 +61,10 @@ use tokio::{
 
 use crate::{
     cgroup::Cgroup,
-    error::{Error, Result},
+    error::{Context, Error, Result, at},
     events::Events,
     options::CreateOptions,
+    own_thread::on_new_thread,
     reaper::Reaper,
     runtime::Runtime,
     stdio::{Owner, Stdio},
@@ -271,12 +272,22 @@ impl Container {
         self.bundle.join(INIT_PID_FILE)
     }
 
-    /// CRIU's work directory. containerd links `work` to a directory on disk, and
-    /// removes that directory with the task.
-    fn criu_work(&self, name: &str) -> PathBuf {
-        let work = self.bundle.join("work");
-        let parent: &Path = if work.exists() { &work } else { &self.bundle };
-        parent.join(name)
+    /// Creates CRIU's work directory: the client's, if it names one, else one of this
+    /// name. containerd links the bundle's `work` to a directory on disk, and removes
+    /// that directory with the task.
+    async fn make_criu_work(&self, clients: &str, name: &'static str) -> Result<PathBuf> {
+        let (clients, bundle) = (PathBuf::from(clients), self.bundle.clone());
+        on_new_thread(move || {
+            let work = bundle.join("work");
+            let work = match () {
+                () if !clients.as_os_str().is_empty() => clients,
+                () if work.exists() => work.join(name),
+                () => bundle.join(name),
+            };
+            std::fs::create_dir_all(&work).context(|| at("create", &work))?;
+            Ok(work)
+        })
+        .await
     }
 }
 

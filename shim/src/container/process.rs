@@ -198,7 +198,7 @@ impl Process {
         what: &str,
     ) -> Result<()> {
         let io = if self.stdio.terminal {
-            let console = ConsoleSocket::listen(bundle)?;
+            let console = ConsoleSocket::listen(bundle).await?;
             command
                 .arg("--console-socket")
                 .arg(console.path())

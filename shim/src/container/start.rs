@@ -8,12 +8,7 @@ use log::warn;
 use super::state::{Request, State};
 use super::{Container, NetnsHolder, lock};
 use crate::container::process::pid_number;
-use crate::{
-    cgroup,
-    error::{Context, Result, at},
-    reaper::Exit,
-    runtime::read_pid,
-};
+use crate::{cgroup, error::Result, reaper::Exit, runtime::read_pid};
 use cedana_contract::pid::Pid;
 
 impl Container {
@@ -67,11 +62,9 @@ impl Container {
         let Some(checkpoint) = &self.restore_from else {
             unreachable!("only called with a checkpoint");
         };
-        let work = match self.options.criu_work_path.as_str() {
-            "" => self.criu_work("criu-restore"),
-            path => path.into(),
-        };
-        std::fs::create_dir_all(&work).context(|| at("create", &work))?;
+        let work = self
+            .make_criu_work(&self.options.criu_work_path, "criu-restore")
+            .await?;
         let watch = self.host.reaper.watch();
         let mut command = self.runtime.wrapper("restore");
         command.arg("--bundle").arg(&self.bundle);
@@ -87,7 +80,7 @@ impl Container {
         }
         self.create_process(&self.init, &self.id, command, "OCI runtime restore failed")
             .await?;
-        let pid = read_pid(&self.init_pid_file())?;
+        let pid = read_pid(self.init_pid_file()).await?;
         self.init.set_pid(pid);
         self.find_cgroup();
         Ok(watch.claim(pid))

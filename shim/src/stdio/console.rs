@@ -9,9 +9,10 @@
 use std::{
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::net},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use tokio::{io::Interest, net::UnixListener};
 use crate::procfs;
 use crate::{
     error::{Context, Error, Result, at},
+    own_thread::on_new_thread,
     sys,
 };
 
@@ -31,8 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Keeps the path through `/proc` valid.
-    _bundle: File,
+    /// Keeps the path through `/proc` valid; `Some` until the value is dropped.
+    bundle: Option<File>,
 }
 
 impl ConsoleSocket {
@@ -40,16 +42,24 @@ impl ConsoleSocket {
     ///
     /// # Errors
     /// When the socket can't be created.
-    pub(crate) fn listen(bundle: &Path) -> Result<Self> {
+    pub(crate) async fn listen(bundle: &Path) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let folder = File::open(bundle).context(|| at("open", bundle))?;
-        let name = format!("pty-{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = procfs::descriptor(&folder).join(name);
-        let listener = UnixListener::bind(&path).context(|| at("listen on", &path))?;
+        let bundle = bundle.to_owned();
+        let (listener, path, folder) = on_new_thread(move || {
+            let folder = File::open(&bundle).context(|| at("open", &bundle))?;
+            let name = format!("pty-{}.sock", NUMBER.fetch_add(1, Ordering::Relaxed));
+            let path = procfs::descriptor(&folder).join(name);
+            let listener = net::UnixListener::bind(&path)
+                .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+                .context(|| at("listen on", &path))?;
+            Ok((listener, path, folder))
+        })
+        .await?;
+        let listener = UnixListener::from_std(listener).context(|| at("listen on", &path))?;
         Ok(Self {
             listener,
             path,
-            _bundle: folder,
+            bundle: Some(folder),
         })
     }
 
@@ -85,6 +95,12 @@ impl ConsoleSocket {
 
 impl Drop for ConsoleSocket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let (path, bundle) = (self.path.clone(), self.bundle.take());
+        let remove = move || {
+            let _ = std::fs::remove_file(path);
+            drop(bundle);
+        };
+        // A socket that can't be removed is removed with the bundle.
+        let _ = thread::Builder::new().name("files".into()).spawn(remove);
     }
 }

@@ -45,6 +45,7 @@ pub(crate) use containerd_shim::asynchronous::io::Stdio;
 use crate::{
     error::{Context, Error, Result},
     options::CreateOptions,
+    own_thread::on_new_thread,
     reaper::Reaper,
     sys,
 };
@@ -171,7 +172,9 @@ impl Pipes {
                 for (from, path) in outputs {
                     let path = path.strip_prefix("fifo://").unwrap_or(path);
                     match from {
-                        Some(from) if is_file(path) => io.files.copy([from], path.as_ref()).await?,
+                        Some(from) if leads_to_file(path).await => {
+                            io.files.copy([from], path.as_ref()).await?;
+                        }
                         Some(from) => io.copies.copy_to_fifo(from, path).map_err(copying)?,
                         None => {}
                     }
@@ -228,7 +231,7 @@ impl ProcessIo {
         }
         match Output::parse(&stdio.stdout)? {
             Output::Fifo if stdio.stdout.is_empty() => {}
-            Output::Fifo if is_file(&stdio.stdout) => {
+            Output::Fifo if leads_to_file(&stdio.stdout).await => {
                 let path = stdio.stdout.as_ref();
                 io.files.copy([TerminalOutput(pty)], path).await?;
             }
@@ -291,6 +294,14 @@ fn is_file(path: &str) -> bool {
     Path::new(path)
         .metadata()
         .is_ok_and(|m| !m.file_type().is_fifo())
+}
+
+/// Whether a plain path leads to a file. The path is the client's, so it may be on a
+/// file system that does not answer.
+async fn leads_to_file(path: &str) -> bool {
+    let path = path.to_owned();
+    let found = on_new_thread(move || Ok(is_file(&path))).await;
+    found.unwrap_or(false)
 }
 
 fn copying(e: containerd_shim::Error) -> Error {
