@@ -18,9 +18,10 @@
 //! holder's stdin and kills the holder. After a restore the container itself keeps
 //! the namespace open.
 
-use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, process::Command, sync::Arc, time::Duration};
 
 use cedana_contract::{flags, process::die_with_parent};
+use nix::libc::SIGKILL;
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::state::State;
@@ -36,6 +37,10 @@ use crate::{
 use cedana_contract::pid::Pid;
 use std::path::PathBuf;
 
+/// The time limit for a holder's start, the same as for a runtime's terminal. A holder
+/// takes milliseconds; it waits longer if another program has locked iptables.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A running holder, which exits when this value is dropped.
 pub(super) struct NetnsHolder {
     pid: Pid,
@@ -46,14 +51,22 @@ pub(super) struct NetnsHolder {
 impl NetnsHolder {
     /// Starts a holder and waits until the namespace exists.
     async fn start(reaper: &Reaper, checkpoint: &Path) -> Result<(Self, Exit)> {
-        let program = wrapper_path();
+        Self::start_within(START_TIMEOUT, &wrapper_path(), reaper, checkpoint).await
+    }
+
+    async fn start_within(
+        limit: Duration,
+        program: &Path,
+        reaper: &Reaper,
+        checkpoint: &Path,
+    ) -> Result<(Self, Exit)> {
         let failed = |why: String| {
             Error::Runtime(format!(
                 "hold a network namespace: {}: {why}",
                 program.display()
             ))
         };
-        let mut command = Command::new(&program);
+        let mut command = Command::new(program);
         command.arg(flags::HOLD_NETNS).arg(checkpoint);
         let stderr = stderr::capture(&mut command)?;
         let (theirs, stdin) = new_pipe()?;
@@ -67,17 +80,21 @@ impl NetnsHolder {
         let (pid, exit) = spawned.map_err(|e| failed(e.to_string()))?;
         let mut ready = pipe::Receiver::from_owned_fd(ours).context(|| "holder's pipe")?;
         // EOF means that the holder has exited.
-        match ready.read_u8().await {
-            Ok(_) => Ok((
+        match tokio::time::timeout(limit, ready.read_u8()).await {
+            Ok(Ok(_)) => Ok((
                 Self {
                     pid,
                     stdin: Some(stdin),
                 },
                 exit,
             )),
-            Err(_) => Err(failed(
+            Ok(Err(_)) => Err(failed(
                 stderr::text(stderr).unwrap_or_else(|| "exited without a message".into()),
             )),
+            Err(_) => {
+                let _ = reaper.signal(pid, SIGKILL.cast_unsigned());
+                Err(failed(format!("not ready within {limit:?}, and killed")))
+            }
         }
     }
 
@@ -149,3 +166,32 @@ impl Container {
 /// The exit status of a task that never ran: `UnknownExitStatus` of containerd's
 /// client.
 const UNKNOWN_EXIT_STATUS: ExitStatus = 255;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_holder_that_is_never_ready_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("holder");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let limit = Duration::from_millis(20);
+        // Nothing reaps here, so the claim stays and the exit is not collected.
+        let reaper = Reaper::default();
+        let text = loop {
+            let started = NetnsHolder::start_within(limit, &program, &reaper, dir.path()).await;
+            let text = started.err().expect("not ready").to_string();
+            // ETXTBSY: a child of another test has the new file open until its exec.
+            if !text.contains("busy") {
+                break text;
+            }
+        };
+        assert!(
+            text.contains("holder: not ready within 20ms, and killed"),
+            "{text}"
+        );
+    }
+}

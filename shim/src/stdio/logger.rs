@@ -30,6 +30,12 @@ use cedana_contract::pid::Pid;
 /// The time limit for a logger's exit, the same as in containerd's own shim.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(12);
 
+/// The time limit for a logger's start. containerd's own shim waits without one
+/// (cmd/containerd-shim-runc-v2/process/io.go, `NewBinaryIO`), so a logger that never
+/// gets ready blocks the start of its container for ever. That shim gives 30 seconds
+/// to opening a process's other streams (process/init.go, `Create`).
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A running logging program.
 pub(super) struct Logger {
     pid: Pid,
@@ -42,8 +48,16 @@ impl Logger {
     /// is ready and returns the write ends of its stdout and stderr.
     ///
     /// # Errors
-    /// When the program can't be run.
+    /// When the program can't be run, or is not ready in time; it is then killed.
     pub(super) async fn start(address: &str, owner: &Owner<'_>) -> Result<(Self, [OwnedFd; 2])> {
+        Self::start_within(START_TIMEOUT, address, owner).await
+    }
+
+    async fn start_within(
+        limit: Duration,
+        address: &str,
+        owner: &Owner<'_>,
+    ) -> Result<(Self, [OwnedFd; 2])> {
         let (path, arguments) = parse(address);
         let (stdout_read, stdout) = new_pipe()?;
         let (stderr_read, stderr) = new_pipe()?;
@@ -70,10 +84,17 @@ impl Logger {
         })?;
         let mut ready = pipe::Receiver::from_owned_fd(ready).context(|| "logger pipe")?;
         // A byte or EOF means ready.
-        ready
-            .read(&mut [0])
-            .await
-            .context(|| "wait for the logging binary")?;
+        match tokio::time::timeout(limit, ready.read(&mut [0])).await {
+            Ok(read) => read.context(|| "wait for the logging binary")?,
+            Err(_) => {
+                let _ = owner.reaper.signal(pid, SIGKILL.cast_unsigned());
+                return Err(Error::Runtime(format!(
+                    "logging binary {} was not ready within {limit:?} and was killed: it must \
+                     close descriptor 5 when it is ready",
+                    path.display()
+                )));
+            }
+        };
         let logger = Self {
             pid,
             exit,
@@ -132,6 +153,30 @@ mod tests {
         let (path, arguments) = parse("/usr/bin/log%20it?dir=%2Fvar+log&quiet");
         assert_eq!(path, PathBuf::from("/usr/bin/log it"));
         assert_eq!(arguments, ["dir", "/var log", "quiet", ""]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_logger_that_is_never_ready_is_killed() {
+        // Nothing reaps here, so the claim stays and the exit is not collected.
+        let reaper = Reaper::default();
+        let options = crate::options::CreateOptions::default();
+        let owner = Owner {
+            id: "c",
+            namespace: "default",
+            options: &options,
+            reaper: &reaper,
+        };
+        // `sleep 1000 1` sleeps for both and keeps descriptor 5 open.
+        let limit = Duration::from_millis(20);
+        let started = Logger::start_within(limit, "/bin/sleep?1000=1", &owner).await;
+        let Err(failure) = started else {
+            panic!("it is ready");
+        };
+        let text = failure.to_string();
+        assert!(
+            text.contains("/bin/sleep was not ready within 20ms"),
+            "{text}"
+        );
     }
 
     #[test]
