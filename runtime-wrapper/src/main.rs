@@ -29,6 +29,9 @@
 //! The process ends with its command; only the page source of a lazy restore runs on
 //! beside the container, until all memory is loaded.
 
+// They end the program when the stream is closed; see `output::printable`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod commands;
 mod criu;
@@ -47,6 +50,7 @@ use cli::Invocation;
 use commands::{checkpoint, inspect, passthrough, restore, unpack};
 use criu::{post_dump, post_resume};
 use network::netns;
+use output::printable::to_stdout;
 use output::report::Reporter;
 
 fn main() -> ExitCode {
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
     };
     let result = match cli::parse(&args) {
         Ok(Invocation::OwnVersion) => {
-            println!("cedana-runc {}", env!("CARGO_PKG_VERSION"));
+            to_stdout(concat!("cedana-runc ", env!("CARGO_PKG_VERSION"), "\n"));
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::HoldNetns(images)) => {

@@ -12,6 +12,9 @@
 //! may run a thousand shims, so the shim has one thread and one allocator arena. The
 //! checkpoint engine runs in `cedana-runc`, which exits and frees its memory.
 
+// They end the program when the stream is closed.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod bootstrap;
 mod cgroup;
 mod container;
@@ -30,7 +33,11 @@ mod stderr;
 mod stdio;
 mod sys;
 
-use std::{env, io, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use error::{Context, Error};
 
@@ -43,7 +50,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // containerd reads both output streams of `start`, and `start` reads the
             // stdout of a shim that can't serve.
-            println!("{}: {e}", bootstrap::RUNTIME_NAME);
+            let _ = writeln!(io::stdout(), "{}: {e}", bootstrap::RUNTIME_NAME);
             ExitCode::FAILURE
         }
     }
@@ -54,12 +61,13 @@ fn call() -> Result<(), Error> {
     let flags =
         containerd_shim::parse(&arguments).map_err(|e| Error::InvalidArgument(e.to_string()))?;
     if flags.version {
-        println!(
+        return writeln!(
+            io::stdout(),
             "containerd-shim-cedana-v2:\n  Version:  {}\n  Runtime:  {}",
             env!("CARGO_PKG_VERSION"),
             bootstrap::RUNTIME_NAME
-        );
-        return Ok(());
+        )
+        .context(|| "write the version");
     }
     become_subreaper().context(|| "become a child subreaper")?;
     tokio::runtime::Builder::new_current_thread()

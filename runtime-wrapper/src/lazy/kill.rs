@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::messages::{Container, Startup};
 use crate::host::cgroup::Cgroup;
 use crate::host::{procfs, sys};
+use crate::output::printable::printable;
 use crate::output::report::Reporter;
 
 /// How long the last process may take to end.
@@ -114,7 +115,8 @@ impl Report {
             .truncate(true)
             .mode(0o600)
             .open(self.bundle.join(files::KILLED));
-        let _ = file.and_then(|mut file| file.write_all(reason.as_bytes()));
+        // The shim logs it.
+        let _ = file.and_then(|mut file| file.write_all(printable(reason).as_bytes()));
     }
 
     /// Writes a line to the runtime's log.

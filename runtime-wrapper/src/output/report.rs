@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
+use crate::output::printable::{printable, to_stderr};
 use crate::output::timestamp::rfc3339;
 
 /// Writes to stderr and the log file.
@@ -62,11 +63,10 @@ impl Reporter {
 
     fn write(&self, level: &str, message: &str, to_log_alone: bool) {
         // One line: a client shows the first and parses the log by lines.
-        let message = message.replace('\n', "; ");
+        let message = printable(&message.replace('\n', "; "));
         let prefix = if level == "error" { "" } else { "warning: " };
         if !(to_log_alone && self.log.is_some()) {
-            // A closed stderr can't be reported anywhere.
-            let _ = writeln!(std::io::stderr(), "cedana-runc: {prefix}{message}");
+            to_stderr(&format!("cedana-runc: {prefix}{message}\n"));
         }
         let Some(path) = &self.log else { return };
         let entry = entry(
@@ -81,11 +81,10 @@ impl Reporter {
             .open(path)
             .and_then(|mut file| file.write_all(entry.as_bytes()));
         if let Err(error) = written {
-            let _ = writeln!(
-                std::io::stderr(),
-                "cedana-runc: warning: cannot write the log {}: {error}",
+            to_stderr(&format!(
+                "cedana-runc: warning: cannot write the log {}: {error}\n",
                 path.display()
-            );
+            ));
         }
     }
 }
@@ -125,10 +124,12 @@ mod tests {
             log: Some(log.clone()),
             json: true,
         };
-        reporter.warning(&"one\ntwo");
-        reporter.error(&"three");
+        reporter.warning(&"one\ntwo\r\x1b[2K");
+        reporter.error(&"three\u{9b}");
         let text = std::fs::read_to_string(log).expect("read");
         assert_eq!(text.lines().count(), 2);
         assert!(text.contains("one; two"));
+        let is_control = |letter: char| letter.is_control() && letter != '\n';
+        assert!(!text.contains(is_control), "{text:?}");
     }
 }

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod inspect;
+mod output;
 mod passthrough;
 mod restore;
 mod stage;

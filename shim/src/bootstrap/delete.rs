@@ -1,7 +1,13 @@
 //! `delete`: cleans up after a killed shim: the container's processes, the OCI
 //! runtime's state, and mounts.
 
-use std::{env, path::Path, process::Command, time::SystemTime};
+use std::{
+    env,
+    io::{self, Write},
+    path::Path,
+    process::Command,
+    time::SystemTime,
+};
 
 use containerd_shim::{
     DeleteResponse, Flags,
@@ -68,6 +74,7 @@ fn init_pid(bundle: &Path) -> u32 {
 
 fn report(result: Result<()>) {
     if let Err(e) = result {
-        eprintln!("{}: {e}", super::RUNTIME_NAME);
+        // The next step is taken even if containerd has closed the stream.
+        let _ = writeln!(io::stderr(), "{}: {e}", super::RUNTIME_NAME);
     }
 }

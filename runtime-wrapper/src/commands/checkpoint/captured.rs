@@ -14,6 +14,7 @@ use crate::criu::Log;
 use crate::engine::checkpoint_dir;
 use crate::host::child::Outcome;
 use crate::host::procfs::Init;
+use crate::output::printable::to_stderr;
 use cedana_contract::pid::Pid;
 
 /// An attempt that has ended.
@@ -53,7 +54,7 @@ impl Captured<'_> {
                 unrestorable::warn_after_dump(self.prepared, &request.images);
             }
         }
-        eprint!("{}", self.outcome.stderr);
+        to_stderr(&self.outcome.stderr);
         if !self.outcome.status.success() {
             reporter.warning(&format!(
                 "the checkpoint of container {} in {} is complete although the runtime failed ({})",

@@ -22,6 +22,7 @@ use serde::Serialize;
 use crate::cli::{Inspect, Subject};
 use crate::commands::error::Error;
 use crate::lazy::history;
+use crate::output::printable::{printable_json, printable_lines};
 
 /// Prints a checkpoint, or the records of the last lazy restores.
 pub(crate) fn run(request: &Inspect) -> Result<ExitCode, Error> {
@@ -44,13 +45,16 @@ fn restores(as_json: bool) -> Result<String, Error> {
     let records = history::all().map_err(Error::Restores)?;
     match as_json {
         true => to_json(&records),
-        false => Ok(records.iter().map(history::line).collect()),
+        false => Ok(records
+            .iter()
+            .map(|record| printable_lines(&history::line(record)))
+            .collect()),
     }
 }
 
 fn to_json(value: &impl Serialize) -> Result<String, Error> {
     let json = serde_json::to_string_pretty(value);
-    json.map(|json| json + "\n")
+    json.map(|json| printable_json(&json) + "\n")
         .map_err(|error| Error::Output(error.into()))
 }
 

@@ -7,8 +7,8 @@ use cedana_checkpoint::inspect::{Inspection, OpenFileKind};
 
 use super::super::table::Align::{Left, Right};
 use super::super::table::Table;
-use super::cells::printable;
 use super::sockets::{endpoint, is_socket};
+use crate::output::printable::printable;
 
 pub(super) fn open_files(found: &Inspection) -> Table {
     let sockets: BTreeMap<u32, &Socket> = found

@@ -4,7 +4,8 @@ use cedana_checkpoint::inspect::{Inspection, MappingKind, Memory, Process, Share
 
 use super::super::table::Align::{Left, Right};
 use super::super::table::Table;
-use super::cells::{absent, in_image, printable};
+use super::cells::{absent, in_image};
+use crate::output::printable::printable;
 use crate::output::units::bytes;
 
 /// The number of mappings shown for each process.

@@ -26,7 +26,7 @@ use cedana_checkpoint::inspect::{Inspection, Namespace};
 
 use super::table::Align::{Left, Right};
 use super::table::Table;
-use cells::printable;
+use crate::output::printable::printable;
 use files::open_files;
 use memory::{memory, shared_memory};
 use processes::processes;

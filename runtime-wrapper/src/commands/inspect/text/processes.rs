@@ -6,7 +6,8 @@ use cedana_checkpoint::inspect::{Process, ProcessState};
 
 use super::super::table::Align::{Left, Right};
 use super::super::table::Table;
-use super::cells::{absent, in_image, printable};
+use super::cells::{absent, in_image};
+use crate::output::printable::printable;
 use crate::output::units::bytes;
 
 pub(super) fn processes(processes: &[Process]) -> Table {

@@ -7,7 +7,8 @@ use cedana_checkpoint::inspect::{Inspection, OpenFile, OpenFileKind};
 
 use super::super::table::Align::{Left, Right};
 use super::super::table::Table;
-use super::cells::{absent, printable};
+use super::cells::absent;
+use crate::output::printable::printable;
 
 pub(super) fn sockets(found: &Inspection) -> Table {
     let mut holders: BTreeMap<u32, Vec<String>> = BTreeMap::new();

@@ -8,7 +8,8 @@ use cedana_checkpoint::images::Network;
 use cedana_checkpoint::inspect::Inspection;
 use time::OffsetDateTime;
 
-use super::cells::{printable, stored};
+use super::cells::stored;
+use crate::output::printable::printable;
 use crate::output::timestamp;
 use crate::output::units::{bytes, duration};
 
