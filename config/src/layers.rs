@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Place};
+use crate::limit::Exceeded;
+use crate::setting::ByAnnotation;
 use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX, RUNTIME_VARIABLE, file, setting, value};
 
 impl Config {
@@ -60,6 +62,10 @@ impl Config {
     /// Returns the settings overridden by a container's `io.cedana.` annotations.
     /// Other annotations are ignored.
     ///
+    /// Annotations may come from users who do not administer the node, so a setting
+    /// that costs the node more or skips a check can only be turned down. If one is
+    /// turned up, the node's value stays, and `warn` is called.
+    ///
     /// # Errors
     /// An `io.cedana.` annotation that is unknown, has a wrong value, or names a
     /// setting of the node. A container must not choose, for example, a program
@@ -67,7 +73,9 @@ impl Config {
     pub fn with_annotations<'a>(
         mut self,
         annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+        mut warn: impl FnMut(&Exceeded),
     ) -> Result<Self, Error> {
+        let node = self.clone();
         let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
         for (name, text) in annotations {
             let Some(key) = name.strip_prefix(ANNOTATION_PREFIX) else {
@@ -76,7 +84,7 @@ impl Config {
             let place = Place::Annotation;
             let setting = setting::by_key(key)
                 .ok_or_else(|| Error::unknown(place.clone(), name, setting::annotations()))?;
-            if !setting.annotation {
+            if matches!(setting.by_annotation, ByAnnotation::Refused) {
                 return Err(Error::NotByAnnotation {
                     name: name.to_owned(),
                     key: setting.key,
@@ -85,6 +93,16 @@ impl Config {
             setting
                 .set(&mut self, text)
                 .map_err(|reason| Error::value(place, name, reason))?;
+            if let ByAnnotation::Within(limit) = setting.by_annotation
+                && let Some(limit) = limit(&mut self, &node)
+            {
+                warn(&Exceeded {
+                    name: name.to_owned(),
+                    asked: text.to_owned(),
+                    limit,
+                    key: setting.key,
+                });
+            }
         }
         Ok(self)
     }

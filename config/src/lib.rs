@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Every setting is one row of a table ([`setting`]): its TOML key, whether a
-//! container may choose it by annotation, and its parser. All layers look names up
+//! container may choose it by annotation or only turn it down, and its parser. All layers look names up
 //! in that table, so no layer can lack a setting. An unknown name is an error that
 //! says where the name is and suggests the most similar known one.
 //!
@@ -20,16 +20,18 @@
 //!     Some((Path::new("config.toml"), file)),
 //!     [("CEDANA_RESTORE_SETTLE".to_owned(), "50ms".to_owned())],
 //! )?
-//! .with_annotations([("io.cedana.checkpoint.tcp_established", "false")])?;
+//! .with_annotations([("io.cedana.checkpoint.ghost_limit", "1GiB")], |exceeded| {
+//!     println!("{exceeded}")
+//! })?;
 //! assert_eq!(config.checkpoint.ghost_limit, 64 << 20);
 //! assert_eq!(config.restore.settle.as_millis(), 50);
-//! assert!(!config.checkpoint.tcp_established);
 //! # Ok::<(), cedana_config::Error>(())
 //! ```
 
 mod error;
 mod file;
 mod layers;
+mod limit;
 mod setting;
 mod settings;
 mod suggestion;
@@ -37,9 +39,10 @@ mod value;
 
 use cedana_contract::annotations::PREFIX as ANNOTATION_PREFIX;
 pub use error::Error;
+pub use limit::Exceeded;
 pub use settings::{
-    Accept, Check, Checkpoint, Compression, Config, Cores, Doubtful, Mode, Restore, ResumeEarly,
-    Tcp,
+    Accept, Check, Checkpoint, Compression, Config, ConfigAnnotation, Cores, Criu, Doubtful, Mode,
+    Restore, ResumeEarly, Tcp,
 };
 
 /// Path of the settings file if `CEDANA_CONFIG` names no other.

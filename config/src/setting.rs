@@ -1,5 +1,6 @@
 //! The table of all settings.
 
+use crate::limit::Limited;
 use crate::value::{self, Parsed};
 use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX};
 
@@ -8,9 +9,21 @@ pub(crate) struct Setting {
     /// Name in the file, with its section: `checkpoint.timeout`. The annotation has
     /// the same name after a prefix, the variable the same in capitals.
     pub(crate) key: &'static str,
-    /// Whether a container may set it.
-    pub(crate) annotation: bool,
+    /// What a container's annotation may do.
+    pub(crate) by_annotation: ByAnnotation,
     set: fn(&mut Config, &str) -> Parsed<()>,
+}
+
+/// What an annotation may do to a setting. Annotations may come from users who do not
+/// administer the node.
+pub(crate) enum ByAnnotation {
+    /// Nothing: it is refused.
+    Refused,
+    /// Choose any value.
+    Any,
+    /// Choose a value within the node's. The function puts the node's value back if
+    /// the chosen one is beyond it, and returns its text.
+    Within(fn(&mut Config, &Config) -> Option<String>),
 }
 
 impl Setting {
@@ -23,49 +36,65 @@ impl Setting {
     }
 }
 
+/// A row of the table. The second column says what an annotation may do:
+///
+/// ```text
+/// NODE   nothing: what runs as root, where it writes, what the node spends, and
+///        which checkpoints it restores
+/// DOWN   only turn it down: what costs the node more, or skips a check
+/// FREE   anything: what concerns the container alone
+/// ```
 macro_rules! setting {
-    ($key:literal, $annotation:ident, $parse:path => $($field:ident).+) => {
+    ($key:literal, $by:ident, $parse:path => $($field:ident).+) => {
         Setting {
             key: $key,
-            annotation: $annotation,
+            by_annotation: setting!(@$by $($field).+),
             set: |config, text| {
                 config.$($field).+ = $parse(text)?;
                 Ok(())
             },
         }
     };
+    (@NODE $($field:ident).+) => { ByAnnotation::Refused };
+    (@FREE $($field:ident).+) => { ByAnnotation::Any };
+    (@DOWN $($field:ident).+) => {
+        ByAnnotation::Within(|config, node| {
+            let limit = node.$($field).+;
+            if config.$($field).+.is_within(limit) {
+                return None;
+            }
+            config.$($field).+ = limit;
+            Some(limit.text())
+        })
+    };
 }
 
-/// Set for the node only: no annotation.
-const NODE: bool = false;
-/// May be set for a container by annotation.
-const CONTAINER: bool = true;
-
-static SETTINGS: [Setting; 24] = [
+static SETTINGS: [Setting; 25] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
-    setting!("checkpoint.leave_running", CONTAINER, value::boolean_or_auto => checkpoint.leave_running),
-    setting!("checkpoint.resume_early", CONTAINER, value::resume_early => checkpoint.resume_early),
-    setting!("checkpoint.doubtful", CONTAINER, value::doubtful => checkpoint.doubtful),
-    setting!("checkpoint.tcp_established", CONTAINER, value::boolean => checkpoint.tcp_established),
-    setting!("checkpoint.file_locks", CONTAINER, value::boolean => checkpoint.file_locks),
-    setting!("checkpoint.ext_unix_sk", CONTAINER, value::boolean => checkpoint.ext_unix_sk),
-    setting!("checkpoint.link_remap", CONTAINER, value::boolean => checkpoint.link_remap),
-    setting!("checkpoint.ghost_limit", CONTAINER, value::size => checkpoint.ghost_limit),
-    setting!("checkpoint.timeout", CONTAINER, value::whole_seconds => checkpoint.timeout),
-    setting!("checkpoint.compression", CONTAINER, value::compression => checkpoint.compression),
-    setting!("checkpoint.level", CONTAINER, value::level => checkpoint.level),
+    setting!("checkpoint.leave_running", FREE, value::boolean_or_auto => checkpoint.leave_running),
+    setting!("checkpoint.resume_early", DOWN, value::resume_early => checkpoint.resume_early),
+    setting!("checkpoint.doubtful", DOWN, value::doubtful => checkpoint.doubtful),
+    setting!("checkpoint.tcp_established", FREE, value::boolean => checkpoint.tcp_established),
+    setting!("checkpoint.file_locks", FREE, value::boolean => checkpoint.file_locks),
+    setting!("checkpoint.ext_unix_sk", DOWN, value::boolean => checkpoint.ext_unix_sk),
+    setting!("checkpoint.link_remap", DOWN, value::boolean => checkpoint.link_remap),
+    setting!("checkpoint.ghost_limit", DOWN, value::size => checkpoint.ghost_limit),
+    setting!("checkpoint.timeout", DOWN, value::whole_seconds => checkpoint.timeout),
+    setting!("checkpoint.compression", DOWN, value::compression => checkpoint.compression),
+    setting!("checkpoint.level", DOWN, value::level => checkpoint.level),
     setting!("checkpoint.memory", NODE, value::memory => checkpoint.memory),
     setting!("checkpoint.spare_memory", NODE, value::boolean => checkpoint.spare_memory),
-    setting!("restore.mode", CONTAINER, value::mode => restore.mode),
+    setting!("restore.mode", DOWN, value::mode => restore.mode),
     setting!("restore.prefetch_cores", NODE, value::cores => restore.prefetch_cores),
-    setting!("restore.tcp", CONTAINER, value::tcp => restore.tcp),
-    setting!("restore.settle", CONTAINER, value::short_wait => restore.settle),
+    setting!("restore.tcp", FREE, value::tcp => restore.tcp),
+    setting!("restore.settle", FREE, value::short_wait => restore.settle),
     setting!("restore.memory", NODE, value::memory => restore.memory),
     setting!("restore.check", NODE, value::check => restore.check),
     setting!("restore.accept", NODE, value::accept => restore.accept),
     setting!("restore.timeout", NODE, value::time_limit => restore.timeout),
+    setting!("criu.config_annotation", NODE, value::config_annotation => criu.config_annotation),
 ];
 
 /// The setting with this key in the file.
@@ -109,6 +138,6 @@ pub(crate) fn variables() -> impl Iterator<Item = String> {
 pub(crate) fn annotations() -> impl Iterator<Item = String> {
     SETTINGS
         .iter()
-        .filter(|setting| setting.annotation)
+        .filter(|setting| !matches!(setting.by_annotation, ByAnnotation::Refused))
         .map(|setting| format!("{ANNOTATION_PREFIX}{}", setting.key))
 }

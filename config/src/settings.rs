@@ -17,6 +17,8 @@ pub struct Config {
     pub checkpoint: Checkpoint,
     /// Settings of restores.
     pub restore: Restore,
+    /// Settings of CRIU.
+    pub criu: Criu,
 }
 
 /// Settings of checkpoints.
@@ -56,7 +58,7 @@ pub struct Checkpoint {
 }
 
 /// Treatment of a checkpoint that could never be restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Doubtful {
     /// Refused if it would stop the container, which goes on running. A checkpoint
     /// that leaves the container running loses nothing, so it is taken with a
@@ -69,7 +71,7 @@ pub enum Doubtful {
 
 /// Which tasks the shim resumes as soon as CRIU is done, before the client that
 /// paused them for the checkpoint does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum ResumeEarly {
     /// None.
     Never,
@@ -197,6 +199,26 @@ pub enum Tcp {
     Refuse,
 }
 
+/// Settings of CRIU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Criu {
+    /// The configuration files that a container may give to CRIU.
+    pub config_annotation: ConfigAnnotation,
+}
+
+/// The CRIU configuration files that a container's annotation `org.criu.config` may
+/// name. Such a file can run a program as root (CRIU's `action-script`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConfigAnnotation {
+    /// Those below `/etc/criu`.
+    #[default]
+    EtcCriu,
+    /// Any.
+    Any,
+    /// None.
+    Refuse,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -205,6 +227,7 @@ impl Default for Config {
             log_keep: 100,
             checkpoint: Checkpoint::default(),
             restore: Restore::default(),
+            criu: Criu::default(),
         }
     }
 }

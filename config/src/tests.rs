@@ -15,6 +15,24 @@ fn from_env(name: &str, value: &str) -> Result<Config, Error> {
     Config::from_sources(None, [(name.to_owned(), value.to_owned())])
 }
 
+/// `node` with annotations that are within its limits.
+fn annotated(node: Config, annotations: &[(&str, &str)]) -> Result<Config, Error> {
+    node.with_annotations(annotations.iter().copied(), |exceeded| panic!("{exceeded}"))
+}
+
+/// The settings of a node with one annotation, and the warnings.
+fn asked(node: &str, name: &str, text: &str) -> (Config, Vec<String>) {
+    let node = from_file(node).expect("valid");
+    let mut warnings = Vec::new();
+    let name = format!("io.cedana.{name}");
+    let config = node
+        .with_annotations([(name.as_str(), text)], |exceeded| {
+            warnings.push(exceeded.to_string());
+        })
+        .expect("valid");
+    (config, warnings)
+}
+
 fn message(result: Result<Config, Error>) -> String {
     match result {
         Ok(config) => panic!("accepted: {config:?}"),
@@ -50,7 +68,7 @@ fn later_layers_win() {
         ],
     )
     .and_then(|c| {
-        c.with_annotations([("io.cedana.restore.settle", "3s"), ("org.criu.config", "")])
+        annotated(c, &[("io.cedana.restore.settle", "3s"), ("org.criu.config", "")])
     })
     .expect("valid");
     assert_eq!(config.runtime, Path::new("crun"));
@@ -101,8 +119,11 @@ fn unknown_variable_and_annotation_are_errors() {
     assert!(from_env("CEDANA_LOG_KEPT", "1").is_err());
     assert!(from_env("CEDANA_CONFIG", "/x").is_ok());
     assert!(from_env("CEDANA_URL", "https://example.org").is_ok());
-    let annotated = Config::default().with_annotations([("io.cedana.checkpoint.ghostlimit", "1")]);
-    assert!(message(annotated).contains("io.cedana.checkpoint.ghost_limit"));
+    let misspelt = annotated(
+        Config::default(),
+        &[("io.cedana.checkpoint.ghostlimit", "1")],
+    );
+    assert!(message(misspelt).contains("io.cedana.checkpoint.ghost_limit"));
 }
 
 #[test]
@@ -117,9 +138,81 @@ fn annotation_cannot_set_a_setting_of_the_node() {
         "io.cedana.restore.check",
         "io.cedana.restore.accept",
         "io.cedana.restore.timeout",
+        "io.cedana.criu.config_annotation",
     ] {
-        let result = Config::default().with_annotations([(name, "/bin/sh")]);
+        let result = annotated(Config::default(), &[(name, "/bin/sh")]);
         assert!(message(result).contains("belongs to the node"));
+    }
+}
+
+#[test]
+fn annotation_turns_a_limit_down_and_not_up() {
+    let node = "[checkpoint]\nlevel = 3\nghost_limit = \"64MiB\"\ntimeout = \"30s\"\ndoubtful = \"warn\"\n";
+    let (config, warnings) = asked(node, "checkpoint.level", "-2");
+    assert_eq!(config.checkpoint.level, -2);
+    assert!(warnings.is_empty());
+    let (config, warnings) = asked(node, "checkpoint.level", "19");
+    assert_eq!(config.checkpoint.level, 3);
+    assert_eq!(
+        warnings,
+        [
+            "annotation io.cedana.checkpoint.level: \"19\" is beyond the node's limit \"3\", which is used instead; to allow it, set checkpoint.level in config.toml"
+        ]
+    );
+    let (config, warnings) = asked(node, "checkpoint.ghost_limit", "65MiB");
+    assert_eq!(config.checkpoint.ghost_limit, 64 << 20);
+    assert!(warnings[0].contains("\"65MiB\"") && warnings[0].contains("\"64MiB\""));
+    let (config, _) = asked(node, "checkpoint.timeout", "1m");
+    assert_eq!(config.checkpoint.timeout.as_secs(), 30);
+    let (config, _) = asked(node, "checkpoint.doubtful", "refuse");
+    assert_eq!(config.checkpoint.doubtful, Doubtful::Refuse);
+    let (config, _) = asked("", "checkpoint.doubtful", "warn");
+    assert_eq!(config.checkpoint.doubtful, Doubtful::Refuse);
+}
+
+#[test]
+fn built_in_default_is_a_limit_too() {
+    for (name, text) in [
+        ("checkpoint.level", "2"),
+        ("checkpoint.ghost_limit", "1GiB"),
+        ("checkpoint.timeout", "61s"),
+        ("checkpoint.resume_early", "container"),
+        ("checkpoint.doubtful", "warn"),
+    ] {
+        let (config, warnings) = asked("", name, text);
+        assert_eq!(config, Config::default(), "{name}");
+        assert_eq!(warnings.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn annotation_keeps_the_checks_that_the_node_makes() {
+    let node = "[checkpoint]\next_unix_sk = false\nlink_remap = false\ncompression = \"none\"\n[restore]\nmode = \"eager\"\n";
+    for (name, text) in [
+        ("checkpoint.ext_unix_sk", "true"),
+        ("checkpoint.link_remap", "true"),
+        ("checkpoint.compression", "zstd"),
+        ("restore.mode", "lazy"),
+    ] {
+        let (config, warnings) = asked(node, name, text);
+        assert_eq!(Ok(config), from_file(node).map_err(|e| e.to_string()));
+        assert_eq!(warnings.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn annotation_chooses_freely_what_concerns_the_container_alone() {
+    let node = "[checkpoint]\nleave_running = false\ntcp_established = false\nfile_locks = false\n[restore]\ntcp = \"refuse\"\nsettle = 0\n";
+    for (name, text) in [
+        ("checkpoint.leave_running", "true"),
+        ("checkpoint.tcp_established", "true"),
+        ("checkpoint.file_locks", "true"),
+        ("restore.tcp", "keep"),
+        ("restore.settle", "10s"),
+    ] {
+        let (config, warnings) = asked(node, name, text);
+        assert_ne!(Ok(config), from_file(node).map_err(|e| e.to_string()));
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
 }
 
@@ -137,7 +230,7 @@ proptest! {
         let variable = format!("CEDANA_{}", key.replace('.', "_").to_uppercase());
         let _ = from_env(&variable, &text);
         let annotation = format!("io.cedana.{key}");
-        let _ = Config::default().with_annotations([(annotation.as_str(), text.as_str())]);
+        let _ = Config::default().with_annotations([(annotation.as_str(), text.as_str())], |_| {});
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Accept, Check, Compression, Cores, Doubtful, Mode, ResumeEarly, Tcp};
+use crate::{
+    Accept, Check, Compression, ConfigAnnotation, Cores, Doubtful, Mode, ResumeEarly, Tcp,
+};
 
 /// The longest time limit. A longer one is a mistake in the unit.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -120,6 +122,16 @@ pub(crate) fn accept(text: &str) -> Parsed<Accept> {
         "ours" => Ok(Accept::Ours),
         "signed" => Ok(Accept::Signed),
         _ => Err(format!("{text:?} is none of any, ours and signed")),
+    }
+}
+
+/// The CRIU configuration files that an annotation may name.
+pub(crate) fn config_annotation(text: &str) -> Parsed<ConfigAnnotation> {
+    match text {
+        "etc-criu" => Ok(ConfigAnnotation::EtcCriu),
+        "any" => Ok(ConfigAnnotation::Any),
+        "refuse" => Ok(ConfigAnnotation::Refuse),
+        _ => Err(format!("{text:?} is none of etc-criu, any and refuse")),
     }
 }
 
@@ -275,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn restore_policies() {
+    fn policies_of_the_node() {
         assert_eq!(check("strict"), Ok(Check::Strict));
         assert_eq!(check("warn"), Ok(Check::Warn));
         assert_eq!(check("off"), Ok(Check::Off));
@@ -284,6 +296,10 @@ mod tests {
         assert_eq!(accept("ours"), Ok(Accept::Ours));
         assert_eq!(accept("signed"), Ok(Accept::Signed));
         assert!(accept("").is_err());
+        assert_eq!(config_annotation("etc-criu"), Ok(ConfigAnnotation::EtcCriu));
+        assert_eq!(config_annotation("any"), Ok(ConfigAnnotation::Any));
+        assert_eq!(config_annotation("refuse"), Ok(ConfigAnnotation::Refuse));
+        assert!(config_annotation("/etc/criu").is_err());
         assert_eq!(time_limit("0"), Ok(None));
         assert_eq!(time_limit("0s"), Ok(None));
         assert_eq!(time_limit("90s"), Ok(Some(Duration::from_secs(90))));

@@ -37,7 +37,7 @@ impl BareShim {
 
     /// [`BareShim::start`] with variables in the shim's environment.
     #[track_caller]
-    fn start_with(label: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start_with(label: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let id = unique(label);
         let home = Path::new("/var/tmp/cedana-tests").join(&id);
         let bundle = home.join("bundle");

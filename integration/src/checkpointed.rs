@@ -19,6 +19,8 @@ pub struct Checkpointed {
     pub images: Folder,
     /// The bundle of the restored container.
     pub bundle: Folder,
+    /// The files of [`Checkpointed::script`].
+    pub criu: Folder,
     /// The id of the restored container.
     pub id: String,
 }
@@ -71,6 +73,7 @@ impl Checkpointed {
             before,
             images,
             bundle,
+            criu: Folder::of_criu("script"),
             id,
         };
         checkpointed.write_bundle();
@@ -101,7 +104,7 @@ impl Checkpointed {
     #[track_caller]
     pub fn script(&self, script: &str) {
         let file = |name: &str, text: &str| {
-            let path = self.bundle.file(name);
+            let path = self.criu.file(name);
             fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             path.display().to_string()
         };

@@ -17,7 +17,19 @@ impl Folder {
     /// Creates it.
     #[track_caller]
     pub fn new(label: &str) -> Self {
-        let path = Path::new("/var/tmp/cedana-tests").join(unique(label));
+        Self::below("/var/tmp/cedana-tests", label)
+    }
+
+    /// Creates it in `/etc/criu`, where a container's annotation `org.criu.config` may
+    /// name files.
+    #[track_caller]
+    pub fn of_criu(label: &str) -> Self {
+        Self::below("/etc/criu", label)
+    }
+
+    #[track_caller]
+    fn below(place: &str, label: &str) -> Self {
+        let path = Path::new(place).join(unique(label));
         fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self(path)
     }

@@ -267,7 +267,7 @@ impl FailsOnce {
     /// Fails at this step, by the name that CRIU gives its action scripts.
     #[track_caller]
     pub fn at(step: &str) -> Self {
-        let folder = Folder::new("steps");
+        let folder = Folder::of_criu("steps");
         let write = |name: &str, text: String| {
             let path = folder.file(name);
             fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -12,32 +12,12 @@ use cedana_integration::docker::{
     no_holder_is_left, no_restore_here,
 };
 use cedana_integration::protos::shim::oci::CheckpointOptions;
-use cedana_integration::{BareShim, Gate, eventually, unique};
+use cedana_integration::{BareShim, Gate, Settings, eventually, unique};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
 const HELD: [&str; 6] = ["--memory", "4", "--children", "1", "--journal", "/journal"];
-
-/// The machine's configuration file, removed when dropped.
-struct Settings;
-
-impl Settings {
-    const PATH: &'static str = "/etc/cedana/config.toml";
-
-    #[track_caller]
-    fn write(text: &str) -> Self {
-        let written = fs::create_dir_all("/etc/cedana").and_then(|()| fs::write(Self::PATH, text));
-        written.unwrap_or_else(|e| panic!("{}: {e}", Self::PATH));
-        Self
-    }
-}
-
-impl Drop for Settings {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(Self::PATH);
-    }
-}
 
 /// `docker start --checkpoint` in the background.
 #[track_caller]
@@ -429,4 +409,38 @@ fn a_restore_can_be_interrupted_and_repeated_many_times() {
     }
     container.restore_and_run("cp");
     container.report().continues(&before);
+}
+
+/// A container with `--rm` is removed as soon as its checkpoint ends it, and the
+/// checkpoint with it.
+#[test]
+fn a_container_with_rm_may_be_ended_if_the_node_says_so() {
+    let _alone = Dockerd::alone();
+    if no_restore_here() {
+        return;
+    }
+    // The container's user can't ask for it.
+    let asks = ["--rm", "--annotation", "io.cedana.checkpoint.doubtful=warn"];
+    let run = Run::new("lost").flags(&asks);
+    let container = run.workload(&HELD).start();
+    let reason = container.checkpoint("cp").refused();
+    assert!(reason.contains("could never be restored"), "{reason}");
+    container.running();
+
+    let _settings = Settings::write("[checkpoint]\ndoubtful = \"warn\"\n");
+    // Docker may remove the directory during the checkpoint, which then fails.
+    let answer = container.checkpoint("cp");
+    assert!(
+        !answer.stderr.contains("could never be restored"),
+        "{answer}"
+    );
+    eventually("Docker removes it", || {
+        let answer = docker(&["inspect", container.name()]);
+        // If the checkpoint gets another file meanwhile, Docker fails to remove the
+        // directory, and the container stays in state dead.
+        match answer.code == 0 && !answer.stdout.contains("\"Dead\": true") {
+            true => Err(answer.stdout),
+            false => Ok(()),
+        }
+    });
 }

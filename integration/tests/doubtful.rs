@@ -13,7 +13,7 @@ use cedana_integration::workload::PATH;
 use cedana_integration::{BareShim, Leaks, Refused, Run, command, eventually};
 use serde_json::{Value, json};
 
-const SETTING: &str = "io.cedana.checkpoint.doubtful";
+const WARN: (&str, &str) = ("CEDANA_CHECKPOINT_DOUBTFUL", "warn");
 
 /// Asserts that a refused checkpoint left no files.
 #[track_caller]
@@ -267,8 +267,7 @@ fn a_daemon_in_another_time_namespace_is_refused() {
 #[test]
 fn with_doubtful_warn_the_checkpoint_is_taken_and_a_warning_logged() {
     for flag in ["--program-in-memory", "--deleted-directory-first"] {
-        let shim = BareShim::start("may", &[flag]);
-        change_spec(&shim, |spec| spec["annotations"][SETTING] = json!("warn"));
+        let shim = BareShim::start_with("may", &[flag], &[WARN]);
         shim.run();
         let images = Folder::new("images");
         checkpoint_and_exit(&shim, &images).unwrap_or_else(|refused| panic!("{flag}: {refused}"));
@@ -281,4 +280,21 @@ fn with_doubtful_warn_the_checkpoint_is_taken_and_a_warning_logged() {
             }
         });
     }
+}
+
+#[test]
+fn an_annotation_does_not_turn_the_refusal_off() {
+    let shim = BareShim::start("asks", &["--program-in-memory"]);
+    change_spec(&shim, |spec| {
+        spec["annotations"]["io.cedana.checkpoint.doubtful"] = json!("warn");
+    });
+    shim.run();
+    let images = Folder::new("images");
+    let refused = checkpoint_and_exit(&shim, &images).expect_err("a doubtful checkpoint");
+    assert!(
+        refused.message.contains("could never be restored"),
+        "{refused}"
+    );
+    is_empty(&images);
+    shim.report().intact();
 }

@@ -282,7 +282,7 @@ fn a_restore_that_fails_lazily_and_eagerly_says_why_and_leaves_nothing() {
     leaks.none();
     fs::rename(kept.file("away"), kept.file("open")).unwrap_or_else(|error| panic!("{error}"));
     // CRIU fails before it connects to the page source.
-    let options = lazy.checkpointed.bundle.file("criu.conf");
+    let options = lazy.checkpointed.criu.file("criu.conf");
     lazy.checkpointed.script("exit 0");
     let text = read(&options);
     fs::write(&options, "no-such-option\n").unwrap_or_else(|error| panic!("{error}"));

@@ -114,7 +114,7 @@ fn a_shell_started_by_a_shell_is_named() {
 /// script kills init at once, or some milliseconds later, while CRIU works.
 #[test]
 fn the_message_says_that_the_container_ended_during_its_checkpoint() {
-    let place = Folder::new("meanwhile");
+    let place = Folder::of_criu("meanwhile");
     for milliseconds in [0, 1, 3, 10, 30] {
         let script = place.file(&format!("kill-{milliseconds}"));
         let settings = place.file(&format!("criu-{milliseconds}.conf"));

@@ -14,7 +14,7 @@ use cedana_integration::checkpointed::Checkpointed;
 use cedana_integration::folder::{Folder, MANIFEST, json};
 use cedana_integration::protos::shim::oci::CheckpointOptions;
 use cedana_integration::{
-    Container, Events, Image, NAMESPACE, Run, command, ctr, ctr_ok, ctr_sends_flags,
+    Container, Events, Image, NAMESPACE, Run, Settings, command, ctr, ctr_ok, ctr_sends_flags,
     named_as_stock, testbed,
 };
 
@@ -43,11 +43,8 @@ fn growing(label: &str) -> Container {
     Run::new(label).workload(&GROWING).detach()
 }
 
-/// The annotation by which the shim also resumes early for `container.Checkpoint`.
-const EARLY_FOR_CONTAINERS: [&str; 2] = [
-    "--annotation",
-    "io.cedana.checkpoint.resume_early=container",
-];
+/// The settings with which the shim also resumes early for `container.Checkpoint`.
+const EARLY_FOR_CONTAINERS: &str = "[checkpoint]\nresume_early = \"container\"\n";
 
 /// The options that `container.Checkpoint` of containerd's client sends.
 fn of_container_checkpoint() -> Option<CheckpointOptions> {
@@ -195,9 +192,9 @@ fn a_file_may_grow_during_a_checkpoint_of_a_container() {
 
 #[test]
 fn a_file_may_grow_during_a_checkpoint_of_a_container_that_is_resumed_early() {
-    let _lock = shared();
-    let container = Run::new("container-early").flags(&EARLY_FOR_CONTAINERS);
-    let container = container.workload(&GROWING).detach();
+    let _lock = alone();
+    let _settings = Settings::write(EARLY_FOR_CONTAINERS);
+    let container = growing("container-early");
     is_restored_with_its_file(&container);
 }
 
@@ -289,8 +286,17 @@ fn a_checkpoint_of_a_container_pauses_it_to_the_end_unless_a_setting_resumes_it_
     stays_paused_to_the_end(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
 
-    let container = Run::new("packed-early").flags(&EARLY_FOR_CONTAINERS);
+    // The container's user can't ask for it.
+    let asks = [
+        "--annotation",
+        "io.cedana.checkpoint.resume_early=container",
+    ];
+    let container = Run::new("asks").flags(&asks);
     let container = container.workload(&GROWING).detach();
+    stays_paused_to_the_end(&container, || drop(container.checkpoint(&["--rw"])));
+
+    let _settings = Settings::write(EARLY_FOR_CONTAINERS);
+    let container = growing("packed-early");
     let before = container.report();
     is_resumed_early(&container, || drop(container.checkpoint(&["--rw"])));
     container.report().continues(&before);
@@ -332,15 +338,17 @@ fn a_paused_task_does_not_wait_for_compression_without_idle_cores() {
     let restored = container.restore(&image, &["--rw"]);
     restored.report().continues(&before);
 
-    let told = ["--annotation", "io.cedana.checkpoint.compression=zstd"];
-    for flags in [told, EARLY_FOR_CONTAINERS] {
-        let container = Run::new("compressed").flags(&flags);
-        let container = container.workload(&GROWING).detach();
+    let is_compressed = |container: &Container| {
         for _ in 0..ROUNDS {
             let image = container.checkpoint(&["--rw"]);
-            assert_eq!(compression(&image), "zstd", "{flags:?}");
+            assert_eq!(compression(&image), "zstd");
         }
-    }
+    };
+    let told = ["--annotation", "io.cedana.checkpoint.compression=zstd"];
+    let container = Run::new("told").flags(&told);
+    is_compressed(&container.workload(&GROWING).detach());
+    let _settings = Settings::write(EARLY_FOR_CONTAINERS);
+    is_compressed(&growing("resumed"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use cedana_checkpoint::format::{self, publish, unpack};
 use super::checkpoint::doubt::Doubt;
 use super::checkpoint::unseizable::Unseizable;
 use crate::cli::{self, ContainerId, Request};
-use crate::criu::{Failure, LogNote, images_view};
+use crate::criu::{Failure, LogNote, config_annotation, images_view};
 use crate::lazy;
 use crate::network::{netns, tcp};
 use crate::oci::{bundle, runtime, state};
@@ -139,6 +139,12 @@ pub(crate) enum Error {
     Console(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot {verb} container {id}: {source}")]
+    ConfigAnnotation {
+        verb: &'static str,
+        id: ContainerId,
+        source: config_annotation::Error,
+    },
     #[error("cannot prepare CRIU's configuration: {0}")]
     CriuConfig(io::Error),
     #[error("cannot run {}: {source}", program.display())]
@@ -146,6 +152,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// A checkpoint or restore with a file of CRIU that the node does not allow.
+    pub(crate) fn config_annotation(request: &Request, source: config_annotation::Error) -> Self {
+        Self::ConfigAnnotation {
+            verb: request.verb,
+            id: request.id.clone(),
+            source,
+        }
+    }
+
     /// A checkpoint or restore that the runtime or CRIU could not do.
     pub(crate) fn failed(request: &Request, failure: Failure) -> Self {
         Self::Failed {

@@ -139,7 +139,7 @@ mod tests {
         let why = wanted(&config, &runc, &parts).expect_err("a parent");
         assert!(why.contains("earlier checkpoint"), "{why}");
         let eager = config
-            .with_annotations([("io.cedana.restore.mode", "eager")])
+            .with_annotations([("io.cedana.restore.mode", "eager")], |_| {})
             .expect("a setting");
         assert_eq!(wanted(&eager, &crun, &manifest(1 << 40)), Ok(false));
     }

@@ -275,3 +275,51 @@ fn a_missing_or_old_criu_is_reported() {
         .expect("run");
     assert!(first_line(&output).contains("CRIU is not installed"));
 }
+
+#[test]
+fn an_annotation_cannot_ask_for_more_than_the_node_allows() {
+    let stage = Stage::new(&(DUMP.to_owned() + r#"cat "$CRIU_CONFIG_FILE" >"$STAGE/criu.conf""#));
+    let settings = fs::read_to_string(stage.path("config.toml")).expect("settings");
+    let limit = "[checkpoint]\nghost_limit = \"5MiB\"\n";
+    fs::write(stage.path("config.toml"), settings + limit).expect("write");
+    let output = stage.checkpoint();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let conf = fs::read_to_string(stage.path("criu.conf")).expect("conf");
+    assert!(conf.contains("ghost-limit 5242880\n"), "{conf}");
+    let warning =
+        "annotation io.cedana.checkpoint.ghost_limit: \"7MiB\" is beyond the node's limit \"5MiB\"";
+    let said = stderr(&output);
+    assert_eq!(said.matches(warning).count(), 1, "{said}");
+    let log = fs::read_to_string(stage.path("log.json")).expect("log");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    let entry: serde_json::Value = serde_json::from_str(&log).expect("json");
+    assert_eq!(entry["level"], "warning");
+}
+
+#[test]
+fn a_configuration_of_criu_outside_etc_criu_is_refused() {
+    let stage = Stage::new(&(DUMP.to_owned() + r#"touch "$STAGE/called""#));
+    let file = stage.path("users.conf").display().to_string();
+    fs::write(&file, "action-script /bin/sh\n").expect("write");
+    stage.annotate("org.criu.config", &file);
+    let output = stage.checkpoint();
+    assert_eq!(output.status.code(), Some(1));
+    let line = first_line(&output);
+    for word in [
+        "cannot checkpoint container c",
+        "org.criu.config",
+        &file,
+        "criu.config_annotation",
+    ] {
+        assert!(line.contains(word), "no {word:?} in: {line}");
+    }
+    assert!(!stage.path("called").exists());
+
+    let output = stage
+        .command(&["--root", "root", "checkpoint", "--leave-running", "c"])
+        .env("CEDANA_CRIU_CONFIG_ANNOTATION", "any")
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stage.path("called").exists());
+}

@@ -104,3 +104,18 @@ fn a_restore_refuses_incompatible_checkpoints() {
     }
     assert!(!stage.path("started").exists());
 }
+
+#[test]
+fn a_restore_with_a_configuration_of_criu_outside_etc_criu_is_refused() {
+    let stage = Stage::new(r#"[ "$1" = --version ] || touch "$STAGE/called""#);
+    stage.images();
+    let file = stage.path("users.conf").display().to_string();
+    fs::write(&file, "").expect("write");
+    let spec = serde_json::json!({"annotations": {"org.criu.config": file}});
+    fs::write(stage.bundle().join("config.json"), spec.to_string()).expect("write");
+    let line = first_line(&stage.restore());
+    for word in ["cannot restore container c", "org.criu.config", &file] {
+        assert!(line.contains(word), "no {word:?} in: {line}");
+    }
+    assert!(!stage.path("called").exists());
+}

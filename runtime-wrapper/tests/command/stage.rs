@@ -78,6 +78,14 @@ impl Stage {
         ])
     }
 
+    /// Gives the running container an annotation, which runc keeps as a label.
+    pub(crate) fn annotate(&self, name: &str, value: &str) {
+        let record = self.path("root/c/state.json");
+        let text = fs::read_to_string(&record).expect("read");
+        let labels = format!(r#""labels":["{name}={value}","#);
+        fs::write(&record, text.replace(r#""labels":["#, &labels)).expect("write");
+    }
+
     pub(crate) fn bundle(&self) -> PathBuf {
         let bundle = self.path("bundle");
         fs::create_dir(&bundle).expect("mkdir");

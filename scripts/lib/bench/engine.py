@@ -78,10 +78,12 @@ def choose(candidate):
             f.write(SHIMS[candidate])
 
 
-def restore_mode(candidate):
-    """Sets the candidate's mode for the next restore."""
+def settings(candidate):
+    """Writes the candidate's settings for the next checkpoint or restore."""
     os.makedirs("/etc/cedana", exist_ok=True)
     with open("/etc/cedana/config.toml", "w") as f:
+        # No program here pauses a task for another reason (docs/containerd.md).
+        f.write('[checkpoint]\nresume_early = "container"\n')
         f.write(f'[restore]\nmode = "{"eager" if candidate == EAGER else "lazy"}"\n')
 
 
@@ -102,9 +104,8 @@ class App:
             os.link(f"{SHARED}/{file}", f"{self.shared}/{file}")
         mount = f"type=bind,src={self.shared},dst=/bench,options=rbind:rw"
         choose(candidate)
-        # No program here pauses a task for another reason (docs/containerd.md).
-        early = "io.cedana.checkpoint.resume_early=container"
-        flags = ["--mount", mount, "--annotation", early]
+        settings(candidate)
+        flags = ["--mount", mount]
         start(candidate, WORK, name, "python3", "/bench/app.py", *workload, flags=flags)
         wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
 

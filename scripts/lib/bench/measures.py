@@ -161,7 +161,7 @@ def restores_alone(samples, candidate, app):
     with open(f"{bundle}/config.json", "w") as f:
         json.dump(config, f)
     for mode in [candidate] if candidate == STOCK else [candidate, engine.EAGER]:
-        engine.restore_mode(mode)
+        engine.settings(mode)
         before = len(app.gaps())
         is_lazy = mode == OURS and not app.is_family
         recorded = len(lazy_restores(app.name)) if is_lazy else 0
@@ -221,7 +221,7 @@ def checkpoint_and_restore(samples, candidate, app):
     restores_alone(samples, candidate, app)
     remove(app.name)
     for mode in [candidate] if candidate == STOCK else [candidate, engine.EAGER]:
-        engine.restore_mode(mode)
+        engine.settings(mode)
         for attempt in range(3):
             with machine.Peak() as peak:
                 done = restore(app, image, mode)

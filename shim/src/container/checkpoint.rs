@@ -108,7 +108,11 @@ impl Container {
             let annotations = spec.annotations.iter();
             Config::load()
                 .and_then(|config| {
-                    config.with_annotations(annotations.map(|(k, v)| (k.as_str(), v.as_str())))
+                    // cedana-runc reads the same annotations and logs the warnings.
+                    config.with_annotations(
+                        annotations.map(|(k, v)| (k.as_str(), v.as_str())),
+                        |_| {},
+                    )
                 })
                 .map_err(|e| Error::InvalidArgument(format!("settings: {e}")))
         })

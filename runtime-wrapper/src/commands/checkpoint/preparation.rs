@@ -13,7 +13,7 @@ use super::unseizable::{self, Reason, Unseizable, Wait};
 use super::{prechecks, unrestorable};
 use crate::cli::Request;
 use crate::commands::error::Error;
-use crate::criu;
+use crate::criu::{self, config_annotation};
 use crate::engine::{content_gc, docker};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
@@ -40,7 +40,11 @@ impl<'a> Prepared<'a> {
                 .annotations
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
+            |exceeded| reporter.warning(exceeded),
         )?;
+        let allowed = config.criu.config_annotation;
+        config_annotation::check(&container.annotations, allowed)
+            .map_err(|source| Error::config_annotation(request, source))?;
         // Both at once: a client that pauses has paused already.
         let (criu, runtime_version) = thread::scope(|scope| {
             let version = scope.spawn(|| runtime.version());

@@ -15,8 +15,8 @@ use super::Context;
 use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
 use crate::commands::error::Error;
-use crate::criu;
 use crate::criu::images_view::ImagesView;
+use crate::criu::{self, config_annotation};
 use crate::lazy;
 use crate::network::network_lock::NetworkLock;
 use crate::network::tcp::Connections;
@@ -63,7 +63,11 @@ impl<'a> Prepared<'a> {
                 .annotations()
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
+            |exceeded| context.reporter.quiet_warning(exceeded),
         )?;
+        let allowed = config.criu.config_annotation;
+        config_annotation::check(&bundle.annotations(), allowed)
+            .map_err(|source| Error::config_annotation(request, source))?;
         let criu = criu::check(request)?;
         let images = &request.images;
         refuse_stock_only(context)?;
