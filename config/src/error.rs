@@ -112,6 +112,14 @@ fn did_you_mean(suggestion: &Option<String>) -> String {
 }
 
 impl Error {
+    /// The warning of a command that goes on without the settings.
+    #[must_use]
+    pub fn warning(&self) -> String {
+        format!(
+            "a mistake in the settings, until it is corrected checkpoints and restores are refused: {self}"
+        )
+    }
+
     pub(crate) fn unknown(
         place: Place,
         name: &str,

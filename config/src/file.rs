@@ -45,21 +45,29 @@ pub(crate) fn apply(config: &mut Config, path: &Path, text: &str) -> Result<(), 
     })
 }
 
-/// Applies the setting named `wanted` and ignores all others.
-pub(crate) fn apply_key(
-    config: &mut Config,
-    path: &Path,
-    text: &str,
-    wanted: &str,
-) -> Result<(), Error> {
-    for_each_key(path, text, |place, key, value| {
-        let Some(setting) = setting::by_key(key).filter(|_| key == wanted) else {
-            return Ok(());
-        };
-        scalar(value)
-            .and_then(|value| setting.set(config, &value))
-            .map_err(|reason| Error::value(place, key, reason))
-    })
+/// The wrapped runtime that `text` names, whatever else is wrong in it.
+pub(crate) fn runtime(path: &Path, text: &str) -> Option<PathBuf> {
+    const KEY: &str = "runtime";
+    let mut config = Config::default();
+    let mut named = false;
+    let mut apply = |text| {
+        for_each_key(path, text, |place, key, value| {
+            let Some(setting) = setting::by_key(key).filter(|_| key == KEY) else {
+                return Ok(());
+            };
+            named = true;
+            scalar(value)
+                .and_then(|value| setting.set(&mut config, &value))
+                .map_err(|reason| Error::value(place, key, reason))
+        })
+    };
+    match apply(text) {
+        Err(Error::Syntax { .. }) => apply(top_level_line(text, KEY)?),
+        applied => applied,
+    }
+    .ok()
+    .filter(|()| named)?;
+    Some(config.runtime)
 }
 
 /// The line that sets `key` before the first section. The rest of the text need not

@@ -107,29 +107,39 @@ impl Config {
         Ok(self)
     }
 
-    /// Returns the wrapped runtime and reads no other setting. A mistake in
-    /// `[checkpoint]` must not keep `kill` or `delete` from working, even if the
-    /// file is not valid TOML, as long as the `runtime` line itself is valid.
+    /// Returns the wrapped runtime, for everything but checkpoints and restores, and
+    /// the first mistake in the settings, which the caller reports as a
+    /// [warning](Error::warning). No mistake may keep `kill` or `delete` from working.
     ///
-    /// # Errors
-    /// A file that can't be read, or a `runtime` that is not a usable path.
-    pub fn load_runtime() -> Result<PathBuf, Error> {
-        if let Some(text) = std::env::var_os(RUNTIME_VARIABLE) {
-            return value::program(&text.to_string_lossy())
-                .map_err(|reason| Error::value(Place::Environment, RUNTIME_VARIABLE, reason));
-        }
-        let mut config = Self::default();
-        if let Some((path, text)) = file::read()? {
-            match file::apply_key(&mut config, &path, &text, "runtime") {
-                Err(Error::Syntax { .. }) => {
-                    let line = file::top_level_line(&text, "runtime").unwrap_or_default();
-                    file::apply_key(&mut config, &path, line, "runtime")?;
-                }
-                applied => applied?,
-            }
-        }
-        Ok(config.runtime)
+    /// With a mistake the runtime is that of the highest layer that has a valid one. A
+    /// file that is not valid TOML counts if its `runtime` line itself is valid.
+    #[must_use]
+    pub fn load_runtime() -> (PathBuf, Option<Error>) {
+        runtime_despite_mistakes(file::read(), process_environment())
     }
+}
+
+/// [`Config::load_runtime`] for these layers.
+pub(crate) fn runtime_despite_mistakes(
+    file: Result<Option<(PathBuf, String)>, Error>,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> (PathBuf, Option<Error>) {
+    let (file, unreadable) = match file {
+        Ok(file) => (file, None),
+        Err(mistake) => (None, Some(mistake)),
+    };
+    let text = || file.as_ref().map(|(path, text)| (&**path, &**text));
+    let env: BTreeMap<_, _> = env.into_iter().collect();
+    let mistake = match Config::from_sources(text(), env.clone()) {
+        Ok(config) => return (config.runtime, unreadable),
+        Err(mistake) => unreadable.unwrap_or(mistake),
+    };
+    let runtime = env
+        .get(RUNTIME_VARIABLE)
+        .and_then(|name| value::program(name).ok())
+        .or_else(|| text().and_then(|(path, text)| file::runtime(path, text)))
+        .unwrap_or_else(|| Config::default().runtime);
+    (runtime, Some(mistake))
 }
 
 /// The `CEDANA_` variables. Values that are not UTF-8 get replacement characters,

@@ -220,6 +220,7 @@ proptest! {
     #[test]
     fn no_file_panics(text in ".{0,400}") {
         let _ = from_file(&text);
+        let _ = despite(&text, "HOME", "/");
     }
 
     #[test]
@@ -267,6 +268,63 @@ fn a_node_sets_which_checkpoints_it_restores() {
         message(from_file("[restore]\naccept = \"mine\"\n")),
         "config.toml:2: restore.accept: \"mine\" is none of any, ours and signed"
     );
+}
+
+/// The runtime and the warning for a settings file and one variable.
+fn despite(file: &str, name: &str, value: &str) -> (String, Option<String>) {
+    let file = Ok(Some(("config.toml".into(), file.to_owned())));
+    let env = [(name.to_owned(), value.to_owned())];
+    let (runtime, mistake) = layers::runtime_despite_mistakes(file, env);
+    let warning = mistake.map(|mistake| mistake.warning());
+    (runtime.display().to_string(), warning)
+}
+
+#[test]
+fn a_mistake_leaves_the_runtime() {
+    let crun = "runtime = \"crun\"\n";
+    assert_eq!(despite(crun, "HOME", "/"), ("crun".to_owned(), None));
+    for (rest, mistake) in [
+        ("[checkpoint]\ntypo = 1\n", "config.toml:3: "),
+        ("log_keep = = 3\n", "config.toml:2: "),
+        ("[restore\n", "config.toml:2: "),
+    ] {
+        let (runtime, warning) = despite(&format!("{crun}{rest}"), "HOME", "/");
+        assert_eq!(runtime, "crun", "{rest}");
+        let warning = warning.expect("a warning");
+        assert!(warning.contains(mistake), "{warning}");
+        assert!(warning.contains("checkpoints and restores are refused"));
+    }
+    let (runtime, warning) = despite(crun, "CEDANA_RESTORE_SETLE", "1s");
+    assert_eq!(runtime, "crun");
+    assert!(warning.is_some_and(|warning| warning.contains("CEDANA_RESTORE_SETLE")));
+    let (runtime, warning) = despite("typo = 1\n", "CEDANA_RUNTIME", "/usr/bin/crun");
+    assert_eq!(runtime, "/usr/bin/crun");
+    assert!(warning.is_some_and(|warning| warning.contains("config.toml:1")));
+}
+
+#[test]
+fn a_mistake_in_the_runtime_leaves_the_layer_below() {
+    let (runtime, warning) = despite("runtime = \"crun\"\n", "CEDANA_RUNTIME", "bin/runc");
+    assert_eq!(runtime, "crun");
+    assert!(warning.is_some_and(|warning| warning.contains("CEDANA_RUNTIME")));
+    let (runtime, warning) = despite("runtime = 1.5\n", "HOME", "/");
+    assert_eq!(runtime, "runc");
+    assert!(warning.is_some_and(|warning| warning.contains("config.toml:1")));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_leaves_the_default() {
+    let error = || Error::Read {
+        path: "/etc/x".into(),
+        source: std::io::ErrorKind::IsADirectory.into(),
+    };
+    let (runtime, mistake) = layers::runtime_despite_mistakes(Err(error()), []);
+    assert_eq!(runtime, Path::new("runc"));
+    assert!(mistake.is_some_and(|mistake| mistake.to_string().contains("/etc/x")));
+    let env = [("CEDANA_RUNTIME".to_owned(), "crun".to_owned())];
+    let (runtime, mistake) = layers::runtime_despite_mistakes(Err(error()), env);
+    assert_eq!(runtime, Path::new("crun"));
+    assert!(mistake.is_some());
 }
 
 #[test]

@@ -444,3 +444,25 @@ fn a_container_with_rm_may_be_ended_if_the_node_says_so() {
         }
     });
 }
+
+/// Docker parses the output of some commands of a runtime by path.
+#[test]
+fn with_a_mistake_in_the_settings_all_but_checkpoints_works() {
+    let _alone = Dockerd::alone();
+    let _settings = Settings::write("[checkpoint]\ntypo = true\n");
+    let container = Run::new("mistake").workload(&HELD).start();
+    let before = container.report();
+    assert_eq!(container.exec(&["echo", "here"]).ok().stdout, "here\n");
+    for verb in ["top", "pause", "unpause"] {
+        docker_ok(&[verb, container.name()]);
+    }
+    let reason = container.checkpoint("cp").refused();
+    assert!(
+        reason.contains("/etc/cedana/config.toml:2: unknown setting \"checkpoint.typo\""),
+        "{reason}"
+    );
+    container.report().continues(&before);
+    docker_ok(&["restart", "--time", "1", container.name()]);
+    container.running();
+    docker_ok(&["rm", "--force", container.name()]);
+}

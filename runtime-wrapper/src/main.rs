@@ -74,7 +74,7 @@ fn main() -> ExitCode {
                 .map_err(Into::into)
         }
         Ok(Invocation::ServePages) => return lazy::serve(),
-        Ok(Invocation::PassThrough) => passthrough::exec(&args)
+        Ok(Invocation::PassThrough) => passthrough::exec(&args, &reporter)
             .map(|never| match never {})
             .map_err(Into::into),
         Ok(Invocation::Checkpoint(request)) => checkpoint::run(&request, &reporter),

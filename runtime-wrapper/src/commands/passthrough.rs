@@ -8,10 +8,20 @@ use cedana_config::Config;
 
 use crate::cli::Globals;
 use crate::oci::runtime::{Error, Runtime, unmount_leftover_root};
+use crate::output::report::Reporter;
 
 /// Execs the wrapped runtime. Returns only if that fails.
-pub(crate) fn exec(args: &[OsString]) -> Result<Infallible, Error> {
-    let runtime = Runtime::find(&Config::load_runtime()?)?;
+///
+/// A mistake in the settings stops checkpoints and restores only: a container must be
+/// killed and deleted in any case. It is reported in the log, because stderr may be the
+/// container's own (`run`, `exec`), and because containerd parses the output of some
+/// verbs together with stderr (go-runc, `State` and `Ps`).
+pub(crate) fn exec(args: &[OsString], reporter: &Reporter) -> Result<Infallible, Error> {
+    let (runtime, mistake) = Config::load_runtime();
+    if let Some(mistake) = mistake {
+        reporter.quiet_warning(&mistake.warning());
+    }
+    let runtime = Runtime::find(&runtime)?;
     let globals = Globals::parse(args);
     if let Some(id) = globals.deleted_container(args) {
         unmount_leftover_root(globals.root.as_deref(), &id);

@@ -16,8 +16,6 @@ use crate::host::search_path;
 /// Why no runtime can be wrapped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("settings: {0}")]
-    Config(#[from] cedana_config::Error),
     #[error("the wrapped runtime \"{}\" is not in PATH ({path}); install it, or set runtime in config.toml", name.display())]
     NotInPath { name: PathBuf, path: String },
     #[error("the wrapped runtime {} cannot be run: {source}; set runtime in config.toml to runc or crun", program.display())]

@@ -17,16 +17,70 @@ fn other_commands_are_passed_to_the_runtime_unchanged() {
     assert_eq!(stderr(&output), "err\n");
 }
 
+/// A settings file, a variable, and what the warning and the error say.
+const MISTAKES: [(&str, (&str, &str), &str); 5] = [
+    ("[checkpoint]\ntypo = 1\n", ("A", ""), "config.toml:2: "),
+    ("log_keep = = 3\n", ("A", ""), "config.toml:1: "),
+    ("runtime = \"bin/runc\"\n", ("A", ""), "config.toml:1: "),
+    (
+        "",
+        ("CEDANA_RESTORE_SETLE", "1s"),
+        "did you mean \"CEDANA_RESTORE_SETTLE\"?",
+    ),
+    ("", ("CEDANA_CONFIG", "/no/such/file"), "/no/such/file"),
+];
+
 #[test]
-fn kill_works_with_an_invalid_configuration() {
-    let stage = Stage::new("echo killed");
-    fs::write(stage.path("config.toml"), "[checkpoint]\ntypo = 1\n").expect("write");
-    assert!(stage.run(&["kill", "c"]).status.success());
-    let output = stage.checkpoint();
+fn a_mistake_in_the_settings_stops_checkpoints_and_restores_only() {
+    let stage = Stage::new("echo done");
+    stage.bundle();
+    stage.images();
+    for (file, (name, value), mistake) in MISTAKES {
+        fs::write(stage.path("config.toml"), file).expect("write");
+        let run = |args: &[&str]| stage.command(args).env(name, value).output().expect("run");
+        for verb in [
+            "create", "start", "state", "exec", "kill", "delete", "features",
+        ] {
+            let output = run(&[verb, "c"]);
+            assert!(output.status.success(), "{verb}: {}", stderr(&output));
+            assert_eq!(output.stdout, b"done\n", "{verb}");
+            let said = stderr(&output);
+            assert_eq!(said.lines().count(), 1, "{verb}: {said}");
+            assert!(said.contains("warning") && said.contains(mistake), "{said}");
+        }
+        assert!(run(&["--version"]).status.success());
+        for args in [
+            [
+                "--root",
+                "root",
+                "checkpoint",
+                "--image-path",
+                "images",
+                "c",
+            ],
+            ["--root", "root", "restore", "--bundle", "bundle", "c"],
+        ] {
+            let output = run(&args);
+            assert_eq!(output.status.code(), Some(1), "{args:?}");
+            assert!(stderr(&output).contains(mistake), "{}", stderr(&output));
+        }
+    }
+}
+
+/// The output of some verbs is parsed together with stderr, and that of others is the
+/// container's.
+#[test]
+fn the_warning_of_a_mistake_goes_to_the_log_alone_if_there_is_one() {
+    let stage = Stage::new("echo done");
+    fs::write(stage.path("config.toml"), "typo = 1\n").expect("write");
+    let output = stage.run(&["--log", "log.json", "--log-format", "json", "state", "c"]);
+    assert!(output.status.success());
+    assert_eq!(stderr(&output), "");
+    let log = fs::read_to_string(stage.path("log.json")).expect("log");
+    assert_eq!(log.lines().count(), 1, "{log}");
     assert!(
-        first_line(&output).contains("config.toml:2"),
-        "{}",
-        stderr(&output)
+        log.contains("warning") && log.contains("config.toml:1"),
+        "{log}"
     );
 }
 

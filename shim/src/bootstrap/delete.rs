@@ -14,7 +14,7 @@ use containerd_shim::{
     protos::protobuf::{Message, MessageField},
 };
 
-use super::default_runtime;
+use super::{default_runtime, warn_on_stderr};
 use crate::container::pid_number;
 use crate::{
     container,
@@ -32,14 +32,15 @@ const KILLED: u32 = 128 + 9;
 /// event.
 ///
 /// # Errors
-/// Only if the working directory or the default runtime is unknown. A step that fails
+/// Only if the working directory is unknown. A step that fails
 /// is reported on stderr, which containerd logs, and the other steps are still taken.
 pub(super) fn delete(flags: &Flags) -> Result<Vec<u8>> {
     // containerd calls `delete` in the bundle of any container of the pod.
     let here = env::current_dir().context(|| "find the working directory")?;
     let bundle = here.with_file_name(&flags.id);
     let options = CreateOptions::load(&bundle);
-    let runtime = Runtime::new(&options, &default_runtime()?, &flags.namespace, &bundle);
+    let default = default_runtime(warn_on_stderr);
+    let runtime = Runtime::new(&options, &default, &flags.namespace, &bundle);
     runtime.unmount_left_root(&flags.id);
     report(run(runtime.delete(&flags.id)));
     report(rootfs::unmount_now(&bundle.join("rootfs")));

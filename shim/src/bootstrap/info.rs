@@ -9,7 +9,7 @@ use containerd_shim::protos::{
     types::introspection::{RuntimeInfo, RuntimeVersion},
 };
 
-use super::{RUNTIME_NAME, default_runtime};
+use super::{RUNTIME_NAME, default_runtime, warn_on_stderr};
 use crate::{
     error::{Context, Error, Result},
     options::CreateOptions,
@@ -32,7 +32,8 @@ pub(super) fn describe(input: &[u8]) -> Result<Vec<u8>> {
         ),
     };
     let read = CreateOptions::from_request(options.as_ref())?;
-    let runtime = Runtime::new(&read, &default_runtime()?, "", Path::new(""));
+    let default = default_runtime(warn_on_stderr);
+    let runtime = Runtime::new(&read, &default, "", Path::new(""));
     let info = RuntimeInfo {
         name: RUNTIME_NAME.to_owned(),
         version: MessageField::some(RuntimeVersion {

@@ -19,6 +19,7 @@ use std::{
     path::PathBuf,
 };
 
+use cedana_config::Config;
 use containerd_shim::Flags;
 
 use crate::error::{Context, Error, Result};
@@ -71,9 +72,18 @@ fn write_stdout(answer: &[u8]) -> Result<()> {
         .context(|| "write stdout")
 }
 
-/// The OCI runtime for containers whose options name none.
-fn default_runtime() -> Result<PathBuf> {
-    cedana_config::Config::load()
-        .map(|config| config.runtime)
-        .map_err(|e| Error::InvalidArgument(e.to_string()))
+/// The OCI runtime for containers whose options name none. `warn` is called with a
+/// mistake in the settings, which stops checkpoints and restores only.
+fn default_runtime(warn: impl FnOnce(&str)) -> PathBuf {
+    let (runtime, mistake) = Config::load_runtime();
+    if let Some(mistake) = mistake {
+        warn(&mistake.warning());
+    }
+    runtime
+}
+
+/// Writes a warning on stderr, which containerd logs if it called `delete`.
+fn warn_on_stderr(warning: &str) {
+    // A closed stderr can't be reported anywhere.
+    let _ = writeln!(io::stderr(), "{RUNTIME_NAME}: warning: {warning}");
 }

@@ -82,7 +82,7 @@ async fn host(flags: &Flags) -> Result<Host> {
     Ok(Host {
         namespace: flags.namespace.clone(),
         named_as_stock: env::var_os(STOCK_NAME_VARIABLE).is_some(),
-        default_runtime: default_runtime()?,
+        default_runtime: default_runtime(|warning| warn!("{warning}")),
         reaper: Reaper::start().context(|| "handle SIGCHLD")?,
         events: Events::deliver(containerd, flags.namespace.clone())
             .await
