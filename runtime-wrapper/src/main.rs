@@ -49,6 +49,7 @@ use std::process::ExitCode;
 use cli::Invocation;
 use commands::{checkpoint, inspect, passthrough, restore, unpack};
 use criu::{post_dump, post_resume};
+use host::sys;
 use network::netns;
 use output::printable::to_stdout;
 use output::report::Reporter;
@@ -64,7 +65,11 @@ fn main() -> ExitCode {
         let globals = cli::Globals::parse(&args);
         Reporter::new(globals.log, globals.log_json)
     };
-    let result = match cli::parse(&args) {
+    let invocation = cli::parse(&args);
+    if invocation.as_ref().is_ok_and(Invocation::handles_memory) {
+        sys::forbid_core_dumps();
+    }
+    let result = match invocation {
         Ok(Invocation::OwnVersion) => {
             to_stdout(concat!("cedana-runc ", env!("CARGO_PKG_VERSION"), "\n"));
             return ExitCode::SUCCESS;

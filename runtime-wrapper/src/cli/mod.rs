@@ -54,6 +54,20 @@ pub(crate) enum Invocation {
     Unpack(Unpack),
 }
 
+impl Invocation {
+    /// Whether memory of containers passes through this process.
+    pub(crate) fn handles_memory(&self) -> bool {
+        match self {
+            Self::ServePages
+            | Self::Checkpoint(_)
+            | Self::Restore(_)
+            | Self::Inspect(_)
+            | Self::Unpack(_) => true,
+            Self::OwnVersion | Self::HoldNetns(_) | Self::PassThrough => false,
+        }
+    }
+}
+
 /// Parses the arguments after the program's name.
 pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
     match args {

@@ -47,6 +47,23 @@ pub(crate) fn unshare_mounts(command: &mut Command) {
     }
 }
 
+/// Keeps this process out of core dumps: the memory of containers passes through it.
+///
+/// A limit of 0 for core files (RLIMIT_CORE) would be the wrong means. The runtime
+/// inherits limits and gives them to the container, whose own core dumps are the
+/// user's; and the kernel ignores the limit if a program takes the dumps (core(5),
+/// `|` in core_pattern, as systemd-coredump's). A process that is not dumpable has none
+/// in either case, forks inherit it (the watchdog of a page source), and exec ends it
+/// (prctl(2), PR_SET_DUMPABLE), so the runtime and CRIU have their own.
+///
+/// The price: /proc/PID/fd of this process, through which CRIU opens its
+/// configuration and the pipes of its scripts, is open to CAP_SYS_PTRACE only. CRIU has
+/// it, or could not dump or restore.
+pub(crate) fn forbid_core_dumps() {
+    // It fails for no valid argument.
+    let _ = prctl::set_dumpable(false);
+}
+
 /// Duplicates a descriptor that this program inherited, and makes the inherited one
 /// close-on-exec unless it is a standard one.
 pub(crate) fn take_fd(number: i32) -> io::Result<OwnedFd> {

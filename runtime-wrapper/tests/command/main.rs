@@ -2,6 +2,7 @@
 //! and its output.
 
 mod checkpoint;
+mod core_dumps;
 mod inspect;
 mod output;
 mod passthrough;
