@@ -9,6 +9,7 @@
 //! inspect/   the contents of a checkpoint, for people and programs
 //! capture/   storing page images while CRIU writes them
 //! fuse/      a stored checkpoint as a directory that CRIU reads
+//! precheck/  what a checkpoint says, compared with a configuration
 //! lazy/      the page source: memory for a container that is already running
 //! progress   progress of a checkpoint
 //! sys        system calls that neither the standard library nor nix offers
@@ -26,5 +27,6 @@ pub mod fuse;
 pub mod images;
 pub mod inspect;
 pub mod lazy;
+pub mod precheck;
 pub mod progress;
 mod sys;

@@ -64,6 +64,10 @@ pub(crate) enum Error {
         "cannot checkpoint container {id} and end it, because the checkpoint could never be restored: {doubt}; or let the container run on (--leave-running), or set checkpoint.doubtful to \"warn\""
     )]
     Doubtful { id: ContainerId, doubt: Doubt },
+    #[error(
+        "cannot restore container {id}: its checkpoint gives it more than config.json does: {}; restore a checkpoint of this configuration, or, if you trust this one, set restore.check to \"warn\"", found.join("; ")
+    )]
+    Precheck { id: ContainerId, found: Vec<String> },
     #[error("cannot restore container {id}: {source}")]
     Connections { id: ContainerId, source: tcp::Error },
     #[error("cannot hold a network namespace: {0}")]

@@ -13,7 +13,7 @@ pub(crate) fn of(pid: Pid) -> PathBuf {
 }
 
 /// The path by which other processes open a descriptor of this one.
-pub(crate) fn descriptor(fd: &impl AsRawFd) -> PathBuf {
+pub(crate) fn descriptor(fd: &(impl AsRawFd + ?Sized)) -> PathBuf {
     of(Pid::own()).join("fd").join(fd.as_raw_fd().to_string())
 }
 

@@ -177,6 +177,31 @@ impl Field for Vec<u32> {
     }
 }
 
+impl Field for Vec<String> {
+    const REQUIRED: bool = false;
+    const REPEATED: bool = true;
+
+    fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        let mut text = String::new();
+        text.merge(value)?;
+        self.push(text);
+        Ok(())
+    }
+}
+
+/// Nested messages that are decoded later, as those that nest without a bound.
+impl Field for Vec<Vec<u8>> {
+    const REQUIRED: bool = false;
+    const REPEATED: bool = true;
+
+    fn merge(&mut self, value: Value<'_>) -> Result<(), Malformed> {
+        let mut bytes = Vec::new();
+        bytes.merge(value)?;
+        self.push(bytes);
+        Ok(())
+    }
+}
+
 impl Field for Vec<u64> {
     const REQUIRED: bool = false;
     const REPEATED: bool = true;

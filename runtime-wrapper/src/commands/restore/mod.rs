@@ -15,8 +15,10 @@
 //! runtime stays until the container exits. The checkpoint is only read, so a
 //! restore that failed can be repeated.
 
+mod granted;
 mod invocation;
 mod network;
+mod precheck;
 mod prepared;
 mod restored;
 mod running;

@@ -14,6 +14,7 @@ use cedana_config::{Config, Mode};
 use super::Context;
 use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
+use super::precheck;
 use crate::commands::error::Error;
 use crate::criu::images_view::ImagesView;
 use crate::criu::{self, config_annotation};
@@ -82,6 +83,14 @@ impl<'a> Prepared<'a> {
         let mounts = bundle
             .nested_mounts(external_mounts(images))
             .map_err(in_bundle)?;
+        let seen = view.path();
+        precheck::run(
+            context,
+            &config,
+            &bundle,
+            &mounts,
+            seen.as_deref().unwrap_or(images),
+        )?;
         let RestoredNetwork {
             kind,
             netns,

@@ -114,6 +114,16 @@ impl Bundle {
         })
     }
 
+    /// The configuration, as the engine wrote it.
+    pub(crate) fn spec(&self) -> &Value {
+        &self.spec
+    }
+
+    /// The bundle's directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether the bundle still exists.
     pub(crate) fn exists(&self) -> bool {
         self.path.join(CONFIG).exists()

@@ -1,0 +1,353 @@
+//! Every recorded path leads to a file of the container, without a symbolic link.
+//!
+//! CRIU opens the files of a checkpoint by their paths, as root and before a process has
+//! its own credentials. If the container, or another that shares a directory with it,
+//! puts a link in the place of a directory after the checkpoint, CRIU follows it, and
+//! through /proc/self/fd to files of the host. The kernel recorded the paths, so an
+//! honest one has no link, no `.` and no `..`. Each is looked up where its mount's files
+//! are before the restore:
+//!
+//! ```text
+//! root, bind mount    the host's directory: openat2(RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS),
+//!                     and the file is of the recorded type
+//! tmpfs               the names in the checkpoint's archive
+//! proc                the text: nothing below fd, root, cwd and the like
+//! the kernel's other  none of their files is a link to elsewhere
+//! ```
+//!
+//! CRIU makes a deleted file again (`ghost`) in its directory, and removes it later, in
+//! the host's mount namespace, so the directory is looked up in the same way. The name
+//! of a unix socket is the application's, and may have links: they must not lead
+//! through proc.
+//!
+//! A directory that other containers can write to may change between this check and the
+//! restore.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File as StdFile};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::fstat;
+
+use super::Refusals;
+use super::archive;
+use super::messages::{File, RegFile, Remap, UnixSocket};
+use super::mounts::{Files, Mounted, Place};
+use crate::images::Error;
+use crate::images::dir::Dir;
+
+/// Flags of open(2) that the kernel doesn't keep: CRIU would make or empty the file.
+const MAKING: u32 = 0o100 | 0o200 | 0o1000;
+const S_IFMT: u32 = 0o170_000;
+/// The most links in a path (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// The links of proc, and directories of such links.
+const PROC_LINKS: [&str; 8] = [
+    "cwd",
+    "exe",
+    "fd",
+    "map_files",
+    "ns",
+    "root",
+    "self",
+    "thread-self",
+];
+
+/// The look-up of a checkpoint's paths.
+pub(super) struct Paths<'a> {
+    dir: Dir<'a>,
+    mounts: &'a Mounted,
+    /// The opened directories of the host, by their places.
+    opened: HashMap<usize, Option<OwnedFd>>,
+    /// Files that were deleted, by ID.
+    deleted: HashSet<u32>,
+    /// Paths on a tmpfs, by its place.
+    archived: HashMap<usize, Vec<Vec<u8>>>,
+}
+
+impl<'a> Paths<'a> {
+    /// # Errors
+    /// The image of deleted files is damaged.
+    pub(super) fn new(dir: &Dir<'a>, mounts: &'a Mounted) -> Result<Self, Error> {
+        let mut deleted = HashSet::new();
+        dir.each("remap-fpath.img", |remap: Remap| {
+            deleted.insert(remap.orig_id);
+            // A link remap names the file that it is linked to.
+            if remap.remap_type == Some(0) {
+                deleted.insert(remap.remap_id);
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            dir: *dir,
+            mounts,
+            opened: HashMap::new(),
+            deleted,
+            archived: HashMap::new(),
+        })
+    }
+
+    /// Checks one open file.
+    pub(super) fn check(&mut self, file: &File, refusals: &mut Refusals) {
+        if let Some(regular) = &file.reg {
+            self.regular(file.id, regular, refusals);
+        }
+        if let Some(socket) = &file.usk {
+            self.socket(socket, refusals);
+        }
+    }
+
+    fn regular(&mut self, id: u32, file: &RegFile, refusals: &mut Refusals) {
+        let shown = String::from_utf8_lossy(&file.name).into_owned();
+        if file.flags & MAKING != 0 {
+            refusals.file(&shown, "would be made or emptied", "an open file exists");
+        }
+        if !is_plain(&file.name) {
+            return refusals.file(
+                &shown,
+                "has a path that leads elsewhere",
+                "the kernel records plain paths",
+            );
+        }
+        // A process's own mount namespace has other mounts.
+        let mount = file.mnt_id.filter(|zigzag| zigzag & 1 == 0);
+        if mount.is_some_and(|zigzag| !self.mounts.ids.contains(&(zigzag >> 1))) {
+            return;
+        }
+        let Some((index, rest)) = self.place(&file.name) else {
+            return refusals.file(&shown, "is on no mount", "the container has a root");
+        };
+        let is_deleted = self.deleted.contains(&id);
+        match &self.mounts.places[index].files {
+            Files::Host(_) => {
+                if let Err(why) = self.on_host(index, &rest, file.mode, is_deleted) {
+                    refusals.file(&shown, &why, "the kernel records a path without links");
+                }
+            }
+            Files::Archive { .. } => self.archived.entry(index).or_default().push(rest),
+            Files::Processes if !is_plain_in_proc(&rest) => refusals.file(
+                &shown,
+                "leads out of proc",
+                "the kernel records where a link leads",
+            ),
+            Files::Processes | Files::Kernel | Files::Unknown => {}
+        }
+    }
+
+    /// The mount that a path is on, and the rest of the path.
+    fn place(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
+        let below = |place: &Place| -> Option<usize> {
+            let mountpoint = place.mountpoint.trim_end_matches('/').as_bytes();
+            let rest = path.strip_prefix(mountpoint)?;
+            (rest.is_empty() || rest[0] == b'/').then_some(mountpoint.len())
+        };
+        let places = self.mounts.places.iter().enumerate();
+        let found = places.filter_map(|(index, place)| Some((below(place)?, index)));
+        // Of two mounts on one mountpoint the later one is on top.
+        let (length, index) = found.max()?;
+        let rest = path[length..].strip_prefix(b"/").unwrap_or_default();
+        Some((index, rest.to_owned()))
+    }
+
+    /// Looks a path up in a directory of the host.
+    fn on_host(
+        &mut self,
+        index: usize,
+        rest: &[u8],
+        mode: Option<u32>,
+        is_deleted: bool,
+    ) -> Result<(), String> {
+        let Some(root) = self.open(index) else {
+            // Without the directory the restore fails.
+            return Ok(());
+        };
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let path = match is_deleted {
+            // CRIU makes it there.
+            true => as_path(rest).parent().unwrap_or(Path::new("")),
+            false => as_path(rest),
+        };
+        if path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        match openat2(root, path, how) {
+            Ok(found) => match mode.filter(|_| !is_deleted) {
+                Some(mode) => is_of_type(&found, mode),
+                None => Ok(()),
+            },
+            Err(Errno::ELOOP | Errno::EXDEV) => Err("has a symbolic link in its path".to_owned()),
+            // CRIU finds no file either.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn open(&mut self, index: usize) -> Option<&OwnedFd> {
+        let Files::Host(path) = &self.mounts.places[index].files else {
+            return None;
+        };
+        self.opened
+            .entry(index)
+            .or_insert_with(|| {
+                let mut options = StdFile::options();
+                // Looked up without reading.
+                options.read(true).custom_flags(OFlag::O_PATH.bits());
+                options.open(path).ok().map(OwnedFd::from)
+            })
+            .as_ref()
+    }
+
+    fn socket(&self, socket: &UnixSocket, refusals: &mut Refusals) {
+        let name = socket.name.strip_suffix(b"\0").unwrap_or(&socket.name);
+        // An abstract name begins with a zero (unix(7)).
+        if name.is_empty() || name[0] == 0 {
+            return;
+        }
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let path = match (name[0], &socket.name_dir) {
+            (b'/', _) => PathBuf::from(&shown),
+            (_, Some(dir)) => {
+                let dir = String::from_utf8_lossy(dir);
+                Path::new(dir.as_ref()).join(&shown)
+            }
+            // CRIU refuses a relative name without a directory.
+            _ => return,
+        };
+        if self.leads_through_proc(&path) {
+            refusals.file(
+                &shown,
+                "is a socket whose path leads through proc",
+                "no socket can be there",
+            );
+        }
+    }
+
+    /// Follows the links in a path of the container, as far as its files are on the
+    /// host, and returns whether one leads into proc.
+    fn leads_through_proc(&self, path: &Path) -> bool {
+        let mut ahead: Vec<String> = components(path).rev().collect();
+        let mut at = String::new();
+        let mut links = 0;
+        while let Some(name) = ahead.pop() {
+            if name == ".." {
+                at.truncate(at.rfind('/').unwrap_or(0));
+                continue;
+            }
+            let next = format!("{at}/{name}");
+            let Some((index, rest)) = self.place(next.as_bytes()) else {
+                return false;
+            };
+            let root = match &self.mounts.places[index].files {
+                Files::Processes => return true,
+                Files::Host(root) => root,
+                _ => {
+                    at = next;
+                    continue;
+                }
+            };
+            match fs::read_link(root.join(as_path(&rest))) {
+                Ok(target) if links < MAX_LINKS => {
+                    links += 1;
+                    if target.is_absolute() {
+                        at.clear();
+                    }
+                    ahead.extend(components(&target).rev());
+                }
+                Ok(_) => return true,
+                Err(_) => at = next,
+            }
+        }
+        false
+    }
+
+    /// Checks the paths on file systems whose files are in the checkpoint.
+    ///
+    /// # Errors
+    /// An archive can't be read.
+    pub(super) fn finish(self, refusals: &mut Refusals) -> Result<(), Error> {
+        for (index, paths) in self.archived {
+            let Place { mountpoint, files } = &self.mounts.places[index];
+            let Files::Archive { device, mount } = files else {
+                continue;
+            };
+            let links = archive::links(&self.dir, *device, *mount)?;
+            for path in paths {
+                let is_link = |link: &Vec<u8>| {
+                    let rest = path.strip_prefix(link.as_slice());
+                    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+                };
+                if links.iter().any(is_link) {
+                    refusals.file(
+                        &format!(
+                            "{}/{}",
+                            mountpoint.trim_end_matches('/'),
+                            String::from_utf8_lossy(&path)
+                        ),
+                        "has a symbolic link in its path",
+                        "the kernel records a path without links",
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares a file's type with the recorded mode.
+fn is_of_type(found: &OwnedFd, mode: u32) -> Result<(), String> {
+    match fstat(found) {
+        Ok(stat) if stat.st_mode & S_IFMT != mode & S_IFMT => {
+            Err("is of another type than the one that was open".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a recorded path is absolute and has plain components. CRIU cuts its first
+/// byte off, whatever it is (criu/files-reg.c, `collect_one_regfile`).
+fn is_plain(name: &[u8]) -> bool {
+    let is_plain = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    match name.strip_prefix(b"/") {
+        Some(b"") => true,
+        Some(rest) => rest.split(|byte| *byte == b'/').all(is_plain),
+        None => false,
+    }
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// Whether a path below proc leads to no file elsewhere.
+fn is_plain_in_proc(rest: &[u8]) -> bool {
+    let rest = String::from_utf8_lossy(rest);
+    let mut names = rest.split('/').peekable();
+    while let Some(name) = names.next() {
+        let is_last = names.peek().is_none();
+        // The directories of links may be open themselves.
+        let is_directory = ["fd", "map_files", "ns"].contains(&name);
+        if PROC_LINKS.contains(&name) && !(is_last && is_directory) {
+            return false;
+        }
+    }
+    true
+}
+
+fn components(path: &Path) -> impl DoubleEndedIterator<Item = String> {
+    path.components().filter_map(|component| match component {
+        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        std::path::Component::ParentDir => Some("..".to_owned()),
+        _ => None,
+    })
+}

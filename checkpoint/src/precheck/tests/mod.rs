@@ -1,0 +1,15 @@
+//! Hostile checkpoints, each with an honest one beside it.
+
+mod credentials;
+mod files;
+mod honest;
+mod mounts;
+mod paths;
+mod tree;
+
+use honest::Case;
+
+#[test]
+fn an_honest_checkpoint_passes() {
+    Case::honest().passes();
+}
