@@ -14,6 +14,12 @@
 //! a later error with a known meaning is not the cause, because it may be a
 //! consequence. In a log without a reason the first report decides in the same way.
 //!
+//! The names of a container's files and processes are in the log, and a name can be any
+//! sentence. So a text counts only in CRIU's own place: right after the prefix that
+//! CRIU writes (criu/log.c, `print_ts` and `log_init`), up to the line's end. CRIU
+//! prints names with their line ends, so a name can still imitate a line. A success
+//! therefore needs more than the log ([`succeeded`]).
+//!
 //! A log grows with the container's processes and files. CRIU stops at its first
 //! real error, so only the end of the log is read.
 
@@ -159,11 +165,7 @@ pub fn diagnose(path: &Path) -> io::Result<Diagnosis> {
     let mut file = File::open(path)?;
     let mut head = Vec::new();
     (&mut file).take(HEAD).read_to_end(&mut head)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail)?;
-    let mut diagnosis = diagnose_text(&String::from_utf8_lossy(&tail));
+    let mut diagnosis = diagnose_text(&end_of(&mut file)?);
     diagnosis.version = Version::parse(&String::from_utf8_lossy(&head));
     Ok(diagnosis)
 }
@@ -206,6 +208,72 @@ pub fn diagnose_text(log: &str) -> Diagnosis {
     }
 }
 
+/// CRIU's last line of a dump or a restore that succeeded (criu/cr-dump.c,
+/// criu/cr-restore.c).
+const SUCCESS: [&str; 2] = [
+    "Dumping finished successfully",
+    "Restore finished successfully. Tasks resumed.",
+];
+
+/// CRIU's last error of one that failed.
+const FAILURE: [ErrorLine; 2] = [
+    ("criu/cr-dump.c", "Dumping FAILED"),
+    ("criu/cr-restore.c", "Restoring FAILED"),
+];
+
+/// Whether the log at `path` says that the dump or restore succeeded. A name in the
+/// log can imitate that line, and CRIU may be killed after it. So the caller needs
+/// another sign, too: the runtime's status, CRIU's post-dump script, or
+/// `inventory.img`, which CRIU writes when all tasks are dumped.
+///
+/// # Errors
+/// The file can't be read.
+pub fn succeeded(path: &Path) -> io::Result<bool> {
+    Ok(text_succeeded(&end_of(&mut File::open(path)?)?))
+}
+
+/// Like [`succeeded`], for a log, or the end of one, in memory.
+#[must_use]
+pub fn text_succeeded(log: &str) -> bool {
+    let verdict = log.lines().rev().find_map(|line| {
+        if message(line).is_some_and(|message| SUCCESS.contains(&message)) {
+            return Some(true);
+        }
+        let failed = LoggedError::parse(line).is_some_and(|error| error.is_of(&FAILURE));
+        failed.then_some(false)
+    });
+    verdict == Some(true)
+}
+
+/// The end of a log.
+fn end_of(file: &mut File) -> io::Result<String> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    Ok(String::from_utf8_lossy(&tail).into_owned())
+}
+
+/// The message of a line: what follows CRIU's prefix, which is a time stamp and, during
+/// a restore, the origin `pie` and the PID of the task.
+///
+/// ```text
+/// (00.012345)     42: Error (criu/sk-inet.c:200): inet: text
+/// (00.012345) pie: 42: Error (criu/pie/restorer.c:1): text
+/// ```
+fn message(line: &str) -> Option<&str> {
+    let (stamp, rest) = line.strip_prefix('(')?.split_once(')')?;
+    let is_stamp = !stamp.is_empty() && stamp.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let rest = rest.strip_prefix(' ').filter(|_| is_stamp)?;
+    let rest = rest.strip_prefix("pie: ").unwrap_or(rest);
+    let number = rest.trim_start_matches(' ');
+    let after_pid = number.trim_start_matches(|c: char| c.is_ascii_digit());
+    match after_pid.strip_prefix(": ") {
+        Some(message) if after_pid.len() < number.len() => Some(message),
+        _ => Some(rest),
+    }
+}
+
 /// Device and inode in "Handle 0x50:0x18c00c cannot be opened" (criu/fsnotify.c).
 fn watched_in(line: &str) -> Option<(u64, u64)> {
     let (_, handle) = line.split_once("Handle 0x")?;
@@ -234,7 +302,7 @@ struct LoggedError<'a> {
 
 impl<'a> LoggedError<'a> {
     fn parse(line: &'a str) -> Option<Self> {
-        let (_, rest) = line.split_once("Error (")?;
+        let rest = message(line)?.strip_prefix("Error (")?;
         let (place, message) = rest.split_once("): ")?;
         let file = place.rsplit_once(':').map_or(place, |(file, _)| file);
         Some(Self {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cedana_checkpoint::criu::log::diagnose;
+use cedana_checkpoint::criu::log::{diagnose, succeeded};
 use cedana_checkpoint::criu::{Cause, Diagnosis};
 use cedana_config::Config;
 
@@ -60,10 +60,10 @@ impl Log {
         }
     }
 
-    /// Whether the run wrote this text into it.
-    pub(crate) fn contains(&self, text: &str) -> bool {
-        self.is_new()
-            && fs::read(&self.path).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
+    /// Whether it says that the run succeeded. A container can imitate that, so the
+    /// caller needs another sign, too ([`succeeded`]).
+    pub(crate) fn says_success(&self) -> bool {
+        self.is_new() && succeeded(&self.path).unwrap_or(false)
     }
 
     /// The cause of the run's failure, `None` if it is unknown.

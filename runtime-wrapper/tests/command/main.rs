@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod core_dumps;
+mod imitated;
 mod inspect;
 mod output;
 mod passthrough;

@@ -383,3 +383,60 @@ fn unread_data_unaccepted_connections_and_slow_freezes_pass() {
         assert!(!cause.passes_by_itself(), "{cause:?}");
     }
 }
+
+#[test]
+fn success_is_a_whole_line_of_criu() {
+    let success = "(01.234567) Dumping finished successfully\n";
+    assert!(text_succeeded(success));
+    assert!(text_succeeded(&format!(
+        "(00.1) one\n{success}(01.3) two\n"
+    )));
+    // From 100 seconds on CRIU cuts the stamp.
+    assert!(text_succeeded(
+        "(100.12345) Restore finished successfully. Tasks resumed.\n"
+    ));
+    for log in [
+        "",
+        "Dumping finished successfully\n",
+        "(01.2) fd 3 is /tmp/Dumping finished successfully\n",
+        "(01.2) fd 3 is /tmp/(01.2) Dumping finished successfully\n",
+        "(01.2) Dumping finished successfully, they say\n",
+        "(x) Dumping finished successfully\n",
+        "(01.2)Dumping finished successfully\n",
+        // The name of a file with a line end, and what CRIU says at its end.
+        "(01.2) /tmp/a\n(01.2) Dumping finished successfully\n(01.3) Error (criu/cr-dump.c:2128): Dumping FAILED.\n",
+        "(01.2) Restore finished successfully. Tasks resumed.\n(01.3) Error (criu/cr-restore.c:9): Restoring FAILED.\n",
+    ] {
+        assert!(!text_succeeded(log), "{log}");
+    }
+}
+
+#[test]
+fn an_error_in_a_name_is_no_error_of_criu() {
+    let name = "/tmp/Error (criu/cr-dump.c:1): No space left on device";
+    let log = format!(
+        "(00.1) Dumping path for 3 fd via self 5 [{name}]\n(00.2) Error (criu/sk-inet.c:1): inet: Connected TCP socket\n"
+    );
+    assert_eq!(diagnose_text(&log).cause, Some(Cause::TcpEstablished));
+    assert_eq!(diagnose_text(&format!("(00.1) {name}\n")).error, None);
+}
+
+#[test]
+fn prefixes_of_lines() {
+    for line in ["(00.1) x", "(00.1)     42: x", "(100.12345) pie: 42: x"] {
+        assert_eq!(message(line), Some("x"), "{line}");
+    }
+    assert_eq!(message("(00.1) 42 x: y"), Some("42 x: y"));
+    assert_eq!(message("(00.1) : x"), Some(": x"));
+    for line in ["", "(", "()", "() x", "(a) x", "(1)x", "x"] {
+        assert_eq!(message(line), None, "{line}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_name_of_one_line_is_a_success(name in "[^\n\r]{0,80}") {
+        let log = format!("(00.1) Dumping path [{name}]\n");
+        prop_assert!(!text_succeeded(&log));
+    }
+}

@@ -22,6 +22,10 @@ use crate::host::child::{self, Keep, Next, Question};
 use crate::host::procfs::Init;
 use cedana_contract::pid::Pid;
 
+/// The file that CRIU writes when all tasks are dumped (criu/cr-dump.c,
+/// `cr_dump_tasks`).
+const INVENTORY: &str = "inventory.img";
+
 /// An attempt that can be started.
 pub(super) struct Running<'a> {
     prepared: &'a Prepared<'a>,
@@ -136,10 +140,7 @@ impl<'a> Running<'a> {
             program: prepared.runtime.program.clone(),
             source,
         })?;
-        // CRIU's own message counts: a runtime that was killed after it, or that
-        // fails over something else, must not cost the checkpoint of a container
-        // that may have ended for it.
-        let dumped = outcome.status.success() || log.contains("Dumping finished successfully");
+        let dumped = outcome.status.success() || finished_alone(&images, &log, &paths, &hook);
         Ok(match images {
             Images::Captured(storing) if dumped => Ended::Captured(Captured {
                 prepared,
@@ -165,6 +166,22 @@ impl<'a> Running<'a> {
             }),
         })
     }
+}
+
+/// Whether CRIU has finished although the runtime failed: a runtime that was killed after
+/// the dump, or that fails over something else, must not cost the checkpoint of a
+/// container that may have ended for it.
+///
+/// CRIU's log says so, but a file's name in it can say so, too. The second sign is CRIU's
+/// post-dump script, for which the images were published. Without that script it is
+/// the file that CRIU writes when all tasks are dumped.
+fn finished_alone(images: &Images<'_>, log: &Log, paths: &Paths, hook: &Option<PostDump>) -> bool {
+    let has_another_sign = match images {
+        Images::Published => true,
+        Images::Captured(_) => hook.is_none() && paths.images().join(INVENTORY).exists(),
+        Images::Refused(..) => false,
+    };
+    has_another_sign && log.says_success()
 }
 
 /// Publishes captured images unless they could never be restored.

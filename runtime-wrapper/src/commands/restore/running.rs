@@ -175,7 +175,7 @@ impl Ended {
     }
 
     fn criu_succeeded(&self) -> bool {
-        self.log.contains("Restore finished successfully")
+        self.log.says_success()
     }
 
     /// Whether CRIU found that the network lacks an address of a connection.
