@@ -114,7 +114,7 @@ pub struct Restore {
     pub check: Check,
     /// The checkpoints that may be restored.
     pub accept: Accept,
-    /// Time limit of a restore, from its begin until the container runs. `None`: no
+    /// How long a restore may make no progress before it is given up. `None`: no
     /// limit.
     pub timeout: Option<Duration>,
 }

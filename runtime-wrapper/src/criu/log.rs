@@ -60,6 +60,14 @@ impl Log {
         }
     }
 
+    /// What is written to it from now on.
+    pub(crate) fn growth(&self) -> Growth {
+        Growth {
+            path: self.path.clone(),
+            last: Self::state(&self.path),
+        }
+    }
+
     /// Whether it says that the run succeeded. A container can imitate that, so the
     /// caller needs another sign, too ([`succeeded`]).
     pub(crate) fn says_success(&self) -> bool {
@@ -123,6 +131,25 @@ impl Log {
             why: why.into(),
             log: kept,
         }
+    }
+}
+
+/// A log that is being written.
+pub(crate) struct Growth {
+    path: PathBuf,
+    last: Option<(SystemTime, u64)>,
+}
+
+impl Growth {
+    /// Whether something was written since the last call.
+    pub(crate) fn has_grown(&mut self) -> bool {
+        let now = Log::state(&self.path);
+        std::mem::replace(&mut self.last, now) != now
+    }
+
+    /// Whether it says that the run succeeded, like [`Log::says_success`].
+    pub(crate) fn says_success(&self) -> bool {
+        succeeded(&self.path).unwrap_or(false)
     }
 }
 

@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -24,7 +25,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 
-use crate::host::sys;
+use crate::host::{process_tree, sys};
 use cedana_contract::pid::Pid;
 
 /// The forwarded signals: those by which callers end a process or notify it.
@@ -48,6 +49,23 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
     /// Whether the caller sent a signal while the child ran.
     pub(crate) signalled: bool,
+    /// Whether it was killed because it made no progress.
+    pub(crate) stalled: bool,
+}
+
+/// When a child that makes no progress is killed, with its descendants.
+pub(crate) struct Stall<'a> {
+    /// How long it may make no progress. An answer to a question is progress.
+    pub(crate) limit: Duration,
+    /// Whether there was progress since the last call.
+    pub(crate) progressed: &'a mut dyn FnMut() -> bool,
+}
+
+impl Stall<'_> {
+    /// How often progress is looked for.
+    fn interval(&self) -> Duration {
+        (self.limit / 20).clamp(Duration::from_millis(10), Duration::from_secs(10))
+    }
 }
 
 /// What of the child this process takes over.
@@ -100,7 +118,8 @@ impl AsFd for Signals {
     }
 }
 
-/// Runs `command` to its end, and answers questions while it runs.
+/// Runs `command` to its end, and answers questions while it runs. A child without
+/// progress is killed.
 ///
 /// # Errors
 /// It can't be started or waited for.
@@ -109,6 +128,7 @@ pub(crate) fn run_and_answer(
     mut command: Command,
     keep: Keep,
     mut questions: Vec<Question<'_>>,
+    stall: Option<Stall<'_>>,
 ) -> std::io::Result<Outcome> {
     if keep == Keep::StderrAndOrphans {
         prctl::set_child_subreaper(true)?;
@@ -129,7 +149,15 @@ pub(crate) fn run_and_answer(
         })
     });
     let mut signalled = false;
-    let status = wait(&mut child, &signals.0, keep, &mut questions, &mut signalled);
+    let mut watch = stall.map(Watch::new);
+    let status = wait(
+        &mut child,
+        &signals.0,
+        keep,
+        &mut questions,
+        &mut signalled,
+        watch.as_mut(),
+    );
     // CRIU may still wait for an answer, and it is waited for below.
     for question in questions {
         (question.answer)(false);
@@ -144,7 +172,46 @@ pub(crate) fn run_and_answer(
             .and_then(|reader| reader.join().ok())
             .unwrap_or_default(),
         signalled,
+        stalled: watch.is_some_and(|watch| watch.stalled),
     })
+}
+
+/// A child's progress.
+struct Watch<'a> {
+    stall: Stall<'a>,
+    /// The time of the last look, and of the last progress.
+    looked: Instant,
+    progressed: Instant,
+    /// The child was killed.
+    stalled: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(stall: Stall<'a>) -> Self {
+        let now = Instant::now();
+        Self {
+            stall,
+            looked: now,
+            progressed: now,
+            stalled: false,
+        }
+    }
+
+    /// Looks for progress if it is time to, and kills a child that has made none for
+    /// too long.
+    fn look(&mut self, child: Pid) {
+        let now = Instant::now();
+        if self.stalled || now.duration_since(self.looked) < self.stall.interval() {
+            return;
+        }
+        self.looked = now;
+        if (self.stall.progressed)() {
+            self.progressed = now;
+        } else if now.duration_since(self.progressed) > self.stall.limit {
+            self.stalled = true;
+            process_tree::kill(child);
+        }
+    }
 }
 
 fn wait(
@@ -153,6 +220,7 @@ fn wait(
     keep: Keep,
     questions: &mut Vec<Question<'_>>,
     signalled: &mut bool,
+    mut watch: Option<&mut Watch<'_>>,
 ) -> std::io::Result<ExitStatus> {
     let own_group = keep == Keep::StderrAndOrphans;
     let pid = Pid::of(child);
@@ -166,7 +234,10 @@ fn wait(
             .iter()
             .map(|question| PollFd::new(question.asked, PollFlags::POLLIN));
         ready.extend(asked);
-        match poll(&mut ready, PollTimeout::NONE) {
+        let timeout = watch.as_ref().map_or(PollTimeout::NONE, |watch| {
+            PollTimeout::try_from(watch.stall.interval()).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut ready, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -177,11 +248,18 @@ fn wait(
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
+        let questioned = asked.contains(&true);
         let mut asked = asked.into_iter();
         questions.retain_mut(|question| {
             let is_asked = asked.next().unwrap_or(false);
             !(is_asked && (question.answer)(true) == Next::Done)
         });
+        if let Some(watch) = &mut watch {
+            if questioned {
+                watch.progressed = Instant::now();
+            }
+            watch.look(pid);
+        }
         while let Some(info) = signals.read_signal()? {
             *signalled = true;
             let signal = i32::try_from(info.ssi_signo)
@@ -215,7 +293,31 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         let script = "grep -q '^SigBlk:.*0000000000000000$' /proc/self/status && exit 3";
         command.args(["-c", script]);
-        let outcome = run_and_answer(&signals, command, Keep::Stdio, Vec::new()).expect("run");
+        let outcome =
+            run_and_answer(&signals, command, Keep::Stdio, Vec::new(), None).expect("run");
         assert_eq!(outcome.status.code(), Some(3));
+        assert!(!outcome.stalled);
+    }
+
+    #[test]
+    fn a_child_without_progress_is_killed_with_its_children() {
+        let signals = Signals::block().expect("signals");
+        let mut command = Command::new("/bin/sh");
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        command.args(["-c", "sleep 1000 & wait"]).stdout(writer);
+        let mut steps = 0;
+        let stall = Stall {
+            limit: Duration::from_millis(20),
+            progressed: &mut || {
+                steps += 1;
+                steps < 10
+            },
+        };
+        let outcome = run_and_answer(&signals, command, Keep::Stdio, Vec::new(), Some(stall));
+        let outcome = outcome.expect("run");
+        assert!(outcome.stalled && outcome.status.code().is_none());
+        assert!(steps > 10, "{steps}");
+        // End of file: all that could write have ended.
+        assert_eq!(reader.read(&mut [0]).expect("read"), 0);
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! child        the wrapped runtime as a child process; signals
 //! procfs       processes in /proc
+//! process_tree a process and its descendants
 //! mountinfo    the mounts of a process
 //! cgroup       a container's cgroup, v1 and v2
 //! liveness     whether init runs after a restore
@@ -16,6 +17,7 @@ pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod liveness;
 pub(crate) mod mountinfo;
+pub(crate) mod process_tree;
 pub(crate) mod procfs;
 pub(crate) mod prune;
 pub(crate) mod search_path;

@@ -1,14 +1,12 @@
 //! The CRIU process that a page source serves.
 
-use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use crate::host::procfs::{Stat, descends};
+use crate::host::process_tree::descendants;
 use crate::host::sys;
 use crate::lazy::kill::ends_within;
 use cedana_contract::pid::Pid;
@@ -43,26 +41,6 @@ impl Criu {
             let _ = sys::pidfd_kill(process.as_fd());
         }
     }
-}
-
-/// All processes that descend from one.
-fn descendants(pid: Pid) -> Vec<OwnedFd> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats: HashMap<Pid, Stat> = entries
-        .filter_map(|entry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            Some((pid, Stat::read(pid)?))
-        })
-        .collect();
-    stats
-        .iter()
-        .filter(|(other, _)| **other != pid && descends(**other, pid, &stats))
-        .filter_map(|(&other, stat)| {
-            let process = sys::pidfd_open(other).ok()?;
-            // Still the same process.
-            (Stat::read(other)?.parent == stat.parent).then_some(process)
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -9,3 +9,4 @@ mod output;
 mod passthrough;
 mod restore;
 mod stage;
+mod stalled;

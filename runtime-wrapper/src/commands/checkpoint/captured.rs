@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use cedana_checkpoint::criu::Cause;
 use cedana_checkpoint::inspect::dump_cost;
 
 use super::attempts::Attempts;
@@ -121,6 +122,9 @@ impl Failed<'_> {
                 let details = |found: &mut _| complete(found, init, &processes);
                 let mut failure =
                     log.failure_with(prepared.request, &prepared.config, &outcome, details);
+                if outcome.stalled {
+                    failure.why = Cause::Ended.to_string().into();
+                }
                 failure.why = format!("{}{}", failure.why, attempts.account()).into();
                 Some(Error::failed(prepared.request, failure))
             }

@@ -1,11 +1,13 @@
 //! One attempt at a checkpoint: the runtime, CRIU below it, and the capture of what
 //! CRIU writes.
 
+use std::cell::Cell;
 use std::env;
 use std::mem;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cedana_checkpoint::progress::Observer;
 use cedana_contract::variables;
@@ -18,13 +20,21 @@ use super::{dump_options, unrestorable};
 use crate::commands::error::Error;
 use crate::criu::post_dump::PostDump;
 use crate::criu::{ConfigFile, Log};
-use crate::host::child::{self, Keep, Next, Question};
+use crate::host::child::{self, Keep, Next, Question, Stall};
 use crate::host::procfs::Init;
 use cedana_contract::pid::Pid;
 
 /// The file that CRIU writes when all tasks are dumped (criu/cr-dump.c,
 /// `cr_dump_tasks`).
 const INVENTORY: &str = "inventory.img";
+
+/// How long CRIU may make no progress after the container's init was killed.
+///
+/// CRIU 4.2 hangs for ever if a process with threads is killed while CRIU's parasite code
+/// is in one of them: CRIU waits for that thread, and the killed process is a zombie
+/// whose threads wait for CRIU, which traces them. A CRIU that sees the end of the
+/// process fails at once.
+const DEAD_INIT: Duration = Duration::from_secs(5);
 
 /// An attempt that can be started.
 pub(super) struct Running<'a> {
@@ -114,7 +124,10 @@ impl<'a> Running<'a> {
             hook,
             ..
         } = self;
+        let mut growth = log.growth();
+        let answered = Cell::new(false);
         let mut answer = |asked: bool| {
+            answered.set(true);
             if asked && let Images::Captured(storing) = mem::replace(&mut images, Images::Published)
             {
                 images = publish(prepared, storing, paths.images());
@@ -130,11 +143,19 @@ impl<'a> Running<'a> {
             asked: hook.question(),
             answer: &mut answer,
         });
+        // CRIU kills init itself after the answer, or after its last line.
+        let mut progressed = || {
+            !self.init.has_ended() || growth.has_grown() || answered.get() || growth.says_success()
+        };
         let outcome = child::run_and_answer(
             prepared.signals,
             self.command,
             Keep::StderrAndOrphans,
             questions.into_iter().collect(),
+            Some(Stall {
+                limit: DEAD_INIT,
+                progressed: &mut progressed,
+            }),
         )
         .map_err(|source| Error::Spawn {
             program: prepared.runtime.program.clone(),

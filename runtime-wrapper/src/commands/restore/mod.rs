@@ -80,6 +80,7 @@ fn change_for_another(prepared: &mut Prepared<'_>, mut ended: Ended) -> Result<(
         return Ok(());
     }
     let failure = ended.failure(prepared);
+    ended.clean_up_if_stalled(prepared.context);
     if is_final || !ended.may_succeed_eagerly(prepared) {
         return Err(failure);
     }

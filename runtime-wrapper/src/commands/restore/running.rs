@@ -1,8 +1,11 @@
 //! One attempt at a restore: the page source, the runtime, and CRIU below it.
 
+use std::cell::Cell;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
 
@@ -14,11 +17,12 @@ use crate::commands::error::Error;
 use crate::criu::action_script;
 use crate::criu::post_resume::PostResume;
 use crate::criu::{self, ConfigFile, Log};
-use crate::host::child::{self, Keep, Next, Outcome, Question};
-use crate::host::sys;
+use crate::host::child::{self, Keep, Next, Outcome, Question, Stall};
+use crate::host::{process_tree, sys};
 use crate::lazy::{self, Session};
 use crate::network::tcp::Connections;
 use crate::oci::console::Console;
+use cedana_contract::pid::Pid;
 
 /// An attempt that can be started.
 pub(super) struct Running {
@@ -101,11 +105,25 @@ impl Running {
             Some(session) if asked => session.hear(|| context.container()),
             _ => Next::Done,
         };
+        let limit = prepared.config.restore.timeout;
+        let released = Cell::new(false);
         let mut release = |asked: bool| {
             if asked {
                 prepared.release();
+                released.set(true);
             }
             Next::Done
+        };
+        let mut growth = self.log.growth();
+        let mut moved = 0;
+        // In the foreground the runtime then waits for the container's end. Between
+        // two lines of the log CRIU may read memory for minutes.
+        let mut progressed = || {
+            let moved_before = mem::replace(&mut moved, process_tree::bytes_moved(Pid::own()));
+            released.get()
+                || growth.has_grown()
+                || moved != moved_before
+                || (!context.is_detached() && growth.says_success())
         };
         let mut questions = Vec::new();
         if let Some(messages) = &messages {
@@ -120,11 +138,21 @@ impl Running {
                 answer: &mut release,
             });
         }
-        let outcome = child::run_and_answer(&context.signals, self.command, Keep::Stdio, questions)
-            .map_err(|source| Error::Spawn {
-                program: context.runtime.program.clone(),
-                source,
-            })?;
+        let stall = limit.map(|limit| Stall {
+            limit,
+            progressed: &mut progressed,
+        });
+        let outcome = child::run_and_answer(
+            &context.signals,
+            self.command,
+            Keep::Stdio,
+            questions,
+            stall,
+        )
+        .map_err(|source| Error::Spawn {
+            program: context.runtime.program.clone(),
+            source,
+        })?;
         if outcome.status.success()
             && let (Some(console), Some(caller)) = (self.console, console_socket(context))
             && let Err(error) = console.pass_on(caller)
@@ -196,6 +224,7 @@ impl Ended {
     /// the container may have run.
     pub(super) fn is_final(&mut self) -> bool {
         self.outcome.signalled
+            || self.outcome.stalled
             || self.criu_succeeded()
             || self.session.as_mut().is_some_and(Session::may_run)
     }
@@ -207,15 +236,30 @@ impl Ended {
         }
     }
 
-    /// Why the restore failed: a damaged file, of which CRIU saw an I/O error; else
+    /// Cleans up after a runtime that was killed, as the runtime does after a restore
+    /// that fails.
+    pub(super) fn clean_up_if_stalled(&mut self, context: &Context<'_>) {
+        if self.outcome.stalled {
+            self.end_session();
+            remove(context);
+        }
+    }
+
+    /// Why the restore failed: no progress; a damaged file, of which CRIU saw an I/O error; else
     /// CRIU's own reason; else that of the page source, of which CRIU saw the end
     /// of a connection.
     pub(super) fn failure(&mut self, prepared: &Prepared<'_>) -> Error {
         let request = prepared.context.request;
         let mut failure = self.log.failure(request, &prepared.config, &self.outcome);
         let damage = prepared.view().and_then(|view| view.damage());
+        let stalled = prepared
+            .config
+            .restore
+            .timeout
+            .filter(|_| self.outcome.stalled);
         let reason = match damage {
             Some(damage) => Some(damage.to_string()),
+            None if stalled.is_some() => stalled.map(no_progress),
             None if self.log.has_own_reason() => None,
             None => self.session.as_mut().and_then(Session::last_word),
         };
@@ -224,4 +268,11 @@ impl Ended {
         }
         Error::failed(request, failure)
     }
+}
+
+/// Why a restore was given up.
+fn no_progress(limit: Duration) -> String {
+    format!(
+        "CRIU and the runtime made no progress for {limit:?} and were killed; if they only wait for a slow disk, raise restore.timeout in config.toml"
+    )
 }
