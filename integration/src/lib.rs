@@ -33,6 +33,7 @@ mod events;
 pub mod folder;
 mod gate;
 mod host;
+pub mod images;
 pub mod lazy;
 mod leaks;
 mod pty;
