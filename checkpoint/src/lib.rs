@@ -11,12 +11,14 @@
 //! fuse/      a stored checkpoint as a directory that CRIU reads
 //! precheck/  what a checkpoint says, compared with a configuration
 //! lazy/      the page source: memory for a container that is already running
+//! opened/    a directory as a descriptor: no links, no pipes, no path out of it
 //! progress   progress of a checkpoint
 //! sys        system calls that neither the standard library nor nix offers
 //! ```
 //!
 //! `capture`, `fuse`, `lazy` and `inspect` build on `format`, which builds on
-//! `images`; `criu` needs none of them. The engine runs no dump and no restore.
+//! `images` and `opened`; `criu` needs none of them. The engine runs no dump and no
+//! restore.
 //! CRIU's images and logs are untrusted input: they are read with a bound, and no
 //! content can make a reader panic.
 
@@ -27,6 +29,7 @@ pub mod fuse;
 pub mod images;
 pub mod inspect;
 pub mod lazy;
+pub mod opened;
 pub mod precheck;
 pub mod progress;
 mod sys;

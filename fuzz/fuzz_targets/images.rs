@@ -44,7 +44,11 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let _ = inspect::inspect(DIR.path());
     let _ = images::verify(DIR.path());
     let _ = lazy::layout::Layout::read(DIR.path(), 4096);
-    let node = contents::Node::File { path: path.clone() };
+    let node = contents::Node::File {
+        metadata: path.metadata().expect("a status"),
+        path: path.clone(),
+        bytes: content.into(),
+    };
     let mut directory = contents::Directory::from([(name.to_owned(), node)]);
     format::reserve(&mut directory, 0);
     match original {

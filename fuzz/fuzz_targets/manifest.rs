@@ -7,6 +7,7 @@ use std::fs;
 use std::sync::LazyLock;
 
 use cedana_checkpoint::format::manifest::{Manifest, NAME};
+use cedana_checkpoint::opened::OpenedDir;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
@@ -15,7 +16,8 @@ static DIR: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a d
 fuzz_target!(|input: &[u8]| {
     let path = DIR.path().join(NAME);
     fs::write(&path, input).expect("a manifest");
-    let Ok(Some(manifest)) = Manifest::read(DIR.path()) else {
+    let dir = OpenedDir::open(DIR.path()).expect("the directory");
+    let Ok(Some(manifest)) = Manifest::read(&dir) else {
         return;
     };
     for entry in &manifest.files {
@@ -25,6 +27,6 @@ fuzz_target!(|input: &[u8]| {
         );
     }
     fs::write(&path, manifest.render().expect("text")).expect("a manifest");
-    let again = Manifest::read(DIR.path()).expect("what was written");
+    let again = Manifest::read(&dir).expect("what was written");
     assert_eq!(again, Some(manifest));
 });

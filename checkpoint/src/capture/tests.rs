@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::memory::Memory;
 use super::{Capture, Error, Options};
 use crate::format::manifest::Kind;
-use crate::format::pages::{Compression, Reader};
+use crate::format::pages::{Compression, Reader, Stored};
 use crate::progress::Progress;
 
 const ZSTD: Options = Options {
@@ -194,8 +194,9 @@ fn without_compression_files_stay_and_get_digests() {
     };
     assert_eq!((pages.kind, table.kind), (Kind::Plain, Kind::Table));
     assert_eq!(pages.size, raw.len() as u64);
-    Reader::open_plain(&path, &dir.path().join(&table.name), pages.hash())
-        .expect("the entry's digest");
+    let [file, table] = [&path, &dir.path().join(&table.name)].map(|path| Stored::open(path));
+    let (file, table) = (file.expect("open"), table.expect("open"));
+    Reader::plain(file, &table, pages.hash(), None).expect("the entry's digest");
 }
 
 #[test]

@@ -1,52 +1,80 @@
-//! The contents of a stored checkpoint, as the directory that CRIU wrote.
+//! The contents of a checkpoint, as the directory that CRIU wrote.
 //!
-//! With a manifest, only the files that it lists are part of the checkpoint, and their
-//! digests are compared: those of small files and of page files' trailers here, those of
-//! frames when they are read. Without a manifest the files are unchanged.
+//! ```text
+//! OpenedDir ─► small files    read once: in memory, digest compared
+//!          ├─► large files    opened once: a digest for each frame is taken meanwhile
+//!          └─► page files     opened once: the digest of the trailer is compared
+//! ```
+//!
+//! With a manifest, only the files that it lists are part of the checkpoint. What was
+//! verified is what CRIU reads: the bytes that were hashed, or frames that are compared
+//! again when they are read. Without a manifest ([`stock`]) there are no digests. Only
+//! files with names of CRIU's are part of such a checkpoint, and each is opened once.
 //!
 //! A parent (an earlier pre-dump, with the memory that has not changed since) is a
 //! subdirectory, which CRIU finds under the name `parent`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::Metadata;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::libc;
 
 use super::Error;
-use super::manifest::{Kind, Manifest};
-use super::pages::{Reader, open_regular};
+use super::manifest::{Entry, Kind, Manifest, PARENT};
+use super::pages::{Reader, Stored};
 use crate::images;
 use crate::images::forked;
+use crate::images::source::is_criu;
 use crate::images::verify::check_pagemaps;
-
-/// The name under which CRIU looks for a parent (CRIU's `CR_PARENT_LINK`).
-const PARENT: &str = "parent";
+use crate::opened::{OpenedDir, kind};
 
 /// Maximum length of a chain of parents. A real chain has a handful of pre-dumps. The
 /// limit ends a chain that leads back to itself.
 const MAX_PARENTS: usize = 64;
 
+/// Bytes of small files that are held in memory, of a checkpoint and its parents. Larger
+/// ones, such as archives of temporary file systems, are verified when they are read.
+const MAX_IN_MEMORY: u64 = 256 << 20;
+
 /// A directory: entries by name.
 pub type Directory = BTreeMap<String, Node>;
 
+/// The contents of a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    dir: PathBuf,
+    /// What CRIU reads.
+    pub directory: Directory,
+}
+
 /// One entry of a directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Node {
-    /// A file that is stored unchanged.
+    /// A file in memory.
     File {
-        /// Its path.
-        path: PathBuf,
-    },
-    /// A file whose content is replaced for CRIU.
-    Edited {
         /// The path of the stored file.
         path: PathBuf,
-        /// The new content.
-        bytes: Vec<u8>,
+        /// The status of the stored file: its owner and mode.
+        metadata: Metadata,
+        /// Its content, which may be edited for CRIU.
+        bytes: Arc<[u8]>,
     },
-    /// A page file.
+    /// A file without digests, which is read where it is stored.
+    Stock {
+        /// The file.
+        stored: Arc<Stored>,
+        /// Its status when it was opened.
+        metadata: Metadata,
+        /// As in [`Node::Pages`].
+        by_page: bool,
+    },
+    /// A page file, or another file that is verified in frames.
     Pages {
         /// The reader of its raw bytes.
-        reader: Reader,
+        reader: Arc<Reader>,
         /// Whether CRIU will read it page by page, as for a process that shares memory
         /// with its parent, and not in long runs.
         by_page: bool,
@@ -58,225 +86,232 @@ pub enum Node {
 /// Opens a checkpoint with a manifest, and verifies everything but the frames.
 ///
 /// # Errors
-/// A file is missing or damaged; the error names it.
-pub fn open(dir: &Path, manifest: &Manifest) -> Result<Directory, Error> {
-    ours(dir, manifest, MAX_PARENTS)
+/// A file is missing, refused or damaged; the error names it.
+pub fn open(dir: &OpenedDir, manifest: &Manifest) -> Result<Contents, Error> {
+    Limits::new().ours(dir, manifest)
 }
 
-fn ours(dir: &Path, manifest: &Manifest, parents: usize) -> Result<Directory, Error> {
-    let mut directory = Directory::new();
-    for entry in &manifest.files {
-        let path = dir.join(&entry.name);
-        if matches!(entry.kind, Kind::Image | Kind::Other) {
-            compare(&path, entry.size, entry.hash())?;
-            directory.insert(entry.name.clone(), Node::File { path });
+/// Opens a checkpoint without a manifest: the files that CRIU and the runtime wrote.
+///
+/// # Errors
+/// A file can't be read or is refused; the error names it.
+pub fn stock(dir: &OpenedDir) -> Result<Contents, Error> {
+    Limits::new().stock(dir)
+}
+
+/// What is left of the limits.
+struct Limits {
+    parents: usize,
+    memory: u64,
+}
+
+impl Contents {
+    /// The checkpoint's directory, for messages.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Limits {
+    fn new() -> Self {
+        Self {
+            parents: MAX_PARENTS,
+            memory: MAX_IN_MEMORY,
         }
     }
-    let forked = forked::pages(dir)?;
-    for entry in &manifest.files {
-        let path = dir.join(&entry.name);
-        let reader = match entry.kind {
-            Kind::Pages => Reader::open(&path, entry.hash())?,
-            Kind::Plain => {
-                let table = dir.join(format!("{}.table", entry.name));
-                Reader::open_plain(&path, &table, entry.hash())?
+
+    fn ours(&mut self, dir: &OpenedDir, manifest: &Manifest) -> Result<Contents, Error> {
+        let mut contents = Contents {
+            dir: dir.path().to_owned(),
+            directory: Directory::new(),
+        };
+        let (mut small, large): (Vec<&Entry>, Vec<&Entry>) = manifest
+            .files
+            .iter()
+            .partition(|entry| matches!(entry.kind, Kind::Image | Kind::Other));
+        // The smallest first, because this module and others read small images.
+        small.sort_by_key(|entry| entry.size);
+        for entry in small {
+            let node = self.small(dir, entry)?;
+            contents.directory.insert(entry.name.clone(), node);
+        }
+        let forked = forked::pages(&contents)?;
+        for entry in large {
+            let stored = file(dir, &entry.name)?;
+            let frames = entry.pages.map(|pages| pages.frames);
+            let reader = match entry.kind {
+                Kind::Pages => Reader::compressed(stored, entry.hash(), frames)?,
+                Kind::Plain => {
+                    let table = file(dir, &format!("{}.table", entry.name))?;
+                    Reader::plain(stored, &table, entry.hash(), frames)?
+                }
+                // A table was opened with its page file.
+                Kind::Image | Kind::Other | Kind::Table => continue,
+            };
+            if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
+                let file = reader.path().to_owned();
+                return Err(Error::Changed { file });
             }
-            // A table was opened with its page file.
-            Kind::Image | Kind::Other | Kind::Table => continue,
-        };
-        if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
-            return Err(Error::Changed { file: path });
+            let by_page = forked.contains(entry.raw_name());
+            let reader = Arc::new(reader);
+            let node = Node::Pages { reader, by_page };
+            contents.directory.insert(entry.raw_name().to_owned(), node);
         }
-        let by_page = forked.contains(entry.raw_name());
-        let node = Node::Pages { reader, by_page };
-        directory.insert(entry.raw_name().to_owned(), node);
-    }
-    if !directory.contains_key("inventory.img") {
-        let dir = dir.to_owned();
-        return Err(images::Error::NoInventory { dir }.into());
-    }
-    check_pagemaps(dir, |file| match directory.get(file) {
-        Some(Node::Pages { reader, .. }) => Some(reader.table().raw_bytes()),
-        _ => None,
-    })?;
-    if let Some(parent) = &manifest.parent {
-        let parent = any(&dir.join(parent), parents)?;
-        directory.insert(PARENT.to_owned(), Node::Directory(parent));
-    }
-    Ok(directory)
-}
-
-/// Opens a parent, which may have a manifest or not.
-fn any(dir: &Path, parents: usize) -> Result<Directory, Error> {
-    let Some(parents) = parents.checked_sub(1) else {
-        return Err(Error::TooManyParents {
-            dir: dir.to_owned(),
-        });
-    };
-    if let Some(manifest) = Manifest::read(dir)? {
-        return ours(dir, &manifest, parents);
-    }
-    let unreadable = |source| images::Error::Directory {
-        dir: dir.to_owned(),
-        source,
-    };
-    let mut directory = Directory::new();
-    for entry in dir.read_dir().map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let path = entry.path();
-        // CRIU's file names are ASCII, so other files are not CRIU's.
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        if name == PARENT {
-            directory.insert(name, Node::Directory(any(&path, parents)?));
-        } else if entry.metadata().map_err(unreadable)?.is_file() {
-            directory.insert(name, Node::File { path });
+        if !contents.directory.contains_key("inventory.img") {
+            let dir = contents.dir;
+            return Err(images::Error::NoInventory { dir }.into());
         }
+        check_pagemaps(&contents, |file| match contents.directory.get(file) {
+            Some(Node::Pages { reader, .. }) => Some(reader.table().raw_bytes()),
+            _ => None,
+        })?;
+        if let Some(parent) = &manifest.parent {
+            let parent = dir.sibling(Path::new(parent));
+            let parent = parent.map_err(|source| in_parent(dir, source))?;
+            self.parent(&parent, &mut contents)?;
+        }
+        Ok(contents)
     }
-    Ok(directory)
-}
 
-/// Compares a file's size and digest with those in the manifest.
-fn compare(path: &Path, size: u64, digest: Option<blake3::Hash>) -> Result<(), Error> {
-    let unreadable = |source| images::Error::File {
-        file: path.to_owned(),
-        source,
-    };
-    let changed = || Error::Changed {
-        file: path.to_owned(),
-    };
-    let file: File = open_regular(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.len() != size {
-        return Err(changed());
+    /// Reads and verifies a file that is not a page file.
+    fn small(&mut self, dir: &OpenedDir, entry: &Entry) -> Result<Node, Error> {
+        let stored = file(dir, &entry.name)?;
+        let metadata = status(&stored)?;
+        if metadata.len() != entry.size {
+            return Err(Error::Changed { file: stored.path });
+        }
+        let Some(memory) = self.memory.checked_sub(entry.size) else {
+            let reader = Reader::digested(stored, entry.size, entry.hash())?;
+            let reader = Arc::new(reader);
+            let by_page = false;
+            return Ok(Node::Pages { reader, by_page });
+        };
+        self.memory = memory;
+        let bytes = read(&stored, entry.size)?;
+        if bytes.len() as u64 != entry.size || Some(blake3::hash(&bytes)) != entry.hash() {
+            return Err(Error::Changed { file: stored.path });
+        }
+        Ok(Node::File {
+            path: stored.path,
+            metadata,
+            bytes: bytes.into(),
+        })
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file).map_err(unreadable)?;
-    if Some(hasher.finalize()) == digest {
+
+    fn stock(&mut self, dir: &OpenedDir) -> Result<Contents, Error> {
+        let mut contents = Contents {
+            dir: dir.path().to_owned(),
+            directory: Directory::new(),
+        };
+        let mut files = Vec::new();
+        let unreadable = |source| images::Error::Directory {
+            dir: dir.path().to_owned(),
+            source,
+        };
+        for name in dir.names().map_err(unreadable)? {
+            if is_criu(&name) {
+                let stored = file(dir, &name)?;
+                let metadata = status(&stored)?;
+                files.push((name, stored, metadata));
+            }
+        }
+        files.sort_by_key(|(_, _, metadata)| metadata.len());
+        for (name, stored, metadata) in files {
+            let size = metadata.len();
+            let node = match self.memory.checked_sub(size) {
+                Some(memory) if !name.starts_with("pages-") => {
+                    self.memory = memory;
+                    Node::File {
+                        bytes: read(&stored, size)?.into(),
+                        path: stored.path,
+                        metadata,
+                    }
+                }
+                _ => Node::Stock {
+                    stored: Arc::new(stored),
+                    metadata,
+                    by_page: false,
+                },
+            };
+            contents.directory.insert(name, node);
+        }
+        for name in forked::pages(&contents)? {
+            if let Some(Node::Stock { by_page, .. }) = contents.directory.get_mut(&name) {
+                *by_page = true;
+            }
+        }
+        self.stock_parent(dir, &mut contents)?;
+        Ok(contents)
+    }
+
+    /// Opens the parent that CRIU's link names. `unpack` writes a directory in its place.
+    fn stock_parent(&mut self, dir: &OpenedDir, contents: &mut Contents) -> Result<(), Error> {
+        let failed = |source| in_parent(dir, source);
+        let Some(status) = dir.status(PARENT).map_err(failed)? else {
+            return Ok(());
+        };
+        let parent = match kind(&status) {
+            libc::S_IFDIR => dir.subdirectory(PARENT),
+            _ => dir
+                .link(PARENT)
+                .and_then(|target| dir.sibling(&target.unwrap_or_default())),
+        };
+        self.parent(&parent.map_err(failed)?, contents)
+    }
+
+    /// Adds a parent, which may have a manifest or not.
+    fn parent(&mut self, parent: &OpenedDir, contents: &mut Contents) -> Result<(), Error> {
+        let Some(parents) = self.parents.checked_sub(1) else {
+            return Err(Error::TooManyParents {
+                dir: parent.path().to_owned(),
+            });
+        };
+        self.parents = parents;
+        let found = match Manifest::read(parent)? {
+            Some(manifest) => self.ours(parent, &manifest)?,
+            None => self.stock(parent)?,
+        };
+        let node = Node::Directory(found.directory);
+        contents.directory.insert(PARENT.to_owned(), node);
         Ok(())
-    } else {
-        Err(changed())
+    }
+}
+
+fn in_parent(dir: &OpenedDir, source: io::Error) -> Error {
+    Error::Parent {
+        dir: dir.path().to_owned(),
+        source,
+    }
+}
+
+fn file(dir: &OpenedDir, name: &str) -> Result<Stored, Error> {
+    let path = dir.path().join(name);
+    match dir.file(name) {
+        Ok(file) => Ok(Stored { path, file }),
+        Err(source) => Err(images::Error::File { file: path, source }.into()),
+    }
+}
+
+fn status(stored: &Stored) -> Result<Metadata, Error> {
+    let unreadable = |source| images::Error::File {
+        file: stored.path.clone(),
+        source,
+    };
+    Ok(stored.file.metadata().map_err(unreadable)?)
+}
+
+/// Reads a file of this size. The buffer grows with the bytes that are read.
+fn read(stored: &Stored, size: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    match (&stored.file).take(size).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(source) => {
+            let file = stored.path.clone();
+            Err(images::Error::File { file, source }.into())
+        }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::super::manifest::{Container, Cost, Entry, FORMAT, Machine, NAME, Versions};
-    use super::super::pages::{Compression, Digest, Encoder, Summary, TableBuilder, Writer};
-    use super::*;
-    use crate::images::verify::tests::whole;
-    use std::fs;
-
-    /// Three pages of memory.
-    pub(crate) fn memory() -> Vec<u8> {
-        (0..3 * 4096u32).map(|n| (n / 7) as u8).collect()
-    }
-
-    fn compressed(path: &Path) -> Summary {
-        let mut encoder = Encoder::new(Compression::Zstd { level: 1 }).expect("encoder");
-        let mut writer = Writer::new(File::create(path).expect("create"), 4096);
-        for page in memory().chunks(4096) {
-            let mut frame = Vec::new();
-            let digest = encoder.encode(page, &mut frame).expect("encode");
-            writer.frame(4096, &frame, digest).expect("frame");
-        }
-        writer.finish().expect("finish").1
-    }
-
-    /// A checkpoint of one process, with a compressed and a plain page file.
-    pub(crate) fn stored() -> (tempfile::TempDir, Manifest) {
-        let dir = whole();
-        let at = |name: &str| dir.path().join(name);
-        let mut files = Vec::new();
-        for name in ["inventory.img", "core-1.img"] {
-            let bytes = fs::read(at(name)).expect("read");
-            let digest = blake3::hash(&bytes);
-            files.push(Entry::whole(name, Kind::Image, bytes.len() as u64, digest));
-        }
-        let summary = compressed(&at("pages-1.img.zst"));
-        files.push(Entry::pages("pages-1.img.zst", Kind::Pages, &summary));
-
-        let mut table = TableBuilder::new(4096);
-        for page in memory().chunks(4096) {
-            table.frame(4096, 4096, Digest::of(page)).expect("frame");
-        }
-        let (trailer, summary) = table.finish();
-        fs::write(at("pages-2.img"), memory()).expect("write");
-        fs::write(at("pages-2.img.table"), &trailer).expect("write");
-        files.push(Entry::pages("pages-2.img", Kind::Plain, &summary));
-        let (size, digest) = (trailer.len() as u64, blake3::hash(&trailer));
-        files.push(Entry::whole("pages-2.img.table", Kind::Table, size, digest));
-
-        let manifest = Manifest {
-            format: FORMAT,
-            created: 0,
-            files,
-            parent: None,
-            machine: Machine::default(),
-            versions: Versions::default(),
-            container: Container::default(),
-            options: BTreeMap::new(),
-            cost: Cost::default(),
-        };
-        (dir, manifest)
-    }
-
-    #[test]
-    fn names_are_those_that_criu_gave() {
-        let (dir, manifest) = stored();
-        let directory = open(dir.path(), &manifest).expect("open");
-        let names: Vec<&str> = directory.keys().map(String::as_str).collect();
-        let expected = ["core-1.img", "inventory.img", "pages-1.img", "pages-2.img"];
-        assert_eq!(names, expected);
-    }
-
-    #[test]
-    fn changed_missing_and_foreign_files_are_named() {
-        for (name, bytes) in [
-            ("core-1.img", Some(&b"another"[..])),
-            ("core-1.img", None),
-            ("inventory.img", Some(b"")),
-            (
-                "pages-1.img.zst",
-                Some(b"another, long enough for a footer"),
-            ),
-            ("pages-1.img.zst", None),
-            ("pages-2.img", Some(b"shorter")),
-            ("pages-2.img.table", None),
-        ] {
-            let (dir, manifest) = stored();
-            let path = dir.path().join(name);
-            match bytes {
-                Some(bytes) => fs::write(&path, bytes).expect("write"),
-                None => fs::remove_file(&path).expect("remove"),
-            }
-            let error = open(dir.path(), &manifest).expect_err(name);
-            assert!(error.to_string().contains(name), "{error}");
-        }
-        let (dir, manifest) = stored();
-        let core = dir.path().join("core-1.img");
-        fs::rename(&core, dir.path().join("elsewhere")).expect("rename");
-        std::os::unix::fs::symlink("elsewhere", &core).expect("link");
-        assert!(open(dir.path(), &manifest).is_err());
-    }
-
-    #[test]
-    fn parents_are_subdirectories() {
-        let (parent, parent_manifest) = stored();
-        let text = parent_manifest.render().expect("render");
-        fs::write(parent.path().join(NAME), text).expect("write");
-        let (dir, mut manifest) = stored();
-        manifest.parent = Some(parent.path().to_string_lossy().into_owned());
-        let directory = open(dir.path(), &manifest).expect("open");
-        let Some(Node::Directory(found)) = directory.get(PARENT) else {
-            panic!("no parent");
-        };
-        assert!(found.contains_key("pages-1.img"));
-
-        manifest.parent = Some(".".to_owned());
-        let text = manifest.render().expect("render");
-        fs::write(dir.path().join(NAME), text).expect("write");
-        let endless = open(dir.path(), &manifest);
-        assert!(matches!(endless, Err(Error::TooManyParents { .. })));
-    }
-}
+pub(crate) mod tests;

@@ -18,6 +18,14 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// Its earlier checkpoint can't be opened.
+    #[error("the earlier checkpoint that {} builds on cannot be used: {source}", dir.display())]
+    Parent {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// Its chain of parents is too long.
     #[error("the checkpoint's chain of parents is too long (at {}); one of them is its own parent", dir.display())]
     TooManyParents {

@@ -5,6 +5,7 @@
 //!                  manifest names, sizes and digests of all files; the machine
 //!                  pages    memory, in frames of zstd
 //! stored files ─► contents  the directory as CRIU wrote it, each file verified
+//!                  │ reading:  its images, for the readers of this crate
 //!                  │ reserved: reserved address space, marked for the restore
 //!                  └► unpack  writes a stock checkpoint
 //! ```
@@ -17,10 +18,12 @@ mod error;
 pub mod manifest;
 pub mod pages;
 pub mod publish;
+mod reading;
 mod reserved;
 pub mod unpack;
 
 pub use cpu_compat::Unfit;
 pub use error::Error;
+pub(crate) use reading::Listed;
 pub use reserved::reserve;
 pub use unpack::unpack;

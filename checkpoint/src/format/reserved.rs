@@ -12,9 +12,6 @@
 //! flag, so the kernel does not count it either when the program later gets write
 //! access. Most programs that reserve address space set the flag themselves.
 
-use std::fs;
-use std::path::Path;
-
 use super::contents::{Directory, Node};
 use crate::images::proto::Vma;
 use crate::images::proto::wire::{Fields, Malformed, Message, Value, put_bytes, put_varint};
@@ -35,19 +32,16 @@ pub fn reserve(directory: &mut Directory, free: u64) {
         if !(name.starts_with("mm-") && name.ends_with(".img")) {
             continue;
         }
-        if let Node::File { path } = node
-            && let Some(bytes) = image(path, free)
+        if let Node::File { bytes, .. } = node
+            && let Some(edited) = image(bytes, free)
         {
-            let path = std::mem::take(path);
-            *node = Node::Edited { path, bytes };
+            *bytes = edited.into();
         }
     }
 }
 
 /// The image with such mappings marked; `None` if it has none.
-fn image(path: &Path, free: u64) -> Option<Vec<u8>> {
-    // Its digest was compared when the checkpoint was opened.
-    let image = fs::read(path).ok()?;
+fn image(image: &[u8], free: u64) -> Option<Vec<u8>> {
     let (head, record) = image.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[8..].try_into().ok()?);
     if record.len() != length as usize {
@@ -180,31 +174,33 @@ mod tests {
     #[test]
     fn an_image_is_marked_with_its_length() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("mm-1.img");
         let record = mm(&[vma(0, 8 << 40, 0, PRIVATE, 0x201)]);
         let mut image = vec![7; 8];
         image.extend((record.len() as u32).to_le_bytes());
         image.extend(&record);
-        fs::write(&path, &image).expect("write");
-        let core = Node::File {
-            path: dir.path().join("core-1.img"),
+        let node = |bytes: &[u8]| Node::File {
+            path: dir.path().to_owned(),
+            metadata: dir.path().metadata().expect("status"),
+            bytes: bytes.into(),
         };
         let mut directory = Directory::from([
-            ("core-1.img".to_owned(), core),
-            ("mm-1.img".to_owned(), Node::File { path: path.clone() }),
+            ("core-1.img".to_owned(), node(&image)),
+            ("mm-1.img".to_owned(), node(&image)),
         ]);
-        reserve(&mut directory, u64::MAX);
-        assert!(matches!(directory["mm-1.img"], Node::File { .. }));
-        reserve(&mut directory, FREE);
-        let Node::Edited { bytes, .. } = &directory["mm-1.img"] else {
-            panic!("not marked");
+        let bytes = |directory: &Directory, name: &str| match &directory[name] {
+            Node::File { bytes, .. } => bytes.to_vec(),
+            other => panic!("{other:?}"),
         };
-        assert_eq!(bytes[..8], image[..8]);
-        assert_eq!(bytes[8..12], ((bytes.len() - 12) as u32).to_le_bytes());
-        assert!(matches!(directory["core-1.img"], Node::File { .. }));
+        reserve(&mut directory, u64::MAX);
+        assert_eq!(bytes(&directory, "mm-1.img"), image);
+        reserve(&mut directory, FREE);
+        let edited = bytes(&directory, "mm-1.img");
+        assert!(edited.len() > image.len(), "not marked");
+        assert_eq!(edited[..8], image[..8]);
+        assert_eq!(edited[8..12], ((edited.len() - 12) as u32).to_le_bytes());
+        assert_eq!(bytes(&directory, "core-1.img"), image);
         // CRIU refuses a truncated image itself.
-        fs::write(&path, &image[..40]).expect("write");
-        assert_eq!(super::image(&path, FREE), None);
+        assert_eq!(super::image(&image[..40], FREE), None);
     }
 
     proptest! {

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::contents::{Directory, Node};
-use super::pages::{Damage, Decoder, Reader, open_regular};
+use super::pages::{Damage, Decoder, Reader};
+use super::reading::StockFile;
 
 /// The reason that a checkpoint could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -59,15 +60,14 @@ pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
             .open(&path)
             .map_err(failed)?;
         match node {
-            Node::File { path: from } => {
-                let unreadable = |source| Damage::Read {
-                    file: from.clone(),
-                    source,
+            Node::File { bytes, .. } => (&file).write_all(bytes).map_err(failed)?,
+            Node::Stock { stored, .. } => {
+                let mut source = StockFile {
+                    stored: stored.clone(),
+                    at: 0,
                 };
-                let mut source = open_regular(from).map_err(unreadable)?;
                 io::copy(&mut source, &mut &file).map_err(failed)?;
             }
-            Node::Edited { bytes, .. } => (&file).write_all(bytes).map_err(failed)?,
             Node::Pages { reader, .. } => pages(reader, &file, &path)?,
             Node::Directory(_) => {}
         }
@@ -124,16 +124,16 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contents::tests::{memory, stored};
-    use super::super::contents::{Directory, Node, open};
+    use super::super::contents::Node;
+    use super::super::contents::tests::{memory, opened, stored};
     use super::*;
     use std::fs;
 
     #[test]
     fn files_are_those_that_criu_wrote() {
         let (dir, manifest) = stored();
-        let mut directory = open(dir.path(), &manifest).expect("open");
-        let parent = open(dir.path(), &manifest).expect("open");
+        let open = || opened(dir.path(), &manifest).expect("open").directory;
+        let (mut directory, parent) = (open(), open());
         directory.insert("parent".to_owned(), Node::Directory(parent));
         let to = tempfile::tempdir().expect("tempdir");
         unpack(&directory, to.path()).expect("unpack");
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn damage_is_named_and_nothing_overwritten() {
         let (dir, manifest) = stored();
-        let directory: Directory = open(dir.path(), &manifest).expect("open");
+        let directory = opened(dir.path(), &manifest).expect("open").directory;
         let path = dir.path().join("pages-1.img.zst");
         let mut bytes = fs::read(&path).expect("read");
         bytes[20] ^= 1;

@@ -82,7 +82,7 @@ struct State {
 
 /// The frames of several page files.
 pub(super) struct Frames {
-    files: Vec<Reader>,
+    files: Vec<Arc<Reader>>,
     memory: u64,
     state: Mutex<State>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -95,7 +95,7 @@ pub(super) struct Frames {
 impl Frames {
     /// Creates the frames of these files. They take up to `memory` bytes, and in addition
     /// the frames that are being read.
-    pub(super) fn new(files: Vec<Reader>, memory: u64) -> Self {
+    pub(super) fn new(files: Vec<Arc<Reader>>, memory: u64) -> Self {
         Self {
             files,
             memory,
@@ -107,7 +107,7 @@ impl Frames {
     }
 
     /// Returns the files.
-    pub(super) fn files(&self) -> &[Reader] {
+    pub(super) fn files(&self) -> &[Arc<Reader>] {
         &self.files
     }
 

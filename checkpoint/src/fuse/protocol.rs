@@ -54,13 +54,10 @@ pub(super) enum Operation<'a> {
     GetAttributes,
     Open,
     Read {
-        handle: u64,
         offset: u64,
         size: u32,
     },
-    Release {
-        handle: u64,
-    },
+    Release,
     OpenDirectory,
     ReadDirectory {
         offset: u64,
@@ -87,14 +84,11 @@ impl<'a> Request<'a> {
             3 => Operation::GetAttributes,
             14 => Operation::Open,
             15 => Operation::Read {
-                handle: long(body, 0)?,
                 offset: long(body, 8)?,
                 size: word(body, 16)?,
             },
             17 => Operation::StatFs,
-            18 => Operation::Release {
-                handle: long(body, 0)?,
-            },
+            18 => Operation::Release,
             26 => Operation::Init {
                 minor: match word(body, 0)? {
                     MAJOR => word(body, 4)?,
@@ -281,7 +275,6 @@ mod tests {
                 unique: 7,
                 node: 2,
                 operation: Operation::Read {
-                    handle: 3,
                     offset: 1 << 40,
                     size: 65536
                 }

@@ -1,12 +1,10 @@
 //! Receives and answers the kernel's requests.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -15,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::frames::Frames;
 use super::protocol::{self, Operation, Request};
 use super::tree::{Content, Shown, index};
-use crate::format::pages::{Damage, Decoder, open_regular};
+use crate::format::pages::{Damage, Decoder};
 
 /// The state that the threads share.
 pub(super) struct Shared {
@@ -24,10 +22,6 @@ pub(super) struct Shared {
     /// readable when readers must exit.
     pub(super) turn: Mutex<io::PipeReader>,
     pub(super) nodes: Vec<Shown>,
-    /// Open files that are not page files, by handle.
-    pub(super) files: Mutex<HashMap<u64, Arc<File>>>,
-    /// The next handle.
-    pub(super) handles: AtomicU64,
     pub(super) frames: Frames,
     /// The first damage that a reader found.
     pub(super) damage: Mutex<Option<Arc<Damage>>>,
@@ -93,22 +87,16 @@ impl Shared {
                 .node(request.node)
                 .map(|shown| protocol::attributes(shown.attributes)),
             Operation::Open => self.open(request.node),
-            Operation::Read {
-                handle,
-                offset,
-                size,
-            } => {
+            Operation::Read { offset, size } => {
                 let size = (size as usize).min(protocol::MAX_READ);
-                match self.read(request, handle, offset, size, scratch) {
+                match self.read(request, offset, size, scratch) {
                     Ok(()) => return,
                     Err(errno) => Err(errno),
                 }
             }
-            Operation::Release { handle } => {
+            Operation::Release => {
                 if let Ok(Content::Pages { file, .. }) = self.content(request.node) {
                     self.frames.release(*file);
-                } else {
-                    lock(&self.files).remove(&handle);
                 }
                 Ok(Vec::new())
             }
@@ -159,12 +147,7 @@ impl Shared {
 
     fn open(&self, node: u64) -> Result<Vec<u8>, Errno> {
         match self.content(node)? {
-            Content::File(path) => {
-                let file = open_regular(path).map_err(|source| self.unreadable(path, source))?;
-                let handle = self.handles.fetch_add(1, Ordering::Relaxed);
-                lock(&self.files).insert(handle, Arc::new(file));
-                Ok(protocol::open(handle, protocol::KEEP_CACHE))
-            }
+            Content::Stock { flags, .. } => Ok(protocol::open(0, *flags)),
             Content::Bytes(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Content::Pages { file, flags } => {
                 self.frames.open(*file);
@@ -178,7 +161,6 @@ impl Shared {
     fn read(
         &self,
         request: Request,
-        handle: u64,
         offset: u64,
         size: usize,
         scratch: &mut Scratch,
@@ -192,12 +174,10 @@ impl Shared {
             return Ok(());
         }
         match &shown.content {
-            Content::File(path) => {
-                let file = lock(&self.files).get(&handle).cloned();
-                let file = file.ok_or(Errno::EBADF)?;
+            Content::Stock { stored, .. } => {
                 scratch.bytes.resize((end - offset) as usize, 0);
-                file.read_exact_at(&mut scratch.bytes, offset)
-                    .map_err(|source| self.unreadable(path, source))?;
+                let read = stored.file.read_exact_at(&mut scratch.bytes, offset);
+                read.map_err(|source| self.unreadable(&stored.path, source))?;
                 self.reply(request, 0, &[&scratch.bytes]);
             }
             Content::Bytes(bytes) => {

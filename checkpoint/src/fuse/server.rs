@@ -3,7 +3,6 @@
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -51,8 +50,6 @@ impl Server {
                 device,
                 turn: Mutex::new(end),
                 nodes: tree.nodes,
-                files: Mutex::default(),
-                handles: AtomicU64::new(1),
                 frames: Frames::new(tree.pages, memory),
                 damage: Mutex::default(),
             }),

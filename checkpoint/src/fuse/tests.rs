@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use nix::libc;
 
 use super::{Root, Server};
 use crate::format::contents::{Directory, Node};
-use crate::format::pages::{Compression, Damage, Encoder, Reader, Writer};
+use crate::format::pages::{Compression, Damage, Encoder, Reader, Stored, Writer};
 
 const FRAME: u32 = 64 << 10;
 
@@ -38,11 +39,24 @@ fn pages(dir: &Path, raw: &[u8]) -> PathBuf {
 fn directory(dir: &Path, by_page: bool) -> Directory {
     let path = dir.join("core-1.img");
     fs::write(&path, "core").expect("write");
-    let parent = Directory::from([("core-1.img".to_owned(), Node::File { path: path.clone() })]);
-    let reader = Reader::open(&dir.join("pages-1.img.zst"), None).expect("open");
+    let core = Node::File {
+        metadata: fs::metadata(&path).expect("status"),
+        path,
+        bytes: b"core"[..].into(),
+    };
+    let parent = Directory::from([("core-1.img".to_owned(), core.clone())]);
+    let reader = Arc::new(Reader::open(&dir.join("pages-1.img.zst"), None).expect("open"));
+    let path = dir.join("pages-2.img");
+    fs::write(&path, memory()).expect("write");
+    let stock = Node::Stock {
+        metadata: fs::metadata(&path).expect("status"),
+        stored: Arc::new(Stored::open(&path).expect("open")),
+        by_page,
+    };
     Directory::from([
-        ("core-1.img".to_owned(), Node::File { path }),
+        ("core-1.img".to_owned(), core),
         ("pages-1.img".to_owned(), Node::Pages { reader, by_page }),
+        ("pages-2.img".to_owned(), stock),
         ("parent".to_owned(), Node::Directory(parent)),
     ])
 }
@@ -75,7 +89,10 @@ fn directory_is_as_criu_wrote_it() {
         .map(|entry| entry.expect("entry").file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["core-1.img", "pages-1.img", "parent"]);
+    assert_eq!(
+        names,
+        ["core-1.img", "pages-1.img", "pages-2.img", "parent"]
+    );
     let core = shown.join("parent/core-1.img");
     assert_eq!(fs::read_to_string(core).expect("read"), "core");
     let missing = fs::metadata(shown.join("core-2.img")).expect_err("missing");
@@ -96,10 +113,10 @@ fn parallel_reads_of_any_part_in_little_memory() {
         let Some(server) = served(dir.path(), 2 * u64::from(FRAME), by_page) else {
             return;
         };
-        let file = server.path().join("pages-1.img");
+        let files = ["pages-1.img", "pages-2.img"].map(|name| server.path().join(name));
         thread::scope(|scope| {
             for start in 0..6usize {
-                let (file, raw) = (&file, &raw);
+                let (file, raw) = (&files[start % 2], &raw);
                 scope.spawn(move || {
                     let file = File::open(file).expect("open");
                     let mut at = start * 4096;

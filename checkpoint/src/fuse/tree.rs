@@ -1,14 +1,14 @@
 //! The nodes of a served directory: attributes and content.
 
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::libc;
 
 use super::protocol::{self, Attributes};
 use crate::format::contents::{Directory, Node};
-use crate::format::pages::Reader;
+use crate::format::pages::{Reader, Stored};
 
 /// The user ID of the container's root on the host, which is not 0 in a user namespace.
 /// CRIU opens images as that user, too.
@@ -20,7 +20,7 @@ pub struct Root(pub u32);
 pub(super) struct Tree {
     pub(super) root: Root,
     pub(super) nodes: Vec<Shown>,
-    pub(super) pages: Vec<Reader>,
+    pub(super) pages: Vec<Arc<Reader>>,
 }
 
 /// A node.
@@ -31,8 +31,13 @@ pub(super) struct Shown {
 
 /// The content of a node.
 pub(super) enum Content {
-    File(PathBuf),
-    Bytes(Vec<u8>),
+    Bytes(Arc<[u8]>),
+    /// A file that is read where it is stored.
+    Stock {
+        stored: Arc<Stored>,
+        /// As below.
+        flags: u32,
+    },
     Pages {
         /// The number of the file in [`Frames`].
         file: usize,
@@ -57,28 +62,24 @@ impl Tree {
         for (name, shown) in directory {
             let child = match shown {
                 Node::Directory(directory) => self.add(directory, Some(node)),
-                Node::File { path } => {
-                    let metadata = fs::symlink_metadata(&path).ok();
-                    let size = metadata.as_ref().map_or(0, Metadata::len);
-                    self.push(metadata, size, Content::File(path))
-                }
-                Node::Edited { path, bytes } => {
-                    let metadata = fs::symlink_metadata(&path).ok();
-                    self.push(metadata, bytes.len() as u64, Content::Bytes(bytes))
+                Node::File {
+                    metadata, bytes, ..
+                } => self.push(Some(metadata), bytes.len() as u64, Content::Bytes(bytes)),
+                Node::Stock {
+                    stored,
+                    metadata,
+                    by_page,
+                } => {
+                    let size = metadata.len();
+                    let flags = cache(by_page);
+                    self.push(Some(metadata), size, Content::Stock { stored, flags })
                 }
                 Node::Pages { reader, by_page } => {
                     let size = reader.table().raw_bytes();
                     let metadata = reader.metadata().ok();
                     let file = self.pages.len();
                     self.pages.push(reader);
-                    // Long reads are twice as fast without the page cache, which
-                    // would hold a second copy, charged to the container. Reads of
-                    // single pages are five times as fast with the kernel's
-                    // read-ahead.
-                    let flags = match by_page {
-                        true => protocol::KEEP_CACHE,
-                        false => protocol::DIRECT_IO,
-                    };
+                    let flags = cache(by_page);
                     self.push(metadata, size, Content::Pages { file, flags })
                 }
             };
@@ -115,6 +116,16 @@ impl Tree {
             content,
         });
         node
+    }
+}
+
+/// Whether the kernel's page cache is used for a page file. Long reads are twice as fast
+/// without it, and it would hold a second copy, charged to the container. Reads of single
+/// pages are five times as fast with the kernel's read-ahead.
+fn cache(by_page: bool) -> u32 {
+    match by_page {
+        true => protocol::KEEP_CACHE,
+        false => protocol::DIRECT_IO,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::frame::{Fault, Records};
 use super::proto::wire::Message;
+use super::source::Images;
 use super::verify::name;
 use crate::images::Error;
 
@@ -13,18 +14,26 @@ use crate::images::Error;
 const MAX_RECORDS: usize = 1 << 20;
 
 /// A directory of images. An optional image that is missing counts as empty.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Dir<'a>(pub(crate) &'a Path);
+#[derive(Debug)]
+pub(crate) struct Dir<'a, I: Images + ?Sized = Path>(pub(crate) &'a I);
 
-impl Dir<'_> {
+impl<I: Images + ?Sized> Clone for Dir<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I: Images + ?Sized> Copy for Dir<'_, I> {}
+
+impl<I: Images + ?Sized> Dir<'_, I> {
     /// Reads an image; `None` if it is missing.
     pub(crate) fn open<T>(
         &self,
         image: &str,
         read: impl FnOnce(&mut Records) -> Result<T, Fault>,
     ) -> Result<Option<T>, Error> {
-        let path = self.0.join(image);
-        match Records::open(&path).and_then(|mut records| read(&mut records)) {
+        let path = self.0.path().join(image);
+        match Records::open(self.0, image).and_then(|mut records| read(&mut records)) {
             Ok(found) => Ok(Some(found)),
             Err(Fault::Read(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(fault) => Err(name(fault, path)),
@@ -66,22 +75,10 @@ impl Dir<'_> {
 
     /// The names of regular files, and their sizes.
     pub(crate) fn files(&self) -> Result<Vec<(String, u64)>, Error> {
-        let unreadable = |source| Error::Directory {
-            dir: self.0.to_owned(),
+        self.0.files().map_err(|source| Error::Directory {
+            dir: self.0.path().to_owned(),
             source,
-        };
-        let mut files = Vec::new();
-        for entry in self.0.read_dir().map_err(unreadable)? {
-            let entry = entry.map_err(unreadable)?;
-            // Links are not followed, because their targets are not in the checkpoint.
-            let metadata = entry.metadata().map_err(unreadable)?;
-            if metadata.is_file() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                files.push((name, metadata.len()));
-            }
-        }
-        files.sort();
-        Ok(files)
+        })
     }
 }
 

@@ -8,22 +8,22 @@
 //! processes with the same stack address come from the same exec.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::dir::Dir;
 use super::proto::{Mm, PagemapHead, PstreeEntry};
+use super::source::Images;
 use super::verify::Error;
 
 /// The names of these processes' page files. They only affect the caching of CRIU's
 /// reads, so an image that is not understood is ignored.
-pub(crate) fn pages(dir: &Path) -> Result<BTreeSet<String>, Error> {
+pub(crate) fn pages<I: Images + ?Sized>(dir: &I) -> Result<BTreeSet<String>, Error> {
     match read(dir) {
         Err(Error::Unknown { .. } | Error::TooMany { .. }) => Ok(BTreeSet::new()),
         names => names,
     }
 }
 
-fn read(dir: &Path) -> Result<BTreeSet<String>, Error> {
+fn read<I: Images + ?Sized>(dir: &I) -> Result<BTreeSet<String>, Error> {
     let dir = Dir(dir);
     let processes: Vec<PstreeEntry> = dir.all("pstree.img")?;
     let mut stacks = BTreeMap::new();

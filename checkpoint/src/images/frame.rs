@@ -1,10 +1,10 @@
 //! The framing that CRIU's image files share: magic numbers, then records.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::Path;
 
 use super::proto::wire::{Malformed, Message};
+use super::source::Images;
+use crate::opened::Refused;
 
 /// First word of every framed image but the inventory (CRIU's magic.h).
 const COMMON: u32 = 0x5456_4319;
@@ -31,6 +31,17 @@ pub(crate) enum Fault {
     TooMany,
 }
 
+impl From<io::Error> for Fault {
+    /// A link or a pipe of an image's name is no image.
+    fn from(error: io::Error) -> Self {
+        let refused = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match refused {
+            Some(Refused::Link | Refused::NotRegular) => Self::NotAnImage,
+            _ => Self::Read(error),
+        }
+    }
+}
+
 impl From<Malformed> for Fault {
     fn from(_: Malformed) -> Self {
         Self::Malformed
@@ -39,21 +50,17 @@ impl From<Malformed> for Fault {
 
 /// The records of one file, in order.
 pub(crate) struct Records {
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Read>>,
     /// The record that was read last. Its buffer is reused, because a pagemap has a
     /// record of a few bytes for each run of pages.
     record: Vec<u8>,
 }
 
 impl Records {
-    /// Opens a file and checks its magic. Only regular files are opened: a pipe would
-    /// block, and a link can lead to any file.
-    pub(crate) fn open(path: &Path) -> Result<Self, Fault> {
-        if !path.symlink_metadata().map_err(Fault::Read)?.is_file() {
-            return Err(Fault::NotAnImage);
-        }
+    /// Opens a file and checks its magic.
+    pub(crate) fn open<I: Images + ?Sized>(images: &I, name: &str) -> Result<Self, Fault> {
         let mut records = Self {
-            file: BufReader::new(File::open(path).map_err(Fault::Read)?),
+            file: BufReader::new(images.image(name)?),
             record: Vec::new(),
         };
         match records.word()? {

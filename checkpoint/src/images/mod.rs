@@ -11,7 +11,7 @@
 //! Every framed file begins with one or two 32-bit magic numbers and then holds
 //! records, each a 32-bit length and a protobuf message (CRIU's image.c and
 //! protobuf.c). [`frame`] reads the framing, [`proto`] the messages, [`dir`] a
-//! directory of such files.
+//! directory of such files, which may be on disk or in memory ([`Images`]).
 //!
 //! [`verify`](verify()) distinguishes a complete checkpoint from a damaged one.
 //! [`network`] returns whether the network namespace was left out,
@@ -25,10 +25,12 @@ pub(crate) mod frame;
 mod netns;
 pub(crate) mod proto;
 mod sockets;
+pub(crate) mod source;
 mod unrestorable;
 pub(crate) mod verify;
 
 pub use netns::{Network, network};
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
+pub use source::Images;
 pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};
 pub use verify::{Error, verify};

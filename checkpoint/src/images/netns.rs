@@ -5,12 +5,11 @@
 //! supplied one would stay unused. runc has CRIU leave such a namespace empty, and then
 //! there is no image at all: init's namespace differs from CRIU's, unlike the host's.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::dir::{Dir, number};
 use super::proto::{Ids, Inventory, Netns, PstreeEntry};
+use super::source::Images;
 
 /// The network namespace of a checkpoint's processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,7 +26,7 @@ pub enum Network {
 /// Reads the netns images in `dir`. Files that can't be read count as absent, since
 /// [`super::verify()`] reports damage.
 #[must_use]
-pub fn network(dir: &Path) -> Network {
+pub fn network<I: Images + ?Sized>(dir: &I) -> Network {
     let dir = Dir(dir);
     let mut network = Network::Host;
     for (name, _) in dir.files().unwrap_or_default() {
@@ -46,7 +45,7 @@ pub fn network(dir: &Path) -> Network {
 }
 
 /// Whether init was in another network namespace than CRIU.
-fn is_apart(dir: &Dir<'_>) -> Option<bool> {
+fn is_apart<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Option<bool> {
     let inventory: Inventory = dir.first("inventory.img").ok()??;
     let init: PstreeEntry = dir.first("pstree.img").ok()??;
     let ids: Ids = dir.first(&format!("ids-{}.img", init.pid)).ok()??;
@@ -57,6 +56,7 @@ fn is_apart(dir: &Dir<'_>) -> Option<bool> {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::Path;
 
     fn with_netns(message: &[u8]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().expect("tempdir");

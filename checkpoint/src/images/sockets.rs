@@ -4,12 +4,12 @@
 //! addresses: a connection can be restored only in a network that has its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::dir::Dir;
 use super::proto::{self, FileEntry};
+use super::source::Images;
 use crate::images::Error;
 
 /// A socket that a process has open.
@@ -134,7 +134,7 @@ pub struct Unix {
 ///
 /// # Errors
 /// `files.img` is damaged.
-pub fn sockets(dir: &Path) -> Result<Vec<Socket>, Error> {
+pub fn sockets<I: Images + ?Sized>(dir: &I) -> Result<Vec<Socket>, Error> {
     let dir = Dir(dir);
     let mut sockets = Vec::new();
     for entry in dir.all::<FileEntry>("files.img")? {
@@ -145,7 +145,10 @@ pub fn sockets(dir: &Path) -> Result<Vec<Socket>, Error> {
 
 impl Socket {
     /// An open file as a socket; `None` if it is none.
-    pub(crate) fn of(dir: &Dir<'_>, entry: &FileEntry) -> Result<Option<Self>, Error> {
+    pub(crate) fn of<I: Images + ?Sized>(
+        dir: &Dir<'_, I>,
+        entry: &FileEntry,
+    ) -> Result<Option<Self>, Error> {
         let (netns, kind) = if let Some(isk) = &entry.isk {
             let Some(mut inet) = Inet::of(isk) else {
                 return Ok(None);

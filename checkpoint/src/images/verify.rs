@@ -6,11 +6,14 @@
 //! pagemap has their number. CRIU 4.2 reads forever and fills its log if pages are
 //! missing, so they are counted here.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
+use super::dir::Dir;
 use super::frame::{Fault, INVENTORY, Records};
 use super::proto::{PagemapHead, PagemapRun};
+use super::source::Images;
 
 /// Files of records only, present once or per process.
 const WALKED: [&str; 7] = [
@@ -69,79 +72,67 @@ pub enum Error {
     },
 }
 
-/// Checks that `dir` has a checkpoint with complete framed files.
+/// Checks that `images` are a checkpoint with complete framed files.
 ///
 /// # Errors
 /// The file that is missing or damaged.
-pub fn verify(dir: &Path) -> Result<(), Error> {
-    let unreadable = |source| Error::Directory {
-        dir: dir.to_owned(),
-        source,
-    };
-    let entries = dir.read_dir().map_err(unreadable)?;
-    let inventory = dir.join("inventory.img");
-    match walk(&inventory) {
+pub fn verify<I: Images + ?Sized>(images: &I) -> Result<(), Error> {
+    let files = files(images)?;
+    let inventory = || images.path().join("inventory.img");
+    match walk(images, "inventory.img") {
         Err(Fault::Read(error)) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NoInventory {
-                dir: dir.to_owned(),
+                dir: images.path().to_owned(),
             });
         }
-        Ok(0) => return Err(Error::Truncated { file: inventory }),
-        other => other.map_err(|fault| name(fault, inventory.clone()))?,
+        Ok(0) => return Err(Error::Truncated { file: inventory() }),
+        other => other.map_err(|fault| name(fault, inventory()))?,
     };
-    if first_word(&inventory) != Some(INVENTORY) {
-        return Err(Error::NotAnImage { file: inventory });
+    if first_word(images, "inventory.img") != Some(INVENTORY) {
+        return Err(Error::NotAnImage { file: inventory() });
     }
-    for entry in entries {
-        let entry = entry.map_err(unreadable)?;
-        let file_name = entry.file_name();
-        let walked = file_name.to_str().is_some_and(|name| {
-            name.ends_with(".img") && WALKED.iter().any(|prefix| name.starts_with(prefix))
-        });
-        if walked {
-            walk(&entry.path()).map_err(|fault| name(fault, entry.path()))?;
+    for file in files.keys() {
+        if file.ends_with(".img") && WALKED.iter().any(|prefix| file.starts_with(prefix)) {
+            walk(images, file).map_err(|fault| name(fault, images.path().join(file)))?;
         }
     }
-    check_pagemaps(dir, |pages| {
-        let metadata = dir.join(pages).metadata().ok()?;
-        Some(metadata.len())
-    })
+    check_pagemaps(images, |pages| files.get(pages).copied())
 }
 
-/// Compares the pagemaps in `dir` with the sizes of the page files that they
+fn files<I: Images + ?Sized>(images: &I) -> Result<BTreeMap<String, u64>, Error> {
+    let files = Dir(images).files()?;
+    Ok(files.into_iter().collect())
+}
+
+/// Compares the pagemaps in `images` with the sizes of the page files that they
 /// name. Pages without a file come from elsewhere, such as a page server.
-pub(crate) fn check_pagemaps(dir: &Path, size: impl Fn(&str) -> Option<u64>) -> Result<(), Error> {
-    let unreadable = |source| Error::Directory {
-        dir: dir.to_owned(),
-        source,
-    };
-    for entry in dir.read_dir().map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let is_pagemap = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with("pagemap-") && name.ends_with(".img"));
-        if is_pagemap {
-            let (pages, needed) = match needed(&entry.path()) {
-                Ok(found) => found,
-                // The CRIU that wrote it may still understand it.
-                Err(Fault::Malformed) => continue,
-                Err(fault) => return Err(name(fault, entry.path())),
-            };
-            let file = format!("pages-{pages}.img");
-            if size(&file).is_some_and(|size| size < needed) {
-                return Err(Error::Truncated {
-                    file: dir.join(file),
-                });
-            }
+pub(crate) fn check_pagemaps<I: Images + ?Sized>(
+    images: &I,
+    size: impl Fn(&str) -> Option<u64>,
+) -> Result<(), Error> {
+    for pagemap in files(images)?.into_keys() {
+        if !(pagemap.starts_with("pagemap-") && pagemap.ends_with(".img")) {
+            continue;
+        }
+        let (pages, needed) = match needed(images, &pagemap) {
+            Ok(found) => found,
+            // The CRIU that wrote it may still understand it.
+            Err(Fault::Malformed) => continue,
+            Err(fault) => return Err(name(fault, images.path().join(pagemap))),
+        };
+        let file = format!("pages-{pages}.img");
+        if size(&file).is_some_and(|size| size < needed) {
+            return Err(Error::Truncated {
+                file: images.path().join(file),
+            });
         }
     }
     Ok(())
 }
 
 /// Reads a file to its end and counts its records.
-fn walk(file: &Path) -> Result<usize, Fault> {
-    let mut records = Records::open(file)?;
+fn walk<I: Images + ?Sized>(images: &I, file: &str) -> Result<usize, Fault> {
+    let mut records = Records::open(images, file)?;
     let mut count = 0;
     while records.next()?.is_some() {
         count += 1;
@@ -150,11 +141,11 @@ fn walk(file: &Path) -> Result<usize, Fault> {
 }
 
 /// The number of a pagemap's pages file, and the bytes it must have.
-fn needed(file: &Path) -> Result<(u32, u64), Fault> {
+fn needed<I: Images + ?Sized>(images: &I, file: &str) -> Result<(u32, u64), Fault> {
     // CRIU counts in pages of the machine. With the smallest page size the result never
     // exceeds the size of a complete file.
     const PAGE: u64 = 4096;
-    let mut records = Records::open(file)?;
+    let mut records = Records::open(images, file)?;
     let head: PagemapHead = records.next_message()?.ok_or(Fault::Truncated)?;
     let mut bytes = 0u64;
     while let Some(run) = records.next_message::<PagemapRun>()? {
@@ -165,10 +156,9 @@ fn needed(file: &Path) -> Result<(u32, u64), Fault> {
     Ok((head.pages_id, bytes))
 }
 
-fn first_word(file: &Path) -> Option<u32> {
-    use std::io::Read;
+fn first_word<I: Images + ?Sized>(images: &I, file: &str) -> Option<u32> {
     let mut word = [0; 4];
-    std::fs::File::open(file).ok()?.read_exact(&mut word).ok()?;
+    images.image(file).ok()?.read_exact(&mut word).ok()?;
     Some(u32::from_le_bytes(word))
 }
 

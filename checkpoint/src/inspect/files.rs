@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::images::dir::Dir;
 use crate::images::proto::{self, FdInfo, FileEntry, MemfdInode, RemapFilePath, TtyInfo};
-use crate::images::{Error, Socket};
+use crate::images::{Error, Images, Socket};
 
 /// One descriptor of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,7 +98,7 @@ const REG: u32 = 1;
 const MEMFD: u32 = 18;
 
 impl Files {
-    pub(super) fn read(dir: &Dir<'_>) -> Result<Self, Error> {
+    pub(super) fn read<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Result<Self, Error> {
         let mut open = HashMap::new();
         let mut sockets = Vec::new();
         for entry in dir.all::<FileEntry>("files.img")? {
@@ -148,7 +148,11 @@ impl Files {
     }
 
     /// A process's descriptors, by the number of its table.
-    pub(super) fn table(&self, dir: &Dir<'_>, table: u32) -> Result<Vec<OpenFile>, Error> {
+    pub(super) fn table<I: Images + ?Sized>(
+        &self,
+        dir: &Dir<'_, I>,
+        table: u32,
+    ) -> Result<Vec<OpenFile>, Error> {
         let descriptors = dir.all::<FdInfo>(&format!("fdinfo-{table}.img"))?;
         let mut files: Vec<_> = descriptors.iter().map(|fd| self.describe(fd)).collect();
         files.sort_by_key(|file| file.fd);

@@ -6,7 +6,8 @@
 //! mountpoints-N, netns-N, stats-dump, cedana-manifest.json ─► the rest
 //! ```
 //!
-//! Only these small images are read, never the memory itself, so it takes the same time
+//! Only these small images are read, never the memory itself, and only files that the
+//! manifest lists. They are not compared with its digests, so it takes the same time
 //! for a checkpoint of any size, also for one of a stock runtime. The result is plain
 //! data that serializes as documented in docs/inspect.md. A released key keeps its name
 //! and meaning.
@@ -29,10 +30,11 @@ pub use namespaces::{Namespace, NamespaceKind};
 pub use processes::{Process, ProcessState, Thread};
 pub use sizes::{DumpCost, Sizes};
 
-use crate::format::Error;
 use crate::format::manifest::Manifest;
+use crate::format::{Error, Listed};
 use crate::images::dir::Dir;
 use crate::images::{self, Network, Socket, network, proto};
+use crate::opened::OpenedDir;
 use files::Files;
 use memory::Pages;
 use namespaces::pairs;
@@ -78,7 +80,13 @@ pub fn dump_cost(work: &Path) -> Result<Option<DumpCost>, images::Error> {
 /// # Errors
 /// The directory is not a checkpoint, or a small image is damaged. Memory is not read.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    let dir = Dir(path);
+    let opened = OpenedDir::open(path).map_err(|source| images::Error::Directory {
+        dir: path.to_owned(),
+        source,
+    })?;
+    let manifest = Manifest::read(&opened)?;
+    let images = Listed::new(&opened, manifest.as_ref());
+    let dir = Dir(&images);
     let listing = dir.files()?;
     let Some(inventory) = dir.first::<proto::Inventory>("inventory.img")? else {
         let dir = path.to_owned();
@@ -88,21 +96,26 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let mut pages = Pages::read(&dir, &listing)?;
     let found = processes::read(&dir, &files, &mut pages)?;
     let ids = found.iter().filter_map(|found| found.ids.as_ref());
-    Ok(Inspection {
+    let inspection = Inspection {
         image_version: inventory.img_version,
         machine: found
             .iter()
             .find_map(|found| found.machine)
             .unwrap_or("unknown"),
-        manifest: Manifest::read(path)?,
+        manifest: None,
         sizes: sizes::of(&listing, &pages.files),
         dump: sizes::dump_cost(&dir)?,
-        network: network(path),
+        network: network(&images),
         namespaces: namespaces::of(&dir, inventory.root_ids.as_ref(), ids.map(pairs))?,
         mounts: mounts::read(&dir, &listing)?,
         processes: found.into_iter().map(|found| found.process).collect(),
         shared_memory: pages.shared.into_values().collect(),
         sockets: files.into_sockets(),
+    };
+    drop(images);
+    Ok(Inspection {
+        manifest,
+        ..inspection
     })
 }
 

@@ -1,12 +1,10 @@
 //! The mounts of a checkpoint.
 
-use std::path::Path;
-
 use serde::Serialize;
 
-use crate::images::Error;
 use crate::images::dir::{Dir, number};
 use crate::images::proto;
+use crate::images::{Error, Images};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,7 +29,10 @@ pub struct Mount {
     pub external: Option<String>,
 }
 
-pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount>, Error> {
+pub(super) fn read<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
+    listing: &[(String, u64)],
+) -> Result<Vec<Mount>, Error> {
     let mut mounts = Vec::new();
     for (name, _) in listing {
         let Some(namespace) = number(name, "mountpoints-") else {
@@ -60,11 +61,11 @@ pub(super) fn read(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<Vec<Mount
     Ok(mounts)
 }
 
-/// The keys of the external mounts of the checkpoint in `path`. Files that can't be read
+/// The keys of the external mounts of a checkpoint. Files that can't be read
 /// count as absent, since [`crate::images::verify()`] reports damage.
 #[must_use]
-pub fn external_mounts(path: &Path) -> Vec<String> {
-    let dir = Dir(path);
+pub fn external_mounts<I: Images + ?Sized>(images: &I) -> Vec<String> {
+    let dir = Dir(images);
     let listing = dir.files().unwrap_or_default();
     let mounts = read(&dir, &listing).unwrap_or_default();
     mounts

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::images::Error;
 use crate::images::dir::Dir;
 use crate::images::proto::{Ids, Netns};
+use crate::images::{Error, Images};
 
 /// A namespace that at least one process is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,8 +37,8 @@ pub enum NamespaceKind {
     Time,
 }
 
-pub(super) fn of(
-    dir: &Dir<'_>,
+pub(super) fn of<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
     host: Option<&Ids>,
     processes: impl Iterator<Item = [(NamespaceKind, Option<u32>); 8]>,
 ) -> Result<Vec<Namespace>, Error> {

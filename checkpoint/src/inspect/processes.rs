@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::files::{Files, OpenFile};
 use super::memory::{Memory, Pages};
-use crate::images::Error;
 use crate::images::dir::Dir;
 use crate::images::proto::{Core, Fs, Ids, PstreeEntry};
+use crate::images::{Error, Images};
 
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,15 +69,19 @@ pub(super) struct Found {
     pub(super) machine: Option<&'static str>,
 }
 
-pub(super) fn read(dir: &Dir<'_>, files: &Files, pages: &mut Pages) -> Result<Vec<Found>, Error> {
+pub(super) fn read<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
+    files: &Files,
+    pages: &mut Pages,
+) -> Result<Vec<Found>, Error> {
     dir.all::<PstreeEntry>("pstree.img")?
         .into_iter()
         .map(|entry| process(dir, entry, files, pages))
         .collect()
 }
 
-fn process(
-    dir: &Dir<'_>,
+fn process<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
     entry: PstreeEntry,
     files: &Files,
     pages: &mut Pages,

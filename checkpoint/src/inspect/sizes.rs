@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::format::manifest;
-use crate::images::Error;
 use crate::images::dir::{Dir, number};
 use crate::images::proto::Stats;
+use crate::images::{Error, Images};
 
 /// The sizes of a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes
 
 /// The statistics that CRIU writes to its work directory, which is the checkpoint's
 /// directory unless the caller named another.
-pub(super) fn dump_cost(dir: &Dir<'_>) -> Result<Option<DumpCost>, Error> {
+pub(super) fn dump_cost<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Result<Option<DumpCost>, Error> {
     let stats = dir.first::<Stats>("stats-dump")?;
     Ok(stats.and_then(|stats| stats.dump).map(|dump| DumpCost {
         freezing_us: dump.freezing_time,

@@ -116,7 +116,7 @@ impl Queue {
 
 /// The state that the threads share with the source.
 pub(super) struct Shared {
-    pub(super) files: Vec<Reader>,
+    pub(super) files: Vec<Arc<Reader>>,
     queue: Mutex<Queue>,
     /// There may be work, or the threads must exit.
     work: Condvar,
@@ -252,7 +252,7 @@ pub(super) struct Prefetch {
 
 impl Prefetch {
     /// Starts threads, which wait for [`Self::begin`].
-    pub(super) fn new(files: Vec<Reader>, threads: usize) -> std::io::Result<Self> {
+    pub(super) fn new(files: Vec<Arc<Reader>>, threads: usize) -> std::io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let mut prefetch = Self {
             shared: Arc::new(Shared {

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, contents, unpack};
+use cedana_checkpoint::images;
+use cedana_checkpoint::opened::OpenedDir;
 use nix::sys::stat::{Mode, umask};
 
 use super::error::{self, Error};
@@ -27,14 +29,18 @@ pub(crate) fn run(request: &Unpack) -> Result<ExitCode, Error> {
 }
 
 fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
-    publish::recover(dir)?;
-    let manifest = Manifest::read(dir).map_err(format::Error::from)?;
+    let opened = OpenedDir::open(dir).map_err(|source| {
+        let dir = dir.to_owned();
+        format::Error::from(images::Error::Directory { dir, source })
+    })?;
+    publish::recover(&opened)?;
+    let manifest = Manifest::read(&opened).map_err(format::Error::from)?;
     let manifest = manifest.ok_or(error::Unpack::NotOurs)?;
-    let directory = contents::open(dir, &manifest)?;
+    let contents = contents::open(&opened, &manifest)?;
     // For root alone, like the checkpoint.
     umask(Mode::from_bits_truncate(0o077));
     let mut store = Staging::prepare(to, Durability::Disk)?;
-    unpack::unpack(&directory, store.place())?;
+    unpack::unpack(&contents.directory, store.place())?;
     store.publish(None)?;
     Ok(())
 }

@@ -1,27 +1,32 @@
 //! The directory from which the runtime and CRIU restore.
 //!
 //! ```text
-//! no manifest ─► the checkpoint itself: a stock runtime took it
-//! manifest ─► machine compatible? files valid? ─► FUSE: decoded while CRIU reads
-//!                                             └─► without FUSE: unpacked, removed afterwards
+//! manifest ─► machine compatible? files verified? ─┐
+//! no manifest: a stock runtime took it ─► opened? ─┴► FUSE: what was verified or opened
+//! without FUSE: ours is unpacked, and removed afterwards; a stock one is used itself
 //! ```
 //!
 //! The FUSE mount ends with this process. The unpacked copy is in the place of an
 //! incomplete checkpoint, within the checkpoint's directory, so the next checkpoint
 //! or restore removes the copy of a killed one. If that directory is not writable,
 //! the copy is in the directory for temporary files.
+//!
+//! Everything that this process learns from the checkpoint comes from the same contents
+//! ([`ImagesView::images`]), and not from the directory, which may change meanwhile.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cedana_checkpoint::format::contents::{self, Directory};
+use cedana_checkpoint::format::contents::{self, Contents, Directory};
 use cedana_checkpoint::format::manifest::{Machine, Manifest};
 use cedana_checkpoint::format::pages::Damage;
 use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, Unfit, unpack};
 use cedana_checkpoint::fuse::{Root, Server, Unavailable};
 use cedana_checkpoint::images;
+use cedana_checkpoint::opened::OpenedDir;
+use nix::errno::Errno;
 use tempfile::TempDir;
 
 use crate::host::sys;
@@ -58,10 +63,15 @@ pub(crate) enum Error {
 const LAZY_READ_AHEAD: u64 = 1 << 20;
 
 /// A checkpoint's images in CRIU's own format, until this is dropped.
-pub(crate) struct ImagesView(Source);
+pub(crate) struct ImagesView {
+    source: Source,
+    contents: Contents,
+    /// The manifest's fingerprint; `None` if a stock runtime took the checkpoint.
+    fingerprint: Option<String>,
+}
 
 enum Source {
-    /// A stock checkpoint.
+    /// The directory of a stock checkpoint.
     Stock,
     Fuse(Server),
     /// CRIU leaves the lazy pages to a page source.
@@ -70,104 +80,184 @@ enum Source {
     UnpackedElsewhere(TempDir),
 }
 
+/// What a restore needs of its view.
+pub(crate) struct Needs {
+    /// The most bytes that are decoded ahead.
+    pub(crate) memory: u64,
+    /// The files are readable for the container's root.
+    pub(crate) root: Root,
+    /// The caller, too, reads or writes the files of a stock checkpoint.
+    pub(crate) shares_files: bool,
+}
+
 impl ImagesView {
-    /// Checks a checkpoint and mounts it, with up to `memory` bytes decoded ahead.
-    /// `lazy` decides whether CRIU leaves lazy pages unread; `warn` is called if the
-    /// checkpoint is unpacked and so takes space on disk. The files are readable for
-    /// `root`.
+    /// Checks a checkpoint and mounts it. `lazy` decides whether CRIU leaves lazy pages
+    /// unread; `warn` is called if the checkpoint is unpacked and so takes space on disk.
     pub(crate) fn new(
         dir: &Path,
-        memory: u64,
-        root: Root,
-        lazy: impl FnOnce(&Manifest) -> bool,
+        needs: &Needs,
+        lazy: impl FnOnce(&Manifest, &Contents) -> bool,
         warn: impl Fn(&str),
     ) -> Result<Self, Error> {
-        publish::recover(dir)?;
-        let manifest = Manifest::read(dir).map_err(format::Error::from)?;
-        let Some(manifest) = manifest else {
-            images::verify(dir).map_err(format::Error::from)?;
-            return Ok(Self(Source::Stock));
+        let opened = OpenedDir::open(dir).map_err(|source| {
+            let dir = dir.to_owned();
+            format::Error::from(images::Error::Directory { dir, source })
+        })?;
+        publish::recover(&opened)?;
+        let manifest = Manifest::identified(&opened).map_err(format::Error::from)?;
+        let Some((manifest, fingerprint)) = manifest else {
+            return Self::stock(&opened, needs);
         };
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
-        let directory = || -> Result<Directory, Error> {
-            let mut directory = contents::open(dir, &manifest)?;
-            format::reserve(&mut directory, sys::free_memory().map_err(Error::Machine)?);
-            Ok(directory)
+        let mut contents = with_descriptors(|| contents::open(&opened, &manifest))?;
+        let free = sys::free_memory().map_err(Error::Machine)?;
+        format::reserve(&mut contents.directory, free);
+        let lazy = lazy(&manifest, &contents);
+        let memory = if lazy { LAZY_READ_AHEAD } else { needs.memory };
+        let source = match Server::start(contents.directory.clone(), memory, needs.root) {
+            Ok(server) if lazy => Source::FuseLazy(server),
+            Ok(server) => Source::Fuse(server),
+            Err(unavailable) => unpacked(dir, &contents.directory, unavailable, warn)?,
         };
-        let served = directory()?;
-        let lazy = lazy(&manifest);
-        let memory = if lazy { LAZY_READ_AHEAD } else { memory };
-        match Server::start(served, memory, root) {
-            Ok(server) if lazy => Ok(Self(Source::FuseLazy(server))),
-            Ok(server) => Ok(Self(Source::Fuse(server))),
-            Err(unavailable) => Self::unpacked(dir, &directory()?, unavailable, warn),
-        }
+        Ok(Self {
+            source,
+            contents,
+            fingerprint: Some(fingerprint),
+        })
     }
 
-    fn unpacked(
+    /// Mounts the same contents for CRIU to read all memory, after a lazy attempt. They
+    /// are not opened again, so what was checked of them still holds.
+    pub(crate) fn serve_all(
+        &mut self,
         dir: &Path,
-        directory: &Directory,
-        unavailable: Unavailable,
+        needs: &Needs,
         warn: impl Fn(&str),
-    ) -> Result<Self, Error> {
-        let place = match Staging::prepare(dir, Durability::Copied) {
-            Ok(store) => Source::UnpackedWithin(store),
-            // Read-only, full, or in use.
-            Err(_) => match tempfile::Builder::new()
-                .prefix("cedana-unpacked-")
-                .tempdir()
-            {
-                Ok(place) => Source::UnpackedElsewhere(place),
-                Err(source) => {
-                    return Err(Error::NoDirectory {
-                        unavailable,
-                        source,
-                    });
-                }
-            },
+    ) -> Result<(), Error> {
+        let directory = &self.contents.directory;
+        self.source = match Server::start(directory.clone(), needs.memory, needs.root) {
+            Ok(server) => Source::Fuse(server),
+            Err(unavailable) => unpacked(dir, directory, unavailable, warn)?,
         };
-        let view = Self(place);
-        let path = view.path().unwrap_or_default();
-        warn(&format!(
-            "the checkpoint in {} is unpacked to {} for this restore, because its files cannot be mounted with FUSE: {unavailable}",
-            dir.display(),
-            path.display()
-        ));
-        match unpack::unpack(directory, &path) {
-            Ok(()) => Ok(view),
-            Err(source) => Err(Error::Unpack {
-                unavailable,
-                source,
-            }),
-        }
+        Ok(())
+    }
+
+    fn stock(opened: &OpenedDir, needs: &Needs) -> Result<Self, Error> {
+        let contents = with_descriptors(|| contents::stock(opened))?;
+        images::verify(&contents).map_err(format::Error::from)?;
+        let served = match needs.shares_files {
+            true => None,
+            // Without FUSE CRIU opens the files again, as a stock runtime has it.
+            false => Server::start(contents.directory.clone(), needs.memory, needs.root).ok(),
+        };
+        Ok(Self {
+            source: served.map_or(Source::Stock, Source::Fuse),
+            contents,
+            fingerprint: None,
+        })
+    }
+
+    /// What CRIU reads.
+    pub(crate) fn images(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// The digest of the manifest's text; `None` if a stock runtime took the checkpoint.
+    pub(crate) fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
     }
 
     /// The directory to restore from; `None` if it is the checkpoint's own.
     pub(crate) fn path(&self) -> Option<PathBuf> {
-        match &self.0 {
-            Source::Stock => None,
-            Source::Fuse(server) | Source::FuseLazy(server) => Some(server.path()),
-            Source::UnpackedWithin(store) => Some(store.place().to_owned()),
-            Source::UnpackedElsewhere(dir) => Some(dir.path().to_owned()),
-        }
+        self.source.path()
     }
 
     /// Whether its lazy pages are left to a page source.
     pub(crate) fn is_lazy(&self) -> bool {
-        matches!(self.0, Source::FuseLazy(_))
+        matches!(self.source, Source::FuseLazy(_))
     }
 
     /// Whether a stock runtime took it.
     pub(crate) fn is_stock(&self) -> bool {
-        matches!(self.0, Source::Stock)
+        self.fingerprint.is_none()
     }
 
     /// The damage that was found while CRIU read the images, `None` if none was.
     pub(crate) fn damage(&self) -> Option<Arc<Damage>> {
-        match &self.0 {
+        match &self.source {
             Source::Fuse(server) | Source::FuseLazy(server) => server.damage(),
             _ => None,
+        }
+    }
+}
+
+/// Opens a checkpoint, which takes a descriptor for each page file. The limit is only
+/// raised if it is too low: CRIU inherits it, and restored processes would get tables of
+/// descriptors of that length.
+fn with_descriptors(
+    open: impl Fn() -> Result<Contents, format::Error>,
+) -> Result<Contents, format::Error> {
+    match open() {
+        Err(error) if is_out_of_descriptors(&error) => {
+            sys::raise_descriptor_limit();
+            open()
+        }
+        contents => contents,
+    }
+}
+
+fn is_out_of_descriptors(error: &format::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let source = source.and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| source.raw_os_error() == Some(Errno::EMFILE as i32))
+}
+
+/// Unpacks a checkpoint whose files can't be mounted.
+fn unpacked(
+    dir: &Path,
+    directory: &Directory,
+    unavailable: Unavailable,
+    warn: impl Fn(&str),
+) -> Result<Source, Error> {
+    let place = match Staging::prepare(dir, Durability::Copied) {
+        Ok(store) => Source::UnpackedWithin(store),
+        // Read-only, full, in use, or not this user's alone.
+        Err(_) => match tempfile::Builder::new()
+            .prefix("cedana-unpacked-")
+            .tempdir()
+        {
+            Ok(place) => Source::UnpackedElsewhere(place),
+            Err(source) => {
+                return Err(Error::NoDirectory {
+                    unavailable,
+                    source,
+                });
+            }
+        },
+    };
+    let path = place.path().unwrap_or_default();
+    warn(&format!(
+        "the checkpoint in {} is unpacked to {} for this restore, because its files cannot be mounted with FUSE: {unavailable}",
+        dir.display(),
+        path.display()
+    ));
+    match unpack::unpack(directory, &path) {
+        Ok(()) => Ok(place),
+        Err(source) => Err(Error::Unpack {
+            unavailable,
+            source,
+        }),
+    }
+}
+
+impl Source {
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Stock => None,
+            Self::Fuse(server) | Self::FuseLazy(server) => Some(server.path()),
+            Self::UnpackedWithin(store) => Some(store.place().to_owned()),
+            Self::UnpackedElsewhere(dir) => Some(dir.path().to_owned()),
         }
     }
 }

@@ -12,11 +12,19 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{SysconfVar, sysconf};
 
 use cedana_contract::pid::Pid;
+
+/// Allows as many open files as this process may have. Children inherit the limit.
+pub(crate) fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
 
 /// Makes a child start with no signal blocked and be killed when this process ends.
 ///

@@ -1,9 +1,9 @@
 //! Decides whether a restore is lazy.
 
-use crate::cli::ImagePath;
 use std::fs;
 
 use cedana_checkpoint::format::manifest::Manifest;
+use cedana_checkpoint::images::Images;
 use cedana_checkpoint::lazy;
 use cedana_checkpoint::lazy::layout::Layout;
 use cedana_config::{Config, Mode};
@@ -29,7 +29,7 @@ pub(crate) fn wanted(
     config: &Config,
     runtime: &Runtime,
     manifest: &Manifest,
-    images: &ImagePath,
+    images: &(impl Images + ?Sized),
     limit: Option<u64>,
 ) -> Result<bool, String> {
     let pages = manifest.files.iter().filter_map(|entry| entry.pages);
@@ -122,13 +122,7 @@ mod tests {
         let (runc, crun) = (runtime("/usr/bin/runc"), runtime("/usr/bin/crun"));
         let images = tempfile::tempdir().expect("tempdir");
         let wanted = |config: &Config, runtime: &Runtime, manifest: &Manifest| {
-            super::wanted(
-                config,
-                runtime,
-                manifest,
-                &ImagePath::of(Some(images.path().as_os_str())),
-                None,
-            )
+            super::wanted(config, runtime, manifest, images.path(), None)
         };
         assert_eq!(wanted(&config, &runc, &manifest(SMALL - 1)), Ok(false));
         assert_eq!(wanted(&config, &crun, &manifest(SMALL - 1)), Ok(false));

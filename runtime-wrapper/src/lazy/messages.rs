@@ -27,6 +27,8 @@ pub(super) struct Startup {
     pub(super) id: String,
     /// The checkpoint's directory.
     pub(super) images: PathBuf,
+    /// The digest of the manifest's text, which the restore has verified.
+    pub(super) fingerprint: String,
     pub(super) bundle: PathBuf,
     /// How many threads prefetch.
     pub(super) threads: usize,

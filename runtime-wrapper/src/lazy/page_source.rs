@@ -22,9 +22,9 @@ use std::time::Instant;
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::lazy::layout::Memory;
 use cedana_checkpoint::lazy::{Failure, Source};
+use cedana_checkpoint::opened::OpenedDir;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{dup2_stdin, dup2_stdout};
 
 use super::completion_socket::{CompletionSocket, DONE, NO_ROOM};
@@ -69,9 +69,7 @@ fn take_over() -> io::Result<(Control, OwnedFd)> {
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     // A descriptor for each process, and for each page file.
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
+    sys::raise_descriptor_limit();
     Ok((Control::new(control), listener))
 }
 
@@ -156,7 +154,7 @@ impl Serving {
                 watchdog,
                 life,
                 source,
-                touches,
+                touches: Some(touches),
                 recorder: Recorder::new(startup, begun),
                 served: None,
             }),
@@ -378,17 +376,20 @@ fn open(
     startup: &Startup,
     listener: UnixListener,
     about_to_run: Box<dyn FnMut()>,
-) -> Result<(Source, Option<TouchCache>), String> {
+) -> Result<(Source, TouchCache), String> {
     let dir = &startup.images;
     let page = sys::page_size();
-    let manifest = Manifest::read(dir).map_err(|error| error.to_string())?;
-    let manifest = manifest.ok_or("the checkpoint has lost its manifest")?;
-    let memory = Memory::open(dir, &manifest, page).map_err(|error| error.to_string())?;
+    let opened = OpenedDir::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let manifest = Manifest::identified(&opened).map_err(|error| error.to_string())?;
+    let (manifest, fingerprint) = manifest.ok_or("the checkpoint has lost its manifest")?;
+    // The digests of all files are in the manifest that the restore has verified.
+    if fingerprint != startup.fingerprint {
+        return Err("the checkpoint was replaced while it was restored".to_owned());
+    }
+    let memory = Memory::open(&opened, &manifest, page).map_err(|error| error.to_string())?;
     let mut source = Source::new(memory, listener, page, startup.threads, about_to_run)
         .map_err(|error| format!("cannot start a page source: {error}"))?;
-    let touches = TouchCache::of(dir);
-    if let Some(touches) = &touches {
-        source.expect(touches.earlier());
-    }
+    let touches = TouchCache::of(&fingerprint);
+    source.expect(touches.earlier());
     Ok((source, touches))
 }

@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Settings<'a> {
     pub(crate) id: &'a str,
     pub(crate) images: &'a ImagePath,
+    /// The digest of the verified manifest's text.
+    pub(crate) fingerprint: &'a str,
     pub(crate) bundle: &'a BundlePath,
     pub(crate) threads: usize,
     /// The container's `oom_score_adj`.
@@ -73,6 +75,7 @@ impl Session {
         let startup = Startup {
             id: settings.id.to_owned(),
             images: settings.images.to_path_buf(),
+            fingerprint: settings.fingerprint.to_owned(),
             bundle: settings.bundle.to_path_buf(),
             threads: settings.threads,
             oom_score_adj: settings.oom_score_adj,

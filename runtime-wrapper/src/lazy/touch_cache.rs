@@ -9,7 +9,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cedana_checkpoint::format::manifest;
 use cedana_checkpoint::lazy::{MAX_TOUCHES_BYTES, Touches};
 use tempfile::NamedTempFile;
 
@@ -27,20 +26,19 @@ pub(super) struct TouchCache {
 }
 
 impl TouchCache {
-    /// The cache of a checkpoint; `None` if its manifest can't be read.
-    pub(super) fn of(images: &Path) -> Option<Self> {
-        Self::known(Path::new(DIR), images)
+    /// The cache of the checkpoint whose manifest has this fingerprint.
+    pub(super) fn of(fingerprint: &str) -> Self {
+        Self::known(Path::new(DIR), fingerprint)
     }
 
-    fn known(dir: &Path, images: &Path) -> Option<Self> {
-        let name = manifest::fingerprint(images).ok()?;
-        let path = dir.join(format!("{name}.json"));
+    fn known(dir: &Path, fingerprint: &str) -> Self {
+        let path = dir.join(format!("{fingerprint}.json"));
         let mut text = Vec::new();
         // Before the first restore there is none.
         let _ =
             File::open(&path).and_then(|file| file.take(MAX_TOUCHES_BYTES).read_to_end(&mut text));
         let earlier = Touches::parse(&text);
-        Some(Self { path, earlier })
+        Self { path, earlier }
     }
 
     pub(super) fn earlier(&self) -> &Touches {
@@ -86,11 +84,8 @@ mod tests {
     #[test]
     fn restores_of_one_checkpoint_add_up() {
         let home = tempfile::tempdir().expect("tempdir");
-        let images = tempfile::tempdir().expect("tempdir");
         let dir = home.path().join("touched");
-        assert!(TouchCache::known(&dir, images.path()).is_none());
-        fs::write(images.path().join(manifest::NAME), "one").expect("a manifest");
-        let of = || TouchCache::known(&dir, images.path()).expect("it has a manifest");
+        let of = || TouchCache::known(&dir, "one");
         of().add(&Touches::default()).expect("nothing to keep");
         assert!(!dir.exists());
         of().add(&touch(0)).expect("kept");
@@ -99,7 +94,6 @@ mod tests {
         both.merge(&touch(1 << 20));
         assert_eq!(*of().earlier(), both);
         // Another checkpoint's are its own.
-        fs::write(images.path().join(manifest::NAME), "two").expect("a manifest");
-        assert!(of().earlier().is_empty());
+        assert!(TouchCache::known(&dir, "two").earlier().is_empty());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::format::pages::MAX_FRAME;
+use crate::format::pages::{MAX_FRAME, MAX_FRAMES};
 
-use super::schema::{Entry, Kind, Manifest, NAME};
+use super::schema::{Entry, Kind, Manifest, NAME, PARENT};
 
 impl Entry {
     fn check(&self) -> Result<(), String> {
@@ -13,7 +13,7 @@ impl Entry {
         if name.is_empty()
             || name.len() > 255
             || name.contains(['/', '\0'])
-            || matches!(name.as_str(), "." | ".." | NAME)
+            || matches!(name.as_str(), "." | ".." | NAME | PARENT)
         {
             return wrong("not a valid file name");
         }
@@ -51,6 +51,11 @@ impl Entry {
 impl Manifest {
     /// Checks the names, digests and sizes of the files.
     pub(super) fn check(&self) -> Result<(), String> {
+        let frames = self.files.iter().filter_map(|entry| entry.pages);
+        let frames = frames.fold(0, |sum: u64, pages| sum.saturating_add(pages.frames));
+        if frames > MAX_FRAMES as u64 {
+            return Err("it has more memory than any container".to_owned());
+        }
         let mut names = BTreeSet::new();
         let mut raw_names = BTreeSet::new();
         for entry in &self.files {

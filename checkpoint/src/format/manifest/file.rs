@@ -1,16 +1,24 @@
 //! Reads and writes a manifest's file.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::schema::{FORMAT, Manifest, NAME};
+use crate::opened::OpenedDir;
 
 /// Size limit of a manifest, in bytes. An entry has about 200 bytes and a process a
 /// handful of files, so this is enough for fifty thousand processes.
 const MAX_BYTES: u64 = 64 << 20;
+
+/// Number of values (keys, elements) that a manifest of any size may have. An OCI
+/// configuration has some thousand.
+const FREE_VALUES: usize = 1 << 16;
+
+/// Bytes of text for each further value. A file's entry has 25 per value without any
+/// spaces, so this limits a reader's memory to a few times the size of the text.
+const BYTES_PER_VALUE: usize = 16;
 
 /// The reason that a manifest can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,16 +50,9 @@ pub enum Error {
     },
 }
 
-/// Returns a unique name for the checkpoint in `dir`: its manifest's digest.
-///
-/// # Errors
-/// The manifest is missing or can't be read.
-pub fn fingerprint(dir: &Path) -> io::Result<String> {
-    let mut text = Vec::new();
-    File::open(dir.join(NAME))?
-        .take(MAX_BYTES)
-        .read_to_end(&mut text)?;
-    Ok(blake3::hash(&text).to_hex().to_string())
+/// Returns a unique name for a checkpoint: the digest of its manifest's text.
+fn fingerprint(text: &[u8]) -> String {
+    blake3::hash(text).to_hex().to_string()
 }
 
 impl Manifest {
@@ -60,23 +61,34 @@ impl Manifest {
     ///
     /// # Errors
     /// It can't be read, is damaged, or is newer than this version.
-    pub fn read(dir: &Path) -> Result<Option<Self>, Error> {
-        let file = dir.join(NAME);
+    pub fn read(dir: &OpenedDir) -> Result<Option<Self>, Error> {
+        Ok(Self::identified(dir)?.map(|(manifest, _)| manifest))
+    }
+
+    /// Reads the manifest as [`Self::read`] does, and returns a unique name for the
+    /// checkpoint with it: the digest of the manifest's text.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn identified(dir: &OpenedDir) -> Result<Option<(Self, String)>, Error> {
+        let file = dir.path().join(NAME);
         let mut text = Vec::new();
-        let read =
-            File::open(&file).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text));
+        let read = dir
+            .file(NAME)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Read { file, source }),
             Ok(_) => {}
         }
-        Self::parse(&text).map(Some).map_err(|fault| match fault {
+        let manifest = Self::parse(&text).map_err(|fault| match fault {
             Fault::Newer(found) => Error::Newer {
-                dir: dir.to_owned(),
+                dir: dir.path().to_owned(),
                 found,
             },
             Fault::Invalid(why) => Error::Invalid { file, why },
-        })
+        })?;
+        Ok(Some((manifest, fingerprint(&text))))
     }
 
     pub(super) fn parse(text: &[u8]) -> Result<Self, Fault> {
@@ -86,6 +98,10 @@ impl Manifest {
         }
         if text.len() as u64 > MAX_BYTES {
             return Err(Fault::Invalid(format!("larger than {MAX_BYTES} bytes")));
+        }
+        if values(text) > FREE_VALUES + text.len() / BYTES_PER_VALUE {
+            let why = "more values than any checkpoint has";
+            return Err(Fault::Invalid(why.to_owned()));
         }
         let invalid = |error: serde_json::Error| Fault::Invalid(error.to_string());
         // The format is checked first, because the other keys may differ in a newer one.
@@ -114,6 +130,24 @@ impl Manifest {
             )),
         }
     }
+}
+
+/// The number of values in a JSON text, or more: its commas and opening brackets outside
+/// of strings. A value takes up to 100 bytes of memory, and can have two bytes of text.
+fn values(text: &[u8]) -> usize {
+    let mut values = 0;
+    let mut in_string = false;
+    let mut escaped = false;
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 /// The fault of a manifest's text.

@@ -20,7 +20,8 @@ mod file;
 mod schema;
 
 pub use check::is_pages;
-pub use file::{Error, fingerprint};
+pub use file::Error;
+pub(crate) use schema::PARENT;
 pub use schema::{Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions};
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use crate::format::pages::Summary;
 /// The manifest's file name.
 pub const NAME: &str = "cedana-manifest.json";
 
+/// The name under which CRIU looks for an earlier pre-dump (CRIU's `CR_PARENT_LINK`).
+pub(crate) const PARENT: &str = "parent";
+
 /// The format that this version writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
@@ -22,8 +25,8 @@ pub struct Manifest {
     pub created: u64,
     /// All files of the checkpoint but this one, by name.
     pub files: Vec<Entry>,
-    /// The target of the `parent` link, if unchanged memory is in an earlier pre-dump: a
-    /// path relative to the checkpoint's directory. The manifest does not list the
+    /// The target of the `parent` link, if unchanged memory is in an earlier pre-dump:
+    /// `../NAME`, a directory beside the checkpoint's. The manifest does not list the
     /// pre-dump's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::file::Fault;
 use super::*;
 use crate::format::pages::Summary;
+use crate::opened::OpenedDir;
 
 fn pages() -> Entry {
     Entry::pages(
@@ -57,17 +58,81 @@ fn a_written_manifest_is_read_unchanged() {
 #[test]
 fn missing_newer_and_truncated_manifests() {
     let dir = tempfile::tempdir().expect("tempdir");
-    assert_eq!(Manifest::read(dir.path()).expect("none"), None);
+    let opened = OpenedDir::open(dir.path()).expect("open");
+    assert_eq!(Manifest::read(&opened).expect("none"), None);
     let file = dir.path().join(NAME);
     fs::write(&file, r#"{"format": 7, "files": "otherwise"}"#).expect("write");
-    let error = Manifest::read(dir.path()).expect_err("newer").to_string();
+    let error = Manifest::read(&opened).expect_err("newer").to_string();
     assert!(
         error.contains("format 7") && error.contains("update"),
         "{error}"
     );
     fs::write(&file, "{\"format\": 1, \"files\"").expect("write");
-    let error = Manifest::read(dir.path()).expect_err("cut").to_string();
+    let error = Manifest::read(&opened).expect_err("cut").to_string();
     assert!(error.contains("is damaged"), "{error}");
+}
+
+#[test]
+fn a_link_or_a_pipe_is_not_read() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let opened = OpenedDir::open(dir.path()).expect("open");
+    let path = dir.path().join(NAME);
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let error = Manifest::read(&opened).expect_err("a pipe").to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+    fs::remove_file(&path).expect("remove");
+    let text = manifest().render().expect("render");
+    fs::write(dir.path().join("another"), &text).expect("write");
+    std::os::unix::fs::symlink("another", &path).expect("symlink");
+    Manifest::read(&opened).expect_err("a link");
+    fs::remove_file(&path).expect("remove");
+    fs::write(&path, &text).expect("write");
+    let (found, name) = Manifest::identified(&opened).expect("read").expect("one");
+    assert_eq!(found, manifest());
+    assert_eq!(name, blake3::hash(&text).to_hex().to_string());
+}
+
+#[test]
+fn values_are_limited_by_the_length_of_the_text() {
+    let mut long = manifest();
+    let strings = Value::from(",[{\\\"".repeat(1 << 20));
+    long.options = [("in a string".to_owned(), strings)].into();
+    assert_eq!(parse(&long).expect("parse"), long);
+    let text = String::from_utf8(manifest().render().expect("render")).expect("text");
+    let many = format!("[{}0]", "0,".repeat(1 << 20));
+    let error = Manifest::parse(
+        text.replacen("\"level\": 1", &format!("\"level\": {many}"), 1)
+            .as_bytes(),
+    );
+    assert!(matches!(error, Err(Fault::Invalid(why)) if why.contains("more values")));
+    // As many entries as fit, without a space.
+    let mut wide = manifest();
+    wide.files = (0..100_000)
+        .map(|n| Entry::whole(&format!("{n}"), Kind::Other, 1, blake3::hash(b"")))
+        .collect();
+    let compact = serde_json::to_vec(&wide).expect("render");
+    assert_eq!(Manifest::parse(&compact).expect("parse"), wide);
+}
+
+#[test]
+fn the_memory_of_all_files_is_limited() {
+    let mut huge = manifest();
+    huge.files = (0..3)
+        .map(|n| {
+            let mut entry = pages();
+            entry.name = format!("pages-{n}.img.zst");
+            entry.pages = Some(Pages {
+                raw_size: 2 << 40,
+                frame_size: 256 << 10,
+                frames: 8 << 20,
+            });
+            entry
+        })
+        .collect();
+    let error = parse(&huge);
+    assert!(matches!(error, Err(Fault::Invalid(why)) if why.contains("more memory")));
+    huge.files.pop();
+    parse(&huge).expect("the limit");
 }
 
 #[test]

@@ -33,13 +33,14 @@
 //! a separate file, `pages-N.img.table`, with equal stored and raw lengths.
 //!
 //! An [`Encoder`] per thread encodes frames, a [`Writer`] writes them to a file, and a
-//! [`Reader`] returns raw bytes. `digest` compares a frame's digest, `table` holds the
+//! [`Reader`] returns raw bytes of a [`Stored`] file. `digest` compares a frame's digest, `table` holds the
 //! trailer.
 
 mod damage;
 mod digest;
 mod frame;
 mod reader;
+mod stored;
 mod table;
 mod trailer;
 mod writer;
@@ -48,6 +49,7 @@ pub use damage::Damage;
 pub use digest::Digest;
 pub use frame::{Compression, FRAME, MAX_FRAME};
 pub use reader::{Decoder, Reader};
+pub use stored::Stored;
+pub(super) use table::MAX_FRAMES;
 pub use table::{Malformed, Table};
-pub(crate) use trailer::open_regular;
 pub use writer::{Encoder, Summary, TableBuilder, Writer};

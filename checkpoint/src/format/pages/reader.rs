@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use super::damage::Damage;
 use super::table::Table;
-use super::trailer::{check, open, trailer_of, unfit};
 
 /// A decoder of frames, with buffers for reuse. Each thread has its own.
 #[derive(Default)]
@@ -24,74 +23,21 @@ pub struct Decoder {
 
 /// The form in which the frames of a file are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
+pub(super) enum Form {
     Zstd,
-    AsTheyAre,
+    AsItIs,
 }
 
 /// A page file, open for reading.
 #[derive(Debug)]
 pub struct Reader {
-    file: File,
-    path: PathBuf,
-    table: Table,
-    stored: Stored,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) table: Table,
+    pub(super) form: Form,
 }
 
 impl Reader {
-    /// Opens a compressed page file. `digest` is the trailer's, from the manifest; without
-    /// it the trailer is only checked for consistency.
-    ///
-    /// # Errors
-    /// The file can't be read, or its trailer is damaged.
-    pub fn open(path: &Path, digest: Option<blake3::Hash>) -> Result<Self, Damage> {
-        let (file, length) = open(path)?;
-        let trailer = trailer_of(&file, length, path)?;
-        let table = check(path, &trailer, digest)?;
-        if table.stored_bytes() != length - trailer.len() as u64 {
-            return Err(unfit(path));
-        }
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            table,
-            stored: Stored::Zstd,
-        })
-    }
-
-    /// Opens an uncompressed page file, whose trailer is the file `table`.
-    ///
-    /// # Errors
-    /// One of the files can't be read, or the trailer is damaged or of another file.
-    pub fn open_plain(
-        path: &Path,
-        table: &Path,
-        digest: Option<blake3::Hash>,
-    ) -> Result<Self, Damage> {
-        let (table_file, table_length) = open(table)?;
-        let trailer = trailer_of(&table_file, table_length, table)?;
-        if trailer.len() as u64 != table_length {
-            return Err(unfit(table));
-        }
-        let trailer = check(table, &trailer, digest)?;
-        let (file, length) = open(path)?;
-        // Each frame is compared, because equal sums alone could hide a difference.
-        let as_it_is = (0..trailer.frames()).all(|frame| {
-            trailer
-                .stored(frame)
-                .is_some_and(|(_, stored)| stored == trailer.raw_len(frame))
-        });
-        if !as_it_is || trailer.raw_bytes() != length {
-            return Err(unfit(path));
-        }
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            table: trailer,
-            stored: Stored::AsTheyAre,
-        })
-    }
-
     /// Returns the file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -150,12 +96,12 @@ impl Reader {
             start,
             end: start + length as u64,
         };
-        let stored: &[u8] = match self.stored {
-            Stored::AsTheyAre => {
+        let stored: &[u8] = match self.form {
+            Form::AsItIs => {
                 self.read(start, out)?;
                 out
             }
-            Stored::Zstd => {
+            Form::Zstd => {
                 decoder.stored.resize(length, 0);
                 self.read(start, &mut decoder.stored)?;
                 &decoder.stored
@@ -168,7 +114,7 @@ impl Reader {
         {
             return Err(damaged());
         }
-        if self.stored == Stored::Zstd {
+        if self.form == Form::Zstd {
             match decoder.zstd.decompress_to_buffer(&decoder.stored, out) {
                 Ok(written) if written == out.len() => {}
                 _ => return Err(damaged()),
@@ -229,7 +175,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Compression, Digest, Encoder, TableBuilder, Writer};
+    use super::super::{Compression, Digest, Encoder, Stored, TableBuilder, Writer};
     use super::*;
     use std::fs;
 
@@ -336,7 +282,11 @@ mod tests {
         let (trailer, summary) = builder.finish();
         fs::write(&path, &raw).expect("write");
         fs::write(&table, trailer).expect("write");
-        let open = || Reader::open_plain(&path, &table, Some(summary.table_digest));
+        let open = || {
+            let table = Stored::open(&table)?;
+            let digest = Some(summary.table_digest);
+            Reader::plain(Stored::open(&path)?, &table, digest, Some(summary.frames))
+        };
         let mut out = vec![0; raw.len()];
         let mut decoder = Decoder::default();
         open()

@@ -30,9 +30,9 @@ const DIGEST: usize = size_of::<Digest>();
 /// Length of an entry: a frame's stored and raw length.
 const ENTRY: usize = 8;
 
-/// Maximum number of frames of a file: 4 TiB of raw bytes in frames of the default size.
+/// Maximum number of frames of a file, and of a checkpoint's files: 4 TiB of raw bytes in frames of the default size.
 /// Their trailer has 400 MiB, which is the most that a reader loads.
-pub(super) const MAX_FRAMES: usize = (4 << 40) / FRAME as usize;
+pub(in crate::format) const MAX_FRAMES: usize = (4 << 40) / FRAME as usize;
 
 /// One frame of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,11 @@ impl Table {
             return Err(Malformed("its seek table has an impossible length"));
         }
         Ok(length(entries as u64 - 1))
+    }
+
+    /// Returns the length of a trailer for this number of frames.
+    pub(super) fn length_of(frames: u64) -> u64 {
+        length(frames)
     }
 
     /// Parses a trailer. `trailer` holds it exactly.

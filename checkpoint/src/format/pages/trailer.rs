@@ -1,40 +1,21 @@
-//! Opens files and reads their trailers.
+//! Reads the trailers of page files.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-use nix::libc;
 
 use super::damage::Damage;
 use super::table::{FOOTER, Malformed, Table};
 
-/// Opens a regular file only: a link can lead to any file, and a pipe would block.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a regular file",
-        )),
+/// The length of an open file.
+pub(super) fn length(file: &File, path: &Path) -> Result<u64, Damage> {
+    match file.metadata() {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(source) => Err(Damage::Read {
+            file: path.to_owned(),
+            source,
+        }),
     }
-}
-
-pub(super) fn open(path: &Path) -> Result<(File, u64), Damage> {
-    let open = || {
-        let file = open_regular(path)?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
-    };
-    open().map_err(|source| Damage::Read {
-        file: path.to_owned(),
-        source,
-    })
 }
 
 pub(super) fn unfit(path: &Path) -> Damage {
@@ -44,8 +25,14 @@ pub(super) fn unfit(path: &Path) -> Damage {
     }
 }
 
-/// Reads the unverified trailer at the end of a file. It is not longer than the file.
-pub(super) fn trailer_of(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, Damage> {
+/// Reads the unverified trailer at the end of a file. It is not longer than the file, and
+/// has as many frames as the manifest says, if that is known.
+pub(super) fn trailer_of(
+    file: &File,
+    length: u64,
+    path: &Path,
+    frames: Option<u64>,
+) -> Result<Vec<u8>, Damage> {
     let read = |bytes: &mut [u8]| {
         let start = length.saturating_sub(bytes.len() as u64);
         file.read_exact_at(bytes, start)
@@ -63,7 +50,7 @@ pub(super) fn trailer_of(file: &File, length: u64, path: &Path) -> Result<Vec<u8
         file: path.to_owned(),
         why,
     })?;
-    if trailer > length {
+    if trailer > length || frames.is_some_and(|frames| Table::length_of(frames) != trailer) {
         return Err(unfit(path));
     }
     let mut bytes = vec![0; trailer as usize];

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::opened::{Insecure, Refused};
+
 /// The reason that a checkpoint could not be written or published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -23,6 +25,23 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
+    /// Other users could read or change a checkpoint there.
+    #[error(transparent)]
+    Insecure(#[from] Insecure),
+    /// An entry has a name of this program, and is not a directory of this program.
+    #[error("{} is not what an interrupted checkpoint leaves: {why}; remove it, or use another copy of the checkpoint", path.display())]
+    Leftover {
+        /// The entry.
+        path: PathBuf,
+        /// What it is instead.
+        why: Refused,
+    },
+    /// The earlier checkpoint is not beside the new one.
+    #[error("{why}")]
+    Parent {
+        /// The fault of its path.
+        why: Refused,
+    },
 }
 
 impl Error {
@@ -31,7 +50,7 @@ impl Error {
     pub fn is_full(&self) -> bool {
         match self {
             Self::File { source, .. } => is_full(source),
-            Self::Busy { .. } => false,
+            _ => false,
         }
     }
 }
@@ -44,7 +63,7 @@ pub fn is_full(error: &io::Error) -> bool {
 }
 
 /// Names the operation and the file of an error.
-pub(super) fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+pub(super) fn at(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::File {
         what,

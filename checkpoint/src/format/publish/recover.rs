@@ -1,10 +1,11 @@
 //! Recovery of the leftovers of a killed run, and the moves that publish a checkpoint.
 
-use std::path::Path;
+use nix::libc;
 
-use super::error::Error;
-use super::steps::{Durability, file_name, list, lock, remove, rename};
-use crate::format::manifest;
+use super::error::{Error, at};
+use super::steps::{Durability, list, lock, remove, rename};
+use crate::format::manifest::{self, PARENT};
+use crate::opened::{OpenedDir, Refused, kind};
 
 pub(super) const NEW: &str = ".cedana-new";
 pub(super) const READY: &str = ".cedana-ready";
@@ -12,21 +13,16 @@ pub(super) const MOVING: &str = ".cedana-moving";
 
 pub(super) const INVENTORY: &str = "inventory.img";
 
-/// The link that CRIU makes to an earlier pre-dump (CRIU's `CR_PARENT_LINK`).
-pub(super) const PARENT: &str = "parent";
-
 /// Finishes or removes the leftovers of a killed run in `dir`. To be called before a
 /// checkpoint is read. It changes nothing while another process writes there.
 ///
 /// # Errors
-/// The leftovers can't be moved or removed.
-pub fn recover(dir: &Path) -> Result<(), Error> {
+/// The leftovers can't be moved or removed, or are not this program's: a link could lead
+/// to files that are not in the checkpoint.
+pub fn recover(dir: &OpenedDir) -> Result<(), Error> {
     // Without leftovers there is no lock, so that a directory that can't be locked can
     // be read.
-    if ![NEW, READY, MOVING]
-        .iter()
-        .any(|name| dir.join(name).exists())
-    {
+    if !leftovers(dir)?.contains(&true) {
         return Ok(());
     }
     match lock(dir) {
@@ -36,47 +32,62 @@ pub fn recover(dir: &Path) -> Result<(), Error> {
     }
 }
 
-pub(super) fn carry_on(dir: &Path, durability: Durability) -> Result<(), Error> {
-    let new = dir.join(NEW);
-    if new.exists() {
-        remove(&new)?;
+/// Whether each of [`NEW`], [`READY`] and [`MOVING`] is there.
+fn leftovers(dir: &OpenedDir) -> Result<[bool; 3], Error> {
+    let mut found = [false; 3];
+    for (found, name) in found.iter_mut().zip([NEW, READY, MOVING]) {
+        let path = dir.path().join(name);
+        match dir.status(name).map_err(at("read", &path))? {
+            None => {}
+            Some(status) if kind(&status) == libc::S_IFDIR => *found = true,
+            Some(_) => {
+                let why = Refused::NoDirectory;
+                return Err(Error::Leftover { path, why });
+            }
+        }
     }
-    let (ready, moving) = (dir.join(READY), dir.join(MOVING));
-    if ready.is_dir() {
+    Ok(found)
+}
+
+pub(super) fn carry_on(dir: &OpenedDir, durability: Durability) -> Result<(), Error> {
+    let [new, ready, moving] = leftovers(dir)?;
+    if new {
+        remove(dir, NEW)?;
+    }
+    if ready {
         remove_checkpoint(dir)?;
         durability.sync(dir)?;
-        rename(&ready, &moving)?;
+        rename((dir, READY), (dir, MOVING))?;
         durability.sync(dir)?;
     }
-    if moving.is_dir() {
-        let mut files = list(&moving)?;
-        let inventory = files.iter().position(|path| path.ends_with(INVENTORY));
-        let inventory = inventory.map(|at| files.swap_remove(at));
-        for file in files {
-            rename(&file, &dir.join(file_name(&file)))?;
+    if ready || moving {
+        let from = dir.subdirectory(MOVING);
+        let from = from.map_err(at("open", &dir.path().join(MOVING)))?;
+        let files = list(&from)?;
+        for file in files.iter().filter(|name| *name != INVENTORY) {
+            rename((&from, file), (dir, file))?;
         }
         durability.sync(dir)?;
-        if let Some(inventory) = inventory {
-            rename(&inventory, &dir.join(INVENTORY))?;
+        if from.has(INVENTORY) {
+            rename((&from, INVENTORY), (dir, INVENTORY))?;
             durability.sync(dir)?;
         }
-        remove(&moving)?;
+        remove(dir, MOVING)?;
     }
     Ok(())
 }
 
 /// Removes the files of the checkpoint in `dir`: CRIU's images, ours, and those that
 /// runtimes write beside them.
-pub(super) fn remove_checkpoint(dir: &Path) -> Result<(), Error> {
+pub(super) fn remove_checkpoint(dir: &OpenedDir) -> Result<(), Error> {
     let mut files = list(dir)?;
-    files.retain(|path| {
-        let name = file_name(path);
+    files.retain(|name| {
         [".img", ".img.zst", ".img.table"]
             .iter()
             .any(|suffix| name.ends_with(suffix))
             || ["descriptors.json", "stats-dump", manifest::NAME].contains(&name.as_str())
-            || (name == PARENT && path.is_symlink())
+            || (name == PARENT && matches!(dir.link(PARENT), Ok(Some(_))))
     });
-    files.sort_by_key(|path| !path.ends_with(INVENTORY));
-    files.iter().try_for_each(|path| remove(path))
+    files.sort_by_key(|name| name != INVENTORY);
+    files.iter().try_for_each(|name| remove(dir, name))
 }

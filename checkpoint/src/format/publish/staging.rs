@@ -5,13 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
+use nix::libc;
+use nix::unistd::symlinkat;
 
 use super::error::{Error, at};
-use super::recover::{INVENTORY, MOVING, NEW, PARENT, READY, carry_on, remove_checkpoint};
+use super::recover::{INVENTORY, MOVING, NEW, READY, carry_on, remove_checkpoint};
 use super::steps::{
-    Durability, file_name, list, lock, private_dir, remove, rename, step, sync_files,
+    Durability, list, lock, private_dir, private_subdirectory, remove, rename, sync_files, write,
 };
-use crate::format::manifest::{self, Entry, Kind, Manifest};
+use crate::format::manifest::{self, Entry, Kind, Manifest, PARENT};
+use crate::opened::{OpenedDir, Refused, kind, sibling_name};
 
 /// The name under which an unpublished checkpoint is kept ([`Staging::keep`]).
 const UNFINISHED: &str = "cedana-unfinished";
@@ -20,9 +23,9 @@ const UNFINISHED: &str = "cedana-unfinished";
 /// removes the new files.
 #[derive(Debug)]
 pub struct Staging {
-    dir: PathBuf,
-    /// The directory to write to: a subdirectory of DIR, or DIR itself.
-    place: PathBuf,
+    dir: OpenedDir,
+    /// The subdirectory to write to. `None` writes to `dir` itself.
+    new: Option<OpenedDir>,
     existed: bool,
     was_empty: bool,
     pub(super) done: bool,
@@ -35,13 +38,12 @@ impl Staging {
     /// missing. First it finishes or removes the leftovers of a killed run.
     ///
     /// # Errors
-    /// The directory can't be created or written to, or another checkpoint is being
-    /// written there.
+    /// The directory can't be created or written to, another user could change a
+    /// checkpoint there, or another checkpoint is being written there.
     pub fn prepare(dir: &Path, durability: Durability) -> Result<Self, Error> {
         let mut staging = Self::open(dir)?;
         staging.durability = durability;
-        staging.place = dir.join(NEW);
-        private_dir(&staging.place)?;
+        staging.new = Some(private_subdirectory(&staging.dir, NEW)?);
         Ok(staging)
     }
 
@@ -53,23 +55,33 @@ impl Staging {
     /// As for [`Self::prepare`].
     pub fn in_place(dir: &Path) -> Result<Self, Error> {
         let staging = Self::open(dir)?;
-        if dir.join(INVENTORY).exists() {
-            remove_checkpoint(dir)?;
+        if staging.dir.has(INVENTORY) {
+            remove_checkpoint(&staging.dir)?;
         }
         Ok(staging)
     }
 
-    fn open(dir: &Path) -> Result<Self, Error> {
-        let existed = dir.is_dir();
-        if !existed {
-            private_dir(dir)?;
+    fn open(path: &Path) -> Result<Self, Error> {
+        let (dir, existed) = match OpenedDir::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                private_dir(path)?;
+                (OpenedDir::open(path), false)
+            }
+            dir => (dir, true),
+        };
+        let dir = dir.map_err(at("open", path))?;
+        if let Some(insecure) = dir.insecure().map_err(at("read", path))? {
+            if !existed {
+                let _ = fs::remove_dir(path);
+            }
+            return Err(insecure.into());
         }
-        let lock = lock(dir)?;
-        carry_on(dir, Durability::Disk)?;
-        let was_empty = list(dir)?.is_empty();
+        let lock = lock(&dir)?;
+        carry_on(&dir, Durability::Disk)?;
+        let was_empty = list(&dir)?.is_empty();
         Ok(Self {
-            dir: dir.to_owned(),
-            place: dir.to_owned(),
+            dir,
+            new: None,
             existed,
             was_empty,
             done: false,
@@ -78,16 +90,34 @@ impl Staging {
         })
     }
 
+    /// Checks the caller's path of an earlier checkpoint, relative to the new one, before
+    /// anything is written.
+    ///
+    /// # Errors
+    /// It is not beside the new one, where a restore looks for it.
+    pub fn check_parent(path: &Path) -> Result<(), Error> {
+        match sibling_name(path) {
+            Some(_) => Ok(()),
+            None => Err(Error::Parent {
+                why: Refused::NoSibling(path.to_owned()),
+            }),
+        }
+    }
+
     /// The directory of the published checkpoint.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.dir.path()
     }
 
     /// The directory that the runtime, CRIU and the capture write to.
     #[must_use]
     pub fn place(&self) -> &Path {
-        &self.place
+        self.within().path()
+    }
+
+    fn within(&self) -> &OpenedDir {
+        self.new.as_ref().unwrap_or(&self.dir)
     }
 
     /// Computes the digests of all files but the page files, whose entries are `pages`,
@@ -96,17 +126,21 @@ impl Staging {
     /// # Errors
     /// A file can't be read.
     pub fn digest(&self, mut pages: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+        let within = self.within();
         let mut entries = Vec::new();
-        for path in list(&self.place)? {
-            let name = file_name(&path);
+        for name in list(within)? {
+            let failed = at("read", &within.path().join(&name));
             let known = pages.iter().any(|entry| entry.name == name);
             // CRIU writes to the log until it exits.
-            if known || name.ends_with(".log") || name == manifest::NAME || !path.is_file() {
+            if known || name.ends_with(".log") || name == manifest::NAME {
                 continue;
             }
-            let failed = at("read", &path);
+            let status = within.status(&name).map_err(&failed)?;
+            if status.is_none_or(|status| kind(&status) != libc::S_IFREG) {
+                continue;
+            }
             let mut hasher = blake3::Hasher::new();
-            let file = File::open(&path).map_err(&failed)?;
+            let file = within.file(&name).map_err(&failed)?;
             let size = io::copy(&mut &file, &mut hasher).map_err(&failed)?;
             let kind = match name.ends_with(".img") {
                 true => Kind::Image,
@@ -126,12 +160,16 @@ impl Staging {
     /// # Errors
     /// The link can't be replaced.
     pub fn parent(&self, shown: &Path) -> Result<Option<String>, Error> {
-        let link = self.place.join(PARENT);
-        if self.place == self.dir || !link.is_symlink() {
+        let Some(new) = &self.new else {
+            return Ok(None);
+        };
+        if !matches!(new.link(PARENT), Ok(Some(_))) {
             return Ok(None);
         }
-        remove(&link)?;
-        std::os::unix::fs::symlink(shown, &link).map_err(at("make the link", &link))?;
+        remove(new, PARENT)?;
+        symlinkat(shown, new, PARENT)
+            .map_err(io::Error::from)
+            .map_err(at("make the link", &new.path().join(PARENT)))?;
         Ok(Some(shown.to_string_lossy().into_owned()))
     }
 
@@ -143,30 +181,28 @@ impl Staging {
     /// [`recover`] finishes the publishing; otherwise it is still in the staging
     /// directory.
     pub fn publish(&mut self, manifest: Option<&Manifest>) -> Result<(), Error> {
-        if self.place == self.dir {
+        let Some(new) = &self.new else {
             self.done = true;
             return Ok(());
-        }
+        };
         if let Some(manifest) = manifest {
-            let path = self.place.join(manifest::NAME);
-            let text = manifest.render().map_err(at("write", &path))?;
-            step()
-                .and_then(|()| fs::write(&path, text))
-                .map_err(at("write", &path))?;
+            let text = manifest.render();
+            let text = text.map_err(at("write", &new.path().join(manifest::NAME)))?;
+            write(new, manifest::NAME, &text)?;
         }
         if self.durability == Durability::Disk {
-            sync_files(&self.place)?;
+            sync_files(new)?;
         }
-        let next = match self.dir.join(INVENTORY).exists() {
+        let next = match self.dir.has(INVENTORY) {
             true => READY,
             false => MOVING,
         };
-        rename(&self.place, &self.dir.join(next))?;
+        rename((&self.dir, NEW), (&self.dir, next))?;
         self.done = true;
         self.durability.sync(&self.dir)?;
         if !self.existed {
-            let parent = self.dir.parent().filter(|path| *path != Path::new(""));
-            self.durability.sync(parent.unwrap_or(Path::new(".")))?;
+            let above = self.dir.above().map_err(at("open", self.dir.path()))?;
+            self.durability.sync(&above)?;
         }
         carry_on(&self.dir, self.durability)
     }
@@ -186,30 +222,29 @@ impl Staging {
     #[must_use]
     pub fn keep(mut self) -> PathBuf {
         if self.done {
-            return self.dir.clone();
+            return self.dir().to_owned();
         }
         self.done = true;
-        let kept = self.dir.join(UNFINISHED);
-        match rename(&self.place, &kept) {
-            Ok(()) => kept,
-            Err(_) => self.place.clone(),
+        match rename((&self.dir, NEW), (&self.dir, UNFINISHED)) {
+            Ok(()) => self.dir().join(UNFINISHED),
+            Err(_) => self.place().to_owned(),
         }
     }
 
     fn clean(&self) -> Result<(), Error> {
-        if self.place != self.dir {
-            remove(&self.place)?;
+        if self.new.is_some() {
+            remove(&self.dir, NEW)?;
         }
         if self.existed && !self.was_empty {
             return Ok(());
         }
         // A log, if CRIU's work directory is the same.
-        for path in list(&self.dir)? {
-            remove(&path)?;
+        for name in list(&self.dir)? {
+            remove(&self.dir, &name)?;
         }
         match self.existed {
             true => Ok(()),
-            false => fs::remove_dir(&self.dir).map_err(at("remove", &self.dir)),
+            false => fs::remove_dir(self.dir()).map_err(at("remove", self.dir())),
         }
     }
 }

@@ -1,14 +1,21 @@
 //! File operations of publishing. A test can simulate a kill before each change.
+//!
+//! All of them name entries of an open directory, and none follows a link.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::libc;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 use super::error::{Error, at};
+use crate::opened::{OpenedDir, kind};
 
 /// The failures that a checkpoint must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,81 +27,139 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// Syncs a file or a directory, if the checkpoint must survive a power failure.
-    pub(super) fn sync(self, path: &Path) -> Result<(), Error> {
+    /// Syncs a directory, if the checkpoint must survive a power failure.
+    pub(super) fn sync(self, dir: &OpenedDir) -> Result<(), Error> {
         if self == Self::Copied {
             return Ok(());
         }
         step()
-            .and_then(|()| File::open(path)?.sync_all())
-            .map_err(at("sync", path))
+            .and_then(|()| Ok(fsync(dir)?))
+            .map_err(at("sync", dir.path()))
     }
 }
 
 /// Locks a directory. `None` on a file system without such locks (NFS locks only files
 /// that are open for writing).
-pub(super) fn lock(dir: &Path) -> Result<Option<Flock<File>>, Error> {
-    let file = File::open(dir).map_err(at("open", dir))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+pub(super) fn lock(dir: &OpenedDir) -> Result<Option<Flock<File>>, Error> {
+    // A lock belongs to an open file description, so it gets one of its own.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let file = openat(dir, ".", flags, Mode::empty())
+        .map_err(io::Error::from)
+        .map_err(at("open", dir.path()))?;
+    match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Err(Error::Busy {
-            dir: dir.to_owned(),
+            dir: dir.path().to_owned(),
         }),
         Err(_) => Ok(None),
     }
 }
 
+/// Makes a directory by its path, with those above it.
 pub(super) fn private_dir(dir: &Path) -> Result<(), Error> {
     step()
         .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(dir))
         .map_err(at("make the directory", dir))
 }
 
-pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    fs::read_dir(dir)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .map_err(at("read", dir))
+/// Makes a subdirectory and opens it.
+pub(super) fn private_subdirectory(dir: &OpenedDir, name: &str) -> Result<OpenedDir, Error> {
+    step()
+        .and_then(|()| Ok(mkdirat(dir, name, Mode::S_IRWXU)?))
+        .and_then(|()| dir.subdirectory(name))
+        .map_err(at("make the directory", &dir.path().join(name)))
 }
 
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn list(dir: &OpenedDir) -> Result<Vec<String>, Error> {
+    dir.names().map_err(at("read", dir.path()))
+}
+
+/// Moves an entry of one directory to another, or renames it.
+pub(super) fn rename(
+    (from, name): (&OpenedDir, &str),
+    (to, new): (&OpenedDir, &str),
+) -> Result<(), Error> {
     step()
-        .and_then(|()| fs::rename(from, to))
-        .map_err(at("move", from))
+        .and_then(|()| Ok(renameat(from, name, to, new)?))
+        .map_err(at("move", &from.path().join(name)))
 }
 
 /// Removes a file or a directory. A missing one is not an error.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
+pub(super) fn remove(dir: &OpenedDir, name: &str) -> Result<(), Error> {
     let remove = || {
         step()?;
-        match fs::symlink_metadata(path)?.is_dir() {
-            true => fs::remove_dir_all(path),
-            false => fs::remove_file(path),
+        match dir.status(name)? {
+            Some(status) if kind(&status) == libc::S_IFDIR => {
+                let within = dir.subdirectory(name)?;
+                remove_entries(&within)?;
+                Ok(unlinkat(dir, name, UnlinkatFlags::RemoveDir)?)
+            }
+            Some(_) => Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?),
+            None => Ok(()),
         }
     };
-    match remove() {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
-        _ => Ok(()),
+    remove().map_err(at("remove", &dir.path().join(name)))
+}
+
+/// Removes everything in a directory. Each level has a descriptor, so the limit of open
+/// files bounds the depth.
+fn remove_entries(dir: &OpenedDir) -> io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut entries = Dir::openat(dir, ".", flags, Mode::empty())?;
+    // The names are read first, because removal moves the position in some directories.
+    let names: Vec<_> = entries
+        .iter()
+        .map(|entry| Ok(entry?.file_name().to_owned()))
+        .collect::<io::Result<_>>()?;
+    for name in names {
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match unlinkat(dir, &*name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(Errno::EISDIR | Errno::EPERM) => {
+                let Ok(text) = name.to_str() else {
+                    return Err(io::ErrorKind::InvalidFilename.into());
+                };
+                remove_entries(&dir.subdirectory(text)?)?;
+                unlinkat(dir, &*name, UnlinkatFlags::RemoveDir)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
+}
+
+/// Writes a new file.
+pub(super) fn write(dir: &OpenedDir, name: &str, content: &[u8]) -> Result<(), Error> {
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    step()
+        .and_then(|()| Ok(openat(dir, name, flags, mode)?))
+        .and_then(|file| File::from(file).write_all(content))
+        .map_err(at("write", &dir.path().join(name)))
 }
 
 /// Syncs the files in a directory, and the directory.
-pub(super) fn sync_files(dir: &Path) -> Result<(), Error> {
+pub(super) fn sync_files(dir: &OpenedDir) -> Result<(), Error> {
     // Write-back of all files is started before the first is synced, because the commit
     // for the first one then covers the others, too.
-    let mut files = list(dir)?;
-    files.retain(|path| !path.is_symlink());
-    for path in &files {
-        crate::sys::start_writing(&File::open(path).map_err(at("open", path))?);
+    let mut files = Vec::new();
+    for name in list(dir)? {
+        let status = dir.status(&name).map_err(at("read", dir.path()))?;
+        if status.is_some_and(|status| kind(&status) == libc::S_IFREG) {
+            let failed = at("open", &dir.path().join(&name));
+            crate::sys::start_writing(&dir.file(&name).map_err(failed)?);
+            files.push(name);
+        }
     }
-    files.push(dir.to_owned());
-    files
-        .iter()
-        .try_for_each(|path| Durability::Disk.sync(path))
-}
-
-pub(super) fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
+    for name in files {
+        step()
+            .and_then(|()| dir.file(&name)?.sync_all())
+            .map_err(at("sync", &dir.path().join(&name)))?;
+    }
+    Durability::Disk.sync(dir)
 }
 
 /// A hook before each change, at which a test simulates a kill.

@@ -3,13 +3,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::recover::{INVENTORY, NEW, PARENT, recover};
+use super::recover::{INVENTORY, MOVING, NEW, READY, recover};
 use super::steps::kill::STEPS;
-use super::steps::{file_name, list};
 use super::{Durability, Error, Staging};
 use crate::format::manifest::{
-    self, Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, Versions,
+    self, Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, PARENT, Versions,
 };
+use crate::opened::OpenedDir;
 
 fn write(dir: &Path, names: &[&str], text: &str) {
     for name in names {
@@ -18,14 +18,18 @@ fn write(dir: &Path, names: &[&str], text: &str) {
 }
 
 fn contents(dir: &Path) -> BTreeMap<String, String> {
-    list(dir)
+    fs::read_dir(dir)
         .expect("dir")
-        .iter()
-        .map(|path| {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            (file_name(path), text)
+        .map(|entry| {
+            let entry = entry.expect("entry");
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            (entry.file_name().to_string_lossy().into_owned(), text)
         })
         .collect()
+}
+
+fn recovered(dir: &Path) -> Result<(), Error> {
+    recover(&OpenedDir::open(dir).expect("open"))
 }
 
 fn holds(dir: &Path, pairs: &[(&str, &str)]) {
@@ -143,7 +147,7 @@ fn a_kill_at_any_step_leaves_the_older_or_the_new_checkpoint() {
         drop(staging);
         // The process is killed again while it recovers.
         STEPS.set(Some(steps % 3));
-        let _ = recover(dir.path());
+        let _ = recovered(dir.path());
         STEPS.set(None);
         if dir.path().join(INVENTORY).exists() {
             let inventory = fs::read_to_string(dir.path().join(INVENTORY)).expect("read");
@@ -156,7 +160,7 @@ fn a_kill_at_any_step_leaves_the_older_or_the_new_checkpoint() {
                 }
             }
         }
-        recover(dir.path()).expect("recover");
+        recovered(dir.path()).expect("recover");
         if dir.path().join(manifest::NAME).exists() {
             is_new(dir.path());
             seen_new = true;
@@ -192,7 +196,7 @@ fn a_second_checkpoint_at_the_same_time_is_refused() {
     write(staging.place(), &NEW_NAMES, "new");
     let second = Staging::prepare(dir.path(), Durability::Disk);
     assert!(matches!(second, Err(Error::Busy { .. })));
-    recover(dir.path()).expect("no change");
+    recovered(dir.path()).expect("no change");
     assert_eq!(contents(staging.place()).len(), NEW_NAMES.len());
     staging.publish(Some(&manifest())).expect("publish");
     is_new(dir.path());
@@ -244,4 +248,70 @@ fn a_kept_checkpoint_survives_the_next_run() {
     assert!(contents(&kept).len() >= NEW_NAMES.len());
     drop(Staging::prepare(dir.path(), Durability::Disk).expect("staging"));
     assert!(contents(&kept).len() >= NEW_NAMES.len());
+}
+
+#[test]
+fn links_with_the_names_of_leftovers_lead_nowhere() {
+    for name in [NEW, READY, MOVING] {
+        let elsewhere = older();
+        for target in [elsewhere.path(), Path::new("missing")] {
+            let dir = older();
+            std::os::unix::fs::symlink(target, dir.path().join(name)).expect("symlink");
+            let error = recovered(dir.path()).expect_err(name).to_string();
+            assert!(error.contains(name) && error.contains("link"), "{error}");
+            let staging = Staging::prepare(dir.path(), Durability::Disk);
+            staging.expect_err("a checkpoint to it");
+            holds(elsewhere.path(), &OLD);
+            fs::remove_file(dir.path().join(name)).expect("the link is there");
+            holds(dir.path(), &OLD);
+        }
+        // A file is not removed either.
+        let dir = older();
+        write(dir.path(), &[name], "");
+        recovered(dir.path()).expect_err(name);
+    }
+}
+
+#[test]
+fn links_within_leftovers_are_moved_or_removed_and_not_followed() {
+    let elsewhere = older();
+    let dir = older();
+    let moving = dir.path().join(MOVING);
+    fs::create_dir_all(moving.join("deep/er")).expect("mkdir");
+    write(&moving, &["pages-1.img"], "new");
+    std::os::unix::fs::symlink(elsewhere.path(), moving.join("x")).expect("symlink");
+    fs::create_dir_all(dir.path().join(NEW).join("deep/er")).expect("mkdir");
+    let away = dir.path().join(NEW).join("deep/er/x");
+    std::os::unix::fs::symlink(elsewhere.path(), away).expect("symlink");
+    recovered(dir.path()).expect("recover");
+    assert!(!dir.path().join(NEW).exists() && !moving.exists());
+    assert!(dir.path().join("x").is_symlink());
+    holds(elsewhere.path(), &OLD);
+}
+
+#[test]
+fn a_directory_that_others_can_write_to_gets_no_checkpoint() {
+    let dir = older();
+    let mode = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode));
+    mode(0o777).expect("chmod");
+    let error = Staging::prepare(dir.path(), Durability::Disk).expect_err("refused");
+    assert!(error.to_string().contains("chmod go-w"), "{error}");
+    let error = Staging::in_place(dir.path()).expect_err("refused");
+    assert!(matches!(error, Error::Insecure(_)), "{error}");
+    holds(dir.path(), &OLD);
+    // One that would be made is not left behind.
+    let made = dir.path().join("made");
+    Staging::prepare(&made, Durability::Disk).expect_err("in such a directory");
+    assert!(!made.exists());
+    mode(0o755).expect("chmod");
+    Staging::prepare(dir.path(), Durability::Disk).expect("its own now");
+}
+
+#[test]
+fn an_earlier_checkpoint_is_beside_the_new_one() {
+    Staging::check_parent(Path::new("../first")).expect("a sibling");
+    for path in ["first", "../../first", "/first"] {
+        let error = Staging::check_parent(Path::new(path)).expect_err(path);
+        assert!(error.to_string().contains(path), "{error}");
+    }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::images::Error;
 use crate::images::dir::{Dir, number};
 use crate::images::frame::{Fault, Records};
 use crate::images::proto::{Mm, PagemapHead, PagemapRun};
+use crate::images::{Error, Images};
 
 /// The size of a part of a process's memory, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -55,8 +55,8 @@ pub(super) struct Run {
 
 impl Pages {
     /// Reads the pagemaps of shared memory. Those of processes are read with each process.
-    pub(in crate::inspect) fn read(
-        dir: &Dir<'_>,
+    pub(in crate::inspect) fn read<I: Images + ?Sized>(
+        dir: &Dir<'_, I>,
         listing: &[(String, u64)],
     ) -> Result<Self, Error> {
         let mut pages = Self {
@@ -81,9 +81,9 @@ impl Pages {
         Ok(pages)
     }
 
-    pub(super) fn walk(
+    pub(super) fn walk<I: Images + ?Sized>(
         &mut self,
-        dir: &Dir<'_>,
+        dir: &Dir<'_, I>,
         image: &str,
         mut each: impl FnMut(Run),
     ) -> Result<(), Error> {
@@ -114,7 +114,10 @@ impl Pages {
 }
 
 /// The page size, from a program's auxiliary vector, because no other image has it.
-fn page_size(dir: &Dir<'_>, listing: &[(String, u64)]) -> Result<u64, Error> {
+fn page_size<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
+    listing: &[(String, u64)],
+) -> Result<u64, Error> {
     const AT_PAGESZ: u64 = 6;
     const USUAL: u64 = 4096;
     let Some((name, _)) = listing

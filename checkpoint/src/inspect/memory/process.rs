@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::mappings::{Mapping, MappingKind, access};
 use super::pages::{Pages, Run, Share};
-use crate::images::Error;
 use crate::images::dir::Dir;
 use crate::images::proto::{Mm, Vma};
+use crate::images::{Error, Images};
 use crate::inspect::files::Files;
 
 /// The number of mappings that are listed per process: the largest ones. A process may
@@ -35,8 +35,8 @@ pub struct Memory {
 impl Memory {
     /// The memory of a process, and the number of its program's file. `None` for a
     /// process without memory.
-    pub(in crate::inspect) fn read(
-        dir: &Dir<'_>,
+    pub(in crate::inspect) fn read<I: Images + ?Sized>(
+        dir: &Dir<'_, I>,
         pid: u32,
         files: &Files,
         pages: &mut Pages,

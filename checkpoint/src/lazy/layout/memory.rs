@@ -1,11 +1,12 @@
 //! The lazy memory of a checkpoint, open for reading.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
 
 use crate::format::contents::{self, Node};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, is_pages};
 use crate::format::pages::Reader;
+use crate::opened::OpenedDir;
 
 use super::error::NotLazy;
 use super::processes::{Layout, total};
@@ -16,7 +17,7 @@ use super::runs::Run;
 #[derive(Debug, Default)]
 pub struct Memory {
     /// The page files.
-    pub files: Vec<Reader>,
+    pub files: Vec<Arc<Reader>>,
     /// The runs of each process, by its PID in the checkpoint, in ascending
     /// order.
     pub processes: BTreeMap<i32, Vec<Run>>,
@@ -27,23 +28,26 @@ impl Memory {
     ///
     /// # Errors
     /// A file is missing or damaged, or the layout is not understood.
-    pub fn open(dir: &Path, manifest: &Manifest, page: u64) -> Result<Self, NotLazy> {
+    pub fn open(dir: &OpenedDir, manifest: &Manifest, page: u64) -> Result<Self, NotLazy> {
         let mut memory = Self::default();
         let mut files = BTreeMap::new();
-        for (name, node) in contents::open(dir, manifest)? {
-            if let Node::Pages { reader, .. } = node {
+        let contents = contents::open(dir, manifest)?;
+        for (name, node) in &contents.directory {
+            if let Node::Pages { reader, .. } = node
+                && is_pages(name)
+            {
                 if !u64::from(reader.table().frame_size()).is_multiple_of(page) {
                     return Err(NotLazy::Unknown {
                         image: reader.path().to_owned(),
                     });
                 }
                 files.insert(name, memory.files.len() as u32);
-                memory.files.push(reader);
+                memory.files.push(reader.clone());
             }
         }
-        for (pid, mut runs) in Layout::read(dir, page)?.processes {
+        for (pid, mut runs) in Layout::read(&contents, page)?.processes {
             let truncated = || NotLazy::Unknown {
-                image: dir.join(format!("pagemap-{pid}.img")),
+                image: dir.path().join(format!("pagemap-{pid}.img")),
             };
             for run in &mut runs {
                 let name = format!("pages-{}.img", run.file);

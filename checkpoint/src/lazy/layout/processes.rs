@@ -1,8 +1,8 @@
 //! The layout of all processes' lazy memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 
+use crate::images::Images;
 use crate::images::dir::Dir;
 use crate::images::frame::Records;
 use crate::images::proto::{Mm, PstreeEntry, Vma};
@@ -34,14 +34,14 @@ impl Layout {
     ///
     /// # Errors
     /// An image can't be read or is not understood.
-    pub fn read(dir: &Path, page: u64) -> Result<Self, NotLazy> {
-        let images = Dir(dir);
+    pub fn read<I: Images + ?Sized>(images: &I, page: u64) -> Result<Self, NotLazy> {
+        let dir = Dir(images);
         let mut layout = Self::default();
         let mut parents: HashMap<u32, Parent> = HashMap::new();
         // CRIU writes a parent before its children.
-        for process in images.all::<PstreeEntry>("pstree.img")? {
+        for process in dir.all::<PstreeEntry>("pstree.img")? {
             // A zombie has no memory.
-            let Some(mm) = images.first::<Mm>(&format!("mm-{}.img", process.pid))? else {
+            let Some(mm) = dir.first::<Mm>(&format!("mm-{}.img", process.pid))? else {
                 continue;
             };
             let mut vmas = mm.vmas;
@@ -49,9 +49,9 @@ impl Layout {
             vmas.sort_by_key(|vma| vma.start);
             let image = format!("pagemap-{}.img", process.pid);
             let read = |records: &mut Records| runs(records, &vmas, page);
-            let runs = images.open(&image, read)?.unwrap_or_default();
+            let runs = dir.open(&image, read)?.unwrap_or_default();
             let pid = i32::try_from(process.pid).map_err(|_| NotLazy::Unknown {
-                image: dir.join("pstree.img"),
+                image: images.path().join("pstree.img"),
             })?;
             let exe = mm.exe_file_id;
             if let Some(parent) = parents.get(&process.ppid)

@@ -160,7 +160,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("pagemap-1.img");
         fs::write(&path, image).expect("write");
-        let mut records = Records::open(&path)?;
+        let mut records = Records::open(dir.path(), "pagemap-1.img")?;
         runs(&mut records, vmas, PAGE)
     }
 

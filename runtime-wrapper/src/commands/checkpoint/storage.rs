@@ -103,6 +103,9 @@ impl<'a> Storage<'a> {
             kind,
             ..
         } = prepared;
+        if let Some(parent) = parent(request) {
+            Staging::check_parent(parent).map_err(|source| in_store(request, source))?;
+        }
         let dir = &request.images;
         let durability = match checkpoint_dir::is_packed(dir) {
             true => Durability::Copied,

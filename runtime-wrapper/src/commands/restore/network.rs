@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::Cause;
+use cedana_checkpoint::format::contents::Contents;
 use cedana_checkpoint::images::{self, Inet, Network};
 use cedana_config::{Config, Tcp};
 
@@ -47,12 +48,12 @@ impl RestoredNetwork {
         context: &Context<'_>,
         config: &Config,
         bundle: &Bundle,
+        images: &Contents,
     ) -> Result<Self, Error> {
-        let images = &context.request.images;
         let kind = images::network(images);
         let netns = netns(context, bundle, kind)?;
         let path = netns.as_ref().map(NetnsSource::path);
-        let established = established(context, config)?;
+        let established = established(context, config, images)?;
         let connections = match context.request.has(TCP_CLOSE) {
             true => Connections::Close,
             false => tcp::decide(
@@ -93,8 +94,12 @@ pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
 }
 
 /// The checkpoint's established connections.
-fn established(context: &Context<'_>, config: &Config) -> Result<Vec<Inet>, Error> {
-    match tcp::connections(&context.request.images) {
+fn established(
+    context: &Context<'_>,
+    config: &Config,
+    images: &Contents,
+) -> Result<Vec<Inet>, Error> {
+    match tcp::connections(images) {
         // CRIU may understand the image.
         Err(tcp::Error::Images(error @ images::Error::Unknown { .. }))
             if config.restore.tcp != Tcp::Refuse =>

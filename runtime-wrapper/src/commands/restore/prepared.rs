@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::criu::config::ExternalMount;
+use cedana_checkpoint::format::contents::Contents;
 use cedana_checkpoint::format::manifest::{self, Manifest};
 use cedana_checkpoint::fuse::Root;
 use cedana_checkpoint::images;
@@ -16,7 +17,7 @@ use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
 use super::precheck;
 use crate::commands::error::Error;
-use crate::criu::images_view::ImagesView;
+use crate::criu::images_view::{self, ImagesView, Needs};
 use crate::criu::{self, config_annotation};
 use crate::lazy;
 use crate::network::network_lock::NetworkLock;
@@ -70,9 +71,8 @@ impl<'a> Prepared<'a> {
         config_annotation::check(&bundle.annotations(), allowed)
             .map_err(|source| Error::config_annotation(request, source))?;
         let criu = criu::check(request)?;
-        let images = &request.images;
         refuse_stock_only(context)?;
-        let view = view(context, &config, &bundle, true)?;
+        let view = view(context, &config, &bundle)?;
         if view.is_stock() && config.restore.mode == Mode::Lazy {
             remark_eager(
                 context,
@@ -81,7 +81,7 @@ impl<'a> Prepared<'a> {
         }
         bundle.check_mounts().map_err(in_bundle)?;
         let mounts = bundle
-            .nested_mounts(external_mounts(images))
+            .nested_mounts(external_mounts(view.images()))
             .map_err(in_bundle)?;
         let seen = view.path();
         precheck::run(
@@ -89,14 +89,14 @@ impl<'a> Prepared<'a> {
             &config,
             &bundle,
             &mounts,
-            seen.as_deref().unwrap_or(images),
+            seen.as_deref().unwrap_or(&request.images),
         )?;
         let RestoredNetwork {
             kind,
             netns,
             connections,
             lock,
-        } = RestoredNetwork::prepare(context, &config, &bundle)?;
+        } = RestoredNetwork::prepare(context, &config, &bundle, view.images())?;
         let lent = bundle
             .replace_config(netns.as_ref().map(NetnsSource::path))
             .map_err(in_bundle)?;
@@ -121,11 +121,14 @@ impl<'a> Prepared<'a> {
 
     /// Restores eagerly from now on.
     pub(super) fn see_all_memory(&mut self) -> Result<(), Error> {
-        let view = view(self.context, &self.config, &self.bundle, false)?;
-        if let Some(held) = &mut self.held {
-            held.view = view;
-        }
-        Ok(())
+        let Some(held) = &mut self.held else {
+            return Ok(());
+        };
+        let context = self.context;
+        let needs = needs(context, &self.config, &self.bundle);
+        let warn = |message: &str| context.reporter.quiet_warning(&message);
+        let served = held.view.serve_all(&context.request.images, &needs, warn);
+        served.map_err(|source| in_view(context, source))
     }
 
     /// Says why the container gets its memory before it runs.
@@ -151,15 +154,18 @@ fn remark_eager(context: &Context<'_>, why: &str) {
     ));
 }
 
-/// Refuses flags that need the page files as CRIU wrote them: with `lazy-pages` a
-/// page daemon of the caller reads them where they are, and `auto-dedup` writes to
-/// them.
+/// The flag that needs the page files as CRIU wrote them: with `lazy-pages` a page daemon
+/// of the caller reads them where they are, and `auto-dedup` writes to them.
+fn shares_files(context: &Context<'_>) -> Option<&'static str> {
+    ["lazy-pages", "auto-dedup"]
+        .into_iter()
+        .find(|flag| context.request.has(flag))
+}
+
+/// Refuses such a flag for a checkpoint of ours.
 fn refuse_stock_only(context: &Context<'_>) -> Result<(), Error> {
     let images = &context.request.images;
-    let flag = ["lazy-pages", "auto-dedup"]
-        .into_iter()
-        .find(|flag| context.request.has(flag));
-    match flag {
+    match shares_files(context) {
         Some(flag) if images.join(manifest::NAME).exists() => Err(Error::StockOnly {
             id: context.request.id.clone(),
             flag,
@@ -169,28 +175,33 @@ fn refuse_stock_only(context: &Context<'_>) -> Result<(), Error> {
     }
 }
 
-/// The directory that CRIU reads, `lazily` if nothing speaks against it.
-fn view(
-    context: &Context<'_>,
-    config: &Config,
-    bundle: &Bundle,
-    lazily: bool,
-) -> Result<ImagesView, Error> {
+/// The directory that CRIU reads, lazily if nothing speaks against it.
+fn view(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Result<ImagesView, Error> {
     let images = &context.request.images;
-    let is_lazy = |manifest: &Manifest| {
-        lazily
-            && may_be_lazy(context, config, bundle, manifest).unwrap_or_else(|why| {
-                remark_eager(context, &why);
-                false
-            })
+    let is_lazy = |manifest: &Manifest, images: &Contents| {
+        may_be_lazy(context, config, bundle, manifest, images).unwrap_or_else(|why| {
+            remark_eager(context, &why);
+            false
+        })
     };
     let warn = |message: &str| context.reporter.quiet_warning(&message);
-    ImagesView::new(images, config.restore.memory, bundle.root(), is_lazy, warn).map_err(|source| {
-        Error::ImagesView {
-            id: context.request.id.clone(),
-            source,
-        }
-    })
+    let needs = needs(context, config, bundle);
+    ImagesView::new(images, &needs, is_lazy, warn).map_err(|source| in_view(context, source))
+}
+
+fn needs(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Needs {
+    Needs {
+        memory: config.restore.memory,
+        root: bundle.root(),
+        shares_files: shares_files(context).is_some(),
+    }
+}
+
+fn in_view(context: &Context<'_>, source: images_view::Error) -> Error {
+    Error::ImagesView {
+        id: context.request.id.clone(),
+        source,
+    }
 }
 
 /// Whether the restore is lazy, or the reason why it can't be.
@@ -199,8 +210,8 @@ fn may_be_lazy(
     config: &Config,
     bundle: &Bundle,
     manifest: &Manifest,
+    images: &Contents,
 ) -> Result<bool, String> {
-    let images = &context.request.images;
     let limit = bundle.memory_limit();
     let wanted = lazy::wanted(config, &context.runtime, manifest, images, limit)?;
     match wanted && bundle.root() != Root(0) {

@@ -172,13 +172,14 @@ impl Running {
 /// becomes an eager one.
 fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
     let context = prepared.context;
-    if !prepared.view().is_some_and(|view| view.is_lazy()) {
+    let Some(view) = prepared.view().filter(|view| view.is_lazy()) else {
         return Ok(None);
-    }
+    };
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let settings = lazy::Settings {
         id: &context.request.id,
         images: &context.request.images,
+        fingerprint: view.fingerprint().unwrap_or_default(),
         bundle: &context.request.bundle,
         threads: prepared.config.restore.prefetch_cores.of(cores),
         oom_score_adj: prepared.bundle.oom_score_adj(),
