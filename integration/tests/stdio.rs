@@ -191,8 +191,8 @@ fn a_binary_logger_gets_both_streams_and_the_containers_name() {
         "#!/bin/sh\n\
          echo \"$CONTAINER_NAMESPACE/$CONTAINER_ID $1=$2\" >{log}\n\
          exec 5>&-\n\
-         sed s/^/out:/ <&3 >>{log} &\n\
-         sed s/^/err:/ <&4 >>{log} &\n\
+         sed -u s/^/out:/ <&3 >>{log} &\n\
+         sed -u s/^/err:/ <&4 >>{log} &\n\
          wait\n",
         log = log.0.display()
     );
