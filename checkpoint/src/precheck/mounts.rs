@@ -285,7 +285,12 @@ impl<'a> Namespace<'a> {
             // A new file system may be read-only itself.
             Some(entry) if mount.root == b"/" => {
                 let sb_flags = mount.sb_flags.unwrap_or(0) & READ_ONLY;
-                flags(mount.flags | sb_flags, entry)?;
+                // On cgroup v1 runc makes only the controllers' mounts below read-only.
+                let base = match entry.kind == "cgroup" && kind == "tmpfs" {
+                    true => READ_ONLY,
+                    false => 0,
+                };
+                flags(mount.flags | sb_flags | base, entry)?;
             }
             _ if self.may_mount && PRIVATE.contains(&kind) && is_below(mount) => {}
             _ if self.may_mount && kind.starts_with("cgroup") && mount.root == b"/" => {}

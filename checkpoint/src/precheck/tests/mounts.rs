@@ -163,6 +163,15 @@ fn mounts_of_cgroup_v1_are_those_of_its_controllers() {
         add(mount([12, 30, 20, 0], "/docker/c", "/sys/fs/cgroup/pids")
             .with(18, "/sys/fs/cgroup/pids"));
     case.is_refused("/sys/fs/cgroup/pids");
-    case.granted.mounts.entries.push(cgroup("/sys/fs/cgroup"));
+    case.granted.mounts.entries.push(MountEntry {
+        flags: 0xf,
+        ..cgroup("/sys/fs/cgroup")
+    });
+    case.is_refused("/sys/fs/cgroup/pids is not read-only");
+    case.tree.record(IMAGE, 6).set(&[5], [0xf_u64]);
+    case.passes();
+    // runc leaves their tmpfs writable.
+    case.tree
+        .add(IMAGE, mount([5, 31, 20, 0xe], "/", "/sys/fs/cgroup"));
     case.passes();
 }
