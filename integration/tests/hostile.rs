@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use cedana_integration::checkpointed::{Checkpointed, ROOT};
+use cedana_integration::command;
 use cedana_integration::folder::{Folder, MANIFEST, json};
 use cedana_integration::images::{edit, edit_text, number};
-use cedana_integration::command;
 
 /// A container with threads, above the size that is restored lazily.
 fn checkpointed(label: &str) -> Checkpointed {

@@ -27,6 +27,7 @@ use super::manifest::{Entry, Kind, Manifest, PARENT};
 use super::pages::{Reader, Stored};
 use crate::images;
 use crate::images::forked;
+use crate::images::pstree;
 use crate::images::source::is_criu;
 use crate::images::verify::check_pagemaps;
 use crate::opened::{OpenedDir, kind};
@@ -136,6 +137,7 @@ impl Limits {
             let node = self.small(dir, entry)?;
             contents.directory.insert(entry.name.clone(), node);
         }
+        pstree::check(&contents)?;
         let forked = forked::pages(&contents)?;
         for entry in large {
             let stored = file(dir, &entry.name)?;
@@ -236,6 +238,7 @@ impl Limits {
             };
             contents.directory.insert(name, node);
         }
+        pstree::check(&contents)?;
         for name in forked::pages(&contents)? {
             if let Some(Node::Stock { by_page, .. }) = contents.directory.get_mut(&name) {
                 *by_page = true;

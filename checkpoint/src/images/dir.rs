@@ -11,7 +11,7 @@ use crate::images::Error;
 
 /// Limit of the records of one file that are held in memory. A process can't have more
 /// descriptors than fs.nr_open, whose default this is.
-const MAX_RECORDS: usize = 1 << 20;
+pub(super) const MAX_RECORDS: usize = 1 << 20;
 
 /// A directory of images. An optional image that is missing counts as empty.
 #[derive(Debug)]

@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::dir::Dir;
-use super::proto::{Mm, PagemapHead, PstreeEntry};
+use super::proto::{Mm, PagemapHead};
+use super::pstree::processes;
 use super::source::Images;
 use super::verify::Error;
 
@@ -25,7 +26,7 @@ pub(crate) fn pages<I: Images + ?Sized>(dir: &I) -> Result<BTreeSet<String>, Err
 
 fn read<I: Images + ?Sized>(dir: &I) -> Result<BTreeSet<String>, Error> {
     let dir = Dir(dir);
-    let processes: Vec<PstreeEntry> = dir.all("pstree.img")?;
+    let processes = processes(&dir)?;
     let mut stacks = BTreeMap::new();
     for process in &processes {
         // A zombie has no memory.

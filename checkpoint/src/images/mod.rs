@@ -24,12 +24,14 @@ pub(crate) mod forked;
 pub(crate) mod frame;
 mod netns;
 pub(crate) mod proto;
+pub(crate) mod pstree;
 mod sockets;
 pub(crate) mod source;
 mod unrestorable;
 pub(crate) mod verify;
 
 pub use netns::{Network, network};
+pub(crate) use sockets::each_file;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use source::Images;
 pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
 
-use super::dir::Dir;
+use super::dir::{Dir, MAX_RECORDS};
+use super::frame::Fault;
 use super::proto::{self, FileEntry};
 use super::source::Images;
 use crate::images::Error;
@@ -137,10 +138,32 @@ pub struct Unix {
 pub fn sockets<I: Images + ?Sized>(dir: &I) -> Result<Vec<Socket>, Error> {
     let dir = Dir(dir);
     let mut sockets = Vec::new();
-    for entry in dir.all::<FileEntry>("files.img")? {
+    each_file(&dir, |entry| {
         sockets.extend(Socket::of(&dir, &entry)?);
-    }
+        Ok(())
+    })?;
     Ok(sockets)
+}
+
+/// Calls `take` for each open file. They are not collected: in memory an entry is much
+/// larger than the few bytes that it can have in the image.
+pub(crate) fn each_file<I: Images + ?Sized>(
+    dir: &Dir<'_, I>,
+    mut take: impl FnMut(FileEntry) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut failed = None;
+    let mut left = MAX_RECORDS;
+    let read = dir.each("files.img", |entry: FileEntry| {
+        left = left.checked_sub(1).ok_or(Fault::TooMany)?;
+        take(entry).map_err(|error| {
+            failed = Some(error);
+            Fault::Malformed
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => read,
+    }
 }
 
 impl Socket {

@@ -1,12 +1,14 @@
 //! Open files: the descriptors of a process.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
 use crate::images::dir::Dir;
+use crate::images::frame::Fault;
 use crate::images::proto::{self, FdInfo, FileEntry, MemfdInode, RemapFilePath, TtyInfo};
-use crate::images::{Error, Images, Socket};
+use crate::images::{Error, Images, Socket, each_file};
 
 /// One descriptor of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,6 +93,8 @@ pub(super) struct Files {
     deleted: HashSet<u32>,
     ttys: HashMap<u32, TtyInfo>,
     memfds: HashMap<u64, MemfdInode>,
+    /// Bytes that descriptions may still take.
+    left: Cell<u64>,
 }
 
 /// `fd_types`.
@@ -98,13 +102,16 @@ const REG: u32 = 1;
 const MEMFD: u32 = 18;
 
 impl Files {
-    pub(super) fn read<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Result<Self, Error> {
+    /// Reads the open files. Their descriptions may take `room` bytes: a name, or a table
+    /// of descriptors, can be in a few bytes of the images many times.
+    pub(super) fn read<I: Images + ?Sized>(dir: &Dir<'_, I>, room: u64) -> Result<Self, Error> {
         let mut open = HashMap::new();
         let mut sockets = Vec::new();
-        for entry in dir.all::<FileEntry>("files.img")? {
+        each_file(dir, |entry| {
             sockets.extend(Socket::of(dir, &entry)?);
             open.insert((entry.kind, entry.id), Open::of(entry));
-        }
+            Ok(())
+        })?;
         let deleted = dir
             .all::<RemapFilePath>("remap-fpath.img")?
             .into_iter()
@@ -122,8 +129,12 @@ impl Files {
             ttys: ttys.into_iter().map(|tty| (tty.id, tty)).collect(),
             memfds: memfds
                 .into_iter()
-                .map(|memfd| (memfd.inode_id, memfd))
+                .map(|mut memfd| {
+                    memfd.name = bounded(memfd.name);
+                    (memfd.inode_id, memfd)
+                })
                 .collect(),
+            left: Cell::new(room),
         })
     }
 
@@ -131,10 +142,22 @@ impl Files {
         self.sockets
     }
 
+    /// Takes room for a description. False if there is none left.
+    fn takes(&self, bytes: usize) -> bool {
+        let left = self.left.get().checked_sub(bytes as u64);
+        self.left.set(left.unwrap_or_default());
+        left.is_some()
+    }
+
+    /// Whether descriptions were left out, because there was no room.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// The path of a regular file.
     pub(super) fn path(&self, id: u32) -> Option<String> {
         match self.open.get(&(REG, id))? {
-            Open::File { name, .. } => Some(absolute(name)),
+            Open::File { name, .. } => self.takes(name.len() + 1).then(|| absolute(name)),
             _ => None,
         }
     }
@@ -153,8 +176,17 @@ impl Files {
         dir: &Dir<'_, I>,
         table: u32,
     ) -> Result<Vec<OpenFile>, Error> {
-        let descriptors = dir.all::<FdInfo>(&format!("fdinfo-{table}.img"))?;
-        let mut files: Vec<_> = descriptors.iter().map(|fd| self.describe(fd)).collect();
+        let image = format!("fdinfo-{table}.img");
+        let mut files = Vec::new();
+        dir.each(&image, |descriptor: FdInfo| {
+            let file = self.describe(&descriptor);
+            let name = file.name.as_ref().map_or(0, String::len);
+            if !self.takes(size_of::<OpenFile>() + name) {
+                return Err(Fault::TooMany);
+            }
+            files.push(file);
+            Ok(())
+        })?;
         files.sort_by_key(|file| file.fd);
         Ok(files)
     }
@@ -216,7 +248,7 @@ impl Open {
     fn of(entry: FileEntry) -> Self {
         if let Some(reg) = entry.reg {
             return Self::File {
-                name: reg.name,
+                name: bounded(reg.name),
                 flags: reg.flags,
                 offset: reg.pos,
                 mode: reg.mode.unwrap_or_default(),
@@ -256,7 +288,7 @@ impl Open {
         } else {
             return Self::Nothing;
         };
-        Self::Told(told)
+        Self::Told(bounded(told))
     }
 }
 
@@ -278,6 +310,16 @@ impl OpenFileKind {
             _ => Self::File,
         }
     }
+}
+
+/// Cuts a name that is longer than any path of the kernel (PATH_MAX).
+fn bounded(mut name: String) -> String {
+    const PATH_MAX: usize = 4096;
+    if name.len() > PATH_MAX {
+        let end = (0..=PATH_MAX).rfind(|at| name.is_char_boundary(*at));
+        name.truncate(end.unwrap_or_default());
+    }
+    name
 }
 
 /// Makes a path of CRIU's absolute. CRIU stores paths relative to the root of the mount

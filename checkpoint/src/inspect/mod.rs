@@ -39,6 +39,12 @@ use files::Files;
 use memory::Pages;
 use namespaces::pairs;
 
+/// Bytes that the descriptions of files may take for a checkpoint of any size, and for
+/// each byte of its small images. A descriptor has twelve bytes, and its description a few
+/// hundred.
+const FREE_ROOM: u64 = 256 << 20;
+const ROOM: u64 = 32;
+
 /// The result of [`inspect`].
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
@@ -92,9 +98,18 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         let dir = path.to_owned();
         return Err(images::Error::NoInventory { dir }.into());
     };
-    let files = Files::read(&dir)?;
+    let small = listing
+        .iter()
+        .filter(|(name, _)| !name.starts_with("pages-"));
+    let small = small.fold(0, |sum: u64, (_, size)| sum.saturating_add(*size));
+    let room = FREE_ROOM.saturating_add(small.saturating_mul(ROOM));
+    let files = Files::read(&dir, room)?;
     let mut pages = Pages::read(&dir, &listing)?;
     let found = processes::read(&dir, &files, &mut pages)?;
+    if files.is_exhausted() {
+        let file = path.join("files.img");
+        return Err(images::Error::TooMany { file }.into());
+    }
     let ids = found.iter().filter_map(|found| found.ids.as_ref());
     let inspection = Inspection {
         image_version: inventory.img_version,

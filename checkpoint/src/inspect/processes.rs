@@ -6,7 +6,7 @@ use super::files::{Files, OpenFile};
 use super::memory::{Memory, Pages};
 use crate::images::dir::Dir;
 use crate::images::proto::{Core, Fs, Ids, PstreeEntry};
-use crate::images::{Error, Images};
+use crate::images::{Error, Images, pstree};
 
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -74,7 +74,7 @@ pub(super) fn read<I: Images + ?Sized>(
     files: &Files,
     pages: &mut Pages,
 ) -> Result<Vec<Found>, Error> {
-    dir.all::<PstreeEntry>("pstree.img")?
+    pstree::processes(dir)?
         .into_iter()
         .map(|entry| process(dir, entry, files, pages))
         .collect()

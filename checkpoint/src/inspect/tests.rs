@@ -257,3 +257,21 @@ proptest! {
         let _ = verify(dir.path());
     }
 }
+
+#[test]
+fn descriptions_take_limited_room() {
+    let data = data();
+    let dir = Dir(data.as_path());
+    let listing = dir.files().expect("list");
+    let read = |room| {
+        let files = Files::read(&dir, room).expect("files");
+        let mut pages = Pages::read(&dir, &listing).expect("pages");
+        let found = processes::read(&dir, &files, &mut pages);
+        (found.map(|found| found.len()), files.is_exhausted())
+    };
+    let (found, exhausted) = read(1000);
+    assert!(matches!(found, Err(images::Error::TooMany { .. })));
+    assert!(exhausted);
+    let (found, exhausted) = read(1 << 20);
+    assert!(found.expect("room") > 4 && !exhausted);
+}

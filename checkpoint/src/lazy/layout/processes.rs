@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::images::Images;
 use crate::images::dir::Dir;
 use crate::images::frame::Records;
-use crate::images::proto::{Mm, PstreeEntry, Vma};
+use crate::images::proto::{Mm, Vma};
+use crate::images::pstree::processes;
 
 use super::error::NotLazy;
 use super::runs::{Run, runs};
@@ -39,7 +40,7 @@ impl Layout {
         let mut layout = Self::default();
         let mut parents: HashMap<u32, Parent> = HashMap::new();
         // CRIU writes a parent before its children.
-        for process in dir.all::<PstreeEntry>("pstree.img")? {
+        for process in processes(&dir)? {
             // A zombie has no memory.
             let Some(mm) = dir.first::<Mm>(&format!("mm-{}.img", process.pid))? else {
                 continue;
