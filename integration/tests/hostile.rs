@@ -2,7 +2,7 @@
 //! checkpoint: a restored container gets what its configuration gives it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use cedana_integration::checkpointed::{Checkpointed, ROOT};
@@ -130,4 +130,53 @@ fn the_node_may_restore_with_a_warning_or_without_a_check() {
         let _ = fs::remove_file(checkpointed.bundle.file("log.json"));
         assert!(!Path::new(ROOT).join(&checkpointed.id).exists());
     }
+}
+
+/// The node's key, which signs the checkpoints that are taken meanwhile.
+fn key() -> &'static Path {
+    static KEY: std::sync::Once = std::sync::Once::new();
+    let path = Path::new("/etc/cedana/key");
+    KEY.call_once(|| {
+        fs::create_dir_all("/etc/cedana").expect("mkdir");
+        let _ = fs::remove_file(path);
+        fs::write(path, "0123456789abcdef".repeat(4)).expect("write");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
+    });
+    path
+}
+
+#[test]
+fn a_node_may_accept_its_own_checkpoints_only() {
+    key();
+    let checkpointed = checkpointed("signed");
+    let accepting = |accept: &str| format!("CEDANA_RESTORE_ACCEPT={accept} cedana-runc");
+    let refused = |accept: &str, images: &Folder, words: &str| {
+        let output = checkpointed.restore(&accepting(accept), images);
+        assert_ne!(output.code, 0, "{accept}: {output}");
+        assert!(
+            output.stderr.contains(words),
+            "{words:?} is not in {output}"
+        );
+        assert!(!Path::new(ROOT).join(&checkpointed.id).exists());
+    };
+    for accept in ["any", "ours", "signed"] {
+        checkpointed
+            .restore(&accepting(accept), &checkpointed.images)
+            .ok();
+        checkpointed.is_restored_intact();
+    }
+    // An edited manifest has sound digests and no signature.
+    let edited = checkpointed.images.copy("edited");
+    let mut manifest = edited.manifest();
+    manifest["container"]["spec"]["process"]["noNewPrivileges"] = false.into();
+    fs::write(edited.file(MANIFEST), manifest.to_string()).expect("the manifest");
+    refused("signed", &edited, "no signature");
+    checkpointed.restore(&accepting("ours"), &edited).ok();
+    checkpointed.is_restored_intact();
+    // Without a manifest there is nothing to sign.
+    let stock = stock(&checkpointed);
+    refused("signed", &stock, "no manifest");
+    refused("ours", &stock, "no manifest");
+    checkpointed.restore(&accepting("any"), &stock).ok();
+    checkpointed.is_restored_intact();
 }

@@ -350,6 +350,8 @@ impl<'a> Namespace<'a> {
             .found
             .iter()
             .filter(|(mountpoint, times)| **times > expected(mountpoint).max(1))
+            // CRIU binds the host's uppermost mount for each of a stack (`external`).
+            .filter(|(mountpoint, _)| !mounts.nested.iter().any(|(key, _)| key == *mountpoint))
             .map(|(mountpoint, _)| mountpoint.clone())
             .collect();
         for mountpoint in stacked {

@@ -26,9 +26,11 @@ use cedana_checkpoint::format::{self, Unfit, unpack};
 use cedana_checkpoint::fuse::{Root, Server, Unavailable};
 use cedana_checkpoint::images;
 use cedana_checkpoint::opened::OpenedDir;
+use cedana_config::Accept;
 use nix::errno::Errno;
 use tempfile::TempDir;
 
+use super::accept;
 use crate::host::sys;
 
 /// Why a checkpoint can't be restored from.
@@ -40,6 +42,8 @@ pub(crate) enum Error {
     Images(#[from] format::Error),
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Refused(#[from] accept::Refused),
     #[error("cannot read this machine's properties: {0}")]
     Machine(io::Error),
     #[error(
@@ -88,6 +92,8 @@ pub(crate) struct Needs {
     pub(crate) root: Root,
     /// The caller, too, reads or writes the files of a stock checkpoint.
     pub(crate) shares_files: bool,
+    /// The checkpoints that the node accepts.
+    pub(crate) accept: Accept,
 }
 
 impl ImagesView {
@@ -105,6 +111,10 @@ impl ImagesView {
         })?;
         publish::recover(&opened)?;
         let manifest = Manifest::identified(&opened).map_err(format::Error::from)?;
+        accept::check(
+            needs.accept,
+            manifest.as_ref().map(|(manifest, _)| manifest),
+        )?;
         let Some((manifest, fingerprint)) = manifest else {
             return Self::stock(&opened, needs);
         };

@@ -1,6 +1,7 @@
 //! CRIU, run by the wrapped runtime.
 //!
 //! ```text
+//! accept             the checkpoints that the node accepts
 //! action_script      this program as a script that CRIU runs
 //! conf               CRIU's version, and its configuration for one run
 //! config_annotation  the configuration file that a container's annotation names
@@ -11,6 +12,7 @@
 //! log_archive        copies of the logs of failures
 //! ```
 
+mod accept;
 pub(crate) mod action_script;
 mod conf;
 pub(crate) mod config_annotation;

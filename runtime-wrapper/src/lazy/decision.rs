@@ -110,6 +110,7 @@ mod tests {
             container: Container::default(),
             options: BTreeMap::new(),
             cost: Cost::default(),
+            signature: None,
         }
     }
 

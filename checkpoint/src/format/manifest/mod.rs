@@ -8,6 +8,7 @@
 //! container    its ID, image and OCI configuration
 //! options      settings and flags of the checkpoint
 //! cost         times and bytes
+//! signature    a keyed hash of all of this, if the node has a key
 //! ```
 //!
 //! A directory without one is a checkpoint by stock runc or crun. A manifest is
@@ -18,11 +19,13 @@
 mod check;
 mod file;
 mod schema;
+mod signature;
 
 pub use check::is_pages;
 pub use file::Error;
 pub(crate) use schema::PARENT;
 pub use schema::{Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions};
+pub use signature::{Key, KeyError};
 
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,9 @@ pub struct Manifest {
     pub options: BTreeMap<String, Value>,
     /// The cost of the checkpoint.
     pub cost: Cost,
+    /// [`Manifest::sign`]'s, in hexadecimal. Readers without the key ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// One file.

@@ -22,7 +22,7 @@ fn pages() -> Entry {
     )
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     Manifest {
         format: FORMAT,
         created: 1_700_000_000,
@@ -40,6 +40,7 @@ fn manifest() -> Manifest {
         },
         options: [("level".to_owned(), Value::from(1))].into(),
         cost: Cost::default(),
+        signature: None,
     }
 }
 

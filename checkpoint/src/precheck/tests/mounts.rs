@@ -71,6 +71,20 @@ fn every_mount_is_the_configurations() {
 }
 
 #[test]
+fn mounts_below_a_recursive_bind_mount_may_be_stacked() {
+    let nested = |id: u64| mount([0, id, 23, 0], "/x", "/data/below").with(18, "/data/below");
+    let mut case = add(nested(30));
+    case.is_refused("/data/below");
+    case.tree.add(IMAGE, nested(31));
+    let source = case.host.path().join("volume");
+    case.granted
+        .mounts
+        .nested
+        .push(("/data/below".to_owned(), source));
+    case.passes();
+}
+
+#[test]
 fn flags_of_a_file_system_bind_nothing() {
     let mut case = Case::honest();
     // MS_BIND and MS_REC of mount(2).

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use cedana_checkpoint::capture::{self, Capture, Captured, Expected};
-use cedana_checkpoint::format::manifest::{self, Cost, Entry, FORMAT, Machine, Manifest, Versions};
+use cedana_checkpoint::format::manifest::{
+    self, Cost, Entry, FORMAT, Key, Machine, Manifest, Versions,
+};
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
+use cedana_contract::files;
 use serde_json::Value;
 
 use super::compression;
@@ -238,6 +241,7 @@ impl<'a> Storage<'a> {
             raw_bytes,
             stored_bytes,
         };
+        sign(&mut manifest, self.prepared);
         self.store
             .publish(Some(&manifest))
             .map_err(|source| in_store(request, source))
@@ -280,6 +284,7 @@ impl<'a> Storage<'a> {
             },
             options: options(self.prepared, self.compression),
             cost: Cost::default(),
+            signature: None,
         })
     }
 
@@ -287,6 +292,21 @@ impl<'a> Storage<'a> {
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
         self.capture = None;
         self.store.abandon()
+    }
+}
+
+/// Signs a manifest with the node's key, if the node has one.
+fn sign(manifest: &mut Manifest, prepared: &Prepared<'_>) {
+    let signed = Key::read(Path::new(files::KEY)).map_err(|error| error.to_string());
+    let signed = signed.and_then(|key| match key {
+        Some(key) => manifest.sign(&key).map_err(|error| error.to_string()),
+        None => Ok(()),
+    });
+    if let Err(error) = signed {
+        let id = &prepared.request.id;
+        prepared.reporter.quiet_warning(&format!(
+            "the checkpoint of container {id} is not signed: {error}"
+        ));
     }
 }
 

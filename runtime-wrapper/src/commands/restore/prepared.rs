@@ -73,11 +73,8 @@ impl<'a> Prepared<'a> {
         let criu = criu::check(request)?;
         refuse_stock_only(context)?;
         let view = view(context, &config, &bundle)?;
-        if view.is_stock() && config.restore.mode == Mode::Lazy {
-            remark_eager(
-                context,
-                "a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page",
-            );
+        if view.is_stock() {
+            remark_stock(context, config.restore.mode);
         }
         bundle.check_mounts().map_err(in_bundle)?;
         let mounts = bundle
@@ -147,6 +144,21 @@ impl<'a> Prepared<'a> {
     }
 }
 
+/// Says that a checkpoint has no manifest: a stock runtime took it, it was unpacked, or
+/// its manifest was removed.
+fn remark_stock(context: &Context<'_>, mode: Mode) {
+    match mode {
+        Mode::Lazy => remark_eager(
+            context,
+            "a stock runtime took its checkpoint, or one that was unpacked, so nothing could be verified page by page",
+        ),
+        Mode::Eager => context.reporter.remark(&format!(
+            "container {}: its checkpoint has no manifest, so nothing could be verified",
+            context.request.id
+        )),
+    }
+}
+
 fn remark_eager(context: &Context<'_>, why: &str) {
     context.reporter.remark(&format!(
         "container {} gets all of its memory before it runs: {why}",
@@ -194,6 +206,7 @@ fn needs(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Needs {
         memory: config.restore.memory,
         root: bundle.root(),
         shares_files: shares_files(context).is_some(),
+        accept: config.restore.accept,
     }
 }
 
