@@ -59,6 +59,7 @@ pub(crate) fn stored() -> (tempfile::TempDir, Manifest) {
         container: Container::default(),
         options: BTreeMap::new(),
         cost: Cost::default(),
+        signature: None,
     };
     (dir, manifest)
 }

@@ -51,6 +51,7 @@ fn manifest() -> Manifest {
         container: Container::default(),
         options: BTreeMap::new(),
         cost: Cost::default(),
+        signature: None,
     }
 }
 
