@@ -11,3 +11,7 @@ pub const MAY_RUN_BETWEEN_ATTEMPTS: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
 /// Set by the shim for `cedana-runc checkpoint`: the shim resumes the paused
 /// container as soon as CRIU is done.
 pub const SHIM_RESUMES: &str = "CEDANA_SHIM_RESUMES";
+
+/// Set by the shim's start for the shim, which hands it on to every `cedana-runc`:
+/// containerd is 2.0 or later.
+pub const CONTAINERD_2: &str = "CEDANA_CONTAINERD_2";

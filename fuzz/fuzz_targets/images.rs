@@ -1,5 +1,5 @@
-//! Reads a complete checkpoint in which one of CRIU's images is replaced. The input
-//! is the image's name, a zero byte and its content.
+//! Reads a complete checkpoint in which one of CRIU's images is replaced, and compares it
+//! with a configuration. The input is the image's name, a zero byte and its content.
 
 #![no_main]
 
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cedana_checkpoint::format::{self, contents};
+use cedana_checkpoint::precheck::{self, Granted, MountEntry, Mounts, Namespace};
 use cedana_checkpoint::{images, inspect, lazy};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tempfile::TempDir;
@@ -33,6 +34,23 @@ static DIR: LazyLock<TempDir> = LazyLock::new(|| {
     dir
 });
 
+/// A configuration with which all of the precheck is reached.
+static GRANTED: LazyLock<Granted> = LazyLock::new(|| Granted {
+    seccomp: true,
+    no_new_privileges: true,
+    namespaces: [Namespace::Cgroup, Namespace::User, Namespace::Mount].into(),
+    mounts: Mounts {
+        root: DIR.path().to_owned(),
+        entries: vec![MountEntry {
+            destination: "/dev".to_owned(),
+            kind: "tmpfs".to_owned(),
+            ..MountEntry::default()
+        }],
+        ..Mounts::default()
+    },
+    ..Granted::default()
+});
+
 fuzz_target!(|input: &[u8]| -> Corpus {
     let Some((name, content)) = split(input) else {
         return Corpus::Reject;
@@ -44,6 +62,7 @@ fuzz_target!(|input: &[u8]| -> Corpus {
     let _ = inspect::inspect(DIR.path());
     let _ = images::verify(DIR.path());
     let _ = lazy::layout::Layout::read(DIR.path(), 4096);
+    let _ = precheck::check(DIR.path(), &GRANTED);
     let node = contents::Node::File {
         metadata: path.metadata().expect("a status"),
         path: path.clone(),

@@ -131,8 +131,8 @@ pub(crate) enum Error {
         id: ContainerId,
         source: lazy::Incomplete,
     },
-    #[error("cannot checkpoint container {id}: interrupted before it began")]
-    Interrupted { id: ContainerId },
+    #[error("cannot {verb} container {id}: interrupted before it began")]
+    Interrupted { verb: &'static str, id: ContainerId },
     #[error("cannot read the records of restores: {0}")]
     Restores(io::Error),
     #[error(transparent)]

@@ -6,18 +6,20 @@
 //! refuses to store the same spec again ("content sha256:... already exists",
 //! `services/tasks/local.go`, `writeContent`). It refuses after the second checkpoint
 //! was taken, so a container that the checkpoint ended would be lost. So Docker's
-//! checkpoints wait for the collection while the container still runs. (containerd 2
-//! does not need it, but its version is not known here.)
+//! checkpoints wait for the collection before CRIU starts. The container stands still
+//! meanwhile if its client has paused it, as containerd's client does.
 //!
-//! Other clients keep their checkpoints, and pause the container before the request.
-//! Their checkpoints do not wait.
+//! With containerd 2 they don't wait: the shim knows its version. Other clients keep
+//! their checkpoints, so theirs don't wait either.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cedana_contract::variables;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -42,7 +44,10 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 /// # Errors
 /// A signal arrived ([`io::ErrorKind::Interrupted`]), or the file can't be watched.
 pub(crate) fn wait(request: &Request, container: &Container, signals: &Signals) -> io::Result<()> {
-    if !docker::is_caller(request) || !checkpoint_dir::is_packed(&request.images) {
+    let is_needed = env::var_os(variables::CONTAINERD_2).is_none()
+        && docker::is_caller(request)
+        && checkpoint_dir::is_packed(&request.images);
+    if !is_needed {
         return Ok(());
     }
     match container.config.as_deref().and_then(blob) {

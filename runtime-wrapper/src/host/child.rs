@@ -111,6 +111,14 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// Whether a signal is pending. It stays pending.
+    pub(crate) fn is_pending(&self) -> bool {
+        let mut ready = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
 impl AsFd for Signals {
     /// Readable when a signal is pending.
     fn as_fd(&self) -> BorrowedFd<'_> {

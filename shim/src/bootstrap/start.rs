@@ -24,6 +24,8 @@ use containerd_shim::{
 };
 
 use super::{STOCK_NAME_VARIABLE, engine};
+use cedana_contract::variables;
+
 use crate::{
     container::is_stock_name,
     error::{Error, Result},
@@ -45,10 +47,13 @@ pub(super) async fn start(flags: &Flags, input: &[u8]) -> Result<Vec<u8>> {
         // `spawn` resolves links in the path of the executable, so the name by which
         // containerd called `start` is passed on.
         let name = env::args_os().next().unwrap_or_default();
-        let vars = match is_stock_name(Path::new(&name)) {
-            true => vec![(STOCK_NAME_VARIABLE, "1")],
-            false => Vec::new(),
-        };
+        let mut vars = Vec::new();
+        if is_stock_name(Path::new(&name)) {
+            vars.push((STOCK_NAME_VARIABLE, "1"));
+        }
+        if generation.is_containerd_2() {
+            vars.push((variables::CONTAINERD_2, "1"));
+        }
         spawn(options, &group, vars).await.map_err(shim_error)?;
         // The shim has printed its error on stderr, which containerd reads, too.
         if !is_listening(&address) {
@@ -75,6 +80,16 @@ enum Generation {
     Json(i32),
     /// A bootstrap result.
     Bootstrap,
+}
+
+impl Generation {
+    /// Whether containerd is 2.0 or later.
+    fn is_containerd_2(&self) -> bool {
+        match self {
+            Self::Json(version) => *version >= engine::TASK_API_V3,
+            Self::Bootstrap => true,
+        }
+    }
 }
 
 /// Reads the bootstrap parameters, or the flags and variables that older containerds

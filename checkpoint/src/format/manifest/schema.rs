@@ -132,7 +132,8 @@ pub struct Container {
 /// The cost of a checkpoint. Times are in microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Time for which the application was frozen, by CRIU's statistics. Absent if the
+    /// Time for which the application was frozen, by CRIU's statistics, and for which it
+    /// was paused and waited for the engine. Absent if the
     /// container was stopped: then it was frozen until the checkpoint was on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen_us: Option<u64>,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
@@ -50,10 +50,11 @@ impl<'a> Prepared<'a> {
             let version = scope.spawn(|| runtime.version());
             (criu::check(request), version.join().unwrap_or_default())
         });
-        let prepared = Self {
+        let mut prepared = Self {
             request,
             reporter,
             signals,
+            paused: Duration::ZERO,
             kind: Dump::of(request),
             runtime,
             runtime_version,
@@ -65,7 +66,7 @@ impl<'a> Prepared<'a> {
         };
         prepared.refuse_what_docker_cannot_start()?;
         prepared.wait_for_memory()?;
-        prepared.wait_for_containerd()?;
+        prepared.paused = prepared.wait_for_containerd()?;
         let stats = stats_of(&prepared.processes());
         prechecks::refuse_full_tables(request, prepared.container.init, &stats)?;
         prechecks::warn_of_foreign(request, prepared.container.init, &stats, reporter);
@@ -98,7 +99,10 @@ impl<'a> Prepared<'a> {
     }
 
     /// Waits until containerd has removed what it kept of an earlier checkpoint.
-    fn wait_for_containerd(&self) -> Result<(), Error> {
+    /// Returns how long the container was paused for that.
+    fn wait_for_containerd(&self) -> Result<Duration, Error> {
+        let begun = Instant::now();
+        let is_paused = self.cgroup.as_ref().is_some_and(Cgroup::is_frozen);
         match content_gc::wait(self.request, &self.container, self.signals) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(self.interrupted()),
             Err(error) => {
@@ -106,9 +110,10 @@ impl<'a> Prepared<'a> {
                     "containerd may refuse to store the checkpoint of container {}: what it keeps of the one before can't be watched: {error}",
                     self.request.id
                 ));
-                Ok(())
+                Ok(Duration::ZERO)
             }
-            Ok(()) => Ok(()),
+            Ok(()) if is_paused => Ok(begun.elapsed()),
+            Ok(()) => Ok(Duration::ZERO),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use cedana_checkpoint::criu::{Cause, Version};
 use cedana_config::Config;
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::doubt::Doubt;
@@ -31,6 +33,8 @@ pub(super) struct Prepared<'a> {
     /// The node's settings and the container's annotations.
     pub(super) config: Config,
     pub(super) cgroup: Option<Cgroup>,
+    /// How long the container, paused by its client, waited for containerd.
+    pub(super) paused: Duration,
 }
 
 /// What kind of dump is requested.
@@ -85,6 +89,7 @@ impl Prepared<'_> {
     /// The caller ended the command before the checkpoint began.
     pub(super) fn interrupted(&self) -> Error {
         Error::Interrupted {
+            verb: self.request.verb,
             id: self.request.id.clone(),
         }
     }

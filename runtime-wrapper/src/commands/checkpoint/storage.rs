@@ -233,7 +233,9 @@ impl<'a> Storage<'a> {
         manifest.parent = parent;
         manifest.cost = Cost {
             frozen_us: match criu {
-                Criu::Ended(Some(cost)) if !self.prepared.kind.ends => Some(cost.frozen_us.into()),
+                Criu::Ended(Some(cost)) if !self.prepared.kind.ends => {
+                    Some(u64::from(cost.frozen_us) + micros(self.prepared.paused))
+                }
                 _ => None,
             },
             dump_us: micros(dumped),

@@ -123,6 +123,18 @@ impl<'a> Context<'a> {
         })
     }
 
+    /// Refuses to go on if the caller has ended the command. Each step of the
+    /// preparation takes time: verified bytes, and thousands of connections.
+    fn check_interrupted(&self) -> Result<(), Error> {
+        match self.signals.is_pending() {
+            true => Err(Error::Interrupted {
+                verb: self.request.verb,
+                id: self.request.id.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the runtime returns when the container runs. In the foreground it
     /// returns when the container exits, with its exit code.
     fn is_detached(&self) -> bool {

@@ -73,6 +73,7 @@ impl<'a> Prepared<'a> {
         let criu = criu::check(request)?;
         refuse_stock_only(context)?;
         let view = view(context, &config, &bundle)?;
+        context.check_interrupted()?;
         if view.is_stock() {
             remark_stock(context, config.restore.mode);
         }
@@ -88,12 +89,14 @@ impl<'a> Prepared<'a> {
             &mounts,
             seen.as_deref().unwrap_or(&request.images),
         )?;
+        context.check_interrupted()?;
         let RestoredNetwork {
             kind,
             netns,
             connections,
             lock,
         } = RestoredNetwork::prepare(context, &config, &bundle, view.images())?;
+        context.check_interrupted()?;
         let lent = bundle
             .replace_config(netns.as_ref().map(NetnsSource::path))
             .map_err(in_bundle)?;
