@@ -119,9 +119,8 @@ pub struct Restore {
     pub timeout: Option<Duration>,
 }
 
-/// Treatment of a checkpoint whose processes have privileges (user, capabilities,
-/// `no_new_privs`, seccomp) that the new container's spec does not give. CRIU restores
-/// what the images say, and runc does not compare them with the spec.
+/// Treatment of a checkpoint that says more than the container's config.json. CRIU
+/// restores what the images say, and runc does not compare them with the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Check {
     /// It is not restored.
@@ -141,7 +140,7 @@ pub enum Accept {
     Any,
     /// Those with a manifest of `cedana-runc`, whose digests are verified.
     Ours,
-    /// Those whose manifest has a signature that the node trusts.
+    /// Those whose manifest is signed with the node's key.
     Signed,
 }
 
