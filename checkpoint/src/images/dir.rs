@@ -3,11 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use super::error::{Error, name};
 use super::frame::{Fault, Records};
 use super::proto::wire::Message;
 use super::source::Images;
-use super::verify::name;
-use crate::images::Error;
 
 /// Limit of the records of one file that are held in memory. A process can't have more
 /// descriptors than fs.nr_open, whose default this is.

@@ -10,10 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::dir::Dir;
+use super::error::Error;
 use super::proto::{Mm, PagemapHead};
 use super::pstree::processes;
 use super::source::Images;
-use super::verify::Error;
 
 /// The names of these processes' page files. They only affect the caching of CRIU's
 /// reads, so an image that is not understood is ignored.

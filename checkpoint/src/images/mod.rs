@@ -20,6 +20,7 @@
 //! their parent.
 
 pub(crate) mod dir;
+mod error;
 pub(crate) mod forked;
 pub(crate) mod frame;
 mod netns;
@@ -30,9 +31,10 @@ pub(crate) mod source;
 mod unrestorable;
 pub(crate) mod verify;
 
+pub use error::Error;
 pub use netns::{Network, network};
 pub(crate) use sockets::each_file;
 pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
 pub use source::Images;
 pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};
-pub use verify::{Error, verify};
+pub use verify::verify;

@@ -25,8 +25,8 @@ use std::io::Read;
 use std::path::Path;
 
 use super::dir::{Dir, number};
+use super::error::Error;
 use super::proto::{Core, FileEntry, Mount, PstreeEntry, RegFile, RemapFilePath};
-use super::verify::Error;
 
 /// The part of a checkpoint on which a restore fails.
 #[derive(Debug, Clone, PartialEq, Eq)]

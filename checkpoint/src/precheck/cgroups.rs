@@ -9,9 +9,10 @@
 //! be recorded as its root (`cgns_prefix`), or CRIU makes none and the container sees
 //! the host's.
 
+use super::granted::Granted;
 use super::granted::Namespace;
 use super::messages::{CgroupDir, CgroupSet, Cgroups, Controller, Member, Perms};
-use super::{Granted, Refusals};
+use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::Dir;
 use crate::images::proto::wire::Message;
@@ -117,8 +118,8 @@ fn below(directory: &CgroupDir, depth: usize, granted: &Granted, refusals: &mut 
 }
 
 fn perms(perms: &Perms, name: &str, granted: &Granted, refusals: &mut Refusals) {
-    let mapped = |mappings: &[super::Mapping], id: u32| {
-        let is_mapped = |mapping: &super::Mapping| {
+    let mapped = |mappings: &[super::granted::Mapping], id: u32| {
+        let is_mapped = |mapping: &super::granted::Mapping| {
             id.checked_sub(mapping.outside)
                 .is_some_and(|offset| offset < mapping.count)
         };

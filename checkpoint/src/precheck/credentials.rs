@@ -12,9 +12,11 @@
 //!   configuration has them. Their contents come from the checkpoint: a filter may have
 //!   been added by the application, and CRIU stores no profile.
 
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
 use super::messages::{Creds, Seccomp, ThreadCore};
 use super::process::Process;
-use super::{CapabilitySet, Granted, Refusals};
+use super::refusal::Refusals;
 
 /// `SECCOMP_MODE_DISABLED` of seccomp(2).
 const DISABLED: u32 = 0;

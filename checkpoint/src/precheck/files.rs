@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
 use super::granted::{Mapping, Namespace};
 use super::messages::{Extent, File, Userns};
 use super::process::Processes;
-use super::{CapabilitySet, Granted, Refusals};
+use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::{Dir, number};
 

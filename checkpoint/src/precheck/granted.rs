@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::CapabilitySet;
+use super::capabilities::CapabilitySet;
 
 /// What the configuration gives. Whoever reads a configuration fills it; the defaults
 /// give nothing.

@@ -8,8 +8,10 @@
 
 use std::fs;
 
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
 use super::process::Process;
-use super::{CapabilitySet, Granted, Refusals};
+use super::refusal::Refusals;
 
 /// The number of the limit of real-time priorities (`RLIMIT_RTPRIO`).
 const RTPRIO: u32 = 14;

@@ -13,9 +13,11 @@
 //!                                        ▼
 //!                                    refusals
 //!
+//! refusal       a difference
 //! process       processes and threads, read once
 //! credentials   users, groups, capabilities, seccomp, labels
 //! namespaces    which namespaces are the host's
+//! mount         one recorded mount
 //! mounts        every mount is one of the configuration's
 //! paths         every recorded path leads into the container, without a link
 //! archive       the links in the files of a tmpfs
@@ -37,46 +39,24 @@ mod files;
 mod granted;
 mod limits;
 mod messages;
+mod mount;
 mod mounts;
 mod namespaces;
 mod paths;
 mod process;
+mod refusal;
 
-use std::fmt;
 use std::path::Path;
 
 pub use capabilities::CapabilitySet;
 pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, User};
+pub use refusal::Refusal;
 
 use crate::images::Error;
 use crate::images::dir::Dir;
 use messages::{File, Seccomp};
-use process::{Process, Processes};
-
-/// The most refusals that are collected. One is enough to refuse a restore.
-const MAX_REFUSALS: usize = 8;
-
-/// A difference between a checkpoint and a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The process, mount or file, or the checkpoint itself.
-    pub subject: String,
-    /// What the checkpoint says of it.
-    pub wants: String,
-    /// What the configuration gives.
-    pub gives: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            subject,
-            wants,
-            gives,
-        } = self;
-        write!(f, "{subject} {wants}, but {gives}")
-    }
-}
+use process::Processes;
+use refusal::Refusals;
 
 /// Compares the checkpoint in `dir` with what its container is granted. Returns the
 /// first few differences, none for an honest checkpoint.
@@ -107,39 +87,6 @@ pub fn check(dir: &Path, granted: &Granted) -> Result<Vec<Refusal>, Error> {
     })?;
     paths.finish(&mut refusals)?;
     Ok(refusals.0)
-}
-
-/// The differences found so far.
-#[derive(Debug, Default)]
-struct Refusals(Vec<Refusal>);
-
-impl Refusals {
-    fn add(&mut self, subject: String, wants: &str, gives: &str) {
-        if self.0.len() < MAX_REFUSALS {
-            self.0.push(Refusal {
-                subject,
-                wants: wants.to_owned(),
-                gives: gives.to_owned(),
-            });
-        }
-    }
-
-    fn process(&mut self, process: &Process, wants: &str, gives: &str) {
-        let subject = format!("process {} ({})", process.pid, process.leader.comm);
-        self.add(subject, wants, gives);
-    }
-
-    fn mount(&mut self, mountpoint: &str, wants: &str, gives: &str) {
-        self.add(format!("the mount on {mountpoint}"), wants, gives);
-    }
-
-    fn file(&mut self, path: &str, wants: &str, gives: &str) {
-        self.add(format!("the file {path}"), wants, gives);
-    }
-
-    fn checkpoint(&mut self, wants: &str, gives: &str) {
-        self.add("the checkpoint".to_owned(), wants, gives);
-    }
 }
 
 #[cfg(test)]

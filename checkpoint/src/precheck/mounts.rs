@@ -25,46 +25,18 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::granted::{MountEntry, Mounts};
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
+use super::granted::Mounts;
 use super::messages::Mount;
+use super::mount::{
+    Difference, NULL, PRIVATE, PROC, READ_ONLY, TMPFS, canonical, differs, flags, is_below,
+    is_controller, is_kind, is_own_directory, is_terminal, kind, unusual,
+};
 use super::process::Processes;
-use super::{CapabilitySet, Granted, Refusals};
+use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::{Dir, number};
-
-// Flags of mount(2).
-const READ_ONLY: u32 = 1;
-/// The flags that CRIU records of a file system (criu/proc_parse.c): read-only,
-/// synchronous, mandatory locks, synchronous directories. The others make a bind mount
-/// or move one.
-const FILE_SYSTEM_FLAGS: u32 = 0x1 | 0x10 | 0x40 | 0x80;
-/// The flags that CRIU records of a mount: read-only, nosuid, nodev, noexec, noatime,
-/// nodiratime, relatime, strictatime, and the propagation.
-const MOUNT_FLAGS: u32 =
-    0xf | 0x400 | 0x800 | 0x2_0000 | 0x4_0000 | 0x8_0000 | 0x10_0000 | 0x20_0000 | 0x100_0000;
-
-/// CRIU's numbers of file system types (mnt.proto) that a configuration can mount, with
-/// their names.
-const KINDS: [(u32, &str); 9] = [
-    (1, "proc"),
-    (2, "sysfs"),
-    (5, "tmpfs"),
-    (6, "devpts"),
-    (12, "cgroup"),
-    (14, "mqueue"),
-    (17, "overlay"),
-    (23, "cgroup2"),
-    (3, "devtmpfs"),
-];
-const PROC: u32 = 1;
-const TMPFS: u32 = 5;
-const DEVPTS: u32 = 6;
-
-/// The types whose instances belong to a container, which it may mount itself.
-const PRIVATE: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "overlay"];
-
-/// The key by which runc has CRIU cover a file.
-const NULL: &str = "/dev/null";
 
 /// The mounts of the container's mount namespace.
 #[derive(Debug, Default)]
@@ -187,7 +159,7 @@ impl<'a> Namespace<'a> {
         mount: &Mount,
         mountpoint: &str,
         times: usize,
-    ) -> Result<Files, (String, String)> {
+    ) -> Result<Files, Difference> {
         let mounts = self.mounts;
         if mountpoint == "/" && times == 1 {
             return match mounts.read_only_root && mount.flags & READ_ONLY == 0 {
@@ -228,7 +200,7 @@ impl<'a> Namespace<'a> {
         mount: &Mount,
         mountpoint: &str,
         key: &[u8],
-    ) -> Result<Files, (String, String)> {
+    ) -> Result<Files, Difference> {
         let mounts = self.mounts;
         let key = String::from_utf8_lossy(key);
         let masked = mounts.masked.iter().any(|path| path == mountpoint);
@@ -270,7 +242,7 @@ impl<'a> Namespace<'a> {
         key.starts_with("/run/crun/") && !key.contains("..")
     }
 
-    fn file_system(&self, mount: &Mount, mountpoint: &str) -> Result<Files, (String, String)> {
+    fn file_system(&self, mount: &Mount, mountpoint: &str) -> Result<Files, Difference> {
         let Some(kind) = kind(mount) else {
             return Err(differs(
                 &format!("has a file system of type {}", mount.fstype),
@@ -388,100 +360,4 @@ fn own_mounts(mounts: &[Mount], refusals: &mut Refusals) {
             );
         }
     }
-}
-
-fn differs(wants: &str, gives: &str) -> (String, String) {
-    (wants.to_owned(), gives.to_owned())
-}
-
-/// What no mount of runc's or crun's containers has.
-fn unusual(mount: &Mount) -> Option<&'static str> {
-    if mount.with_plugin == Some(true) {
-        return Some("is made by a plugin of CRIU");
-    }
-    if mount.deleted == Some(true) {
-        return Some("is of a deleted directory");
-    }
-    if mount.fsname.is_some() {
-        return Some("names its file system's type");
-    }
-    if mount.ext_mount == Some(true) {
-        return Some("is external in the form of CRIU before 4.0");
-    }
-    if mount
-        .sb_flags
-        .is_none_or(|flags| flags & !FILE_SYSTEM_FLAGS != 0)
-        || mount.flags & !MOUNT_FLAGS != 0
-    {
-        return Some("has flags that bind or move another mount");
-    }
-    None
-}
-
-/// The name of a mount's type; `None` if a configuration can't mount it.
-fn kind(mount: &Mount) -> Option<&'static str> {
-    let known = KINDS.iter().find(|(number, _)| *number == mount.fstype);
-    known.map(|(_, name)| *name)
-}
-
-/// Whether a configuration's type is this one. "cgroup" is either version.
-fn is_kind(configured: &str, kind: &str) -> bool {
-    configured == kind
-        || (configured == "cgroup" && kind.starts_with("cgroup"))
-        || (configured == "cgroup" && kind == "tmpfs")
-}
-
-/// Whether a mountpoint is that of a controller below a configuration's cgroup mount,
-/// as on cgroup v1.
-fn is_controller(entry: &MountEntry, mountpoint: &str) -> bool {
-    let rest = mountpoint.strip_prefix(&entry.destination);
-    entry.kind == "cgroup"
-        && rest
-            .and_then(|rest| rest.strip_prefix('/'))
-            .is_some_and(|name| !name.is_empty() && !name.contains('/'))
-}
-
-/// The configuration's flags must all be there.
-fn flags(flags: u32, entry: &MountEntry) -> Result<(), (String, String)> {
-    let missing = entry.flags & !flags;
-    let names = [(1, "read-only"), (2, "nosuid"), (4, "nodev"), (8, "noexec")];
-    match names.iter().find(|(flag, _)| missing & flag != 0) {
-        Some((_, name)) => Err(differs(
-            &format!("is not {name}"),
-            "the configuration sets that",
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Whether a mount shows the directory of its file system that it is mounted on.
-fn is_own_directory(mount: &Mount, mountpoint: &str) -> bool {
-    let directory = mountpoint.strip_prefix("/proc").unwrap_or(mountpoint);
-    mount.root == directory.as_bytes()
-}
-
-/// Whether a mount is a terminal of a devpts.
-fn is_terminal(mount: &Mount) -> bool {
-    let index = mount.root.strip_prefix(b"/");
-    mount.fstype == DEVPTS
-        && index.is_some_and(|index| !index.is_empty() && index.iter().all(u8::is_ascii_digit))
-}
-
-/// Whether the directory that a mount shows has no way up and no link of proc in it.
-fn is_below(mount: &Mount) -> bool {
-    canonical(&mount.root).is_some_and(|root| {
-        mount.fstype != PROC
-            || !root
-                .split('/')
-                .any(|name| ["root", "cwd", "fd", "exe", "self"].contains(&name))
-    })
-}
-
-/// An absolute path with plain components.
-pub(super) fn canonical(path: &[u8]) -> Option<&str> {
-    let path = str::from_utf8(path).ok()?;
-    let rest = path.strip_prefix('/')?;
-    let is_plain =
-        |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
-    (rest.is_empty() || rest.split('/').all(is_plain)).then_some(path)
 }

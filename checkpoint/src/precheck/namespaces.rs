@@ -12,10 +12,12 @@
 //! - the time namespace is left out: CRIU restores every container in a new one;
 //! - a cgroup namespace is not in the mask. cgroup.img says which one CRIU makes.
 
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
 use super::granted::Namespace;
 use super::messages::File;
 use super::process::{Process, Processes};
-use super::{CapabilitySet, Granted, Refusals};
+use super::refusal::Refusals;
 use crate::images::proto::Ids;
 
 /// The kinds that CRIU restores by number.

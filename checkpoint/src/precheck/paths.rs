@@ -35,10 +35,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
 
-use super::Refusals;
 use super::archive;
 use super::messages::{File, RegFile, Remap, UnixSocket};
 use super::mounts::{Files, Mounted, Place};
+use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::Dir;
 
