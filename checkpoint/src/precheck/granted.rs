@@ -1,4 +1,4 @@
-//! What a container's configuration gives it, as far as a checkpoint could say otherwise.
+//! The grants of a container's configuration that a checkpoint could contradict.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use super::capabilities::CapabilitySet;
 
-/// What the configuration gives. Whoever reads a configuration fills it; the defaults
-/// give nothing.
+/// The grants of a configuration, filled by its reader. The defaults give nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Granted {
     /// The user and the groups of the container's program.

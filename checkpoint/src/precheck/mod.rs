@@ -1,11 +1,10 @@
 //! Compares a checkpoint with its container's configuration, before CRIU restores it.
 //!
 //! CRIU is root and does what the images say: users, capabilities, filters, namespaces,
-//! mounts, cgroups, limits, and paths to open, make or remove. Whoever can edit a
-//! checkpoint, or could write to the container's files after it, would decide all of
-//! them. So everything that gives a process more than the memory and the descriptors
-//! that it had is compared with what the administrator configured ([`Granted`]), and a
-//! difference is a [`Refusal`].
+//! mounts, cgroups, limits, and paths to open, make or remove. An edited checkpoint, or
+//! files that the container changed after it, would decide all of them. So everything
+//! that gives a process more than the memory and the descriptors that it had is compared
+//! with the administrator's configuration ([`Granted`]). A difference is a [`Refusal`].
 //!
 //! ```text
 //!  images (as CRIU will read them) ──► check ◄── Granted (from config.json)

@@ -1,7 +1,7 @@
-//! The signature of a manifest: that this node, or one with the same key, wrote it.
+//! The signature of a manifest. It proves that a node with the same key wrote it.
 //!
-//! Digests show damage, and anybody who edits a file can edit them. A keyed hash needs
-//! the node's key. It covers all of the manifest, with the files' digests and the
+//! Digests show damage only: an attacker who edits a file edits its digest, too. A keyed
+//! hash needs the node's key. It covers all of the manifest, with the files' digests and the
 //! container's configuration. It does not cover the files of an earlier pre-dump, which
 //! have no digests.
 //!
