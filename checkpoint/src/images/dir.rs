@@ -83,8 +83,9 @@ impl<I: Images + ?Sized> Dir<'_, I> {
 
 /// The number in an image's name, such as 7 in `core-7.img`.
 pub(crate) fn number<N: std::str::FromStr>(name: &str, prefix: &str) -> Option<N> {
-    name.strip_prefix(prefix)?
-        .strip_suffix(".img")?
-        .parse()
-        .ok()
+    let digits = name.strip_prefix(prefix)?.strip_suffix(".img")?;
+    // CRIU writes and opens plain decimal numbers: `+7` and `07` name other files.
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit())
+        && (digits == "0" || !digits.starts_with('0'));
+    digits.parse().ok().filter(|_| is_plain)
 }

@@ -59,6 +59,8 @@ impl CapabilitySet {
     pub(super) const SYS_ADMIN: Self = Self(1 << 21);
     pub(super) const SYS_NICE: Self = Self(1 << 23);
     pub(super) const SYS_RESOURCE: Self = Self(1 << 24);
+    pub(super) const MKNOD: Self = Self(1 << 27);
+    pub(super) const SYSLOG: Self = Self(1 << 34);
     pub(super) const BPF: Self = Self(1 << 39);
 
     /// The set with these names, `CAP_CHOWN` or `chown`. Unknown names are ignored, as

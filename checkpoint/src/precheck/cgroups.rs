@@ -12,6 +12,7 @@
 use super::granted::Granted;
 use super::granted::Namespace;
 use super::messages::{CgroupDir, CgroupSet, Cgroups, Controller, Member, Perms};
+use super::process::Processes;
 use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::Dir;
@@ -21,7 +22,7 @@ use crate::images::proto::wire::Message;
 const MAX_DEPTH: usize = 32;
 
 /// Bits of a directory's mode by which others than its owner could change it.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+const WRITABLE_BY_OTHERS: u32 = 0o002;
 
 /// Checks the image of cgroups. Without one CRIU leaves all processes in the cgroup
 /// that the runtime gives it.
@@ -30,6 +31,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// The image is damaged.
 pub(super) fn check(
     dir: &Dir<'_>,
+    processes: &Processes,
     granted: &Granted,
     refusals: &mut Refusals,
 ) -> Result<(), Error> {
@@ -60,9 +62,12 @@ pub(super) fn check(
         }
         below(directory, 0, granted, refusals);
     }
+    for controller in &cgroups.controllers {
+        roots(controller, &cgroups.sets, refusals);
+    }
     if granted.namespaces.contains(&Namespace::Cgroup)
         && !cgroups.sets.is_empty()
-        && !cgroups.sets.iter().any(has_root)
+        && !inits(processes, &cgroups.sets).is_some_and(has_root)
     {
         refusals.checkpoint(
             "has no root of the container's cgroup namespace",
@@ -72,22 +77,56 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Each hierarchy has one cgroup of the container, in which a process is: CRIU moves
+/// only such a one, and makes any other where its name says.
+fn roots(controller: &Controller, sets: &[CgroupSet], refusals: &mut Refusals) {
+    let members = sets.iter().flat_map(|set| &set.ctls);
+    let mut members = members.filter(|member| controller.cnames.contains(&member.name));
+    match controller.dirs.as_slice() {
+        [] => {}
+        [root] if members.any(|member| is_below(&member.path, root)) => {}
+        _ => refusals.checkpoint(
+            "has a cgroup in which no process is, or several in a hierarchy",
+            "a container has one",
+        ),
+    }
+}
+
+/// The cgroups of init.
+fn inits<'a>(processes: &Processes, sets: &'a [CgroupSet]) -> Option<&'a CgroupSet> {
+    let init = processes.living.first()?;
+    let thread = init.threads.first().and_then(|thread| thread.cg_set);
+    let id = thread.or(init.leader.cg_set)?;
+    sets.iter().find(|set| set.id == id)
+}
+
+fn is_below(path: &str, root: &CgroupDir) -> bool {
+    let root = root.dir_name.trim_start_matches('/');
+    let rest = path
+        .strip_prefix('/')
+        .and_then(|path| path.strip_prefix(root));
+    rest.is_some_and(|rest| rest.is_empty() || root.is_empty() || rest.starts_with('/'))
+}
+
 /// Whether a process's cgroup is the container's or below, which CRIU moves to the new
 /// container's (`rewrite_cgsets`), and whether the root of its cgroup namespace is
 /// within its path.
 fn is_below_its_root(member: &Member, controllers: &[Controller]) -> bool {
     let length = usize::try_from(member.cgns_prefix.unwrap_or(0)).unwrap_or(usize::MAX);
-    let is_root_within = length <= member.path.len();
+    // CRIU cuts the path there, and the name of the hierarchy's cgroup, too.
+    let ends_there = |path: &str| {
+        let rest = path.get(length..);
+        rest.is_some_and(|rest| length == 0 || rest.is_empty() || rest.starts_with('/'))
+    };
     let roots = controllers
         .iter()
         .filter(|controller| controller.cnames.contains(&member.name))
         .flat_map(|controller| &controller.dirs);
-    let is_below = |root: &CgroupDir| {
-        let root = format!("/{}", root.dir_name.trim_start_matches('/'));
-        let rest = member.path.strip_prefix(&root);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let is_root = |root: &CgroupDir| {
+        let name = format!("/{}", root.dir_name.trim_start_matches('/'));
+        is_below(&member.path, root) && ends_there(&name)
     };
-    is_root_within && roots.into_iter().any(is_below)
+    ends_there(&member.path) && roots.into_iter().any(is_root)
 }
 
 /// Whether processes in this set have a root of their cgroup namespace.
@@ -98,7 +137,8 @@ fn has_root(set: &CgroupSet) -> bool {
 }
 
 fn below(directory: &CgroupDir, depth: usize, granted: &Granted, refusals: &mut Refusals) {
-    if let Some(perms) = &directory.dir_perms {
+    // Below its own cgroup a container gives them to users of its own.
+    if let Some(perms) = directory.dir_perms.as_ref().filter(|_| depth == 0) {
         self::perms(perms, &directory.dir_name, granted, refusals);
     }
     for property in &directory.properties {

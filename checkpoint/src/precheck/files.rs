@@ -5,7 +5,7 @@ use std::fs;
 use super::capabilities::CapabilitySet;
 use super::granted::Granted;
 use super::granted::{Mapping, Namespace};
-use super::messages::{Extent, File, Userns};
+use super::messages::{Extent, File, Ghost, Userns};
 use super::process::Processes;
 use super::refusal::Refusals;
 use crate::images::Error;
@@ -15,6 +15,9 @@ use crate::images::dir::{Dir, number};
 /// have: profiles of AppArmor namespaces (criu/apparmor.c), automounts, and
 /// interpreters of binaries.
 const HOSTS: [&str; 3] = ["apparmor.img", "autofs-", "binfmt-misc"];
+
+/// Images of firewall rules.
+const RULES: [&str; 3] = ["iptables-", "ip6tables-", "nftables-"];
 
 /// Images of CRIU before 3.0, which CRIU still reads in place of those that are compared.
 const OLD: [&str; 6] = [
@@ -29,6 +32,16 @@ const OLD: [&str; 6] = [
 /// The most descriptors that a runtime keeps of a container: its standard streams.
 const STREAMS: usize = 3;
 
+// File types and modes of stat(2).
+const S_IFMT: u32 = 0o170_000;
+const S_IFIFO: u32 = 0o010_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFDIR: u32 = 0o040_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFREG: u32 = 0o100_000;
+/// Set-user-ID and set-group-ID.
+const SET_ID: u32 = 0o6_000;
+
 /// The kind of a raw socket (`SOCK_RAW`).
 const RAW: u32 = 3;
 
@@ -42,6 +55,12 @@ const PID_MAX_LIMIT: u32 = 1 << 22;
 pub(super) fn check_names(dir: &Dir<'_>, refusals: &mut Refusals) -> Result<(), Error> {
     for (name, _) in dir.files()? {
         let is_one_of = |names: &[&str]| names.iter().any(|known| name.starts_with(known));
+        if is_one_of(&RULES) && names_program(dir, &name)? {
+            refusals.checkpoint(
+                &format!("has firewall rules in {name} that name a file of the host"),
+                "CRIU writes none",
+            );
+        }
         if is_one_of(&HOSTS) {
             refusals.checkpoint(
                 &format!("has {name}, whose restore changes the host"),
@@ -56,6 +75,48 @@ pub(super) fn check_names(dir: &Dir<'_>, refusals: &mut Refusals) -> Result<(), 
     }
     descriptors(dir, refusals);
     Ok(())
+}
+
+/// Checks the deleted files that CRIU makes again as root: no link, which CRIU would
+/// follow, and no device or set-user-ID program that the container could not have made.
+///
+/// # Errors
+/// An image can't be read.
+pub(super) fn check_ghosts(
+    dir: &Dir<'_>,
+    granted: &Granted,
+    refusals: &mut Refusals,
+) -> Result<(), Error> {
+    for (name, _) in dir.files()? {
+        if number::<u32>(&name, "ghost-file-").is_none() {
+            continue;
+        }
+        let ghost: Ghost = dir.first(&name)?.unwrap_or_default();
+        let may_make = match ghost.mode & S_IFMT {
+            S_IFREG | S_IFDIR | S_IFIFO => true,
+            S_IFCHR | S_IFBLK => granted.bounding.contains(CapabilitySet::MKNOD),
+            _ => false,
+        };
+        let is_root = granted.user.uid == 0;
+        if !may_make || (ghost.mode & SET_ID != 0 && !is_root) {
+            refusals.checkpoint(
+                &format!("has the deleted file {name} of mode {:o}", ghost.mode),
+                "the container could not have made it",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether firewall rules, which CRIU hands to a program of the host, name another one
+/// or a file (iptables-restore(8), `--modprobe`; nft(8), `include`).
+fn names_program(dir: &Dir<'_>, name: &str) -> Result<bool, Error> {
+    let path = dir.0.join(name);
+    let rules = fs::read(&path).map_err(|source| Error::File { file: path, source })?;
+    let words: [&[u8]; 2] = [b"modprobe", b"include"];
+    Ok(words
+        .iter()
+        .any(|word| rules.windows(word.len()).any(|part| part == *word)))
 }
 
 /// Checks runc's and crun's list of the standard streams' names. They give CRIU as many
@@ -74,14 +135,7 @@ fn descriptors(dir: &Dir<'_>, refusals: &mut Refusals) {
 }
 
 /// Checks process IDs and the name of CRIU's run.
-///
-/// # Errors
-/// None today; the signature is that of the other checks.
-pub(super) fn check_numbers(
-    processes: &Processes,
-    _granted: &Granted,
-    refusals: &mut Refusals,
-) -> Result<(), Error> {
+pub(super) fn check_numbers(processes: &Processes, refusals: &mut Refusals) {
     // CRIU raises the host's kernel.pid_max for a larger one (criu/pstree.c,
     // `prepare_pstree`).
     let largest = fs::read_to_string("/proc/sys/kernel/pid_max")
@@ -104,7 +158,6 @@ pub(super) fn check_numbers(
     if !processes.inventory.dump_criu_run_id.iter().all(is_run) {
         refusals.checkpoint("has no UUID of CRIU's run", "CRIU writes one");
     }
-    Ok(())
 }
 
 /// Checks the mappings of the container's user namespace, which CRIU writes as root.
@@ -117,7 +170,8 @@ pub(super) fn check_mappings(
     granted: &Granted,
     refusals: &mut Refusals,
 ) -> Result<(), Error> {
-    if !granted.namespaces.contains(&Namespace::User) {
+    // One that the container joins has mappings of its own already.
+    if !granted.namespaces.contains(&Namespace::User) || granted.joins_user_namespace {
         return Ok(());
     }
     let own = processes

@@ -23,6 +23,8 @@ pub struct Granted {
     pub label: Option<String>,
     /// The namespaces that the container has, its own or another's.
     pub namespaces: BTreeSet<Namespace>,
+    /// Whether the user namespace is another's.
+    pub joins_user_namespace: bool,
     /// The mappings of user and group IDs of a user namespace.
     pub mappings: Mappings,
     /// Hard limits of resources, by the kernel's numbers (getrlimit(2)).
@@ -108,8 +110,19 @@ pub struct Mounts {
     pub terminal: bool,
     /// Device nodes that a runtime binds where it can't make them.
     pub devices: Vec<String>,
-    /// Mounts that came with a recursive bind mount: the key and the host's path.
-    pub nested: Vec<(String, PathBuf)>,
+    /// Mounts that came with a recursive bind mount.
+    pub nested: Vec<NestedMount>,
+}
+
+/// A mount of the host below the source of a recursive bind mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NestedMount {
+    /// The mountpoint in the container, which is its key.
+    pub key: String,
+    /// The host's path.
+    pub source: PathBuf,
+    /// Flags of mount(2) that it has on the host.
+    pub flags: u32,
 }
 
 /// One mount of a configuration.
@@ -121,7 +134,9 @@ pub struct MountEntry {
     pub kind: String,
     /// The host's file or directory of a bind mount.
     pub source: Option<PathBuf>,
-    /// Flags as of mount(2) that the configuration sets: read-only, nosuid, nodev,
-    /// noexec.
+    /// Flags as of mount(2) that the configuration sets (read-only, nosuid, nodev,
+    /// noexec), and read-only if the source of a bind mount is.
     pub flags: u32,
+    /// The directories in the options of an overlay: `lowerdir=...` and the like.
+    pub layers: Vec<String>,
 }

@@ -29,15 +29,16 @@ pub(super) fn check(process: &Process, granted: &Granted, refusals: &mut Refusal
 }
 
 fn resources(process: &Process, granted: &Granted, refusals: &mut Refusals) {
-    let limits = process.leader.rlimits.iter().flat_map(|all| &all.rlimits);
-    for (resource, limit) in (0..).zip(limits) {
-        let given = granted.limits.iter().find(|(given, _)| *given == resource);
-        if let Some((_, hard)) = given
-            && limit.hard.max(limit.current) > *hard
-        {
+    let limits = process.leader.rlimits.as_ref().map(|all| &all.rlimits);
+    for (resource, hard) in &granted.limits {
+        let index = usize::try_from(*resource).unwrap_or(usize::MAX);
+        let limit = limits.and_then(|limits| limits.get(index));
+        // Without a limit in the image CRIU's own stays.
+        let own = limit.map_or(u64::MAX, |limit| limit.hard.max(limit.current));
+        if own > *hard {
             refusals.process(
                 process,
-                &format!("has {} as the limit of resource {resource}", limit.hard),
+                &format!("has {own} as the limit of resource {resource}"),
                 &format!("the configuration gives {hard}"),
             );
         }

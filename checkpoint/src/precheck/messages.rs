@@ -20,6 +20,7 @@ messages! {
     TaskCore {
         1 task_state: u32,
         6 comm: String,
+        9 cg_set: Option<u32>,
         8 rlimits: Option<Rlimits>,
         11 old_seccomp_mode: Option<u32>,
         12 old_seccomp_filter: Option<u32>,
@@ -39,6 +40,7 @@ messages! {
         10 creds: Option<Creds>,
         11 seccomp_mode: Option<u32>,
         12 seccomp_filter: Option<u32>,
+        16 cg_set: Option<u32>,
     }
     Creds {
         1 uid: u32,
@@ -88,6 +90,8 @@ messages! {
         5 flags: u32,
         6 root: Vec<u8>,
         7 mountpoint: Vec<u8>,
+        8 source: Vec<u8>,
+        9 options: Vec<u8>,
         12 with_plugin: Option<bool>,
         13 ext_mount: Option<bool>,
         14 fsname: Option<String>,
@@ -111,6 +115,7 @@ messages! {
         21 bpf: Option<Vec<u8>>,
     }
     RegFile {
+        1 id: u32,
         2 flags: u32,
         6 name: Vec<u8>,
         /// Zigzag-encoded: even for the IDs that a mount can have.
@@ -126,6 +131,7 @@ messages! {
         3 ns_cflag: u32,
     }
     UnixSocket {
+        1 id: u32,
         11 name: Vec<u8>,
         14 name_dir: Option<Vec<u8>>,
     }
@@ -135,6 +141,11 @@ messages! {
         1 orig_id: u32,
         2 remap_id: u32,
         3 remap_type: Option<u32>,
+    }
+
+    /// ghost-file-N.img, the first record: a file that CRIU makes again.
+    Ghost {
+        3 mode: u32,
     }
 
     /// cgroup.img: one record.

@@ -48,7 +48,7 @@ mod refusal;
 use std::path::Path;
 
 pub use capabilities::CapabilitySet;
-pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, User};
+pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, NestedMount, User};
 pub use refusal::Refusal;
 
 use crate::images::Error;
@@ -67,7 +67,8 @@ pub fn check(dir: &Path, granted: &Granted) -> Result<Vec<Refusal>, Error> {
     let mut refusals = Refusals::default();
     files::check_names(&dir, &mut refusals)?;
     let processes = Processes::read(&dir)?;
-    files::check_numbers(&processes, granted, &mut refusals)?;
+    files::check_numbers(&processes, &mut refusals);
+    files::check_ghosts(&dir, granted, &mut refusals)?;
     files::check_mappings(&dir, &processes, granted, &mut refusals)?;
     namespaces::check(&processes, granted, &mut refusals);
     let filters: Seccomp = dir.first("seccomp.img")?.unwrap_or_default();
@@ -75,9 +76,9 @@ pub fn check(dir: &Path, granted: &Granted) -> Result<Vec<Refusal>, Error> {
         credentials::check(process, &filters, granted, &mut refusals);
         limits::check(process, granted, &mut refusals);
     }
-    cgroups::check(&dir, granted, &mut refusals)?;
+    cgroups::check(&dir, &processes, granted, &mut refusals)?;
     let mounts = mounts::check(&dir, &processes, granted, &mut refusals)?;
-    let mut paths = paths::Paths::new(&dir, &mounts)?;
+    let mut paths = paths::Paths::new(&dir, &mounts, granted)?;
     dir.each("files.img", |file: File| {
         namespaces::check_file(&file, &processes, granted, &mut refusals);
         files::check_descriptor(&file, granted, &mut refusals);

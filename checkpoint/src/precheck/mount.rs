@@ -32,7 +32,7 @@ pub(super) const TMPFS: u32 = 5;
 const DEVPTS: u32 = 6;
 
 /// The types whose instances belong to a container, which it may mount itself.
-pub(super) const PRIVATE: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "overlay"];
+pub(super) const PRIVATE: [&str; 5] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue"];
 
 /// The key by which runc has CRIU cover a file.
 pub(super) const NULL: &str = "/dev/null";
@@ -92,8 +92,8 @@ pub(super) fn is_controller(entry: &MountEntry, mountpoint: &str) -> bool {
 }
 
 /// The configuration's flags must all be there.
-pub(super) fn flags(flags: u32, entry: &MountEntry) -> Result<(), Difference> {
-    let missing = entry.flags & !flags;
+pub(super) fn flags(flags: u32, configured: u32) -> Result<(), Difference> {
+    let missing = configured & !flags;
     let names = [(1, "read-only"), (2, "nosuid"), (4, "nodev"), (8, "noexec")];
     match names.iter().find(|(flag, _)| missing & flag != 0) {
         Some((_, name)) => Err(differs(
@@ -102,12 +102,6 @@ pub(super) fn flags(flags: u32, entry: &MountEntry) -> Result<(), Difference> {
         )),
         None => Ok(()),
     }
-}
-
-/// Whether a mount shows the directory of its file system that it is mounted on.
-pub(super) fn is_own_directory(mount: &Mount, mountpoint: &str) -> bool {
-    let directory = mountpoint.strip_prefix("/proc").unwrap_or(mountpoint);
-    mount.root == directory.as_bytes()
 }
 
 /// Whether a mount is a terminal of a devpts.
@@ -134,4 +128,25 @@ pub(super) fn canonical(path: &[u8]) -> Option<&str> {
     let is_plain =
         |name: &str| !name.is_empty() && name != "." && name != ".." && !name.contains('\0');
     (rest.is_empty() || rest.split('/').all(is_plain)).then_some(path)
+}
+
+/// The layers of a configured overlay must be the configuration's.
+pub(super) fn layers(mount: &Mount, entry: &MountEntry) -> Result<(), Difference> {
+    if kind(mount) != Some("overlay") {
+        return Ok(());
+    }
+    let options = String::from_utf8_lossy(&mount.options);
+    let is_layer = |option: &&str| {
+        ["lowerdir", "upperdir", "workdir"]
+            .iter()
+            .any(|name| option.starts_with(name))
+    };
+    let mut layers = options.split(',').filter(is_layer);
+    match layers.find(|option| !entry.layers.iter().any(|layer| layer == option)) {
+        Some(other) => Err(differs(
+            &format!("has the layer {other}"),
+            "the configuration has others",
+        )),
+        None => Ok(()),
+    }
 }

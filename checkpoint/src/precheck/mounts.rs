@@ -31,9 +31,9 @@ use super::granted::Mounts;
 use super::messages::Mount;
 use super::mount::{
     Difference, NULL, PRIVATE, PROC, READ_ONLY, TMPFS, canonical, differs, flags, is_below,
-    is_controller, is_kind, is_own_directory, is_terminal, kind, unusual,
+    is_controller, is_kind, is_terminal, kind, layers, unusual,
 };
-use super::process::Processes;
+use super::process::{Process, Processes};
 use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::{Dir, number};
@@ -44,12 +44,16 @@ pub(super) struct Mounted {
     pub(super) places: Vec<Place>,
     /// The IDs of all its mounts.
     pub(super) ids: HashSet<u32>,
+    /// Directories that a container's own mounts show elsewhere.
+    pub(super) binds: Vec<Vec<u8>>,
 }
 
 /// A mount of the container, with where its files come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) mountpoint: String,
+    /// CRIU's number of the mount.
+    pub(super) id: u32,
     pub(super) files: Files,
 }
 
@@ -79,32 +83,50 @@ pub(super) fn check(
     refusals: &mut Refusals,
 ) -> Result<Mounted, Error> {
     let init = processes.living.first();
-    let own = init.and_then(|init| init.ids.as_ref()?.mnt_ns_id);
-    let mut mounted = Mounted::default();
+    let own = init.and_then(Process::mount_namespace);
+    let may_mount = granted.bounding.contains(CapabilitySet::SYS_ADMIN);
+    let own: Vec<Mount> = match own {
+        Some(id) => dir.all(&format!("mountpoints-{id}.img"))?,
+        None => Vec::new(),
+    };
     for (name, _) in dir.files()? {
-        let Some(id) = number::<u32>(&name, "mountpoints-") else {
+        let is_own = |id: u32| init.is_some_and(|init| init.mount_namespace() == Some(id));
+        let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| !is_own(*id)) else {
             continue;
         };
-        let mounts: Vec<Mount> = dir.all(&name)?;
-        if Some(id) != own {
-            // `namespaces` refuses a process in it without CAP_SYS_ADMIN.
-            own_mounts(&mounts, refusals);
-            continue;
+        if may_mount {
+            nested_namespace(&dir.all(&name)?, &own, refusals);
+        } else {
+            refusals.checkpoint(
+                &format!("has another mount namespace, {id}"),
+                "the configuration gives the container one",
+            );
         }
-        let mut found = Namespace::new(granted, refusals);
-        for mount in &mounts {
-            found.check(mount);
-        }
-        found.covers();
-        mounted.places = found.places;
-        mounted.ids = mounts.iter().map(|mount| mount.mnt_id).collect();
     }
-    Ok(mounted)
+    let mut found = Namespace::new(granted, &own, refusals);
+    for mount in &own {
+        found.check(mount);
+    }
+    found.covers();
+    // The container's own mounts may hide others.
+    if !may_mount {
+        found.parents();
+    }
+    Ok(Mounted {
+        ids: own.iter().map(|mount| mount.mnt_id).collect(),
+        binds: found.binds,
+        places: found.places,
+    })
 }
 
 /// The checks of the container's mount namespace.
 struct Namespace<'a> {
     mounts: &'a Mounts,
+    /// All mounts of the namespace.
+    all: &'a [Mount],
+    /// The file systems of the root and of the host's mounts.
+    hosts: HashSet<u32>,
+    binds: Vec<Vec<u8>>,
     /// Whether the container may make mounts of its own.
     may_mount: bool,
     refusals: &'a mut Refusals,
@@ -116,9 +138,21 @@ struct Namespace<'a> {
 }
 
 impl<'a> Namespace<'a> {
-    fn new(granted: &'a Granted, refusals: &'a mut Refusals) -> Self {
+    fn new(granted: &'a Granted, all: &'a [Mount], refusals: &'a mut Refusals) -> Self {
+        // A cover's /dev/null is in the container's own /dev.
+        let is_hosts = |mount: &&Mount| match &mount.ext_key {
+            Some(key) => key != NULL.as_bytes(),
+            None => mount.mountpoint == b"/",
+        };
         Self {
             mounts: &granted.mounts,
+            all,
+            hosts: all
+                .iter()
+                .filter(is_hosts)
+                .map(|mount| mount.root_dev)
+                .collect(),
+            binds: Vec::new(),
             may_mount: granted.bounding.contains(CapabilitySet::SYS_ADMIN),
             refusals,
             found: HashMap::new(),
@@ -148,7 +182,11 @@ impl<'a> Namespace<'a> {
         *times += 1;
         let times = *times;
         match self.files(mount, &mountpoint, times) {
-            Ok(files) => self.places.push(Place { mountpoint, files }),
+            Ok(files) => self.places.push(Place {
+                mountpoint,
+                id: mount.mnt_id,
+                files,
+            }),
             Err((wants, gives)) => self.refuse(&mountpoint, &wants, &gives),
         }
     }
@@ -174,12 +212,13 @@ impl<'a> Namespace<'a> {
             return self.external(mount, mountpoint, key);
         }
         let masked = mounts.masked.iter().any(|path| path == mountpoint);
-        if masked && mount.fstype == TMPFS && mount.flags & READ_ONLY != 0 {
+        let is_empty = mount.fstype == TMPFS && mount.root == b"/" && !self.is_hosts(mount);
+        if masked && is_empty && mount.flags & READ_ONLY != 0 {
             self.covered.insert(mountpoint.to_owned());
-            return Ok(Files::Kernel);
+            return Ok(archive(mount));
         }
         let read_only = mounts.read_only.iter().any(|path| path == mountpoint);
-        if read_only && mount.fstype == PROC && is_own_directory(mount, mountpoint) {
+        if read_only && self.is_own_directory(mount, mountpoint) {
             if mount.flags & READ_ONLY == 0 {
                 return Err(differs(
                     "is writable",
@@ -187,7 +226,10 @@ impl<'a> Namespace<'a> {
                 ));
             }
             self.covered.insert(mountpoint.to_owned());
-            return Ok(Files::Processes);
+            return Ok(match mount.fstype {
+                PROC => Files::Processes,
+                _ => Files::Unknown,
+            });
         }
         if mounts.terminal && mountpoint == "/dev/console" && is_terminal(mount) {
             return Ok(Files::Kernel);
@@ -217,8 +259,9 @@ impl<'a> Namespace<'a> {
         if mounts.devices.iter().any(|path| path == mountpoint) {
             return Ok(Files::Kernel);
         }
-        if let Some((_, source)) = mounts.nested.iter().find(|(key, _)| key == mountpoint) {
-            return Ok(Files::Host(source.clone()));
+        if let Some(nested) = mounts.nested.iter().find(|mount| mount.key == mountpoint) {
+            flags(mount.flags, nested.flags)?;
+            return Ok(Files::Host(nested.source.clone()));
         }
         let entry = mounts
             .entries
@@ -230,7 +273,7 @@ impl<'a> Namespace<'a> {
                 "the configuration has none there",
             ));
         };
-        flags(mount.flags, entry)?;
+        flags(mount.flags, entry.flags)?;
         Ok(match &entry.source {
             Some(source) => Files::Host(source.clone()),
             None => Files::Kernel,
@@ -242,13 +285,20 @@ impl<'a> Namespace<'a> {
         key.starts_with("/run/crun/") && !key.contains("..")
     }
 
-    fn file_system(&self, mount: &Mount, mountpoint: &str) -> Result<Files, Difference> {
+    fn file_system(&mut self, mount: &Mount, mountpoint: &str) -> Result<Files, Difference> {
         let Some(kind) = kind(mount) else {
             return Err(differs(
                 &format!("has a file system of type {}", mount.fstype),
                 "the configuration has none there",
             ));
         };
+        // CRIU would bind the other mount of the same file system.
+        if ["tmpfs", "devpts", "overlay"].contains(&kind) && self.is_hosts(mount) {
+            return Err(differs(
+                "has the file system of the root or of a bind mount",
+                "the configuration gives it one of its own",
+            ));
+        }
         let entry = self.mounts.entries.iter().rfind(|entry| {
             (entry.destination == mountpoint && is_kind(&entry.kind, kind))
                 || (kind == "cgroup" && is_controller(entry, mountpoint))
@@ -262,9 +312,12 @@ impl<'a> Namespace<'a> {
                     true => READ_ONLY,
                     false => 0,
                 };
-                flags(mount.flags | sb_flags | base, entry)?;
+                flags(mount.flags | sb_flags | base, entry.flags)?;
+                layers(mount, entry)?;
             }
-            _ if self.may_mount && PRIVATE.contains(&kind) && is_below(mount) => {}
+            _ if self.may_mount && PRIVATE.contains(&kind) && is_below(mount) => {
+                self.own_bind(mount);
+            }
             _ if self.may_mount && kind.starts_with("cgroup") && mount.root == b"/" => {}
             Some(_) => {
                 return Err(differs(
@@ -281,33 +334,110 @@ impl<'a> Namespace<'a> {
         }
         Ok(match mount.fstype {
             PROC => Files::Processes,
-            TMPFS => Files::Archive {
-                device: mount.root_dev,
-                mount: mount.mnt_id,
-            },
+            TMPFS => archive(mount),
             17 => Files::Unknown,
             _ => Files::Kernel,
         })
     }
 
+    /// Notes the directory that a mount of the container's own shows: CRIU binds it from
+    /// the mount that shows all of the file system, and follows links in its path.
+    fn own_bind(&mut self, mount: &Mount) {
+        let is_base = |base: &&Mount| base.root_dev == mount.root_dev && base.root == b"/";
+        if mount.root != b"/"
+            && let Some(base) = self.all.iter().find(is_base)
+        {
+            let base = base
+                .mountpoint
+                .strip_suffix(b"/")
+                .unwrap_or(&base.mountpoint);
+            self.binds.push([base, &mount.root].concat());
+        }
+    }
+
+    fn is_hosts(&self, mount: &Mount) -> bool {
+        self.hosts.contains(&mount.root_dev)
+    }
+
+    /// Whether a mount shows the directory of its file system that it is mounted on.
+    fn is_own_directory(&self, mount: &Mount, mountpoint: &str) -> bool {
+        let is_base = |base: &&Mount| {
+            base.root_dev == mount.root_dev && base.root == b"/" && base.ext_key.is_none()
+        };
+        self.all.iter().filter(is_base).any(|base| {
+            let rest = mountpoint
+                .as_bytes()
+                .strip_prefix(base.mountpoint.as_slice());
+            rest.is_some_and(|rest| {
+                let rest = rest.strip_prefix(b"/").unwrap_or(rest);
+                !rest.is_empty() && mount.root.strip_prefix(b"/") == Some(rest)
+            })
+        })
+    }
+
+    /// Refuses a mount below another one than its place says: it would be hidden, or
+    /// hide a cover.
+    fn parents(&mut self) {
+        let ids: HashSet<u32> = self.all.iter().map(|mount| mount.mnt_id).collect();
+        if ids.len() != self.all.len() {
+            self.refuse(
+                "/",
+                "has a number that another mount has, too",
+                "each has its own",
+            );
+        }
+        let is_above = |above: &Mount, mount: &Mount| {
+            let rest = mount.mountpoint.strip_prefix(above.mountpoint.as_slice());
+            rest.is_some_and(|rest| {
+                above.mountpoint == b"/" || rest.is_empty() || rest.starts_with(b"/")
+            })
+        };
+        let mut wrong = Vec::new();
+        for mount in self.all.iter().filter(|mount| mount.mountpoint != b"/") {
+            let others = self.all.iter().filter(|other| other.mnt_id != mount.mnt_id);
+            let above = others.filter(|other| is_above(other, mount));
+            let (mut nearest, mut parent) = (0, None);
+            for other in above {
+                // One on the same mountpoint is part of a stack.
+                if other.mountpoint != mount.mountpoint {
+                    nearest = nearest.max(other.mountpoint.len());
+                }
+                if other.mnt_id == mount.parent_mnt_id {
+                    parent = Some(other.mountpoint.len());
+                }
+            }
+            if parent.is_none_or(|length| length < nearest) {
+                wrong.push(String::from_utf8_lossy(&mount.mountpoint).into_owned());
+            }
+        }
+        for mountpoint in wrong {
+            self.refuse(
+                &mountpoint,
+                "is below another mount than its path says",
+                "the kernel records it",
+            );
+        }
+    }
+
     /// Refuses what is not covered, and what is mounted on top of something else.
     fn covers(&mut self) {
         let mounts = self.mounts;
+        // A container that makes mounts removes them, too.
+        if self.may_mount {
+            return;
+        }
         for path in mounts.masked.iter().chain(&mounts.read_only) {
             // Runtimes skip a path that doesn't exist. Those of the container's proc and
             // sysfs are the kernel's, so this machine tells.
             let is_kernels = path.starts_with("/proc/") || path.starts_with("/sys/");
             let exists = match is_kernels {
-                true => Path::new(path).exists(),
+                true => Path::new(path).exists() && self.has_kernels(path),
                 false => mounts.root.join(path.trim_start_matches('/')).exists(),
             };
             if exists && !self.covered.contains(path) {
                 self.refusals
                     .mount(path, "is missing", "the configuration covers it");
             }
-        }
-        if self.may_mount {
-            return;
         }
         let expected = |mountpoint: &str| {
             let entries = mounts.entries.iter();
@@ -323,7 +453,7 @@ impl<'a> Namespace<'a> {
             .iter()
             .filter(|(mountpoint, times)| **times > expected(mountpoint).max(1))
             // CRIU binds the host's uppermost mount for each of a stack (`external`).
-            .filter(|(mountpoint, _)| !mounts.nested.iter().any(|(key, _)| key == *mountpoint))
+            .filter(|(mountpoint, _)| !mounts.nested.iter().any(|mount| mount.key == **mountpoint))
             .map(|(mountpoint, _)| mountpoint.clone())
             .collect();
         for mountpoint in stacked {
@@ -335,28 +465,56 @@ impl<'a> Namespace<'a> {
         }
     }
 
+    /// Whether the container has the proc or sysfs that a path is in.
+    fn has_kernels(&self, path: &str) -> bool {
+        let top = if path.starts_with("/proc/") {
+            "/proc"
+        } else {
+            "/sys"
+        };
+        self.found.contains_key(top)
+    }
+
     fn refuse(&mut self, mountpoint: &str, wants: &str, gives: &str) {
         self.refusals.mount(mountpoint, wants, gives);
     }
 }
 
-/// Checks the mounts of a namespace that a process of the container made.
-fn own_mounts(mounts: &[Mount], refusals: &mut Refusals) {
+/// A tmpfs, whose files are in the checkpoint.
+fn archive(mount: &Mount) -> Files {
+    Files::Archive {
+        device: mount.root_dev,
+        mount: mount.mnt_id,
+    }
+}
+
+/// Checks the mounts of a namespace that a process of the container made: each is one of
+/// the container's, or a file system of its own.
+fn nested_namespace(mounts: &[Mount], own: &[Mount], refusals: &mut Refusals) {
     for mount in mounts {
+        let is_same = |other: &Mount| {
+            let key = |mount: &Mount| {
+                (
+                    mount.fstype,
+                    mount.root_dev,
+                    mount.flags & !other.flags & 0xf,
+                )
+            };
+            key(mount) == (other.fstype, other.root_dev, 0)
+                && other.flags & !mount.flags & 0xf == 0
+                && other.root == mount.root
+                && other.source == mount.source
+                && other.options == mount.options
+                && other.ext_key == mount.ext_key
+        };
+        let is_private = kind(mount).is_some_and(|kind| PRIVATE.contains(&kind));
+        let is_new = is_private && mount.root == b"/" && mount.ext_key.is_none();
         let mountpoint = String::from_utf8_lossy(&mount.mountpoint);
-        if let Some(what) = unusual(mount) {
-            refusals.mount(
-                &mountpoint,
-                what,
-                "no container of this configuration has such",
-            );
-        }
-        let is_known = mount.ext_key.is_some() || mount.mountpoint == b"/" || kind(mount).is_some();
-        if !is_known || !is_below(mount) {
+        if unusual(mount).is_some() || !(is_new || own.iter().any(is_same)) {
             refusals.mount(
                 &mountpoint,
                 "may lead out of the container",
-                "its mounts don't",
+                "the container's own mounts don't",
             );
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn check(processes: &Processes, granted: &Granted, refusals: &mut Ref
             ),
             _ => {}
         }
-        for process in others {
+        for process in others.iter().chain(&processes.dead) {
             nested(process, kind, own, granted, refusals);
         }
     }

@@ -29,13 +29,15 @@ use std::fs::{self, File as StdFile};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstat;
 
 use super::archive;
+use super::capabilities::CapabilitySet;
+use super::granted::Granted;
 use super::messages::{File, RegFile, Remap, UnixSocket};
 use super::mounts::{Files, Mounted, Place};
 use super::refusal::Refusals;
@@ -45,6 +47,11 @@ use crate::images::dir::Dir;
 /// Flags of open(2) that the kernel doesn't keep: CRIU would make or empty the file.
 const MAKING: u32 = 0o100 | 0o200 | 0o1000;
 const S_IFMT: u32 = 0o170_000;
+/// `O_PATH` and `O_NOFOLLOW`.
+const LINK: u32 = 0o10_000_000 | 0o400_000;
+/// `REMAP_TYPE__LINKED` and `REMAP_TYPE__GHOST` of remap-file-path.proto.
+const LINKED: u32 = 0;
+const GHOST: u32 = 1;
 /// The most links in a path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
@@ -70,18 +77,22 @@ pub(super) struct Paths<'a> {
     deleted: HashSet<u32>,
     /// Paths on a tmpfs, by its place.
     archived: HashMap<usize, Vec<Vec<u8>>>,
+    granted: &'a Granted,
 }
 
 impl<'a> Paths<'a> {
     /// # Errors
     /// The image of deleted files is damaged.
-    pub(super) fn new(dir: &Dir<'a>, mounts: &'a Mounted) -> Result<Self, Error> {
+    pub(super) fn new(
+        dir: &Dir<'a>,
+        mounts: &'a Mounted,
+        granted: &'a Granted,
+    ) -> Result<Self, Error> {
         let mut deleted = HashSet::new();
         dir.each("remap-fpath.img", |remap: Remap| {
-            deleted.insert(remap.orig_id);
-            // A link remap names the file that it is linked to.
-            if remap.remap_type == Some(0) {
-                deleted.insert(remap.remap_id);
+            // The file of a process that has ended, the third kind, is opened by its path.
+            if matches!(remap.remap_type, Some(LINKED | GHOST)) {
+                deleted.insert(remap.orig_id);
             }
             Ok(())
         })?;
@@ -91,6 +102,7 @@ impl<'a> Paths<'a> {
             opened: HashMap::new(),
             deleted,
             archived: HashMap::new(),
+            granted,
         })
     }
 
@@ -101,6 +113,13 @@ impl<'a> Paths<'a> {
         }
         if let Some(socket) = &file.usk {
             self.socket(socket, refusals);
+        }
+        let inner = [
+            file.reg.as_ref().map(|regular| regular.id),
+            file.usk.as_ref().map(|socket| socket.id),
+        ];
+        if inner.into_iter().flatten().any(|id| id != file.id) {
+            refusals.checkpoint("has a file with two numbers", "CRIU gives it one");
         }
     }
 
@@ -118,16 +137,24 @@ impl<'a> Paths<'a> {
         }
         // A process's own mount namespace has other mounts.
         let mount = file.mnt_id.filter(|zigzag| zigzag & 1 == 0);
-        if mount.is_some_and(|zigzag| !self.mounts.ids.contains(&(zigzag >> 1))) {
+        let mount = mount.map(|zigzag| zigzag >> 1);
+        if mount.is_some_and(|id| !self.mounts.ids.contains(&id)) {
+            if !self.granted.bounding.contains(CapabilitySet::SYS_ADMIN) {
+                refusals.file(&shown, "is on another mount", "the container has others");
+            }
             return;
         }
         let Some((index, rest)) = self.place(&file.name) else {
             return refusals.file(&shown, "is on no mount", "the container has a root");
         };
         let is_deleted = self.deleted.contains(&id);
+        // CRIU makes a deleted file on the recorded mount, whatever its path says.
+        if is_deleted && mount.is_some_and(|id| id != self.mounts.places[index].id) {
+            return refusals.file(&shown, "is on another mount", "its path says which");
+        }
         match &self.mounts.places[index].files {
             Files::Host(_) => {
-                if let Err(why) = self.on_host(index, &rest, file.mode, is_deleted) {
+                if let Err(why) = self.on_host(index, &rest, file, is_deleted) {
                     refusals.file(&shown, &why, "the kernel records a path without links");
                 }
             }
@@ -136,6 +163,11 @@ impl<'a> Paths<'a> {
                 &shown,
                 "leads out of proc",
                 "the kernel records where a link leads",
+            ),
+            Files::Processes if self.is_privileged(&rest) => refusals.file(
+                &shown,
+                "shows the machine's memory or log",
+                "the configuration gives no capability for that",
             ),
             Files::Processes | Files::Kernel | Files::Unknown => {}
         }
@@ -161,7 +193,7 @@ impl<'a> Paths<'a> {
         &mut self,
         index: usize,
         rest: &[u8],
-        mode: Option<u32>,
+        file: &RegFile,
         is_deleted: bool,
     ) -> Result<(), String> {
         let Some(root) = self.open(index) else {
@@ -179,11 +211,18 @@ impl<'a> Paths<'a> {
         if path.as_os_str().is_empty() {
             return Ok(());
         }
+        // A link itself may be open, by these two flags.
+        let is_link = file.flags & LINK == LINK;
+        let last = if is_link {
+            OFlag::O_NOFOLLOW
+        } else {
+            OFlag::empty()
+        };
         let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | last)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
         match openat2(root, path, how) {
-            Ok(found) => match mode.filter(|_| !is_deleted) {
+            Ok(found) => match file.mode.filter(|_| !is_deleted) {
                 Some(mode) => is_of_type(&found, mode),
                 None => Ok(()),
             },
@@ -208,19 +247,25 @@ impl<'a> Paths<'a> {
             .as_ref()
     }
 
-    fn socket(&self, socket: &UnixSocket, refusals: &mut Refusals) {
-        let name = socket.name.strip_suffix(b"\0").unwrap_or(&socket.name);
-        // An abstract name begins with a zero (unix(7)).
-        if name.is_empty() || name[0] == 0 {
+    /// Whether a file of proc needs a capability when it is opened, which CRIU has.
+    fn is_privileged(&self, rest: &[u8]) -> bool {
+        let has = |capability| self.granted.bounding.contains(capability);
+        let is_log = rest == b"kmsg" || rest == b"kallsyms";
+        (is_log && !has(CapabilitySet::SYSLOG))
+            || (rest.ends_with(b"/pagemap") && !has(CapabilitySet::SYS_ADMIN))
+    }
+
+    fn socket(&mut self, socket: &UnixSocket, refusals: &mut Refusals) {
+        // An abstract name begins with a zero, and any other ends at one (unix(7)).
+        let end = socket.name.iter().position(|byte| *byte == 0);
+        let name = &socket.name[..end.unwrap_or(socket.name.len())];
+        if name.is_empty() {
             return;
         }
         let shown = String::from_utf8_lossy(name).into_owned();
         let path = match (name[0], &socket.name_dir) {
-            (b'/', _) => PathBuf::from(&shown),
-            (_, Some(dir)) => {
-                let dir = String::from_utf8_lossy(dir);
-                Path::new(dir.as_ref()).join(&shown)
-            }
+            (b'/', _) => as_path(name).to_owned(),
+            (_, Some(dir)) => as_path(dir).join(as_path(name)),
             // CRIU refuses a relative name without a directory.
             _ => return,
         };
@@ -235,22 +280,28 @@ impl<'a> Paths<'a> {
 
     /// Follows the links in a path of the container, as far as its files are on the
     /// host, and returns whether one leads into proc.
-    fn leads_through_proc(&self, path: &Path) -> bool {
-        let mut ahead: Vec<String> = components(path).rev().collect();
-        let mut at = String::new();
+    fn leads_through_proc(&mut self, path: &Path) -> bool {
+        let mut ahead: Vec<Vec<u8>> = components(path).rev().collect();
+        let mut at = Vec::new();
         let mut links = 0;
         while let Some(name) = ahead.pop() {
-            if name == ".." {
-                at.truncate(at.rfind('/').unwrap_or(0));
+            if name == b".." {
+                let parent = at.iter().rposition(|byte| *byte == b'/');
+                at.truncate(parent.unwrap_or(0));
                 continue;
             }
-            let next = format!("{at}/{name}");
-            let Some((index, rest)) = self.place(next.as_bytes()) else {
+            let next = [at.as_slice(), b"/", &name].concat();
+            let Some((index, rest)) = self.place(&next) else {
                 return false;
             };
             let root = match &self.mounts.places[index].files {
                 Files::Processes => return true,
                 Files::Host(root) => root,
+                Files::Archive { .. } => {
+                    self.archived.entry(index).or_default().push(rest);
+                    at = next;
+                    continue;
+                }
                 _ => {
                     at = next;
                     continue;
@@ -271,23 +322,33 @@ impl<'a> Paths<'a> {
         false
     }
 
-    /// Checks the paths on file systems whose files are in the checkpoint.
+    /// Checks the directories of the container's own mounts, and the paths on file
+    /// systems whose files are in the checkpoint.
     ///
     /// # Errors
     /// An archive can't be read.
-    pub(super) fn finish(self, refusals: &mut Refusals) -> Result<(), Error> {
+    pub(super) fn finish(mut self, refusals: &mut Refusals) -> Result<(), Error> {
+        for name in &self.mounts.binds {
+            let directory = RegFile {
+                name: name.clone(),
+                ..RegFile::default()
+            };
+            self.regular(0, &directory, refusals);
+        }
         for (index, paths) in self.archived {
-            let Place { mountpoint, files } = &self.mounts.places[index];
+            let Place {
+                mountpoint, files, ..
+            } = &self.mounts.places[index];
             let Files::Archive { device, mount } = files else {
                 continue;
             };
-            let links = archive::links(&self.dir, *device, *mount)?;
+            let found = archive::read(&self.dir, *device, *mount, self.granted)?;
+            if let Some(what) = found.strange {
+                refusals.mount(mountpoint, &what, "the container could not have made it");
+            }
             for path in paths {
-                let is_link = |link: &Vec<u8>| {
-                    let rest = path.strip_prefix(link.as_slice());
-                    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-                };
-                if links.iter().any(is_link) {
+                let mut above = as_path(&path).ancestors();
+                if above.any(|above| found.links.contains(above.as_os_str().as_bytes())) {
                     refusals.file(
                         &format!(
                             "{}/{}",
@@ -344,10 +405,10 @@ fn is_plain_in_proc(rest: &[u8]) -> bool {
     true
 }
 
-fn components(path: &Path) -> impl DoubleEndedIterator<Item = String> {
+fn components(path: &Path) -> impl DoubleEndedIterator<Item = Vec<u8>> {
     path.components().filter_map(|component| match component {
-        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
-        std::path::Component::ParentDir => Some("..".to_owned()),
+        std::path::Component::Normal(name) => Some(name.as_bytes().to_owned()),
+        std::path::Component::ParentDir => Some(b"..".to_vec()),
         _ => None,
     })
 }

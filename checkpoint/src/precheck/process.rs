@@ -25,6 +25,8 @@ pub(super) struct Processes {
     pub(super) tree: Vec<PstreeEntry>,
     /// The first one is init.
     pub(super) living: Vec<Process>,
+    /// Zombies. CRIU makes their namespaces, too.
+    pub(super) dead: Vec<Process>,
 }
 
 impl Processes {
@@ -35,7 +37,7 @@ impl Processes {
     pub(super) fn read(dir: &Dir<'_>) -> Result<Self, Error> {
         let inventory = dir.first("inventory.img")?.unwrap_or_default();
         let tree: Vec<PstreeEntry> = dir.all("pstree.img")?;
-        let mut living = Vec::new();
+        let (mut living, mut dead) = (Vec::new(), Vec::new());
         for entry in &tree {
             let name = format!("core-{}.img", entry.pid);
             let leader: Option<Core> = dir.first(&name)?;
@@ -47,7 +49,14 @@ impl Processes {
                 // CRIU can't restore a process without one.
                 continue;
             };
+            let ids = dir.first(&format!("ids-{}.img", entry.pid))?;
             if DEAD.contains(&task.task_state) {
+                dead.push(Process {
+                    pid: entry.pid,
+                    ids,
+                    leader: task,
+                    threads: Vec::new(),
+                });
                 continue;
             }
             let mut threads = vec![thread_core.unwrap_or_default()];
@@ -57,7 +66,7 @@ impl Processes {
             }
             living.push(Process {
                 pid: entry.pid,
-                ids: dir.first(&format!("ids-{}.img", entry.pid))?,
+                ids,
                 leader: task,
                 threads,
             });
@@ -66,7 +75,15 @@ impl Processes {
             inventory,
             tree,
             living,
+            dead,
         })
+    }
+}
+
+impl Process {
+    /// CRIU's number of its mount namespace.
+    pub(super) fn mount_namespace(&self) -> Option<u32> {
+        self.ids.as_ref()?.mnt_ns_id
     }
 }
 

@@ -162,3 +162,47 @@ fn a_cgroup_namespace_has_its_root() {
     case.tree.record("cgroup.img", 0).set(&[1, 2, 3], [900_u64]);
     case.is_refused("not below");
 }
+
+#[test]
+fn a_hierarchy_has_one_cgroup_of_the_container() {
+    // One that CRIU would not move, beside the container's.
+    let mut case = Case::honest();
+    let directory = |name: &str| Message::default().with(1, name);
+    case.tree
+        .record("cgroup.img", 0)
+        .set(&[2, 2], [directory("docker/c"), directory("system.slice")]);
+    case.is_refused("several in a hierarchy");
+    case.tree
+        .record("cgroup.img", 0)
+        .set(&[2, 2], [directory("system.slice")]);
+    case.is_refused("no process");
+    // A root of the namespace within a name: CRIU would join the rest to the new one.
+    let mut case = Case::honest();
+    case.tree.record("cgroup.img", 0).set(&[1, 2, 3], [2_u64]);
+    case.is_refused("not below");
+    case.tree.record("cgroup.img", 0).set(&[1, 2, 3], [7_u64]);
+    case.passes();
+}
+
+#[test]
+fn init_is_in_a_cgroup_namespace() {
+    let mut case = Case::honest();
+    case.granted.namespaces.insert(Namespace::Cgroup);
+    case.tree.record("cgroup.img", 0).set(&[1, 2, 3], [9_u64]);
+    case.passes();
+    case.tree.record("core-1.img", 0).set(&[5, 16], [1_u64]);
+    case.is_refused("root of the container's cgroup namespace");
+}
+
+#[test]
+fn firewall_rules_name_no_program() {
+    let mut case = Case::honest();
+    case.tree
+        .others
+        .insert("iptables-3.img".to_owned(), b"-A INPUT -j DROP".to_vec());
+    case.passes();
+    case.tree
+        .others
+        .insert("iptables-3.img".to_owned(), b"--modprobe=/x".to_vec());
+    case.is_refused("iptables-3.img");
+}

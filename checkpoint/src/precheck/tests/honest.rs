@@ -133,7 +133,8 @@ pub(super) fn core(leader: bool) -> Message {
         .with(2, 0)
         .with(10, creds())
         .with(11, 2)
-        .with(12, 0);
+        .with(12, 0)
+        .with(16, 2);
     let core = Message::default().with(1, 1);
     let limit = |hard: u64| Message::default().with(1, 0).with(2, hard);
     let limits = Message::default().with_all(
@@ -224,6 +225,9 @@ fn tree() -> Tree {
         // The number of the container's mount namespace.
         tree.add("mountpoints-49.img", mount);
     }
+    // /proc/sys is of the file system of /proc, the cover of that of /dev.
+    tree.record("mountpoints-49.img", 5).set(&[3], [121_u64]);
+    tree.record("mountpoints-49.img", 4).set(&[3], [122_u64]);
     tree.add("files.img", file(1, "/bin/app", 0o100_755, 20));
     tree.add("files.img", file(2, "/data/deep/file", 0o100_644, 23));
     tree.add("files.img", file(3, "/proc/1/fd", 0o40_555, 21));

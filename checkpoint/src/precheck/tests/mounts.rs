@@ -1,8 +1,8 @@
 //! Mounts that the configuration doesn't have, and covers that are missing.
 
-use super::honest::{Case, mount};
+use super::honest::{Case, core, ids, mount};
 use super::tree::Message;
-use crate::precheck::{CapabilitySet, MountEntry};
+use crate::precheck::{CapabilitySet, MountEntry, NestedMount};
 
 const IMAGE: &str = "mountpoints-49.img";
 
@@ -54,7 +54,7 @@ fn every_mount_is_the_configurations() {
         (mount([5, 30, 20, 0x1000], "/", "/dev"), "bind or move"),
         (mount([5, 30, 20, 0], "/", "/dev/../etc"), "absolute path"),
         (mount([5, 30, 20, 0], "/", "dev"), "absolute path"),
-        (mount([17, 30, 20, 0], "/", "/"), "type overlay"),
+        (mount([17, 30, 20, 0], "/", "/"), "several times"),
         (mount([1, 30, 21, 0xe], "/", "/proc"), "several times"),
     ] {
         let case = add(record.clone());
@@ -77,10 +77,13 @@ fn mounts_below_a_recursive_bind_mount_may_be_stacked() {
     case.is_refused("/data/below");
     case.tree.add(IMAGE, nested(31));
     let source = case.host.path().join("volume");
-    case.granted
-        .mounts
-        .nested
-        .push(("/data/below".to_owned(), source));
+    case.granted.mounts.nested.push(NestedMount {
+        key: "/data/below".to_owned(),
+        source,
+        flags: 1,
+    });
+    case.is_refused("/data/below is not read-only");
+    case.granted.mounts.nested[0].flags = 0;
     case.passes();
 }
 
@@ -185,7 +188,101 @@ fn mounts_of_cgroup_v1_are_those_of_its_controllers() {
     case.tree.record(IMAGE, 6).set(&[5], [0xf_u64]);
     case.passes();
     // runc leaves their tmpfs writable.
+    case.tree.record(IMAGE, 6).set(&[4], [31_u64]);
     case.tree
         .add(IMAGE, mount([5, 31, 20, 0xe], "/", "/sys/fs/cgroup"));
     case.passes();
+}
+
+#[test]
+fn a_cover_shows_an_empty_file_system_of_its_own() {
+    let mut case = Case::honest();
+    // A directory of the host, by a way up from the container's /dev.
+    let mut hosts = mount([5, 24, 21, 1], "/../../run", "/proc/uptime");
+    hosts.set(&[3], [122_u64]);
+    *case.tree.record(IMAGE, 4) = hosts;
+    case.is_refused("/proc/uptime");
+}
+
+#[test]
+fn a_tmpfs_is_not_the_file_system_of_a_bind_mount() {
+    let mut case = Case::honest();
+    case.tree.record(IMAGE, 3).set(&[3], [122_u64]);
+    case.is_refused("/dev has the file system of the root or of a bind mount");
+}
+
+#[test]
+fn a_mount_is_below_the_one_that_its_path_says() {
+    let mut case = Case::honest();
+    // CRIU would mount /proc on top of the cover.
+    case.tree.record(IMAGE, 5).set(&[4], [20_u64]);
+    case.is_refused("/proc/sys is below another mount");
+    case.tree.record(IMAGE, 5).set(&[4], [21_u64]);
+    case.tree.record(IMAGE, 5).set(&[2], [24_u64]);
+    case.is_refused("number that another mount has");
+}
+
+#[test]
+fn a_namespace_of_a_zombie_is_a_namespace() {
+    let mut case = Case::honest();
+    let zombie = Message::default()
+        .with(1, 3)
+        .with(2, 1)
+        .with(3, 3)
+        .with(4, 1);
+    case.tree.add("pstree.img", zombie);
+    let mut dead = core(true);
+    dead.set(&[3, 1], [6_u64]);
+    case.tree.add("core-3.img", dead);
+    case.tree.add("ids-3.img", ids(40));
+    case.passes();
+    case.tree.record("ids-3.img", 0).set(&[9], [77_u64]);
+    case.is_refused("another mount namespace than init");
+    // Its mounts, without a process.
+    let mut case = Case::honest();
+    case.tree
+        .add("mountpoints-77.img", mount([17, 90, 1, 0], "/", "/"));
+    case.is_refused("another mount namespace, 77");
+    // With CAP_SYS_ADMIN they are those of the container.
+    case.granted.bounding = CapabilitySet::named(["sys_admin"]);
+    case.is_refused("may lead out of the container");
+    let root = case.tree.record(IMAGE, 0).clone();
+    case.tree
+        .images
+        .insert("mountpoints-77.img".to_owned(), vec![root]);
+    let refusals = case.refusals();
+    assert!(
+        !refusals
+            .iter()
+            .any(|refusal| refusal.wants.contains("lead out")),
+        "{refusals:?}"
+    );
+    // Another spelling of the container's own number names another file.
+    case.tree
+        .add("mountpoints-049.img", mount([17, 90, 1, 0], "/", "/"));
+    assert_eq!(case.refusals(), refusals);
+}
+
+#[test]
+fn the_layers_of_an_overlay_are_the_configurations() {
+    let entry = |layers: &[&str]| MountEntry {
+        destination: "/mnt".to_owned(),
+        kind: "overlay".to_owned(),
+        layers: layers.iter().map(|layer| (*layer).to_owned()).collect(),
+        ..MountEntry::default()
+    };
+    let mut overlay = mount([17, 30, 20, 0], "/", "/mnt");
+    overlay.set(&[9], ["index=off,lowerdir=/a,upperdir=/b,workdir=/c"]);
+    let mut case = add(overlay);
+    case.granted
+        .mounts
+        .entries
+        .push(entry(&["lowerdir=/a", "upperdir=/b", "workdir=/c"]));
+    case.passes();
+    case.granted.mounts.entries.pop();
+    case.granted
+        .mounts
+        .entries
+        .push(entry(&["lowerdir=/a", "upperdir=/x", "workdir=/c"]));
+    case.is_refused("upperdir=/b");
 }

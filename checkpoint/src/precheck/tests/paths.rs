@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::honest::{Case, file};
 use super::tree::Message;
+use crate::precheck::CapabilitySet;
 
 fn with(path: &str, mode: u64, mount: u64) -> Case {
     let mut case = Case::honest();
@@ -136,7 +137,7 @@ fn a_deleted_files_directory_has_no_link() {
 
 fn socket(name: &str, dir: Option<&str>) -> Case {
     let mut case = Case::honest();
-    let usk = Message::default().with(11, name);
+    let usk = Message::default().with(1, 9).with(11, name);
     let usk = dir.into_iter().fold(usk, |usk, dir| usk.with(14, dir));
     let entry = Message::default().with(1, 5).with(2, 9).with(16, usk);
     case.tree.add("files.img", entry);
@@ -157,4 +158,119 @@ fn a_sockets_path_does_not_lead_through_proc() {
     let loop_of_links = socket("/bin/loop/x", None);
     symlink("loop", loop_of_links.host.path().join("root/bin/loop")).expect("symlink");
     loop_of_links.is_refused("leads through proc");
+}
+
+#[test]
+fn a_ghost_is_a_file_that_the_container_could_make() {
+    let ghost = |mode: u64| {
+        let mut case = Case::honest();
+        let record = Message::default().with(1, 0).with(2, 0).with(3, mode);
+        case.tree.add("ghost-file-1.img", record);
+        case
+    };
+    for mode in [0o100_644, 0o40_755, 0o10_600, 0o104_755] {
+        ghost(mode).passes();
+    }
+    // A link, which CRIU would follow; a device; a program of root's.
+    ghost(0o120_777).is_refused("ghost-file-1.img");
+    let mut device = ghost(0o60_660);
+    device.passes();
+    device.granted.bounding = CapabilitySet::default();
+    device.is_refused("ghost-file-1.img");
+    let mut program = ghost(0o104_755);
+    program.granted.user.uid = 1000;
+    program.is_refused("ghost-file-1.img");
+}
+
+#[test]
+fn a_deleted_file_is_made_on_the_mount_of_its_path() {
+    let mut case = with("/data/deep/ghost", FILE, 20);
+    let remap = Message::default().with(1, 9).with(2, 1).with(3, 1);
+    case.tree.add("remap-fpath.img", remap);
+    case.is_refused("is on another mount");
+}
+
+#[test]
+fn only_deleted_files_are_made() {
+    // A remap of another kind, or of another file, leaves a path to be opened.
+    for (orig, kind) in [(9, 2), (1, 1)] {
+        let mut case = with("/bin/link", FILE, 20);
+        symlink("/proc/self/fd/3", case.host.path().join("root/bin/link")).expect("symlink");
+        let remap = Message::default().with(1, orig).with(2, 9).with(3, kind);
+        case.tree.add("remap-fpath.img", remap);
+        case.is_refused("symbolic link");
+    }
+    let mut case = Case::honest();
+    case.tree.record("files.img", 0).set(&[3, 1], [7_u64]);
+    case.is_refused("two numbers");
+}
+
+#[test]
+fn a_link_itself_may_be_open() {
+    let mut case = with("/bin/link", 0o120_777, 20);
+    symlink("/etc", case.host.path().join("root/bin/link")).expect("symlink");
+    case.is_refused("symbolic link");
+    case.tree
+        .record("files.img", 3)
+        .set(&[3, 2], [0o10_400_000_u64]);
+    case.passes();
+}
+
+#[test]
+fn files_of_the_machine_need_their_capability() {
+    let mut case = with("/proc/kmsg", FILE, 21);
+    case.is_refused("memory or log");
+    case.granted.bounding = CapabilitySet::named(["syslog"]);
+    let is_refused = |case: &Case| {
+        case.refusals()
+            .iter()
+            .any(|refusal| refusal.wants.contains("memory or log"))
+    };
+    assert!(!is_refused(&case));
+    let mut case = with("/proc/1/pagemap", FILE, 21);
+    case.is_refused("memory or log");
+    case.granted.bounding = CapabilitySet::named(["sys_admin"]);
+    assert!(!is_refused(&case));
+}
+
+#[test]
+fn archives_are_read_as_tar_reads_them() {
+    let name = "tmpfs-dev-122.tar.gz.img";
+    let gzip = |tar: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, tar).expect("write");
+        encoder.finish().expect("an archive")
+    };
+    let entries = |entries: &[(tar::EntryType, &str, &str)]| {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (kind, path, target) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_size(0);
+            header.set_mode(0o755);
+            archive
+                .append_link(&mut header, path, target)
+                .expect("an entry");
+        }
+        archive.into_inner().expect("an archive")
+    };
+    let link = entries(&[(tar::EntryType::Symlink, "shm", "/proc/self/fd")]);
+    // Two members of one gzip file, and another name of a link.
+    let members = [gzip(&link[..512]), gzip(&link[512..])].concat();
+    let hard = entries(&[
+        (tar::EntryType::Symlink, "other", "/proc/self/fd"),
+        (tar::EntryType::Link, "shm", "other"),
+    ]);
+    let long = "d/".repeat(80) + "x";
+    let longer = entries(&[(tar::EntryType::Symlink, &long, "/proc")]);
+    for (archive, path) in [
+        (members, "/dev/shm/file".to_owned()),
+        (gzip(&hard), "/dev/shm/file".to_owned()),
+        (gzip(&longer), format!("/dev/{long}/y")),
+    ] {
+        let mut case = with(&path, FILE, 22);
+        case.passes();
+        case.tree.others.insert(name.to_owned(), archive);
+        case.is_refused("has a symbolic link");
+    }
 }

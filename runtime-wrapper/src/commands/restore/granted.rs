@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::config::ExternalMount;
 use cedana_checkpoint::precheck::{
-    CapabilitySet, Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, User,
+    CapabilitySet, Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, NestedMount, User,
 };
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::statvfs::statvfs;
 use serde_json::Value;
 
-use crate::host::procfs;
+use crate::host::{mountinfo, procfs};
 use crate::oci::spec::is_bind;
 
 /// Devices that runc binds into a container with a user namespace, in which it can't
@@ -28,6 +29,9 @@ const DEFAULT_DEVICES: [&str; 6] = [
     "/dev/zero",
     "/dev/urandom",
 ];
+
+/// `MS_RDONLY` of mount(2).
+const READ_ONLY: u32 = 1;
 
 /// Names of resource limits, by the kernel's numbers (getrlimit(2)).
 const LIMITS: [&str; 16] = [
@@ -70,6 +74,10 @@ pub(super) fn granted(spec: &Value, bundle: &Path, nested: &[ExternalMount]) -> 
         seccomp: has_seccomp(&spec["linux"]["seccomp"]),
         label: label(process),
         namespaces: namespaces(spec),
+        joins_user_namespace: array(&spec["linux"]["namespaces"]).any(|namespace| {
+            let path = namespace["path"].as_str().unwrap_or_default();
+            namespace["type"] == "user" && !path.is_empty()
+        }),
         mappings: Mappings {
             users: mappings(&spec["linux"]["uidMappings"]),
             groups: mappings(&spec["linux"]["gidMappings"]),
@@ -112,8 +120,10 @@ fn label(process: &Value) -> Option<String> {
         label.filter(|label| *label != "unconfined")
     };
     let has_apparmor = || {
-        fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-            .is_ok_and(|enabled| enabled.starts_with('Y'))
+        // As runc finds out, and CRIU.
+        Path::new("/sys/kernel/security/apparmor").exists()
+            && fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|enabled| enabled.starts_with('Y'))
     };
     let has_selinux = || Path::new("/sys/fs/selinux/enforce").exists();
     let apparmor = named("apparmorProfile").filter(|_| has_apparmor());
@@ -174,19 +184,20 @@ fn mounts(spec: &Value, bundle: &Path, nested: &[ExternalMount]) -> Mounts {
         .map(str::to_owned)
         .collect();
     devices.extend(DEFAULT_DEVICES.map(str::to_owned));
+    let entries: Vec<MountEntry> = array(&spec["mounts"])
+        .filter_map(|mount| entry(mount, bundle, &root))
+        .collect();
     Mounts {
         read_only_root: spec["root"]["readonly"] == true,
-        entries: array(&spec["mounts"])
-            .filter_map(|mount| entry(mount, bundle, &root))
-            .collect(),
         masked: paths(&linux["maskedPaths"]),
         read_only: paths(&linux["readonlyPaths"]),
         terminal: spec["process"]["terminal"] == true,
         devices,
         nested: nested
             .iter()
-            .map(|mount| (mount.key.clone(), mount.source.clone()))
+            .map(|mount| nested_mount(mount, &entries))
             .collect(),
+        entries,
         root,
     }
 }
@@ -199,15 +210,45 @@ fn entry(mount: &Value, bundle: &Path, root: &Path) -> Option<MountEntry> {
         Some(source.canonicalize().unwrap_or(source))
     };
     let bind = is_bind(mount);
+    let source = bind.then(source).flatten();
+    let options = || array(&mount["options"]).filter_map(Value::as_str);
+    let hosts = source.as_deref().map_or(0, flags_of);
     Some(MountEntry {
         destination,
         kind: match bind {
             true => "bind".to_owned(),
             false => mount["type"].as_str().unwrap_or_default().to_owned(),
         },
-        source: bind.then(source).flatten(),
-        flags: flags(array(&mount["options"]).filter_map(Value::as_str)),
+        source,
+        // A bind mount of a read-only mount is read-only.
+        flags: flags(options()) | hosts & READ_ONLY,
+        layers: options().map(str::to_owned).collect(),
     })
+}
+
+/// A mount below a recursive bind mount has the flags that it has on the host. What is
+/// no mount there is part of the bind mount.
+fn nested_mount(mount: &ExternalMount, entries: &[MountEntry]) -> NestedMount {
+    let host = mountinfo::own().unwrap_or_default();
+    let is_mount = host.iter().any(|host| host.mountpoint == mount.source);
+    let key = Path::new(&mount.key);
+    let above = entries
+        .iter()
+        .filter(|entry| key.starts_with(&entry.destination));
+    let above = above.max_by_key(|entry| entry.destination.len());
+    let binds = above.map_or(0, |entry| entry.flags);
+    NestedMount {
+        key: mount.key.clone(),
+        source: mount.source.clone(),
+        flags: flags_of(&mount.source) | if is_mount { 0 } else { binds },
+    }
+}
+
+/// The flags of the mount that a path of the host is on: read-only, nosuid, nodev and
+/// noexec, which have the same bits as in mount(2).
+fn flags_of(path: &Path) -> u32 {
+    let flags = statvfs(path).map_or(0, |file_system| file_system.flags().bits());
+    u32::try_from(flags & 0xf).unwrap_or(0)
 }
 
 /// The flags of mount(2) that options set (mount(8)); the later of two counts.
@@ -228,23 +269,38 @@ fn flags<'a>(options: impl Iterator<Item = &'a str>) -> u32 {
 /// A path of the container with the links of its root followed, as runtimes do before
 /// they mount.
 fn within(root: &Path, path: &str) -> String {
-    let resolve = || -> Option<String> {
-        let dir = fs::File::open(root).ok()?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        let found = openat2(&dir, Path::new(path.trim_start_matches('/')), how).ok()?;
-        let name = |fd: &dyn std::os::fd::AsRawFd| fs::read_link(procfs::descriptor(fd)).ok();
-        let below = name(&found)?.strip_prefix(name(&dir)?).ok()?.to_owned();
-        Some(format!("/{}", below.to_str()?))
-    };
-    let plain = || {
-        let names = path
-            .split('/')
-            .filter(|name| !name.is_empty() && *name != ".");
-        format!("/{}", names.collect::<Vec<_>>().join("/"))
-    };
-    resolve().unwrap_or_else(plain)
+    let names = path
+        .split('/')
+        .filter(|name| !name.is_empty() && *name != ".");
+    let plain = format!("/{}", names.collect::<Vec<_>>().join("/"));
+    // They are mounted before anything in them is covered.
+    if plain.starts_with("/proc/") || plain.starts_with("/sys/") {
+        return plain;
+    }
+    // A mountpoint may be missing, which a runtime then makes.
+    let existing = Path::new(&plain).ancestors().find_map(|above| {
+        let rest = Path::new(&plain).strip_prefix(above).ok()?;
+        Some(Path::new(&resolved(root, above)?).join(rest))
+    });
+    existing
+        .and_then(|path| {
+            path.to_str()
+                .map(|path| path.trim_end_matches('/').to_owned())
+        })
+        .filter(|path| !path.is_empty())
+        .unwrap_or(plain)
+}
+
+/// A path with its links followed within `root`; `None` if it doesn't exist.
+fn resolved(root: &Path, path: &Path) -> Option<String> {
+    let dir = fs::File::open(root).ok()?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let found = openat2(&dir, path, how).ok()?;
+    let name = |fd: &dyn std::os::fd::AsRawFd| fs::read_link(procfs::descriptor(fd)).ok();
+    let below = name(&found)?.strip_prefix(name(&dir)?).ok()?.to_owned();
+    Some(format!("/{}", below.to_str()?))
 }
 
 fn array(value: &Value) -> impl Iterator<Item = &Value> {
