@@ -17,8 +17,11 @@
 //! credentials   users, groups, capabilities, seccomp, labels
 //! namespaces    which namespaces are the host's
 //! mount         one recorded mount
+//! nested        mounts of a namespace within the container's
+//! covers        masked and read-only paths
 //! mounts        every mount is one of the configuration's
 //! paths         every recorded path leads into the container, without a link
+//! sockets       the names of unix sockets
 //! archive       the links in the files of a tmpfs
 //! cgroups       names of cgroups and of their properties
 //! limits        resource limits, OOM score, scheduling
@@ -33,6 +36,7 @@
 mod archive;
 mod capabilities;
 mod cgroups;
+mod covers;
 mod credentials;
 mod files;
 mod granted;
@@ -41,9 +45,11 @@ mod messages;
 mod mount;
 mod mounts;
 mod namespaces;
+mod nested;
 mod paths;
 mod process;
 mod refusal;
+mod sockets;
 
 use std::path::Path;
 

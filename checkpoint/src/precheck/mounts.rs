@@ -23,7 +23,6 @@
 //! the configuration gives it their devices.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use super::capabilities::CapabilitySet;
 use super::granted::Granted;
@@ -33,6 +32,7 @@ use super::mount::{
     Difference, NULL, PRIVATE, PROC, READ_ONLY, TMPFS, canonical, differs, flags, is_below,
     is_controller, is_kind, is_terminal, kind, layers, unusual,
 };
+use super::nested;
 use super::process::{Process, Processes};
 use super::refusal::Refusals;
 use crate::images::Error;
@@ -95,7 +95,7 @@ pub(super) fn check(
             continue;
         };
         if may_mount {
-            nested_namespace(&dir.all(&name)?, &own, refusals);
+            nested::check(&dir.all(&name)?, &own, refusals);
         } else {
             refusals.checkpoint(
                 &format!("has another mount namespace, {id}"),
@@ -120,20 +120,20 @@ pub(super) fn check(
 }
 
 /// The checks of the container's mount namespace.
-struct Namespace<'a> {
-    mounts: &'a Mounts,
+pub(super) struct Namespace<'a> {
+    pub(super) mounts: &'a Mounts,
     /// All mounts of the namespace.
-    all: &'a [Mount],
+    pub(super) all: &'a [Mount],
     /// The file systems of the root and of the host's mounts.
     hosts: HashSet<u32>,
     binds: Vec<Vec<u8>>,
     /// Whether the container may make mounts of its own.
-    may_mount: bool,
-    refusals: &'a mut Refusals,
+    pub(super) may_mount: bool,
+    pub(super) refusals: &'a mut Refusals,
     /// How often each mountpoint was found.
-    found: HashMap<String, usize>,
+    pub(super) found: HashMap<String, usize>,
     /// Mountpoints of covers and of read-only paths that are as they must be.
-    covered: HashSet<String>,
+    pub(super) covered: HashSet<String>,
     places: Vec<Place>,
 }
 
@@ -375,107 +375,7 @@ impl<'a> Namespace<'a> {
         })
     }
 
-    /// Refuses a mount below another one than its place says: it would be hidden, or
-    /// hide a cover.
-    fn parents(&mut self) {
-        let ids: HashSet<u32> = self.all.iter().map(|mount| mount.mnt_id).collect();
-        if ids.len() != self.all.len() {
-            self.refuse(
-                "/",
-                "has a number that another mount has, too",
-                "each has its own",
-            );
-        }
-        let is_above = |above: &Mount, mount: &Mount| {
-            let rest = mount.mountpoint.strip_prefix(above.mountpoint.as_slice());
-            rest.is_some_and(|rest| {
-                above.mountpoint == b"/" || rest.is_empty() || rest.starts_with(b"/")
-            })
-        };
-        let mut wrong = Vec::new();
-        for mount in self.all.iter().filter(|mount| mount.mountpoint != b"/") {
-            let others = self.all.iter().filter(|other| other.mnt_id != mount.mnt_id);
-            let above = others.filter(|other| is_above(other, mount));
-            let (mut nearest, mut parent) = (0, None);
-            for other in above {
-                // One on the same mountpoint is part of a stack.
-                if other.mountpoint != mount.mountpoint {
-                    nearest = nearest.max(other.mountpoint.len());
-                }
-                if other.mnt_id == mount.parent_mnt_id {
-                    parent = Some(other.mountpoint.len());
-                }
-            }
-            if parent.is_none_or(|length| length < nearest) {
-                wrong.push(String::from_utf8_lossy(&mount.mountpoint).into_owned());
-            }
-        }
-        for mountpoint in wrong {
-            self.refuse(
-                &mountpoint,
-                "is below another mount than its path says",
-                "the kernel records it",
-            );
-        }
-    }
-
-    /// Refuses what is not covered, and what is mounted on top of something else.
-    fn covers(&mut self) {
-        let mounts = self.mounts;
-        // A container that makes mounts removes them, too.
-        if self.may_mount {
-            return;
-        }
-        for path in mounts.masked.iter().chain(&mounts.read_only) {
-            // Runtimes skip a path that doesn't exist. Those of the container's proc and
-            // sysfs are the kernel's, so this machine tells.
-            let is_kernels = path.starts_with("/proc/") || path.starts_with("/sys/");
-            let exists = match is_kernels {
-                true => Path::new(path).exists() && self.has_kernels(path),
-                false => mounts.root.join(path.trim_start_matches('/')).exists(),
-            };
-            if exists && !self.covered.contains(path) {
-                self.refusals
-                    .mount(path, "is missing", "the configuration covers it");
-            }
-        }
-        let expected = |mountpoint: &str| {
-            let entries = mounts.entries.iter();
-            let entries = entries
-                .filter(|entry| entry.destination == mountpoint)
-                .count();
-            let covers = mounts.masked.iter().chain(&mounts.read_only);
-            let covers = covers.filter(|path| *path == mountpoint).count();
-            entries + covers
-        };
-        let stacked: Vec<String> = self
-            .found
-            .iter()
-            .filter(|(mountpoint, times)| **times > expected(mountpoint).max(1))
-            // CRIU binds the host's uppermost mount for each of a stack (`external`).
-            .filter(|(mountpoint, _)| !mounts.nested.iter().any(|mount| mount.key == **mountpoint))
-            .map(|(mountpoint, _)| mountpoint.clone())
-            .collect();
-        for mountpoint in stacked {
-            self.refuse(
-                &mountpoint,
-                "is there several times",
-                "the configuration has it once",
-            );
-        }
-    }
-
-    /// Whether the container has the proc or sysfs that a path is in.
-    fn has_kernels(&self, path: &str) -> bool {
-        let top = if path.starts_with("/proc/") {
-            "/proc"
-        } else {
-            "/sys"
-        };
-        self.found.contains_key(top)
-    }
-
-    fn refuse(&mut self, mountpoint: &str, wants: &str, gives: &str) {
+    pub(super) fn refuse(&mut self, mountpoint: &str, wants: &str, gives: &str) {
         self.refusals.mount(mountpoint, wants, gives);
     }
 }
@@ -485,37 +385,5 @@ fn archive(mount: &Mount) -> Files {
     Files::Archive {
         device: mount.root_dev,
         mount: mount.mnt_id,
-    }
-}
-
-/// Checks the mounts of a namespace that a process of the container made: each is one of
-/// the container's, or a file system of its own.
-fn nested_namespace(mounts: &[Mount], own: &[Mount], refusals: &mut Refusals) {
-    for mount in mounts {
-        let is_same = |other: &Mount| {
-            let key = |mount: &Mount| {
-                (
-                    mount.fstype,
-                    mount.root_dev,
-                    mount.flags & !other.flags & 0xf,
-                )
-            };
-            key(mount) == (other.fstype, other.root_dev, 0)
-                && other.flags & !mount.flags & 0xf == 0
-                && other.root == mount.root
-                && other.source == mount.source
-                && other.options == mount.options
-                && other.ext_key == mount.ext_key
-        };
-        let is_private = kind(mount).is_some_and(|kind| PRIVATE.contains(&kind));
-        let is_new = is_private && mount.root == b"/" && mount.ext_key.is_none();
-        let mountpoint = String::from_utf8_lossy(&mount.mountpoint);
-        if unusual(mount).is_some() || !(is_new || own.iter().any(is_same)) {
-            refusals.mount(
-                &mountpoint,
-                "may lead out of the container",
-                "the container's own mounts don't",
-            );
-        }
     }
 }

@@ -25,7 +25,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, File as StdFile};
+use std::fs::File as StdFile;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -38,7 +38,7 @@ use nix::sys::stat::fstat;
 use super::archive;
 use super::capabilities::CapabilitySet;
 use super::granted::Granted;
-use super::messages::{File, RegFile, Remap, UnixSocket};
+use super::messages::{File, RegFile, Remap};
 use super::mounts::{Files, Mounted, Place};
 use super::refusal::Refusals;
 use crate::images::Error;
@@ -52,9 +52,6 @@ const LINK: u32 = 0o10_000_000 | 0o400_000;
 /// `REMAP_TYPE__LINKED` and `REMAP_TYPE__GHOST` of remap-file-path.proto.
 const LINKED: u32 = 0;
 const GHOST: u32 = 1;
-/// The most links in a path (path_resolution(7)).
-const MAX_LINKS: usize = 40;
-
 /// The links of proc, and directories of such links.
 const PROC_LINKS: [&str; 8] = [
     "cwd",
@@ -70,13 +67,13 @@ const PROC_LINKS: [&str; 8] = [
 /// The look-up of a checkpoint's paths.
 pub(super) struct Paths<'a> {
     dir: Dir<'a>,
-    mounts: &'a Mounted,
+    pub(super) mounts: &'a Mounted,
     /// The opened directories of the host, by their places.
     opened: HashMap<usize, Option<OwnedFd>>,
     /// Files that were deleted, by ID.
     deleted: HashSet<u32>,
     /// Paths on a tmpfs, by its place.
-    archived: HashMap<usize, Vec<Vec<u8>>>,
+    pub(super) archived: HashMap<usize, Vec<Vec<u8>>>,
     granted: &'a Granted,
 }
 
@@ -174,7 +171,7 @@ impl<'a> Paths<'a> {
     }
 
     /// The mount that a path is on, and the rest of the path.
-    fn place(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
+    pub(super) fn place(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
         let below = |place: &Place| -> Option<usize> {
             let mountpoint = place.mountpoint.trim_end_matches('/').as_bytes();
             let rest = path.strip_prefix(mountpoint)?;
@@ -255,73 +252,6 @@ impl<'a> Paths<'a> {
             || (rest.ends_with(b"/pagemap") && !has(CapabilitySet::SYS_ADMIN))
     }
 
-    fn socket(&mut self, socket: &UnixSocket, refusals: &mut Refusals) {
-        // An abstract name begins with a zero, and any other ends at one (unix(7)).
-        let end = socket.name.iter().position(|byte| *byte == 0);
-        let name = &socket.name[..end.unwrap_or(socket.name.len())];
-        if name.is_empty() {
-            return;
-        }
-        let shown = String::from_utf8_lossy(name).into_owned();
-        let path = match (name[0], &socket.name_dir) {
-            (b'/', _) => as_path(name).to_owned(),
-            (_, Some(dir)) => as_path(dir).join(as_path(name)),
-            // CRIU refuses a relative name without a directory.
-            _ => return,
-        };
-        if self.leads_through_proc(&path) {
-            refusals.file(
-                &shown,
-                "is a socket whose path leads through proc",
-                "no socket can be there",
-            );
-        }
-    }
-
-    /// Follows the links in a path of the container, as far as its files are on the
-    /// host, and returns whether one leads into proc.
-    fn leads_through_proc(&mut self, path: &Path) -> bool {
-        let mut ahead: Vec<Vec<u8>> = components(path).rev().collect();
-        let mut at = Vec::new();
-        let mut links = 0;
-        while let Some(name) = ahead.pop() {
-            if name == b".." {
-                let parent = at.iter().rposition(|byte| *byte == b'/');
-                at.truncate(parent.unwrap_or(0));
-                continue;
-            }
-            let next = [at.as_slice(), b"/", &name].concat();
-            let Some((index, rest)) = self.place(&next) else {
-                return false;
-            };
-            let root = match &self.mounts.places[index].files {
-                Files::Processes => return true,
-                Files::Host(root) => root,
-                Files::Archive { .. } => {
-                    self.archived.entry(index).or_default().push(rest);
-                    at = next;
-                    continue;
-                }
-                _ => {
-                    at = next;
-                    continue;
-                }
-            };
-            match fs::read_link(root.join(as_path(&rest))) {
-                Ok(target) if links < MAX_LINKS => {
-                    links += 1;
-                    if target.is_absolute() {
-                        at.clear();
-                    }
-                    ahead.extend(components(&target).rev());
-                }
-                Ok(_) => return true,
-                Err(_) => at = next,
-            }
-        }
-        false
-    }
-
     /// Checks the directories of the container's own mounts, and the paths on file
     /// systems whose files are in the checkpoint.
     ///
@@ -386,7 +316,7 @@ fn is_plain(name: &[u8]) -> bool {
     }
 }
 
-fn as_path(bytes: &[u8]) -> &Path {
+pub(super) fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
@@ -403,12 +333,4 @@ fn is_plain_in_proc(rest: &[u8]) -> bool {
         }
     }
     true
-}
-
-fn components(path: &Path) -> impl DoubleEndedIterator<Item = Vec<u8>> {
-    path.components().filter_map(|component| match component {
-        std::path::Component::Normal(name) => Some(name.as_bytes().to_owned()),
-        std::path::Component::ParentDir => Some(b"..".to_vec()),
-        _ => None,
-    })
 }
