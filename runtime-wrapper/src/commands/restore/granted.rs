@@ -355,6 +355,6 @@ mod tests {
         fs::create_dir_all(root.path().join("run/lock")).expect("mkdir");
         std::os::unix::fs::symlink("/run", root.path().join("var")).expect("symlink");
         assert_eq!(within(root.path(), "/var/lock"), "/run/lock");
-        assert_eq!(within(root.path(), "/var//missing/"), "/var/missing");
+        assert_eq!(within(root.path(), "/var//missing/"), "/run/missing");
     }
 }
