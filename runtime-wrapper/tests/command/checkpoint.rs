@@ -52,27 +52,10 @@ fn a_checkpoint_is_stored_with_a_manifest() {
     let stage = Stage::new(DUMP);
     let bundle = stage.bundle();
     fs::write(bundle.join("config.json"), r#"{"hostname":"h"}"#).expect("write");
-    let state = fs::read_to_string(stage.path("root/c/state.json")).expect("state");
-    let label = format!(
-        r#""labels":["bundle={}","io.kubernetes.cri.image-name=i:1","#,
-        bundle.display()
-    );
-    fs::write(
-        stage.path("root/c/state.json"),
-        state.replace(r#""labels":["#, &label),
-    )
-    .expect("write");
-    let args = [
-        "--root",
-        "root",
-        "checkpoint",
-        "--leave-running",
-        "--image-path",
-        "images",
-        "c",
-    ];
+    stage.annotate("io.kubernetes.cri.image-name", "i:1");
+    stage.annotate("bundle", &bundle.display().to_string());
     for _ in 0..2 {
-        let output = stage.run(&args);
+        let output = stage.checkpoint_running(&[]).output().expect("run");
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(names(&stage.path("images")), WHOLE);
     }
@@ -88,7 +71,7 @@ fn a_checkpoint_is_stored_with_a_manifest() {
     assert_eq!(files[1]["pages"]["raw_size"], 3_000_000);
 
     let output = stage
-        .command(&args)
+        .checkpoint_running(&[])
         .env("CEDANA_CHECKPOINT_COMPRESSION", "none")
         .output()
         .expect("run");
@@ -198,15 +181,7 @@ fn pre_dumps_are_left_to_the_runtime() {
 #[test]
 fn a_checkpoint_without_images_is_a_failure() {
     let stage = Stage::new("exit 0");
-    let output = stage.run(&[
-        "--root",
-        "root",
-        "checkpoint",
-        "--leave-running",
-        "--image-path",
-        "images",
-        "c",
-    ]);
+    let output = stage.checkpoint_running(&[]).output().expect("run");
     assert_eq!(output.status.code(), Some(1));
     assert!(
         first_line(&output).contains("no inventory.img"),

@@ -10,17 +10,10 @@ fn failing_after(line: &str) -> Stage {
 }
 
 fn checkpoint(stage: &Stage) -> std::process::Output {
-    stage.run(&[
-        "--root",
-        "root",
-        "checkpoint",
-        "--leave-running",
-        "--image-path",
-        "images",
-        "--work-path",
-        "work",
-        "c",
-    ])
+    stage
+        .checkpoint_running(&["--work-path", "work"])
+        .output()
+        .expect("run")
 }
 
 #[test]

@@ -103,18 +103,20 @@ impl Stage {
         fs::write(self.path("images/inventory.img"), inventory).expect("write");
     }
 
+    pub(crate) fn checkpoint_running(&self, options: &[&str]) -> Command {
+        let command = ["--root", "root", "checkpoint", "--leave-running"];
+        let images = ["--image-path", "images"];
+        self.command(&[&command[..], &images, options, &["c"]].concat())
+    }
+
     pub(crate) fn restore(&self) -> Output {
-        self.run(&[
-            "--root",
-            "root",
-            "restore",
-            "-d",
-            "-b",
-            "bundle",
-            "--image-path",
-            "images",
-            "c",
-        ])
+        self.restore_command(&[]).output().expect("run")
+    }
+
+    pub(crate) fn restore_command(&self, options: &[&str]) -> Command {
+        let command = ["--root", "root", "restore", "-d", "-b", "bundle"];
+        let images = ["--image-path", "images"];
+        self.command(&[&command[..], &images, options, &["c"]].concat())
     }
 }
 

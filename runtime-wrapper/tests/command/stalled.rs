@@ -26,19 +26,7 @@ fn criu_ends(stage: &Stage) {
 
 fn restore(stage: &Stage, timeout: &str) -> Output {
     stage
-        .command(&[
-            "--root",
-            "root",
-            "restore",
-            "-d",
-            "-b",
-            "bundle",
-            "--image-path",
-            "images",
-            "--work-path",
-            "work",
-            "c",
-        ])
+        .restore_command(&["--work-path", "work"])
         .env("CEDANA_RESTORE_TIMEOUT", timeout)
         .env("CEDANA_RESTORE_CHECK", "off")
         .output()
