@@ -1,7 +1,6 @@
 //! The covers of a container's file systems: that none is missing, and that no mount hides
 //! another.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use super::messages::Mount;
@@ -11,14 +10,7 @@ impl Namespace<'_> {
     /// Refuses a mount below another one than its place says: it would be hidden, or
     /// hide a cover.
     pub(super) fn parents(&mut self) {
-        let ids: HashSet<u32> = self.all.iter().map(|mount| mount.mnt_id).collect();
-        if ids.len() != self.all.len() {
-            self.refuse(
-                "/",
-                "has a number that another mount has, too",
-                "each has its own",
-            );
-        }
+        let all = self.all.container;
         let is_above = |above: &Mount, mount: &Mount| {
             let rest = mount.mountpoint.strip_prefix(above.mountpoint.as_slice());
             rest.is_some_and(|rest| {
@@ -26,8 +18,8 @@ impl Namespace<'_> {
             })
         };
         let mut wrong = Vec::new();
-        for mount in self.all.iter().filter(|mount| mount.mountpoint != b"/") {
-            let others = self.all.iter().filter(|other| other.mnt_id != mount.mnt_id);
+        for mount in all.iter().filter(|mount| mount.mountpoint != b"/") {
+            let others = all.iter().filter(|other| other.mnt_id != mount.mnt_id);
             let above = others.filter(|other| is_above(other, mount));
             let (mut nearest, mut parent) = (0, None);
             for other in above {

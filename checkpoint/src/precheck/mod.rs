@@ -17,9 +17,11 @@
 //! credentials   users, groups, capabilities, seccomp, labels
 //! namespaces    which namespaces are the host's
 //! mount         one recorded mount
+//! own           mounts that the container made itself
 //! nested        mounts of a namespace within the container's
 //! covers        masked and read-only paths
 //! mounts        every mount is one of the configuration's
+//! places        where the files of a mount come from
 //! paths         every recorded path leads into the container, without a link
 //! sockets       the names of unix sockets
 //! archive       the links in the files of a tmpfs
@@ -46,7 +48,9 @@ mod mount;
 mod mounts;
 mod namespaces;
 mod nested;
+mod own;
 mod paths;
+mod places;
 mod process;
 mod refusal;
 mod sockets;

@@ -23,16 +23,14 @@ const KINDS: [(u32, &str); 9] = [
     (6, "devpts"),
     (12, "cgroup"),
     (14, "mqueue"),
-    (17, "overlay"),
+    (OVERLAY, "overlay"),
     (23, "cgroup2"),
     (3, "devtmpfs"),
 ];
 pub(super) const PROC: u32 = 1;
 pub(super) const TMPFS: u32 = 5;
 const DEVPTS: u32 = 6;
-
-/// The types whose instances belong to a container, which it may mount itself.
-pub(super) const PRIVATE: [&str; 5] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue"];
+pub(super) const OVERLAY: u32 = 17;
 
 /// The key by which runc has CRIU cover a file.
 pub(super) const NULL: &str = "/dev/null";

@@ -17,10 +17,7 @@
 //!
 //! and no cover may be missing where this machine has the covered path.
 //!
-//! A container with CAP_SYS_ADMIN makes mounts of its own. Of those only the type is
-//! checked, which must be one whose instances belong to the container, and that no flag
-//! or directory leads out of it. Such a container can mount the host's disks anyhow, if
-//! the configuration gives it their devices.
+//! A container with CAP_SYS_ADMIN makes mounts of its own ([`own`](super::own)).
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,10 +26,11 @@ use super::granted::Granted;
 use super::granted::Mounts;
 use super::messages::Mount;
 use super::mount::{
-    Difference, NULL, PRIVATE, PROC, READ_ONLY, TMPFS, canonical, differs, flags, is_below,
-    is_controller, is_kind, is_terminal, kind, layers, unusual,
+    Difference, NULL, PROC, READ_ONLY, TMPFS, canonical, differs, flags, is_controller, is_kind,
+    is_terminal, kind, layers, unusual,
 };
-use super::nested;
+use super::own::{self, All, Bind};
+use super::places::{Files, Place, archive, files_of};
 use super::process::{Process, Processes};
 use super::refusal::Refusals;
 use crate::images::Error;
@@ -45,31 +43,7 @@ pub(super) struct Mounted {
     /// The IDs of all its mounts.
     pub(super) ids: HashSet<u32>,
     /// Directories that a container's own mounts show elsewhere.
-    pub(super) binds: Vec<Vec<u8>>,
-}
-
-/// A mount of the container, with where its files come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) mountpoint: String,
-    /// CRIU's number of the mount.
-    pub(super) id: u32,
-    pub(super) files: Files,
-}
-
-/// The origin of a mount's files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Files {
-    /// A file or directory of the host.
-    Host(std::path::PathBuf),
-    /// A tmpfs, whose files are in the checkpoint: the numbers that name its archive.
-    Archive { device: u32, mount: u32 },
-    /// Processes (proc(5)).
-    Processes,
-    /// The kernel's own files, none of which is a link that leads elsewhere.
-    Kernel,
-    /// A file system whose files can't be looked up before the restore.
-    Unknown,
+    pub(super) binds: Vec<Bind>,
 }
 
 /// Checks the mounts of every mount namespace. Returns those of the container's.
@@ -85,17 +59,17 @@ pub(super) fn check(
     let init = processes.living.first();
     let own = init.and_then(Process::mount_namespace);
     let may_mount = granted.bounding.contains(CapabilitySet::SYS_ADMIN);
-    let own: Vec<Mount> = match own {
+    let container: Vec<Mount> = match own {
         Some(id) => dir.all(&format!("mountpoints-{id}.img"))?,
         None => Vec::new(),
     };
+    let mut nested = Vec::new();
     for (name, _) in dir.files()? {
-        let is_own = |id: u32| init.is_some_and(|init| init.mount_namespace() == Some(id));
-        let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| !is_own(*id)) else {
+        let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| Some(*id) != own) else {
             continue;
         };
         if may_mount {
-            nested::check(&dir.all(&name)?, &own, refusals);
+            nested.extend(dir.all(&name)?);
         } else {
             refusals.checkpoint(
                 &format!("has another mount namespace, {id}"),
@@ -103,9 +77,22 @@ pub(super) fn check(
             );
         }
     }
-    let mut found = Namespace::new(granted, &own, refusals);
-    for mount in &own {
+    let all = All {
+        container: &container,
+        nested: &nested,
+    };
+    if let Some(id) = all.ambiguous() {
+        refusals.checkpoint(&format!("has two mounts {id}"), "each has its own number");
+    }
+    let mut found = Namespace::new(granted, all, refusals);
+    for mount in &container {
         found.check(mount);
+    }
+    for mount in &nested {
+        found.check_nested(mount);
+    }
+    if may_mount {
+        found.bind();
     }
     found.covers();
     // The container's own mounts may hide others.
@@ -113,51 +100,60 @@ pub(super) fn check(
         found.parents();
     }
     Ok(Mounted {
-        ids: own.iter().map(|mount| mount.mnt_id).collect(),
+        ids: container.iter().map(|mount| mount.mnt_id).collect(),
         binds: found.binds,
         places: found.places,
     })
 }
 
-/// The checks of the container's mount namespace.
+/// The checks of the container's mount namespaces.
 pub(super) struct Namespace<'a> {
     pub(super) mounts: &'a Mounts,
-    /// All mounts of the namespace.
-    pub(super) all: &'a [Mount],
+    pub(super) all: All<'a>,
+    /// Mounts that CRIU binds from the host's, if the container may make some.
+    pub(super) bound: HashSet<u32>,
     /// The file systems of the root and of the host's mounts.
     hosts: HashSet<u32>,
-    binds: Vec<Vec<u8>>,
+    pub(super) binds: Vec<Bind>,
     /// Whether the container may make mounts of its own.
     pub(super) may_mount: bool,
+    pub(super) has_user_namespace: bool,
     pub(super) refusals: &'a mut Refusals,
     /// How often each mountpoint was found.
     pub(super) found: HashMap<String, usize>,
     /// Mountpoints of covers and of read-only paths that are as they must be.
     pub(super) covered: HashSet<String>,
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
+    /// Mounts of namespaces within the container's.
+    pub(super) nested: Vec<Place>,
 }
 
 impl<'a> Namespace<'a> {
-    fn new(granted: &'a Granted, all: &'a [Mount], refusals: &'a mut Refusals) -> Self {
-        // A cover's /dev/null is in the container's own /dev.
-        let is_hosts = |mount: &&Mount| match &mount.ext_key {
-            Some(key) => key != NULL.as_bytes(),
-            None => mount.mountpoint == b"/",
-        };
+    fn new(granted: &'a Granted, all: All<'a>, refusals: &'a mut Refusals) -> Self {
+        let may_mount = granted.bounding.contains(CapabilitySet::SYS_ADMIN);
         Self {
             mounts: &granted.mounts,
             all,
+            bound: match may_mount {
+                true => all.bound(),
+                false => HashSet::new(),
+            },
             hosts: all
+                .container
                 .iter()
-                .filter(is_hosts)
+                .filter(|mount| own::is_hosts(mount))
                 .map(|mount| mount.root_dev)
                 .collect(),
             binds: Vec::new(),
-            may_mount: granted.bounding.contains(CapabilitySet::SYS_ADMIN),
+            may_mount,
+            has_user_namespace: granted
+                .namespaces
+                .contains(&super::granted::Namespace::User),
             refusals,
             found: HashMap::new(),
             covered: HashSet::new(),
             places: Vec::new(),
+            nested: Vec::new(),
         }
     }
 
@@ -234,6 +230,10 @@ impl<'a> Namespace<'a> {
         if mounts.terminal && mountpoint == "/dev/console" && is_terminal(mount) {
             return Ok(Files::Kernel);
         }
+        if self.bound.contains(&mount.mnt_id) {
+            // Known when all mounts are (`bind`).
+            return Ok(Files::Unknown);
+        }
         self.file_system(mount, mountpoint)
     }
 
@@ -286,7 +286,11 @@ impl<'a> Namespace<'a> {
     }
 
     fn file_system(&mut self, mount: &Mount, mountpoint: &str) -> Result<Files, Difference> {
+        let is_own = self.may_mount && own::may_mount(mount, self.has_user_namespace);
         let Some(kind) = kind(mount) else {
+            if is_own {
+                return Ok(Files::Kernel);
+            }
             return Err(differs(
                 &format!("has a file system of type {}", mount.fstype),
                 "the configuration has none there",
@@ -315,9 +319,7 @@ impl<'a> Namespace<'a> {
                 flags(mount.flags | sb_flags | base, entry.flags)?;
                 layers(mount, entry)?;
             }
-            _ if self.may_mount && PRIVATE.contains(&kind) && is_below(mount) => {
-                self.own_bind(mount);
-            }
+            _ if is_own => {}
             _ if self.may_mount && kind.starts_with("cgroup") && mount.root == b"/" => {}
             Some(_) => {
                 return Err(differs(
@@ -332,27 +334,7 @@ impl<'a> Namespace<'a> {
                 ));
             }
         }
-        Ok(match mount.fstype {
-            PROC => Files::Processes,
-            TMPFS => archive(mount),
-            17 => Files::Unknown,
-            _ => Files::Kernel,
-        })
-    }
-
-    /// Notes the directory that a mount of the container's own shows: CRIU binds it from
-    /// the mount that shows all of the file system, and follows links in its path.
-    fn own_bind(&mut self, mount: &Mount) {
-        let is_base = |base: &&Mount| base.root_dev == mount.root_dev && base.root == b"/";
-        if mount.root != b"/"
-            && let Some(base) = self.all.iter().find(is_base)
-        {
-            let base = base
-                .mountpoint
-                .strip_suffix(b"/")
-                .unwrap_or(&base.mountpoint);
-            self.binds.push([base, &mount.root].concat());
-        }
+        Ok(files_of(mount))
     }
 
     fn is_hosts(&self, mount: &Mount) -> bool {
@@ -364,7 +346,7 @@ impl<'a> Namespace<'a> {
         let is_base = |base: &&Mount| {
             base.root_dev == mount.root_dev && base.root == b"/" && base.ext_key.is_none()
         };
-        self.all.iter().filter(is_base).any(|base| {
+        self.all.container.iter().filter(is_base).any(|base| {
             let rest = mountpoint
                 .as_bytes()
                 .strip_prefix(base.mountpoint.as_slice());
@@ -377,13 +359,5 @@ impl<'a> Namespace<'a> {
 
     pub(super) fn refuse(&mut self, mountpoint: &str, wants: &str, gives: &str) {
         self.refusals.mount(mountpoint, wants, gives);
-    }
-}
-
-/// A tmpfs, whose files are in the checkpoint.
-fn archive(mount: &Mount) -> Files {
-    Files::Archive {
-        device: mount.root_dev,
-        mount: mount.mnt_id,
     }
 }

@@ -1,37 +1,55 @@
-//! A mount namespace that a process of the container made, with CAP_SYS_ADMIN.
+//! Mount namespaces that processes of the container made, with CAP_SYS_ADMIN.
+//!
+//! Each of their mounts is one of the container's, or one that it may make itself
+//! ([`own`](super::own)). Their mountpoints are not compared, and covers may be missing.
 
 use super::messages::Mount;
-use super::mount::{PRIVATE, kind, unusual};
-use super::refusal::Refusals;
+use super::mount::unusual;
+use super::mounts::Namespace;
+use super::own;
+use super::places::{Files, Place, files_of};
 
-/// Checks the mounts of a namespace that a process of the container made: each is one of
-/// the container's, or a file system of its own.
-pub(super) fn check(mounts: &[Mount], own: &[Mount], refusals: &mut Refusals) {
-    for mount in mounts {
-        let is_same = |other: &Mount| {
-            let key = |mount: &Mount| {
-                (
-                    mount.fstype,
-                    mount.root_dev,
-                    mount.flags & !other.flags & 0xf,
-                )
-            };
-            key(mount) == (other.fstype, other.root_dev, 0)
-                && other.flags & !mount.flags & 0xf == 0
+impl Namespace<'_> {
+    /// Checks a mount of a namespace within the container's.
+    pub(super) fn check_nested(&mut self, mount: &Mount) {
+        let mountpoint = String::from_utf8_lossy(&mount.mountpoint).into_owned();
+        match self.nested_files(mount) {
+            Some(files) => self.nested.push(Place {
+                mountpoint,
+                id: mount.mnt_id,
+                files,
+            }),
+            None => self.refuse(
+                &mountpoint,
+                "may lead out of the container",
+                "the container's own mounts don't",
+            ),
+        }
+    }
+
+    fn nested_files(&mut self, mount: &Mount) -> Option<Files> {
+        if unusual(mount).is_some() {
+            return None;
+        }
+        if mount.ext_key.is_none() {
+            if self.bound.contains(&mount.mnt_id) {
+                return Some(Files::Unknown);
+            }
+            if own::may_mount(mount, self.has_user_namespace) {
+                return Some(files_of(mount));
+            }
+        }
+        let is_same = |other: &&Mount| {
+            let key = |mount: &Mount| (mount.fstype, mount.root_dev);
+            key(mount) == key(other)
+                && (!self.has_user_namespace || other.flags & !mount.flags & 0xf == 0)
                 && other.root == mount.root
                 && other.source == mount.source
                 && other.options == mount.options
                 && other.ext_key == mount.ext_key
         };
-        let is_private = kind(mount).is_some_and(|kind| PRIVATE.contains(&kind));
-        let is_new = is_private && mount.root == b"/" && mount.ext_key.is_none();
-        let mountpoint = String::from_utf8_lossy(&mount.mountpoint);
-        if unusual(mount).is_some() || !(is_new || own.iter().any(is_same)) {
-            refusals.mount(
-                &mountpoint,
-                "may lead out of the container",
-                "the container's own mounts don't",
-            );
-        }
+        let same = self.all.container.iter().find(is_same)?;
+        let place = self.places.iter().find(|place| place.id == same.mnt_id)?;
+        Some(place.files.clone())
     }
 }

@@ -39,7 +39,8 @@ use super::archive;
 use super::capabilities::CapabilitySet;
 use super::granted::Granted;
 use super::messages::{File, RegFile, Remap};
-use super::mounts::{Files, Mounted, Place};
+use super::mounts::Mounted;
+use super::places::{Files, Place};
 use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::Dir;
@@ -47,6 +48,8 @@ use crate::images::dir::Dir;
 /// Flags of open(2) that the kernel doesn't keep: CRIU would make or empty the file.
 const MAKING: u32 = 0o100 | 0o200 | 0o1000;
 const S_IFMT: u32 = 0o170_000;
+/// A look-up that stays below a directory, and follows no link.
+const BENEATH: ResolveFlag = ResolveFlag::RESOLVE_BENEATH.union(ResolveFlag::RESOLVE_NO_SYMLINKS);
 /// `O_PATH` and `O_NOFOLLOW`.
 const LINK: u32 = 0o10_000_000 | 0o400_000;
 /// `REMAP_TYPE__LINKED` and `REMAP_TYPE__GHOST` of remap-file-path.proto.
@@ -64,6 +67,9 @@ const PROC_LINKS: [&str; 8] = [
     "thread-self",
 ];
 
+/// A tmpfs: the numbers that name its archive, and where it is mounted.
+type Archived = (u32, u32, String);
+
 /// The look-up of a checkpoint's paths.
 pub(super) struct Paths<'a> {
     dir: Dir<'a>,
@@ -72,8 +78,8 @@ pub(super) struct Paths<'a> {
     opened: HashMap<usize, Option<OwnedFd>>,
     /// Files that were deleted, by ID.
     deleted: HashSet<u32>,
-    /// Paths on a tmpfs, by its place.
-    pub(super) archived: HashMap<usize, Vec<Vec<u8>>>,
+    /// Paths on a tmpfs.
+    archived: HashMap<Archived, Vec<Vec<u8>>>,
     granted: &'a Granted,
 }
 
@@ -155,7 +161,7 @@ impl<'a> Paths<'a> {
                     refusals.file(&shown, &why, "the kernel records a path without links");
                 }
             }
-            Files::Archive { .. } => self.archived.entry(index).or_default().push(rest),
+            Files::Archive { .. } => self.archived(index, rest),
             Files::Processes if !is_plain_in_proc(&rest) => refusals.file(
                 &shown,
                 "leads out of proc",
@@ -183,6 +189,15 @@ impl<'a> Paths<'a> {
         let (length, index) = found.max()?;
         let rest = path[length..].strip_prefix(b"/").unwrap_or_default();
         Some((index, rest.to_owned()))
+    }
+
+    /// Notes a path on a tmpfs, for [`Self::finish`].
+    pub(super) fn archived(&mut self, index: usize, path: Vec<u8>) {
+        let place = &self.mounts.places[index];
+        if let Files::Archive { device, mount } = place.files {
+            let tmpfs = (device, mount, place.mountpoint.clone());
+            self.archived.entry(tmpfs).or_default().push(path);
+        }
     }
 
     /// Looks a path up in a directory of the host.
@@ -217,7 +232,7 @@ impl<'a> Paths<'a> {
         };
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | last)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+            .resolve(BENEATH);
         match openat2(root, path, how) {
             Ok(found) => match file.mode.filter(|_| !is_deleted) {
                 Some(mode) => is_of_type(&found, mode),
@@ -233,15 +248,8 @@ impl<'a> Paths<'a> {
         let Files::Host(path) = &self.mounts.places[index].files else {
             return None;
         };
-        self.opened
-            .entry(index)
-            .or_insert_with(|| {
-                let mut options = StdFile::options();
-                // Looked up without reading.
-                options.read(true).custom_flags(OFlag::O_PATH.bits());
-                options.open(path).ok().map(OwnedFd::from)
-            })
-            .as_ref()
+        let open = || opened(path);
+        self.opened.entry(index).or_insert_with(open).as_ref()
     }
 
     /// Whether a file of proc needs a capability when it is opened, which CRIU has.
@@ -258,23 +266,34 @@ impl<'a> Paths<'a> {
     /// # Errors
     /// An archive can't be read.
     pub(super) fn finish(mut self, refusals: &mut Refusals) -> Result<(), Error> {
-        for name in &self.mounts.binds {
-            let directory = RegFile {
-                name: name.clone(),
-                ..RegFile::default()
+        for bind in &self.mounts.binds {
+            let has_link = match &bind.files {
+                Files::Host(root) => opened(root).is_some_and(|root| has_link(&root, &bind.path)),
+                Files::Archive { device, mount } => {
+                    let tmpfs = (*device, *mount, bind.from.clone());
+                    self.archived
+                        .entry(tmpfs)
+                        .or_default()
+                        .push(bind.path.clone());
+                    false
+                }
+                Files::Processes => !is_plain_in_proc(&bind.path),
+                Files::Kernel => false,
+                // Whether one has is not known before the restore.
+                Files::Unknown => !bind.path.is_empty(),
             };
-            self.regular(0, &directory, refusals);
+            if has_link {
+                refusals.mount(
+                    &bind.mountpoint,
+                    "may show a directory behind a symbolic link",
+                    "the kernel records a path without links",
+                );
+            }
         }
-        for (index, paths) in self.archived {
-            let Place {
-                mountpoint, files, ..
-            } = &self.mounts.places[index];
-            let Files::Archive { device, mount } = files else {
-                continue;
-            };
-            let found = archive::read(&self.dir, *device, *mount, self.granted)?;
+        for ((device, mount, mountpoint), paths) in self.archived {
+            let found = archive::read(&self.dir, device, mount, self.granted)?;
             if let Some(what) = found.strange {
-                refusals.mount(mountpoint, &what, "the container could not have made it");
+                refusals.mount(&mountpoint, &what, "the container could not have made it");
             }
             for path in paths {
                 let mut above = as_path(&path).ancestors();
@@ -293,6 +312,27 @@ impl<'a> Paths<'a> {
         }
         Ok(())
     }
+}
+
+/// A directory or file of the host, opened for look-ups only.
+fn opened(path: &Path) -> Option<OwnedFd> {
+    let mut options = StdFile::options();
+    options.read(true).custom_flags(OFlag::O_PATH.bits());
+    options.open(path).ok().map(OwnedFd::from)
+}
+
+/// Whether a path below a directory has a symbolic link.
+fn has_link(root: &OwnedFd, path: &[u8]) -> bool {
+    if path.is_empty() {
+        return false;
+    }
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(BENEATH);
+    matches!(
+        openat2(root, as_path(path), how),
+        Err(Errno::ELOOP | Errno::EXDEV)
+    )
 }
 
 /// Compares a file's type with the recorded mode.

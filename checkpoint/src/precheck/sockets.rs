@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::messages::UnixSocket;
-use super::mounts::Files;
 use super::paths::{Paths, as_path};
+use super::places::Files;
 use super::refusal::Refusals;
 
 /// The most links in a path (path_resolution(7)).
@@ -57,7 +57,7 @@ impl Paths<'_> {
                 Files::Processes => return true,
                 Files::Host(root) => root,
                 Files::Archive { .. } => {
-                    self.archived.entry(index).or_default().push(rest);
+                    self.archived(index, rest);
                     at = next;
                     continue;
                 }

@@ -4,6 +4,7 @@ mod credentials;
 mod files;
 mod honest;
 mod mounts;
+mod own;
 mod paths;
 mod tree;
 

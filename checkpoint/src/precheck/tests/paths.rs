@@ -91,7 +91,7 @@ fn links_of_proc_are_refused() {
 }
 
 /// An archive as CRIU's tar makes it, with a link.
-fn archive(link: &str) -> Vec<u8> {
+pub(super) fn archive(link: &str) -> Vec<u8> {
     let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut archive = tar::Builder::new(encoder);
     let mut header = tar::Header::new_gnu();

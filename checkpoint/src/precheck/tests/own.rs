@@ -1,0 +1,182 @@
+//! Mounts that a container with CAP_SYS_ADMIN made itself.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::honest::{CAPABILITIES, Case, file, mount};
+use super::paths::archive;
+use super::tree::Message;
+use crate::precheck::{CapabilitySet, Namespace};
+
+const IMAGE: &str = "mountpoints-49.img";
+/// The mounts of a namespace within the container's.
+const NESTED: &str = "mountpoints-77.img";
+/// The file systems of the root, of /dev and of the bind mount.
+const ROOT: u64 = 120;
+const DEV: u64 = 122;
+const VOLUME: u64 = 123;
+
+/// A container with CAP_SYS_ADMIN, and a mount of its own.
+fn with(record: Message) -> Case {
+    let mut case = Case::honest();
+    let words = CAPABILITIES.map(|word| u32::try_from(word).expect("a word"));
+    case.granted.bounding = CapabilitySet::of_words(&[words[0] | 1 << 21, words[1]]);
+    case.tree.add(IMAGE, record);
+    case
+}
+
+/// A mount that shows a directory of the file system `device`.
+fn bind(fstype: u64, device: u64, root: &str) -> Message {
+    let mut record = mount([fstype, 30, 20, 0], root, "/mnt");
+    record.set(&[3], [device]);
+    record
+}
+
+fn replace_by_link(case: &Case, what: &str) {
+    let path = case.host.path().join(what);
+    let moved = case.host.path().join("moved");
+    fs::rename(&path, &moved).expect("rename");
+    symlink(&moved, &path).expect("symlink");
+}
+
+#[test]
+fn directories_of_the_root_and_of_bind_mounts() {
+    for (fstype, device, root, path) in [
+        (17, ROOT, "/data", "root/data"),
+        (0, VOLUME, "/srv/volume/deep", "volume/deep"),
+    ] {
+        let case = with(bind(fstype, device, root));
+        case.passes();
+        replace_by_link(&case, path);
+        case.is_refused("/mnt may show a directory behind a symbolic link");
+        let mut case = with(bind(fstype, device, root));
+        case.granted.bounding = Case::honest().granted.bounding;
+        case.is_refused("/mnt");
+    }
+    // All of it, and a directory above it.
+    with(bind(17, ROOT, "/")).passes();
+    with(bind(0, VOLUME, "/srv/volume")).passes();
+    with(bind(0, VOLUME, "/srv")).is_refused("/mnt");
+    with(bind(17, ROOT, "/data/../..")).is_refused("/mnt");
+}
+
+#[test]
+fn files_on_them_are_looked_up() {
+    let mut case = with(bind(17, ROOT, "/data"));
+    let data = case.host.path().join("root/data");
+    fs::create_dir(data.join("directory")).expect("mkdir");
+    fs::write(data.join("directory/file"), "").expect("write");
+    case.tree
+        .add("files.img", file(9, "/mnt/directory/file", 0o100_644, 30));
+    case.passes();
+    replace_by_link(&case, "root/data/directory");
+    case.is_refused("/mnt/directory/file has a symbolic link");
+}
+
+#[test]
+fn a_new_file_system_is_none_of_the_root() {
+    // CRIU would mount it, with the host's directories.
+    let mut overlay = bind(17, ROOT, "/");
+    overlay.set(&[9], ["lowerdir=/etc"]);
+    with(overlay).is_refused("/mnt");
+    // CRIU compares no type with an external mount's.
+    let case = with(bind(2, VOLUME, "/srv/volume/deep"));
+    replace_by_link(&case, "volume/deep");
+    case.is_refused("/mnt may show");
+}
+
+#[test]
+fn a_hidden_link_of_a_tmpfs() {
+    // A mount of its own hides /dev/a from look-ups by path, but not from CRIU.
+    let mut case = with(bind(5, DEV, "/a/b"));
+    case.tree.add(IMAGE, mount([5, 31, 22, 0], "/", "/dev/a"));
+    case.passes();
+    let name = format!("tmpfs-dev-{DEV}.tar.gz.img");
+    case.tree.others.insert(name.clone(), archive("./c"));
+    case.passes();
+    case.tree.others.insert(name, archive("./a"));
+    case.is_refused("/dev/a/b has a symbolic link");
+}
+
+#[test]
+fn file_systems_of_the_kernel() {
+    for kernels in [8, 9, 10, 11, 19] {
+        let mut case = with(mount([kernels, 30, 20, 0], "/", "/mnt"));
+        case.passes();
+        case.granted.namespaces.insert(Namespace::User);
+        case.is_refused("/mnt has a file system of type");
+    }
+    // devtmpfs and binfmt_misc, whose contents CRIU would restore, and others.
+    for other in [0, 3, 4, 7, 13, 15, 16, 18, 20] {
+        with(mount([other, 30, 20, 0], "/", "/mnt")).is_refused("/mnt");
+    }
+}
+
+#[test]
+fn locked_flags_stay_in_a_user_namespace() {
+    let mut record = bind(0, VOLUME, "/srv/volume/deep");
+    let mut case = with(record.clone());
+    case.passes();
+    case.granted.namespaces.insert(Namespace::User);
+    case.is_refused("/mnt is not read-only");
+    record.set(&[5], [1_u64]);
+    let mut case = with(record);
+    case.granted.namespaces.insert(Namespace::User);
+    let refusals = case.refusals();
+    let of_mount = |subject: &str| subject.contains("/mnt");
+    assert!(!refusals.iter().any(|refusal| of_mount(&refusal.subject)));
+}
+
+#[test]
+fn namespaces_within_the_containers() {
+    let root = || {
+        let mut root = mount([17, 40, 1, 0], "/", "/");
+        root.set(&[3], [ROOT]);
+        root
+    };
+    let nested = |record: Message| {
+        let mut case = with(mount([5, 30, 20, 0], "/", "/mnt"));
+        case.tree.add(NESTED, root());
+        case.tree.add(NESTED, record);
+        case
+    };
+    let own = |fstype: u64, device: u64, root: &str| {
+        let mut record = mount([fstype, 41, 40, 1], root, "/x");
+        record.set(&[3], [device]);
+        record
+    };
+    // One of the container's, with other flags.
+    nested(own(0, VOLUME, "/srv/volume").with(18, "/data")).passes();
+    nested(own(0, VOLUME, "/srv/volume").with(18, "/other")).is_refused("/x may lead out");
+    // Directories of the root, of a bind mount, and of a tmpfs of the container.
+    for (fstype, device, path) in [
+        (17, ROOT, "/data"),
+        (0, VOLUME, "/srv/volume/deep"),
+        (5, DEV, "/a"),
+    ] {
+        nested(own(fstype, device, path)).passes();
+    }
+    let case = nested(own(17, ROOT, "/data"));
+    replace_by_link(&case, "root/data");
+    case.is_refused("/x may show");
+    nested(own(17, 200, "/")).is_refused("/x may lead out");
+    nested(own(0, 200, "/etc")).is_refused("/x may lead out");
+    // A root that is bound from no mount of the container.
+    let mut case = nested(own(17, 200, "/data"));
+    case.tree.record(NESTED, 0).set(&[3], [200_u64]);
+    case.is_refused("the mount on / may lead out");
+    case.is_refused("/x may lead out");
+    // CRIU binds across namespaces.
+    let mut case = nested(own(5, 200, "/"));
+    let mut across = mount([5, 31, 20, 0], "/a/b", "/opt");
+    across.set(&[3], [200_u64]);
+    case.tree.add(IMAGE, across);
+    case.passes();
+    let name = "tmpfs-dev-200.tar.gz.img".to_owned();
+    case.tree.others.insert(name, archive("./a"));
+    case.is_refused("/x/a/b has a symbolic link");
+    // A number that is another mount's hides a base.
+    let mut twice = own(5, DEV, "/");
+    twice.set(&[2], [22_u64]);
+    nested(twice).is_refused("has two mounts 22");
+}
