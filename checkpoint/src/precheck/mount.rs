@@ -14,6 +14,10 @@ const FILE_SYSTEM_FLAGS: u32 = 0x1 | 0x10 | 0x40 | 0x80;
 const MOUNT_FLAGS: u32 =
     0xf | 0x400 | 0x800 | 0x2_0000 | 0x4_0000 | 0x8_0000 | 0x10_0000 | 0x20_0000 | 0x100_0000;
 
+/// `MS_REC`, which CRIU adds to a debugfs (criu/filesystems.c, `debugfs_parse`). Without
+/// `MS_BIND` the kernel ignores it.
+const RECURSIVE: u32 = 0x4000;
+
 /// CRIU's numbers of file system types (mnt.proto) that a configuration can mount, with
 /// their names.
 const KINDS: [(u32, &str); 9] = [
@@ -30,6 +34,7 @@ const KINDS: [(u32, &str); 9] = [
 pub(super) const PROC: u32 = 1;
 pub(super) const TMPFS: u32 = 5;
 const DEVPTS: u32 = 6;
+pub(super) const DEBUGFS: u32 = 11;
 pub(super) const OVERLAY: u32 = 17;
 
 /// The key by which runc has CRIU cover a file.
@@ -56,10 +61,14 @@ pub(super) fn unusual(mount: &Mount) -> Option<&'static str> {
     if mount.ext_mount == Some(true) {
         return Some("is external in the form of CRIU before 4.0");
     }
+    let more = match mount.fstype {
+        DEBUGFS => RECURSIVE,
+        _ => 0,
+    };
     if mount
         .sb_flags
         .is_none_or(|flags| flags & !FILE_SYSTEM_FLAGS != 0)
-        || mount.flags & !MOUNT_FLAGS != 0
+        || mount.flags & !(MOUNT_FLAGS | more) != 0
     {
         return Some("has flags that bind or move another mount");
     }

@@ -19,7 +19,7 @@
 use std::collections::HashSet;
 
 use super::messages::Mount;
-use super::mount::{NULL, canonical, flags, is_below, kind};
+use super::mount::{DEBUGFS, NULL, canonical, flags, is_below, kind};
 use super::mounts::Namespace;
 use super::paths::as_path;
 use super::places::{Files, Place};
@@ -40,10 +40,11 @@ pub(super) struct Bind {
 const PRIVATE: [&str; 5] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue"];
 
 /// CRIU's numbers (mnt.proto) of file systems of which the kernel has one: pstore,
-/// securityfs, fusectl, debugfs and tracefs. CRIU mounts them without any content.
-const GLOBAL: [u32; 5] = [8, 9, 10, 11, 19];
+/// securityfs, fusectl and debugfs. CRIU mounts them without any content, and leaves
+/// tracefs out.
+const GLOBAL: [u32; 4] = [8, 9, 10, DEBUGFS];
 
-/// CRIU's numbers of cgroup v1 and v2, which CRIU compares in another way, and binds never.
+/// CRIU's numbers of cgroup v1 and v2.
 const CGROUPS: [u32; 2] = [12, 23];
 
 /// Read-only, nosuid, nodev and noexec.
@@ -118,14 +119,13 @@ impl<'a> All<'a> {
     }
 }
 
-/// Whether CRIU takes two mounts for the same file system. It ignores type, source and
-/// options if one is external.
+/// Whether CRIU takes two mounts for the same file system. If one is external, it
+/// compares only the options of cgroup file systems (criu/filesystems.c,
+/// `cgroup_sb_equal`).
 fn is_same_to_criu(mount: &Mount, base: &Mount) -> bool {
     let is_same = mount.source == base.source && mount.options == base.options;
-    mount.fstype == base.fstype
-        && !CGROUPS.contains(&mount.fstype)
-        && canonical(&mount.root).is_some()
-        && (is_same || base.ext_key.is_some())
+    let is_external = base.ext_key.is_some() && !CGROUPS.contains(&mount.fstype);
+    mount.fstype == base.fstype && canonical(&mount.root).is_some() && (is_same || is_external)
 }
 
 impl Namespace<'_> {

@@ -100,14 +100,18 @@ fn a_hidden_link_of_a_tmpfs() {
 
 #[test]
 fn file_systems_of_the_kernel() {
-    for kernels in [8, 9, 10, 11, 19] {
+    for kernels in [8, 9, 10, 11] {
         let mut case = with(mount([kernels, 30, 20, 0], "/", "/mnt"));
         case.passes();
         case.granted.namespaces.insert(Namespace::User);
         case.is_refused("/mnt has a file system of type");
     }
+    // CRIU adds MS_REC to a debugfs. It would bind one with MS_BIND, too.
+    with(mount([11, 30, 20, 0x4000], "/", "/mnt")).passes();
+    with(mount([11, 30, 20, 0x5000], "/", "/mnt")).is_refused("bind or move");
+    with(mount([10, 30, 20, 0x4000], "/", "/mnt")).is_refused("bind or move");
     // devtmpfs and binfmt_misc, whose contents CRIU would restore, and others.
-    for other in [0, 3, 4, 7, 13, 15, 16, 18, 20] {
+    for other in [0, 3, 4, 7, 13, 15, 16, 18, 19, 20] {
         with(mount([other, 30, 20, 0], "/", "/mnt")).is_refused("/mnt");
     }
 }
@@ -161,6 +165,25 @@ fn namespaces_within_the_containers() {
     case.is_refused("/x may show");
     nested(own(17, 200, "/")).is_refused("/x may lead out");
     nested(own(0, 200, "/etc")).is_refused("/x may lead out");
+    // A controller of cgroup v1, which CRIU binds if its options are the same.
+    let mut case = nested(own(12, 132, "/docker/c"));
+    let of = |options: &str| {
+        let controller = mount([12, 32, 20, 0], "/docker/c", "/data");
+        let mut controller = controller.with(18, "/data");
+        controller.set(&[9], [options]);
+        controller
+    };
+    *case.tree.record(IMAGE, 3) = of("");
+    let of_mount = |case: &Case| {
+        let refusals = case.refusals();
+        let refusals = refusals.iter();
+        refusals
+            .filter(|refusal| refusal.subject.contains("/x"))
+            .count()
+    };
+    assert_eq!(of_mount(&case), 0);
+    *case.tree.record(IMAGE, 3) = of("pids");
+    assert_eq!(of_mount(&case), 1);
     // A root that is bound from no mount of the container.
     let mut case = nested(own(17, 200, "/data"));
     case.tree.record(NESTED, 0).set(&[3], [200_u64]);
