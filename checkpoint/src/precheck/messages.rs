@@ -134,6 +134,8 @@ messages! {
         1 id: u32,
         11 name: Vec<u8>,
         14 name_dir: Option<Vec<u8>>,
+        /// Zigzag-encoded, as of a regular file.
+        17 mnt_id: Option<u32>,
     }
 
     /// remap-fpath.img: one open file that was deleted.

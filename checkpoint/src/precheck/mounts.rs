@@ -36,12 +36,14 @@ use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::{Dir, number};
 
-/// The mounts of the container's mount namespace.
+/// The mounts of the container's mount namespaces.
 #[derive(Debug, Default)]
 pub(super) struct Mounted {
     pub(super) places: Vec<Place>,
-    /// The IDs of all its mounts.
-    pub(super) ids: HashSet<u32>,
+    /// The number of the container's mount namespace.
+    pub(super) namespace: u32,
+    /// The namespaces of mounts, by their IDs.
+    pub(super) namespaces: HashMap<u32, u32>,
     /// Directories that a container's own mounts show elsewhere.
     pub(super) binds: Vec<Bind>,
 }
@@ -64,12 +66,17 @@ pub(super) fn check(
         None => Vec::new(),
     };
     let mut nested = Vec::new();
+    let mut namespaces: HashMap<u32, u32> = HashMap::new();
+    let namespace = own.unwrap_or_default();
+    namespaces.extend(container.iter().map(|mount| (mount.mnt_id, namespace)));
     for (name, _) in dir.files()? {
         let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| Some(*id) != own) else {
             continue;
         };
         if may_mount {
-            nested.extend(dir.all(&name)?);
+            let mounts: Vec<Mount> = dir.all(&name)?;
+            namespaces.extend(mounts.iter().map(|mount| (mount.mnt_id, id)));
+            nested.extend(mounts);
         } else {
             refusals.checkpoint(
                 &format!("has another mount namespace, {id}"),
@@ -84,12 +91,12 @@ pub(super) fn check(
     if let Some(id) = all.ambiguous() {
         refusals.checkpoint(&format!("has two mounts {id}"), "each has its own number");
     }
-    let mut found = Namespace::new(granted, all, refusals);
+    let mut found = Namespace::new(namespace, granted, all, refusals);
     for mount in &container {
         found.check(mount);
     }
     for mount in &nested {
-        found.check_nested(mount);
+        found.check_nested(namespaces[&mount.mnt_id], mount);
     }
     if may_mount {
         found.bind();
@@ -100,7 +107,8 @@ pub(super) fn check(
         found.parents();
     }
     Ok(Mounted {
-        ids: container.iter().map(|mount| mount.mnt_id).collect(),
+        namespace,
+        namespaces,
         binds: found.binds,
         places: found.places,
     })
@@ -124,12 +132,12 @@ pub(super) struct Namespace<'a> {
     /// Mountpoints of covers and of read-only paths that are as they must be.
     pub(super) covered: HashSet<String>,
     pub(super) places: Vec<Place>,
-    /// Mounts of namespaces within the container's.
-    pub(super) nested: Vec<Place>,
+    /// The number of the container's.
+    number: u32,
 }
 
 impl<'a> Namespace<'a> {
-    fn new(granted: &'a Granted, all: All<'a>, refusals: &'a mut Refusals) -> Self {
+    fn new(number: u32, granted: &'a Granted, all: All<'a>, refusals: &'a mut Refusals) -> Self {
         let may_mount = granted.bounding.contains(CapabilitySet::SYS_ADMIN);
         Self {
             mounts: &granted.mounts,
@@ -153,7 +161,7 @@ impl<'a> Namespace<'a> {
             found: HashMap::new(),
             covered: HashSet::new(),
             places: Vec::new(),
-            nested: Vec::new(),
+            number,
         }
     }
 
@@ -180,6 +188,7 @@ impl<'a> Namespace<'a> {
         match self.files(mount, &mountpoint, times) {
             Ok(files) => self.places.push(Place {
                 mountpoint,
+                namespace: self.number,
                 id: mount.mnt_id,
                 files,
             }),

@@ -4,18 +4,20 @@
 //! ([`own`](super::own)). Their mountpoints are not compared, and covers may be missing.
 
 use super::messages::Mount;
-use super::mount::unusual;
+use super::mount::{canonical, unusual};
 use super::mounts::Namespace;
 use super::own;
 use super::places::{Files, Place, files_of};
 
 impl Namespace<'_> {
     /// Checks a mount of a namespace within the container's.
-    pub(super) fn check_nested(&mut self, mount: &Mount) {
+    pub(super) fn check_nested(&mut self, namespace: u32, mount: &Mount) {
         let mountpoint = String::from_utf8_lossy(&mount.mountpoint).into_owned();
-        match self.nested_files(mount) {
-            Some(files) => self.nested.push(Place {
+        let is_plain = canonical(&mount.mountpoint).is_some();
+        match self.nested_files(mount).filter(|_| is_plain) {
+            Some(files) => self.places.push(Place {
                 mountpoint,
+                namespace,
                 id: mount.mnt_id,
                 files,
             }),

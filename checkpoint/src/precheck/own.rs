@@ -133,7 +133,7 @@ impl Namespace<'_> {
     /// ones, and notes all directories that it binds.
     pub(super) fn bind(&mut self) {
         let of = |places: &[Place], id: u32| places.iter().find(|place| place.id == id).cloned();
-        let before = [self.places.as_slice(), &self.nested].concat();
+        let before = self.places.clone();
         for mount in self.all.iter().filter(|mount| mount.ext_key.is_none()) {
             let Some(bound) = of(&before, mount.mnt_id) else {
                 continue;
@@ -163,8 +163,7 @@ impl Namespace<'_> {
     }
 
     fn set(&mut self, id: u32, files: Files) {
-        let mut places = self.places.iter_mut().chain(&mut self.nested);
-        if let Some(place) = places.find(|place| place.id == id) {
+        if let Some(place) = self.places.iter_mut().find(|place| place.id == id) {
             place.files = files;
         }
     }

@@ -138,16 +138,11 @@ impl<'a> Paths<'a> {
                 "the kernel records plain paths",
             );
         }
-        // A process's own mount namespace has other mounts.
-        let mount = file.mnt_id.filter(|zigzag| zigzag & 1 == 0);
-        let mount = mount.map(|zigzag| zigzag >> 1);
-        if mount.is_some_and(|id| !self.mounts.ids.contains(&id)) {
-            if !self.granted.bounding.contains(CapabilitySet::SYS_ADMIN) {
-                refusals.file(&shown, "is on another mount", "the container has others");
-            }
-            return;
-        }
-        let Some((index, rest)) = self.place(&file.name) else {
+        let mount = mount_of(file.mnt_id);
+        let Some(namespace) = self.namespace(mount) else {
+            return refusals.file(&shown, "is on another mount", "the container has others");
+        };
+        let Some((index, rest)) = self.place(namespace, &file.name) else {
             return refusals.file(&shown, "is on no mount", "the container has a root");
         };
         let is_deleted = self.deleted.contains(&id);
@@ -176,14 +171,23 @@ impl<'a> Paths<'a> {
         }
     }
 
-    /// The mount that a path is on, and the rest of the path.
-    pub(super) fn place(&self, path: &[u8]) -> Option<(usize, Vec<u8>)> {
+    /// The mount namespace of a recorded mount; the container's, if none is recorded.
+    pub(super) fn namespace(&self, mount: Option<u32>) -> Option<u32> {
+        match mount {
+            Some(id) => self.mounts.namespaces.get(&id).copied(),
+            None => Some(self.mounts.namespace),
+        }
+    }
+
+    /// The mount of a namespace that a path is on, and the rest of the path.
+    pub(super) fn place(&self, namespace: u32, path: &[u8]) -> Option<(usize, Vec<u8>)> {
         let below = |place: &Place| -> Option<usize> {
             let mountpoint = place.mountpoint.trim_end_matches('/').as_bytes();
             let rest = path.strip_prefix(mountpoint)?;
             (rest.is_empty() || rest[0] == b'/').then_some(mountpoint.len())
         };
         let places = self.mounts.places.iter().enumerate();
+        let places = places.filter(|(_, place)| place.namespace == namespace);
         let found = places.filter_map(|(index, place)| Some((below(place)?, index)));
         // Of two mounts on one mountpoint the later one is on top.
         let (length, index) = found.max()?;
@@ -333,6 +337,11 @@ fn has_link(root: &OwnedFd, path: &[u8]) -> bool {
         openat2(root, as_path(path), how),
         Err(Errno::ELOOP | Errno::EXDEV)
     )
+}
+
+/// The ID of a mount in a file's record: zigzag-encoded, negative if there is none.
+pub(super) fn mount_of(zigzag: Option<u32>) -> Option<u32> {
+    Some(zigzag.filter(|zigzag| zigzag & 1 == 0)? >> 1)
 }
 
 /// Compares a file's type with the recorded mode.

@@ -9,6 +9,8 @@ use super::mount::{OVERLAY, PROC, TMPFS};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) mountpoint: String,
+    /// The number of its mount namespace, as in the image's name.
+    pub(super) namespace: u32,
     /// CRIU's number of the mount.
     pub(super) id: u32,
     pub(super) files: Files,

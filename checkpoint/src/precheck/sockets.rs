@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::messages::UnixSocket;
-use super::paths::{Paths, as_path};
+use super::paths::{Paths, as_path, mount_of};
 use super::places::Files;
 use super::refusal::Refusals;
 
@@ -28,7 +28,11 @@ impl Paths<'_> {
             // CRIU refuses a relative name without a directory.
             _ => return,
         };
-        if self.leads_through_proc(&path) {
+        // CRIU refuses an unknown mount.
+        let Some(namespace) = self.namespace(mount_of(socket.mnt_id)) else {
+            return;
+        };
+        if self.leads_through_proc(namespace, &path) {
             refusals.file(
                 &shown,
                 "is a socket whose path leads through proc",
@@ -39,7 +43,7 @@ impl Paths<'_> {
 
     /// Follows the links in a path of the container, as far as its files are on the
     /// host, and returns whether one leads into proc.
-    fn leads_through_proc(&mut self, path: &Path) -> bool {
+    fn leads_through_proc(&mut self, namespace: u32, path: &Path) -> bool {
         let mut ahead: Vec<Vec<u8>> = components(path).rev().collect();
         let mut at = Vec::new();
         let mut links = 0;
@@ -50,7 +54,7 @@ impl Paths<'_> {
                 continue;
             }
             let next = [at.as_slice(), b"/", &name].concat();
-            let Some((index, rest)) = self.place(&next) else {
+            let Some((index, rest)) = self.place(namespace, &next) else {
                 return false;
             };
             let root = match &self.mounts.places[index].files {

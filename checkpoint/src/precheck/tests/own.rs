@@ -131,24 +131,49 @@ fn locked_flags_stay_in_a_user_namespace() {
     assert!(!refusals.iter().any(|refusal| of_mount(&refusal.subject)));
 }
 
+/// A namespace within the container's: its root, and another mount.
+fn nested(record: Message) -> Case {
+    let mut case = with(mount([5, 30, 20, 0], "/", "/mnt"));
+    let mut root = mount([17, 40, 1, 0], "/", "/");
+    root.set(&[3], [ROOT]);
+    case.tree.add(NESTED, root);
+    case.tree.add(NESTED, record);
+    case
+}
+
+/// A mount there that shows a directory of the file system `device`.
+fn own(fstype: u64, device: u64, root: &str) -> Message {
+    let mut record = mount([fstype, 41, 40, 1], root, "/x");
+    record.set(&[3], [device]);
+    record
+}
+
 #[test]
-fn namespaces_within_the_containers() {
-    let root = || {
-        let mut root = mount([17, 40, 1, 0], "/", "/");
-        root.set(&[3], [ROOT]);
-        root
-    };
-    let nested = |record: Message| {
-        let mut case = with(mount([5, 30, 20, 0], "/", "/mnt"));
-        case.tree.add(NESTED, root());
-        case.tree.add(NESTED, record);
+fn files_in_namespaces_within_the_containers() {
+    let case = |path: &str, mount: u64| {
+        let mut case = nested(own(17, ROOT, "/data"));
+        let deep = case.host.path().join("root/data/deep");
+        fs::create_dir(&deep).expect("mkdir");
+        fs::write(deep.join("file"), "").expect("write");
+        case.tree.add("files.img", file(9, path, 0o100_644, mount));
         case
     };
-    let own = |fstype: u64, device: u64, root: &str| {
-        let mut record = mount([fstype, 41, 40, 1], root, "/x");
-        record.set(&[3], [device]);
-        record
-    };
+    // The container's own /x is another directory.
+    let found = case("/x/deep/file", 41);
+    found.passes();
+    replace_by_link(&found, "root/data/deep");
+    found.is_refused("/x/deep/file has a symbolic link");
+    case("/x/../etc/passwd", 41).is_refused("leads elsewhere");
+    case("/x/deep/file", 99).is_refused("is on another mount");
+    nested(own(1, 200, "/")).passes();
+    let mut proc = nested(own(1, 200, "/"));
+    proc.tree
+        .add("files.img", file(9, "/x/1/root/etc", 0o40_755, 41));
+    proc.is_refused("leads out of proc");
+}
+
+#[test]
+fn namespaces_within_the_containers() {
     // One of the container's, with other flags.
     nested(own(0, VOLUME, "/srv/volume").with(18, "/data")).passes();
     nested(own(0, VOLUME, "/srv/volume").with(18, "/other")).is_refused("/x may lead out");
