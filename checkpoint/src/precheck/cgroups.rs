@@ -5,6 +5,11 @@
 //! properties, and moves processes. So every name is a plain one, all processes are in
 //! the container's cgroup or below, and owners are the container's root.
 //!
+//! CRIU could also be told to ignore cgroups (`--manage-cgroups-mode=ignore`), because
+//! runc has put it into the container's. Then CRIU makes no cgroup namespace
+//! (`prepare_cgroup_namespace`), and runc knows the mode since 1.2 only. With names that
+//! were checked the result is the same.
+//!
 //! Where the configuration gives the container a cgroup namespace, init's cgroup must
 //! be recorded as its root (`cgns_prefix`), or CRIU makes none and the container sees
 //! the host's.
