@@ -148,7 +148,7 @@ impl Shared {
     fn open(&self, node: u64) -> Result<Vec<u8>, Errno> {
         match self.content(node)? {
             Content::Stock { flags, .. } => Ok(protocol::open(0, *flags)),
-            Content::Bytes(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
+            Content::Bytes(_) | Content::Packed(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Content::Pages { file, flags } => {
                 self.frames.open(*file);
                 Ok(protocol::open(0, *flags))
@@ -182,6 +182,12 @@ impl Shared {
             }
             Content::Bytes(bytes) => {
                 self.reply(request, 0, &[&bytes[offset as usize..end as usize]]);
+            }
+            Content::Packed(part) => {
+                scratch.bytes.resize((end - offset) as usize, 0);
+                let read = part.read_at(offset, &mut scratch.decoder, &mut scratch.bytes);
+                read.map_err(|damage| self.damaged(Arc::new(damage)))?;
+                self.reply(request, 0, &[&scratch.bytes]);
             }
             Content::Pages { file, .. } => {
                 let frames = self

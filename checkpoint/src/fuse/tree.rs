@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::libc;
 
 use super::protocol::{self, Attributes};
-use crate::format::contents::{Directory, Node};
+use crate::format::contents::{Directory, Node, Part};
 use crate::format::pages::{Reader, Stored};
 
 /// The user ID of the container's root on the host, which is not 0 in a user namespace.
@@ -44,6 +44,8 @@ pub(super) enum Content {
         /// Whether the kernel's page cache is used or bypassed.
         flags: u32,
     },
+    /// An image in an archive that is verified when it is read.
+    Packed(Part),
     Directory {
         parent: u64,
         entries: Vec<(String, u64)>,
@@ -81,6 +83,10 @@ impl Tree {
                     self.pages.push(reader);
                     let flags = cache(by_page);
                     self.push(metadata, size, Content::Pages { file, flags })
+                }
+                Node::Packed(part) => {
+                    let metadata = part.reader.metadata().ok();
+                    self.push(metadata, part.size, Content::Packed(part))
                 }
             };
             entries.push((name, child));
