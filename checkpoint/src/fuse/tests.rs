@@ -10,7 +10,7 @@ use std::thread;
 use nix::libc;
 
 use super::{Root, Server};
-use crate::format::contents::{Directory, Node};
+use crate::format::contents::{Directory, Node, Part};
 use crate::format::pages::{Compression, Damage, Encoder, Reader, Stored, Writer};
 
 const FRAME: u32 = 64 << 10;
@@ -36,6 +36,20 @@ fn pages(dir: &Path, raw: &[u8]) -> PathBuf {
     path
 }
 
+/// A part of a file, in two frames.
+fn packed(dir: &Path) -> Part {
+    let path = dir.join("tcp-streams.tar");
+    let bytes = &memory()[..400_000];
+    fs::write(&path, bytes).expect("write");
+    let stored = Stored::open(&path).expect("open");
+    let (size, digest) = (bytes.len() as u64, blake3::hash(bytes));
+    Part {
+        reader: Arc::new(Reader::digested(stored, size, Some(digest)).expect("digest")),
+        offset: 512,
+        size: 300_000,
+    }
+}
+
 fn directory(dir: &Path, by_page: bool) -> Directory {
     let path = dir.join("core-1.img");
     fs::write(&path, "core").expect("write");
@@ -57,6 +71,7 @@ fn directory(dir: &Path, by_page: bool) -> Directory {
         ("core-1.img".to_owned(), core),
         ("pages-1.img".to_owned(), Node::Pages { reader, by_page }),
         ("pages-2.img".to_owned(), stock),
+        ("tcp-stream-1.img".to_owned(), Node::Packed(packed(dir))),
         ("parent".to_owned(), Node::Directory(parent)),
     ])
 }
@@ -91,8 +106,16 @@ fn directory_is_as_criu_wrote_it() {
     names.sort();
     assert_eq!(
         names,
-        ["core-1.img", "pages-1.img", "pages-2.img", "parent"]
+        [
+            "core-1.img",
+            "pages-1.img",
+            "pages-2.img",
+            "parent",
+            "tcp-stream-1.img"
+        ]
     );
+    let stream = fs::read(shown.join("tcp-stream-1.img")).expect("read");
+    assert!(stream == raw[512..300_512]);
     let core = shown.join("parent/core-1.img");
     assert_eq!(fs::read_to_string(core).expect("read"), "core");
     let missing = fs::metadata(shown.join("core-2.img")).expect_err("missing");
@@ -154,6 +177,23 @@ fn flipped_bit_fails_the_read_and_is_named() {
         matches!(&*damage, Damage::Frame { start, end, .. } if (*start..*end).contains(&(middle as u64))),
         "{damage}"
     );
+}
+
+#[test]
+fn a_changed_archive_fails_the_read_and_is_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    pages(dir.path(), &memory());
+    let Some(server) = served(dir.path(), 1 << 20, false) else {
+        return;
+    };
+    let archive = File::options()
+        .write(true)
+        .open(dir.path().join("tcp-streams.tar"));
+    let written = archive.expect("open").write_at(b"changed", 1000);
+    written.expect("write");
+    fs::read(server.path().join("tcp-stream-1.img")).expect_err("damage");
+    let damage = server.damage().expect("damage").to_string();
+    assert!(damage.contains("tcp-streams.tar"), "{damage}");
 }
 
 #[test]

@@ -109,3 +109,6 @@ fn part(bytes: &[u8], at: u64, length: usize) -> Option<&[u8]> {
         .get(usize::try_from(at).ok()?..)
         .and_then(|rest| rest.get(..length))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

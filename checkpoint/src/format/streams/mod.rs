@@ -88,4 +88,4 @@ fn padding(size: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

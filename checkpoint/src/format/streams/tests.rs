@@ -53,7 +53,8 @@ fn names_are_those_of_criu() {
     }
 }
 
-const IMAGES: [(&str, &[u8]); 4] = [
+/// Images of no byte, of less than a block, of a block, and of more.
+pub(crate) const IMAGES: [(&str, &[u8]); 4] = [
     ("tcp-stream-1.img", b""),
     ("tcp-stream-10.img", b"ten"),
     ("tcp-stream-2.img", &[7; 512]),
