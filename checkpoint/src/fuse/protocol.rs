@@ -5,9 +5,10 @@
 const MAJOR: u32 = 7;
 const MINOR: u32 = 28;
 
-/// Flags of INIT: parallel reads of a file, parallel lookups in a directory, a valid
-/// `max_pages`.
+/// Flags of INIT: parallel reads of a file, lists with attributes, parallel lookups in a
+/// directory, a valid `max_pages`.
 const ASYNC_READ: u32 = 1 << 0;
+const DO_READDIRPLUS: u32 = 1 << 13;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 
@@ -63,6 +64,11 @@ pub(super) enum Operation<'a> {
         offset: u64,
         size: u32,
     },
+    /// The same with each entry's attributes, which saves the kernel a LOOKUP.
+    ReadDirectoryPlus {
+        offset: u64,
+        size: u32,
+    },
     ReleaseDirectory,
     StatFs,
     /// An operation without a reply: the kernel forgets a node, or interrupts a request,
@@ -98,6 +104,10 @@ impl<'a> Request<'a> {
             },
             27 => Operation::OpenDirectory,
             28 => Operation::ReadDirectory {
+                offset: long(body, 8)?,
+                size: word(body, 16)?,
+            },
+            44 => Operation::ReadDirectoryPlus {
                 offset: long(body, 8)?,
                 size: word(body, 16)?,
             },
@@ -140,7 +150,7 @@ pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     }
     let mut out = Words::default();
     out.words(&[MAJOR, MINOR, max_readahead]);
-    out.words(&[ASYNC_READ | PARALLEL_DIROPS | MAX_PAGES]);
+    out.words(&[ASYNC_READ | DO_READDIRPLUS | PARALLEL_DIROPS | MAX_PAGES]);
     // Limits of background requests: zero selects the kernel's defaults.
     out.halves(&[0, 0]);
     // The smallest `max_write`, and the granularity of times.
@@ -221,6 +231,31 @@ pub(super) fn directory_entry(
     out.extend(name.as_bytes());
     out.resize(end, 0);
     true
+}
+
+/// Adds an entry with its attributes to the reply to READDIRPLUS. Returns false if it does
+/// not fit. The kernel learns nothing of entries without `attributes`.
+pub(super) fn directory_entry_plus(
+    out: &mut Vec<u8>,
+    limit: usize,
+    attributes: Option<Attributes>,
+    (node, next, mode): (u64, u64, u32),
+    name: &str,
+) -> bool {
+    let before = out.len();
+    let unknown = Attributes {
+        node: 0,
+        size: 0,
+        mode,
+        uid: 0,
+        gid: 0,
+    };
+    out.extend(entry(attributes.unwrap_or(unknown)));
+    let fits = directory_entry(out, limit, node, next, mode, name);
+    if !fits {
+        out.truncate(before);
+    }
+    fits
 }
 
 #[derive(Default)]

@@ -15,6 +15,9 @@ use super::protocol::{self, Operation, Request};
 use super::tree::{Content, Shown, index};
 use crate::format::pages::{Damage, Decoder};
 
+/// The number of entries that every directory begins with: `.` and `..`.
+const DOTS: u64 = 2;
+
 /// The state that the threads share.
 pub(super) struct Shared {
     pub(super) device: File,
@@ -102,7 +105,10 @@ impl Shared {
             }
             Operation::OpenDirectory => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Operation::ReadDirectory { offset, size } => {
-                self.read_directory(request.node, offset, size as usize)
+                self.read_directory(request.node, offset, size as usize, false)
+            }
+            Operation::ReadDirectoryPlus { offset, size } => {
+                self.read_directory(request.node, offset, size as usize, true)
             }
             Operation::ReleaseDirectory => Ok(Vec::new()),
             Operation::StatFs => Ok(protocol::statfs()),
@@ -224,7 +230,13 @@ impl Shared {
         Errno::EIO
     }
 
-    fn read_directory(&self, node: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    fn read_directory(
+        &self,
+        node: u64,
+        offset: u64,
+        size: usize,
+        plus: bool,
+    ) -> Result<Vec<u8>, Errno> {
         let Content::Directory { parent, entries } = self.content(node)? else {
             return Err(Errno::ENOTDIR);
         };
@@ -236,8 +248,17 @@ impl Shared {
             .chain(entries.iter().map(|(name, node)| (name.as_str(), *node)));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (next, (name, node)) in (1..).zip(all).skip(skip) {
-            let mode = self.node(node)?.attributes.mode;
-            if !protocol::directory_entry(&mut out, limit, node, next, mode, name) {
+            let attributes = self.node(node)?.attributes;
+            let mode = attributes.mode;
+            let fits = match plus {
+                true => {
+                    let attributes = (next > DOTS).then_some(attributes);
+                    let entry = (node, next, mode);
+                    protocol::directory_entry_plus(&mut out, limit, attributes, entry, name)
+                }
+                false => protocol::directory_entry(&mut out, limit, node, next, mode, name),
+            };
+            if !fits {
                 break;
             }
         }

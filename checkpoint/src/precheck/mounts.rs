@@ -89,7 +89,7 @@ pub(super) fn check(
         Some(id) => dir.all(&format!("mountpoints-{id}.img"))?,
         None => Vec::new(),
     };
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         let is_own = |id: u32| init.is_some_and(|init| init.mount_namespace() == Some(id));
         let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| !is_own(*id)) else {
             continue;
