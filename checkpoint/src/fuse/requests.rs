@@ -21,8 +21,8 @@ const DOTS: u64 = 2;
 /// The state that the threads share.
 pub(super) struct Shared {
     pub(super) device: File,
-    /// The reader that holds this lock waits for the next request. The pipe becomes
-    /// readable when readers must exit.
+    /// The reader that holds this lock waits for the next request, and answers it if that
+    /// takes no file. The pipe becomes readable when readers must exit.
     pub(super) turn: Mutex<io::PipeReader>,
     pub(super) nodes: Vec<Shown>,
     pub(super) frames: Frames,
@@ -42,18 +42,37 @@ impl Shared {
     pub(super) fn serve(&self) {
         let mut buffer = vec![0; protocol::MIN_BUFFER];
         let mut scratch = Scratch::default();
+        let mut turn = lock(&self.turn);
         // If replies can't be sent, receiving fails, too, and ends the loop.
-        while let Some(length) = self.receive(&mut buffer) {
+        while let Some(length) = self.receive(&turn, &mut buffer) {
             // The kernel sends only complete requests.
-            if let Some(request) = Request::parse(&buffer[..length]) {
+            let Some(request) = Request::parse(&buffer[..length]) else {
+                continue;
+            };
+            if self.is_from_memory(request) {
                 self.answer(request, &mut scratch);
+            } else {
+                drop(turn);
+                self.answer(request, &mut scratch);
+                turn = lock(&self.turn);
             }
         }
     }
 
+    /// Whether the answer needs neither a file nor a frame. To wake the next reader
+    /// would take longer: a restore opens and reads an image for each TCP connection.
+    fn is_from_memory(&self, request: Request) -> bool {
+        match request.operation {
+            Operation::Read { .. } => matches!(
+                self.content(request.node),
+                Ok(Content::Bytes(_) | Content::Directory { .. }) | Err(_)
+            ),
+            _ => true,
+        }
+    }
+
     /// Receives a request and returns its length; `None` at the end.
-    fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
-        let end = lock(&self.turn);
+    fn receive(&self, end: &io::PipeReader, buffer: &mut [u8]) -> Option<usize> {
         loop {
             let mut ready = [
                 PollFd::new(self.device.as_fd(), PollFlags::POLLIN),
