@@ -299,6 +299,23 @@ fn a_kill_while_connections_are_packed_leaves_the_older_checkpoint() {
 }
 
 #[test]
+fn many_files_are_published_at_once() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let mut staging = Staging::prepare(dir.path(), Durability::Disk).expect("staging");
+    write(staging.place(), &["inventory.img"], "new");
+    let names = connections(staging.place(), 1000);
+    // A step for each file would take the process to its end.
+    let steps = 2 * names.len();
+    STEPS.set(Some(steps));
+    let published = staging.publish(None);
+    let left = STEPS.take();
+    published.expect("publish");
+    // Each file is moved, and the rest is done for all.
+    assert!(left.is_some_and(|left| left > names.len() - 20), "{left:?}");
+    assert_eq!(contents(dir.path()).len(), names.len() + 1);
+}
+
+#[test]
 fn an_archive_is_removed_with_its_checkpoint() {
     let dir = older();
     write(dir.path(), &[streams::NAME], "old");
