@@ -143,6 +143,19 @@ pub(super) fn header(unique: u64, error: i32, length: usize) -> [u8; HEADER_OUT]
     bytes
 }
 
+/// A message that puts a file of `length` bytes into the kernel's page cache
+/// (`FUSE_NOTIFY_STORE`). The bytes follow it.
+pub(super) fn store(node: u64, length: usize) -> Vec<u8> {
+    const NOTIFY_STORE: i32 = 4;
+    // A message has no number of a request, and its kind in place of the error, which
+    // `header` negates.
+    let mut out = Words(header(0, -NOTIFY_STORE, 24 + length).to_vec());
+    out.longs(&[node, 0]);
+    // The cast fits: one page.
+    out.words(&[length as u32, 0]);
+    out.0
+}
+
 /// The reply to INIT; `None` if the kernel's protocol is too old (before Linux 4.20).
 pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     if minor < MINOR {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -14,6 +15,9 @@ use super::frames::Frames;
 use super::protocol::{self, Operation, Request};
 use super::tree::{Content, Shown, index};
 use crate::format::pages::{Damage, Decoder};
+
+/// The largest file that the kernel is sent unasked: one page.
+const MAX_SENT: usize = 4096;
 
 /// The number of entries that every directory begins with: `.` and `..`.
 const DOTS: u64 = 2;
@@ -173,13 +177,32 @@ impl Shared {
     fn open(&self, node: u64) -> Result<Vec<u8>, Errno> {
         match self.content(node)? {
             Content::Stock { flags, .. } => Ok(protocol::open(0, *flags)),
-            Content::Bytes(_) | Content::Packed(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
+            Content::Bytes(bytes) => {
+                self.send(node, bytes)?;
+                Ok(protocol::open(0, protocol::KEEP_CACHE))
+            }
+            Content::Packed(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Content::Pages { file, flags } => {
                 self.frames.open(*file);
                 Ok(protocol::open(0, *flags))
             }
             Content::Directory { .. } => Err(Errno::EISDIR),
         }
+    }
+
+    /// Puts a small file into the kernel's page cache when it is opened first, which saves
+    /// a request to read it. The kernel waits for requests to read the same page, and this
+    /// thread may be the one that would answer them. There are none before the first
+    /// open was answered, and opens are answered one at a time, with the turn.
+    fn send(&self, node: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let is_small = (1..=MAX_SENT).contains(&bytes.len());
+        if is_small && !self.node(node)?.sent.swap(true, Ordering::Relaxed) {
+            let message = protocol::store(node, bytes.len());
+            let slices = [IoSlice::new(&message), IoSlice::new(bytes)];
+            // The kernel reads the file if it did not take it.
+            let _ = (&self.device).write_vectored(&slices);
+        }
+        Ok(())
     }
 
     /// Answers a read. Page files are written from the frames without a copy.

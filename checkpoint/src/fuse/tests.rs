@@ -232,3 +232,38 @@ fn the_containers_root_may_read_roots_files() {
         }
     }
 }
+
+#[test]
+fn small_files_of_any_size_are_read_by_many_at_once() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("core-1.img");
+    fs::write(&path, "").expect("write");
+    let raw = memory();
+    let sizes = [0, 1, 511, 4095, 4096, 4097, 70_000];
+    let directory = sizes.map(|size| {
+        let node = Node::File {
+            path: path.clone(),
+            metadata: fs::metadata(&path).expect("status"),
+            bytes: raw[..size].into(),
+        };
+        (format!("{size}.img"), node)
+    });
+    let server = match Server::start(Directory::from(directory), 1 << 20, Root::default()) {
+        Ok(server) => server,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let shown = server.path();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for size in sizes.into_iter().cycle().take(200) {
+                    let file = File::open(shown.join(format!("{size}.img"))).expect("open");
+                    assert_eq!(file.metadata().expect("status").len(), size as u64);
+                    let mut bytes = vec![1; size + 1];
+                    let read = file.read_at(&mut bytes, 0).expect("read");
+                    assert!(bytes[..read] == raw[..size], "{size}");
+                }
+            });
+        }
+    });
+}

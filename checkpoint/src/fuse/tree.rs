@@ -3,6 +3,7 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use nix::libc;
 
@@ -25,6 +26,8 @@ pub(super) struct Tree {
 
 /// A node.
 pub(super) struct Shown {
+    /// Whether the kernel was sent the content.
+    pub(super) sent: AtomicBool,
     pub(super) attributes: Attributes,
     pub(super) content: Content,
 }
@@ -112,6 +115,7 @@ impl Tree {
             _ => (mode, uid),
         };
         self.nodes.push(Shown {
+            sent: AtomicBool::new(false),
             attributes: Attributes {
                 node,
                 size,
