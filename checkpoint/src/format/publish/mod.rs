@@ -44,4 +44,6 @@ pub use staging::Staging;
 pub use steps::Durability;
 
 #[cfg(test)]
+mod packing_tests;
+#[cfg(test)]
 mod tests;
