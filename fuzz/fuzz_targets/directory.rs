@@ -15,7 +15,7 @@ use std::path::Path;
 
 use cedana_checkpoint::format::contents::{self, Contents, Directory, Node};
 use cedana_checkpoint::format::manifest::{Manifest, NAME};
-use cedana_checkpoint::format::publish;
+use cedana_checkpoint::format::{publish, streams};
 use cedana_checkpoint::images::Images;
 use cedana_checkpoint::opened::OpenedDir;
 use cedana_checkpoint::{images, inspect};
@@ -25,7 +25,7 @@ use nix::unistd::mkfifo;
 
 const SECRET: &[u8] = b"the secret of another directory";
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     NAME,
     "inventory.img",
     "core-1.img",
@@ -42,6 +42,7 @@ const NAMES: [&str; 16] = [
     ".cedana-moving/parent",
     ".cedana-new/x",
     "parent/core-1.img",
+    streams::NAME,
 ];
 
 const TARGETS: [&str; 12] = [
@@ -64,7 +65,7 @@ fn content(number: u8) -> Vec<u8> {
     let digest = "0".repeat(64);
     let manifest = |parent: &str, files: &str| {
         format!(
-            r#"{{"format":1,"created":0,"files":[{files}],"parent":"{parent}","machine":{{"architecture":"","page_size":4096,"kernel":""}},"versions":{{"cedana":"","criu":"","runtime":""}},"container":{{"id":""}},"cost":{{"dump_us":0,"total_us":0,"raw_bytes":0,"stored_bytes":0}}}}"#
+            r#"{{"format":2,"created":0,"files":[{files}],"parent":"{parent}","machine":{{"architecture":"","page_size":4096,"kernel":""}},"versions":{{"cedana":"","criu":"","runtime":""}},"container":{{"id":""}},"cost":{{"dump_us":0,"total_us":0,"raw_bytes":0,"stored_bytes":0}}}}"#
         )
     };
     match number % 6 {
@@ -73,7 +74,12 @@ fn content(number: u8) -> Vec<u8> {
         2 => manifest(TARGETS[usize::from(number / 6) % TARGETS.len()], "").into_bytes(),
         3 => {
             let file = |name: &str| {
-                format!(r#"{{"name":"{name}","kind":"image","size":10,"digest":"{digest}"}}"#)
+                let kind = if name == streams::NAME {
+                    "streams"
+                } else {
+                    "image"
+                };
+                format!(r#"{{"name":"{name}","kind":"{kind}","size":10,"digest":"{digest}"}}"#)
             };
             manifest("", &file(NAMES[usize::from(number / 6) % NAMES.len()])).into_bytes()
         }
@@ -85,7 +91,7 @@ fn content(number: u8) -> Vec<u8> {
 fn fill(dir: &Path, input: &[u8]) {
     for pair in input.as_chunks::<2>().0.iter().take(32) {
         let [name, what] = pair;
-        let path = dir.join(NAMES[usize::from(name % 16)]);
+        let path = dir.join(NAMES[usize::from(*name) % NAMES.len()]);
         let target = TARGETS[usize::from(what / 8) % TARGETS.len()];
         // A name that is taken, or below a link, makes no entry.
         let below = path.parent().filter(|parent| *parent != dir);
@@ -113,7 +119,7 @@ fn read_all(directory: &Directory) {
                 let _ = (&stored.file).take(1000).read_to_end(&mut bytes);
                 assert!(bytes != SECRET, "a secret can be read");
             }
-            Node::Pages { .. } => {}
+            Node::Pages { .. } | Node::Packed(_) => {}
         }
     }
 }

@@ -110,7 +110,15 @@ impl Checkpointed {
         };
         let path = file("step", &format!("#!/bin/sh\n{script}\n"));
         command("chmod", &["+x", &path]).ok();
-        let options = file("criu.conf", &format!("action-script {path}\n"));
+        self.criu_options(&format!("action-script {path}\n"));
+    }
+
+    /// Gives CRIU options of a configuration file at a restore, by every runtime.
+    #[track_caller]
+    pub fn criu_options(&self, options: &str) {
+        let path = self.criu.file("criu.conf");
+        fs::write(&path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let options = path.display().to_string();
         let config = self.bundle.file("config.json");
         let mut spec = json(&read(&config));
         spec["annotations"]["org.criu.config"] = options.into();

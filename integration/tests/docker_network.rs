@@ -9,73 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use cedana_integration::docker::{Container, Network, Run, WORK, docker_ok, no_restore_here};
-use cedana_integration::{Output, command, eventually};
-
-/// Answers with the connection's number and its number of requests.
-///
-/// As root: CRIU needs CAP_SYS_RESOURCE to dump another user's process.
-const NGINX: &str = "user root; daemon off; worker_processes 2; pid /tmp/nginx.pid;
-error_log stderr; events { worker_connections 4000; }
-http { access_log off; keepalive_timeout 1h; keepalive_requests 1000000;
-  server { listen 80; default_type text/plain;
-    location / { return 200 \"connection $connection request $connection_requests\\n\"; } } }";
-
-/// nginx with [`NGINX`].
-fn nginx(label: &str) -> Run {
-    let run = Run::new(label).image(WORK);
-    fs::write(run.out().join("nginx.conf"), NGINX).expect("/out");
-    run.command(&["nginx", "-c", "/out/nginx.conf", "-e", "stderr"])
-}
-
-/// A client that never reconnects.
-struct Client(TcpStream);
-
-impl Client {
-    #[track_caller]
-    fn of(address: &str) -> Self {
-        let stream = eventually(&format!("{address} answers"), || {
-            let mut client = TcpStream::connect(address)
-                .map(Self)
-                .map_err(|e| e.to_string())?;
-            client
-                .0
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .map_err(|e| e.to_string())?;
-            // docker-proxy accepts connections before the container does.
-            client.ask().map(|_| client.0)
-        });
-        Self(stream)
-    }
-
-    fn ask(&mut self) -> Result<String, String> {
-        self.0
-            .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            .map_err(|e| e.to_string())?;
-        let mut answer = String::new();
-        let mut chunk = [0; 4096];
-        loop {
-            let n = self.0.read(&mut chunk).map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Err(format!("closed after {answer:?}"));
-            }
-            answer.push_str(&String::from_utf8_lossy(&chunk[..n]));
-            if let Some((_, body)) = answer.split_once("\r\n\r\n")
-                && body.ends_with('\n')
-            {
-                return Ok(body.trim().to_owned());
-            }
-        }
-    }
-
-    /// Asserts that the next request arrives over the same connection.
-    #[track_caller]
-    fn continues(&mut self, connection: &str, request: u32) {
-        let answer = self
-            .ask()
-            .unwrap_or_else(|e| panic!("the connection is lost: {e}"));
-        assert_eq!(answer, format!("{connection} request {request}"));
-    }
-}
+use cedana_integration::nginx::{Client, nginx};
+use cedana_integration::{Output, command, eventually, nftables};
 
 /// Asserts that a client's connection stays open while the server is checkpointed,
 /// ended and restored.
@@ -499,49 +434,6 @@ fn a_restore_with_connections_is_refused_if_the_user_sets_that() {
 }
 
 #[test]
-fn a_thousand_clients_stay_connected() {
-    if no_restore_here() {
-        return;
-    }
-    let network = Network::create("thousand");
-    let server = nginx("thousand")
-        .flags(&["--network", network.name(), "--ulimit", "nofile=4096:4096"])
-        .start();
-    let address = format!("{}:80", server.address());
-    let mut clients = vec![Client::of(&address)];
-    clients.extend((1..1000).map(|_| {
-        let stream = TcpStream::connect(&address).expect("a connection");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("a time limit");
-        Client(stream)
-    }));
-    let mut connections = Vec::new();
-    for client in &mut clients {
-        let answer = client.ask().expect("an answer");
-        connections.push(answer.split(" request").next().map(str::to_owned));
-    }
-    server.checkpoint_and_exit("cp");
-    server.restore_and_run("cp");
-    for (client, connection) in clients.iter_mut().zip(connections) {
-        let answer = client.ask().expect("an answer after the restore");
-        let (same, _) = answer.split_once(" request").expect("nginx counts");
-        assert_eq!(Some(same), connection.as_deref());
-    }
-    let netns = format!("/proc/{}/ns/net", server.pid());
-    let left = tables(&netns);
-    assert!(!left.contains("cedana-"), "the lock remains: {left}");
-}
-
-/// The tables of nftables in a network namespace.
-fn tables(netns: &str) -> String {
-    let enter = format!("--net={netns}");
-    command("nsenter", &[&enter, "nft", "list", "tables"])
-        .ok()
-        .stdout
-}
-
-#[test]
 fn the_lock_of_a_killed_process_is_removed() {
     let network = Network::create("killed");
     let server = nginx("killed")
@@ -567,10 +459,10 @@ fn the_lock_of_a_killed_process_is_removed() {
     // Open, so that it exists after the holder.
     let open = fs::File::open(format!("/proc/{}/ns/net", holder.id())).expect("its namespace");
     let netns = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
-    assert!(tables(&netns).contains("cedana-"), "{}", tables(&netns));
+    assert!(nftables(&netns).contains("cedana-"), "{}", nftables(&netns));
     holder.kill().expect("killed");
     holder.wait().expect("reaped");
-    eventually("no table is left", || match tables(&netns).as_str() {
+    eventually("no table is left", || match nftables(&netns).as_str() {
         "" => Ok(()),
         left => Err(left.to_owned()),
     });

@@ -3,7 +3,9 @@
 //! ```text
 //! OpenedDir ─► small files    read once: in memory, digest compared
 //!          ├─► large files    opened once: a digest for each frame is taken meanwhile
-//!          └─► page files     opened once: the digest of the trailer is compared
+//!          ├─► page files     opened once: the digest of the trailer is compared
+//!          └─► connections    the archive is read like a small or a large file, and each
+//!                             image in it is a file of CRIU's again
 //! ```
 //!
 //! With a manifest, only the files that it lists are part of the checkpoint. What was
@@ -13,6 +15,8 @@
 //!
 //! A parent (an earlier pre-dump, with the memory that has not changed since) is a
 //! subdirectory, which CRIU finds under the name `parent`.
+
+mod packed;
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -31,6 +35,8 @@ use crate::images::pstree;
 use crate::images::source::is_criu;
 use crate::images::verify::check_pagemaps;
 use crate::opened::{OpenedDir, kind};
+
+pub use packed::Part;
 
 /// Maximum length of a chain of parents. A real chain has a handful of pre-dumps. The
 /// limit ends a chain that leads back to itself.
@@ -80,6 +86,8 @@ pub enum Node {
         /// with its parent, and not in long runs.
         by_page: bool,
     },
+    /// An image in an archive that is too large for memory.
+    Packed(Part),
     /// A subdirectory.
     Directory(Directory),
 }
@@ -130,12 +138,19 @@ impl Limits {
         let (mut small, large): (Vec<&Entry>, Vec<&Entry>) = manifest
             .files
             .iter()
-            .partition(|entry| matches!(entry.kind, Kind::Image | Kind::Other));
+            .partition(|entry| matches!(entry.kind, Kind::Image | Kind::Streams | Kind::Other));
         // The smallest first, because this module and others read small images.
         small.sort_by_key(|entry| entry.size);
         for entry in small {
-            let node = self.small(dir, entry)?;
-            contents.directory.insert(entry.name.clone(), node);
+            match entry.kind {
+                Kind::Streams => self.streams(dir, entry, &mut contents.directory)?,
+                _ => insert(
+                    &mut contents.directory,
+                    dir,
+                    &entry.name,
+                    self.small(dir, entry)?,
+                )?,
+            }
         }
         pstree::check(&contents)?;
         let forked = forked::pages(&contents)?;
@@ -149,7 +164,7 @@ impl Limits {
                     Reader::plain(stored, &table, entry.hash(), frames)?
                 }
                 // A table was opened with its page file.
-                Kind::Image | Kind::Other | Kind::Table => continue,
+                Kind::Image | Kind::Streams | Kind::Other | Kind::Table => continue,
             };
             if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
                 let file = reader.path().to_owned();
@@ -178,6 +193,21 @@ impl Limits {
 
     /// Reads and verifies a file that is not a page file.
     fn small(&mut self, dir: &OpenedDir, entry: &Entry) -> Result<Node, Error> {
+        Ok(match self.verified(dir, entry)? {
+            Verified::InMemory(stored, metadata, bytes) => Node::File {
+                path: stored.path,
+                metadata,
+                bytes: bytes.into(),
+            },
+            Verified::Framed(reader) => Node::Pages {
+                reader: Arc::new(reader),
+                by_page: false,
+            },
+        })
+    }
+
+    /// Reads and verifies a file with one digest, in memory if there is room.
+    fn verified(&mut self, dir: &OpenedDir, entry: &Entry) -> Result<Verified, Error> {
         let stored = file(dir, &entry.name)?;
         let metadata = status(&stored)?;
         if metadata.len() != entry.size {
@@ -185,20 +215,14 @@ impl Limits {
         }
         let Some(memory) = self.memory.checked_sub(entry.size) else {
             let reader = Reader::digested(stored, entry.size, entry.hash())?;
-            let reader = Arc::new(reader);
-            let by_page = false;
-            return Ok(Node::Pages { reader, by_page });
+            return Ok(Verified::Framed(reader));
         };
         self.memory = memory;
         let bytes = read(&stored, entry.size)?;
         if bytes.len() as u64 != entry.size || Some(blake3::hash(&bytes)) != entry.hash() {
             return Err(Error::Changed { file: stored.path });
         }
-        Ok(Node::File {
-            path: stored.path,
-            metadata,
-            bytes: bytes.into(),
-        })
+        Ok(Verified::InMemory(stored, metadata, bytes))
     }
 
     fn stock(&mut self, dir: &OpenedDir) -> Result<Contents, Error> {
@@ -206,20 +230,23 @@ impl Limits {
             dir: dir.path().to_owned(),
             directory: Directory::new(),
         };
-        let mut files = Vec::new();
+        let mut names = Vec::new();
         let unreadable = |source| images::Error::Directory {
             dir: dir.path().to_owned(),
             source,
         };
         for name in dir.names().map_err(unreadable)? {
             if is_criu(&name) {
-                let stored = file(dir, &name)?;
-                let metadata = status(&stored)?;
-                files.push((name, stored, metadata));
+                let status = dir.status(&name).map_err(unreadable)?;
+                names.push((status.map_or(0, |status| status.st_size), name));
             }
         }
-        files.sort_by_key(|(_, _, metadata)| metadata.len());
-        for (name, stored, metadata) in files {
+        // The smallest first, as above. A small file is closed before the next is opened,
+        // because there may be more of them than a process may have open.
+        names.sort_unstable();
+        for (_, name) in names {
+            let stored = file(dir, &name)?;
+            let metadata = status(&stored)?;
             let size = metadata.len();
             let node = match self.memory.checked_sub(size) {
                 Some(memory) if !name.starts_with("pages-") => {
@@ -278,6 +305,25 @@ impl Limits {
         let node = Node::Directory(found.directory);
         contents.directory.insert(PARENT.to_owned(), node);
         Ok(())
+    }
+}
+
+/// A file that was compared with its digest.
+enum Verified {
+    /// Its content.
+    InMemory(Stored, Metadata, Vec<u8>),
+    /// Too large for memory, and compared again when it is read.
+    Framed(Reader),
+}
+
+/// Adds an entry that must be new: an image may be a file or in the archive.
+fn insert(directory: &mut Directory, dir: &OpenedDir, name: &str, node: Node) -> Result<(), Error> {
+    match directory.insert(name.to_owned(), node) {
+        None => Ok(()),
+        Some(_) => Err(Error::Twice {
+            dir: dir.path().to_owned(),
+            name: name.to_owned(),
+        }),
     }
 }
 

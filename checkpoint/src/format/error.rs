@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{manifest, pages};
+use super::{manifest, pages, streams};
 use crate::images;
 
 /// The reason that a stored checkpoint can't be used.
@@ -17,6 +17,23 @@ pub enum Error {
     Changed {
         /// The file.
         file: PathBuf,
+    },
+    /// The archive of its TCP connections is not one of this program.
+    #[error("the checkpoint's {} is not an archive of TCP connections: {fault}; take the checkpoint again or restore another", file.display())]
+    Streams {
+        /// The file.
+        file: PathBuf,
+        /// The fault of the archive.
+        #[source]
+        fault: streams::Fault,
+    },
+    /// An image is in the archive of TCP connections and a file, too.
+    #[error("the checkpoint {} has {name} twice, in a file and in {}; take the checkpoint again or restore another", dir.display(), streams::NAME)]
+    Twice {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// The image.
+        name: String,
     },
     /// Its earlier checkpoint can't be opened.
     #[error("the earlier checkpoint that {} builds on cannot be used: {source}", dir.display())]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::contents::{Directory, Node};
-use super::pages::{Damage, Decoder, Reader};
+use super::pages::{Damage, Decoder, FRAME, Reader};
 use super::reading::StockFile;
 
 /// The reason that a checkpoint could not be unpacked.
@@ -33,8 +33,9 @@ pub enum Error {
     },
 }
 
-/// Unpacks `directory` into the directory `to`, and syncs it. On an error the files that
-/// were written stay.
+/// Unpacks `directory` into the directory `to`. Nothing is synced: publishing syncs all
+/// files together, and a restore needs them only while it runs. On an error the files
+/// that were written stay.
 ///
 /// # Errors
 /// A file can't be read, is damaged, or can't be written.
@@ -69,17 +70,23 @@ pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
                 io::copy(&mut source, &mut &file).map_err(failed)?;
             }
             Node::Pages { reader, .. } => pages(reader, &file, &path)?,
+            Node::Packed(part) => {
+                let mut decoder = Decoder::default();
+                let mut bytes = vec![0; FRAME as usize];
+                let mut at = 0;
+                loop {
+                    let read = part.read_at(at, &mut decoder, &mut bytes)?;
+                    if read == 0 {
+                        break;
+                    }
+                    (&file).write_all(&bytes[..read]).map_err(failed)?;
+                    at += read as u64;
+                }
+            }
             Node::Directory(_) => {}
         }
-        file.sync_all().map_err(failed)?;
     }
-    let failed = |source| Error::Write {
-        file: to.to_owned(),
-        source,
-    };
-    File::open(to)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed)
+    Ok(())
 }
 
 fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {

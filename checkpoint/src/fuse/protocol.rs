@@ -5,9 +5,10 @@
 const MAJOR: u32 = 7;
 const MINOR: u32 = 28;
 
-/// Flags of INIT: parallel reads of a file, parallel lookups in a directory, a valid
-/// `max_pages`.
+/// Flags of INIT: parallel reads of a file, lists with attributes, parallel lookups in a
+/// directory, a valid `max_pages`.
 const ASYNC_READ: u32 = 1 << 0;
+const DO_READDIRPLUS: u32 = 1 << 13;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 
@@ -63,6 +64,11 @@ pub(super) enum Operation<'a> {
         offset: u64,
         size: u32,
     },
+    /// The same with each entry's attributes, which saves the kernel a LOOKUP.
+    ReadDirectoryPlus {
+        offset: u64,
+        size: u32,
+    },
     ReleaseDirectory,
     StatFs,
     /// An operation without a reply: the kernel forgets a node, or interrupts a request,
@@ -101,6 +107,10 @@ impl<'a> Request<'a> {
                 offset: long(body, 8)?,
                 size: word(body, 16)?,
             },
+            44 => Operation::ReadDirectoryPlus {
+                offset: long(body, 8)?,
+                size: word(body, 16)?,
+            },
             29 => Operation::ReleaseDirectory,
             _ => Operation::Other,
         };
@@ -133,6 +143,19 @@ pub(super) fn header(unique: u64, error: i32, length: usize) -> [u8; HEADER_OUT]
     bytes
 }
 
+/// A message that puts a file of `length` bytes into the kernel's page cache
+/// (`FUSE_NOTIFY_STORE`). The bytes follow it.
+pub(super) fn store(node: u64, length: usize) -> Vec<u8> {
+    const NOTIFY_STORE: i32 = 4;
+    // A message has no number of a request, and its kind in place of the error, which
+    // `header` negates.
+    let mut out = Words(header(0, -NOTIFY_STORE, 24 + length).to_vec());
+    out.longs(&[node, 0]);
+    // The cast fits: one page.
+    out.words(&[length as u32, 0]);
+    out.0
+}
+
 /// The reply to INIT; `None` if the kernel's protocol is too old (before Linux 4.20).
 pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     if minor < MINOR {
@@ -140,7 +163,7 @@ pub(super) fn init(minor: u32, max_readahead: u32) -> Option<Vec<u8>> {
     }
     let mut out = Words::default();
     out.words(&[MAJOR, MINOR, max_readahead]);
-    out.words(&[ASYNC_READ | PARALLEL_DIROPS | MAX_PAGES]);
+    out.words(&[ASYNC_READ | DO_READDIRPLUS | PARALLEL_DIROPS | MAX_PAGES]);
     // Limits of background requests: zero selects the kernel's defaults.
     out.halves(&[0, 0]);
     // The smallest `max_write`, and the granularity of times.
@@ -221,6 +244,31 @@ pub(super) fn directory_entry(
     out.extend(name.as_bytes());
     out.resize(end, 0);
     true
+}
+
+/// Adds an entry with its attributes to the reply to READDIRPLUS. Returns false if it does
+/// not fit. The kernel learns nothing of entries without `attributes`.
+pub(super) fn directory_entry_plus(
+    out: &mut Vec<u8>,
+    limit: usize,
+    attributes: Option<Attributes>,
+    (node, next, mode): (u64, u64, u32),
+    name: &str,
+) -> bool {
+    let before = out.len();
+    let unknown = Attributes {
+        node: 0,
+        size: 0,
+        mode,
+        uid: 0,
+        gid: 0,
+    };
+    out.extend(entry(attributes.unwrap_or(unknown)));
+    let fits = directory_entry(out, limit, node, next, mode, name);
+    if !fits {
+        out.truncate(before);
+    }
+    fits
 }
 
 #[derive(Default)]

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -15,11 +16,17 @@ use super::protocol::{self, Operation, Request};
 use super::tree::{Content, Shown, index};
 use crate::format::pages::{Damage, Decoder};
 
+/// The largest file that the kernel is sent unasked: one page.
+const MAX_SENT: usize = 4096;
+
+/// The number of entries that every directory begins with: `.` and `..`.
+const DOTS: u64 = 2;
+
 /// The state that the threads share.
 pub(super) struct Shared {
     pub(super) device: File,
-    /// The reader that holds this lock waits for the next request. The pipe becomes
-    /// readable when readers must exit.
+    /// The reader that holds this lock waits for the next request, and answers it if that
+    /// takes no file. The pipe becomes readable when readers must exit.
     pub(super) turn: Mutex<io::PipeReader>,
     pub(super) nodes: Vec<Shown>,
     pub(super) frames: Frames,
@@ -39,18 +46,37 @@ impl Shared {
     pub(super) fn serve(&self) {
         let mut buffer = vec![0; protocol::MIN_BUFFER];
         let mut scratch = Scratch::default();
+        let mut turn = lock(&self.turn);
         // If replies can't be sent, receiving fails, too, and ends the loop.
-        while let Some(length) = self.receive(&mut buffer) {
+        while let Some(length) = self.receive(&turn, &mut buffer) {
             // The kernel sends only complete requests.
-            if let Some(request) = Request::parse(&buffer[..length]) {
+            let Some(request) = Request::parse(&buffer[..length]) else {
+                continue;
+            };
+            if self.is_from_memory(request) {
                 self.answer(request, &mut scratch);
+            } else {
+                drop(turn);
+                self.answer(request, &mut scratch);
+                turn = lock(&self.turn);
             }
         }
     }
 
+    /// Whether the answer needs neither a file nor a frame. To wake the next reader
+    /// would take longer: a restore opens and reads an image for each TCP connection.
+    fn is_from_memory(&self, request: Request) -> bool {
+        match request.operation {
+            Operation::Read { .. } => matches!(
+                self.content(request.node),
+                Ok(Content::Bytes(_) | Content::Directory { .. }) | Err(_)
+            ),
+            _ => true,
+        }
+    }
+
     /// Receives a request and returns its length; `None` at the end.
-    fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
-        let end = lock(&self.turn);
+    fn receive(&self, end: &io::PipeReader, buffer: &mut [u8]) -> Option<usize> {
         loop {
             let mut ready = [
                 PollFd::new(self.device.as_fd(), PollFlags::POLLIN),
@@ -102,7 +128,10 @@ impl Shared {
             }
             Operation::OpenDirectory => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Operation::ReadDirectory { offset, size } => {
-                self.read_directory(request.node, offset, size as usize)
+                self.read_directory(request.node, offset, size as usize, false)
+            }
+            Operation::ReadDirectoryPlus { offset, size } => {
+                self.read_directory(request.node, offset, size as usize, true)
             }
             Operation::ReleaseDirectory => Ok(Vec::new()),
             Operation::StatFs => Ok(protocol::statfs()),
@@ -148,13 +177,32 @@ impl Shared {
     fn open(&self, node: u64) -> Result<Vec<u8>, Errno> {
         match self.content(node)? {
             Content::Stock { flags, .. } => Ok(protocol::open(0, *flags)),
-            Content::Bytes(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
+            Content::Bytes(bytes) => {
+                self.send(node, bytes)?;
+                Ok(protocol::open(0, protocol::KEEP_CACHE))
+            }
+            Content::Packed(_) => Ok(protocol::open(0, protocol::KEEP_CACHE)),
             Content::Pages { file, flags } => {
                 self.frames.open(*file);
                 Ok(protocol::open(0, *flags))
             }
             Content::Directory { .. } => Err(Errno::EISDIR),
         }
+    }
+
+    /// Puts a small file into the kernel's page cache when it is opened first, which saves
+    /// a request to read it. The kernel waits for requests to read the same page, and this
+    /// thread may be the one that would answer them. There are none before the first
+    /// open was answered, and opens are answered one at a time, with the turn.
+    fn send(&self, node: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let is_small = (1..=MAX_SENT).contains(&bytes.len());
+        if is_small && !self.node(node)?.sent.swap(true, Ordering::Relaxed) {
+            let message = protocol::store(node, bytes.len());
+            let slices = [IoSlice::new(&message), IoSlice::new(bytes)];
+            // The kernel reads the file if it did not take it.
+            let _ = (&self.device).write_vectored(&slices);
+        }
+        Ok(())
     }
 
     /// Answers a read. Page files are written from the frames without a copy.
@@ -182,6 +230,12 @@ impl Shared {
             }
             Content::Bytes(bytes) => {
                 self.reply(request, 0, &[&bytes[offset as usize..end as usize]]);
+            }
+            Content::Packed(part) => {
+                scratch.bytes.resize((end - offset) as usize, 0);
+                let read = part.read_at(offset, &mut scratch.decoder, &mut scratch.bytes);
+                read.map_err(|damage| self.damaged(Arc::new(damage)))?;
+                self.reply(request, 0, &[&scratch.bytes]);
             }
             Content::Pages { file, .. } => {
                 let frames = self
@@ -218,7 +272,13 @@ impl Shared {
         Errno::EIO
     }
 
-    fn read_directory(&self, node: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    fn read_directory(
+        &self,
+        node: u64,
+        offset: u64,
+        size: usize,
+        plus: bool,
+    ) -> Result<Vec<u8>, Errno> {
         let Content::Directory { parent, entries } = self.content(node)? else {
             return Err(Errno::ENOTDIR);
         };
@@ -230,8 +290,17 @@ impl Shared {
             .chain(entries.iter().map(|(name, node)| (name.as_str(), *node)));
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         for (next, (name, node)) in (1..).zip(all).skip(skip) {
-            let mode = self.node(node)?.attributes.mode;
-            if !protocol::directory_entry(&mut out, limit, node, next, mode, name) {
+            let attributes = self.node(node)?.attributes;
+            let mode = attributes.mode;
+            let fits = match plus {
+                true => {
+                    let attributes = (next > DOTS).then_some(attributes);
+                    let entry = (node, next, mode);
+                    protocol::directory_entry_plus(&mut out, limit, attributes, entry, name)
+                }
+                false => protocol::directory_entry(&mut out, limit, node, next, mode, name),
+            };
+            if !fits {
                 break;
             }
         }

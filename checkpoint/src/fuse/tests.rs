@@ -10,7 +10,7 @@ use std::thread;
 use nix::libc;
 
 use super::{Root, Server};
-use crate::format::contents::{Directory, Node};
+use crate::format::contents::{Directory, Node, Part};
 use crate::format::pages::{Compression, Damage, Encoder, Reader, Stored, Writer};
 
 const FRAME: u32 = 64 << 10;
@@ -36,6 +36,20 @@ fn pages(dir: &Path, raw: &[u8]) -> PathBuf {
     path
 }
 
+/// A part of a file, in two frames.
+fn packed(dir: &Path) -> Part {
+    let path = dir.join("tcp-streams.tar");
+    let bytes = &memory()[..400_000];
+    fs::write(&path, bytes).expect("write");
+    let stored = Stored::open(&path).expect("open");
+    let (size, digest) = (bytes.len() as u64, blake3::hash(bytes));
+    Part {
+        reader: Arc::new(Reader::digested(stored, size, Some(digest)).expect("digest")),
+        offset: 512,
+        size: 300_000,
+    }
+}
+
 fn directory(dir: &Path, by_page: bool) -> Directory {
     let path = dir.join("core-1.img");
     fs::write(&path, "core").expect("write");
@@ -57,6 +71,7 @@ fn directory(dir: &Path, by_page: bool) -> Directory {
         ("core-1.img".to_owned(), core),
         ("pages-1.img".to_owned(), Node::Pages { reader, by_page }),
         ("pages-2.img".to_owned(), stock),
+        ("tcp-stream-1.img".to_owned(), Node::Packed(packed(dir))),
         ("parent".to_owned(), Node::Directory(parent)),
     ])
 }
@@ -91,8 +106,16 @@ fn directory_is_as_criu_wrote_it() {
     names.sort();
     assert_eq!(
         names,
-        ["core-1.img", "pages-1.img", "pages-2.img", "parent"]
+        [
+            "core-1.img",
+            "pages-1.img",
+            "pages-2.img",
+            "parent",
+            "tcp-stream-1.img"
+        ]
     );
+    let stream = fs::read(shown.join("tcp-stream-1.img")).expect("read");
+    assert!(stream == raw[512..300_512]);
     let core = shown.join("parent/core-1.img");
     assert_eq!(fs::read_to_string(core).expect("read"), "core");
     let missing = fs::metadata(shown.join("core-2.img")).expect_err("missing");
@@ -157,6 +180,23 @@ fn flipped_bit_fails_the_read_and_is_named() {
 }
 
 #[test]
+fn a_changed_archive_fails_the_read_and_is_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    pages(dir.path(), &memory());
+    let Some(server) = served(dir.path(), 1 << 20, false) else {
+        return;
+    };
+    let archive = File::options()
+        .write(true)
+        .open(dir.path().join("tcp-streams.tar"));
+    let written = archive.expect("open").write_at(b"changed", 1000);
+    written.expect("write");
+    fs::read(server.path().join("tcp-stream-1.img")).expect_err("damage");
+    let damage = server.damage().expect("damage").to_string();
+    assert!(damage.contains("tcp-streams.tar"), "{damage}");
+}
+
+#[test]
 fn stops_while_a_file_is_open() {
     let dir = tempfile::tempdir().expect("tempdir");
     pages(dir.path(), &memory());
@@ -191,4 +231,39 @@ fn the_containers_root_may_read_roots_files() {
             assert_eq!(seen.mode() & 0o440, 0o440, "{shown}");
         }
     }
+}
+
+#[test]
+fn small_files_of_any_size_are_read_by_many_at_once() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("core-1.img");
+    fs::write(&path, "").expect("write");
+    let raw = memory();
+    let sizes = [0, 1, 511, 4095, 4096, 4097, 70_000];
+    let directory = sizes.map(|size| {
+        let node = Node::File {
+            path: path.clone(),
+            metadata: fs::metadata(&path).expect("status"),
+            bytes: raw[..size].into(),
+        };
+        (format!("{size}.img"), node)
+    });
+    let server = match Server::start(Directory::from(directory), 1 << 20, Root::default()) {
+        Ok(server) => server,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let shown = server.path();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for size in sizes.into_iter().cycle().take(200) {
+                    let file = File::open(shown.join(format!("{size}.img"))).expect("open");
+                    assert_eq!(file.metadata().expect("status").len(), size as u64);
+                    let mut bytes = vec![1; size + 1];
+                    let read = file.read_at(&mut bytes, 0).expect("read");
+                    assert!(bytes[..read] == raw[..size], "{size}");
+                }
+            });
+        }
+    });
 }

@@ -3,11 +3,12 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use nix::libc;
 
 use super::protocol::{self, Attributes};
-use crate::format::contents::{Directory, Node};
+use crate::format::contents::{Directory, Node, Part};
 use crate::format::pages::{Reader, Stored};
 
 /// The user ID of the container's root on the host, which is not 0 in a user namespace.
@@ -25,6 +26,8 @@ pub(super) struct Tree {
 
 /// A node.
 pub(super) struct Shown {
+    /// Whether the kernel was sent the content.
+    pub(super) sent: AtomicBool,
     pub(super) attributes: Attributes,
     pub(super) content: Content,
 }
@@ -44,6 +47,8 @@ pub(super) enum Content {
         /// Whether the kernel's page cache is used or bypassed.
         flags: u32,
     },
+    /// An image in an archive that is verified when it is read.
+    Packed(Part),
     Directory {
         parent: u64,
         entries: Vec<(String, u64)>,
@@ -82,6 +87,10 @@ impl Tree {
                     let flags = cache(by_page);
                     self.push(metadata, size, Content::Pages { file, flags })
                 }
+                Node::Packed(part) => {
+                    let metadata = part.reader.metadata().ok();
+                    self.push(metadata, part.size, Content::Packed(part))
+                }
             };
             entries.push((name, child));
         }
@@ -106,6 +115,7 @@ impl Tree {
             _ => (mode, uid),
         };
         self.nodes.push(Shown {
+            sent: AtomicBool::new(false),
             attributes: Attributes {
                 node,
                 size,

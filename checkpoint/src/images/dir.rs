@@ -72,12 +72,21 @@ impl<I: Images + ?Sized> Dir<'_, I> {
         .map(|_| ())
     }
 
+    /// The names of regular files.
+    pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
+        self.0.names().map_err(|source| self.unreadable(source))
+    }
+
     /// The names of regular files, and their sizes.
     pub(crate) fn files(&self) -> Result<Vec<(String, u64)>, Error> {
-        self.0.files().map_err(|source| Error::Directory {
+        self.0.files().map_err(|source| self.unreadable(source))
+    }
+
+    fn unreadable(&self, source: io::Error) -> Error {
+        Error::Directory {
             dir: self.0.path().to_owned(),
             source,
-        })
+        }
     }
 }
 

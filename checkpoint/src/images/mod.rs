@@ -34,7 +34,9 @@ pub(crate) mod verify;
 pub use error::Error;
 pub use netns::{Network, network};
 pub(crate) use sockets::each_file;
-pub use sockets::{Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, sockets};
+pub use sockets::{
+    Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, addresses, sockets,
+};
 pub use source::Images;
 pub use unrestorable::{Unrestorable, deleted_directories, unrestorable};
 pub use verify::verify;

@@ -29,7 +29,7 @@ pub enum Network {
 pub fn network<I: Images + ?Sized>(dir: &I) -> Network {
     let dir = Dir(dir);
     let mut network = Network::Host;
-    for (name, _) in dir.files().unwrap_or_default() {
+    for name in dir.names().unwrap_or_default() {
         if number::<u32>(&name, "netns-").is_none() {
             continue;
         }

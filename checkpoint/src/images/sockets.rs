@@ -134,12 +134,26 @@ pub struct Unix {
 /// The sockets of the checkpoint in `dir`.
 ///
 /// # Errors
-/// `files.img` is damaged.
+/// `files.img` or the image of a connection is damaged.
 pub fn sockets<I: Images + ?Sized>(dir: &I) -> Result<Vec<Socket>, Error> {
     let dir = Dir(dir);
     let mut sockets = Vec::new();
     each_file(&dir, |entry| {
         sockets.extend(Socket::of(&dir, &entry)?);
+        Ok(())
+    })?;
+    Ok(sockets)
+}
+
+/// The internet sockets of the checkpoint in `dir`, without the lengths of their queues.
+/// So no image of a connection is opened, of which there may be thousands.
+///
+/// # Errors
+/// `files.img` is damaged.
+pub fn addresses<I: Images + ?Sized>(dir: &I) -> Result<Vec<Inet>, Error> {
+    let mut sockets = Vec::new();
+    each_file(&Dir(dir), |entry| {
+        sockets.extend(entry.isk.as_ref().and_then(Inet::of));
         Ok(())
     })?;
     Ok(sockets)

@@ -21,6 +21,15 @@ pub trait Images {
     /// # Errors
     /// The directory can't be read.
     fn files(&self) -> io::Result<Vec<(String, u64)>>;
+
+    /// The names of regular files, sorted.
+    ///
+    /// # Errors
+    /// As for [`Self::files`].
+    fn names(&self) -> io::Result<Vec<String>> {
+        let files = self.files()?;
+        Ok(files.into_iter().map(|(name, _)| name).collect())
+    }
 }
 
 /// A directory that this process or the kernel fills: the images of a dump that has not
@@ -37,6 +46,11 @@ impl Images for Path {
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
         OpenedDir::open(self)?.files(|_| true)
     }
+
+    /// Takes no system call for each file.
+    fn names(&self) -> io::Result<Vec<String>> {
+        OpenedDir::open(self)?.regular_names()
+    }
 }
 
 impl Images for PathBuf {
@@ -50,6 +64,10 @@ impl Images for PathBuf {
 
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
         self.as_path().files()
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.as_path().names()
     }
 }
 

@@ -203,7 +203,7 @@ fn of_threads(files: &HashMap<u32, RegFile>, mounts: &HashMap<u32, String>) -> V
 /// The mountpoints of procfs mounts by ID, without their leading slash.
 fn proc_mounts(dir: &Dir<'_>) -> Result<HashMap<u32, String>, Error> {
     let mut mounts = HashMap::new();
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         if number::<u32>(&name, "mountpoints-").is_none() {
             continue;
         }

@@ -91,7 +91,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         source,
     })?;
     let manifest = Manifest::read(&opened)?;
-    let images = Listed::new(&opened, manifest.as_ref());
+    let images = Listed::new(&opened, manifest.as_ref())?;
     let dir = Dir(&images);
     let listing = dir.files()?;
     let Some(inventory) = dir.first::<proto::Inventory>("inventory.img")? else {
@@ -118,7 +118,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
             .find_map(|found| found.machine)
             .unwrap_or("unknown"),
         manifest: None,
-        sizes: sizes::of(&listing, &pages.files),
+        sizes: sizes::of(&listing, &pages.files, images.packed_bytes()),
         dump: sizes::dump_cost(&dir)?,
         network: network(&images),
         namespaces: namespaces::of(&dir, inventory.root_ids.as_ref(), ids.map(pairs))?,

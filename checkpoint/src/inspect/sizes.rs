@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::format::manifest;
+use crate::format::{manifest, streams};
 use crate::images::dir::{Dir, number};
 use crate::images::proto::Stats;
 use crate::images::{Error, Images};
@@ -44,8 +44,13 @@ pub struct DumpCost {
 }
 
 /// The sizes of a directory. `pages` has the raw bytes of each pages file, which differ
-/// from the size of a compressed one.
-pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes {
+/// from the size of a compressed one. `packed` has the bytes of the images in the archive
+/// of connections.
+pub(super) fn of(
+    listing: &[(String, u64)],
+    pages: &BTreeMap<u32, u64>,
+    packed: Option<u64>,
+) -> Sizes {
     let mut sizes = Sizes::default();
     for (name, size) in listing {
         sizes.files += 1;
@@ -63,6 +68,7 @@ pub(super) fn of(listing: &[(String, u64)], pages: &BTreeMap<u32, u64>) -> Sizes
             }
             // A file of our own, which CRIU and the runtime did not write.
             None if name == manifest::NAME || name.ends_with(".img.table") => 0,
+            None if name == streams::NAME => packed.unwrap_or(*size),
             None => *size,
         };
         sizes.raw_bytes = sizes.raw_bytes.saturating_add(raw);

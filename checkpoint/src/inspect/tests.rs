@@ -2,12 +2,15 @@
 //! Python processes, two processes that share memory in every way, a zombie, and most
 //! kinds of sockets. The page files are omitted.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::manifest::{Container, Cost, Entry, Kind, Machine, NAME, Versions};
+use crate::format::{contents, streams};
 use crate::images::{SocketKind, TcpState, network, sockets, verify};
 
 fn data() -> PathBuf {
@@ -110,6 +113,72 @@ fn descriptors() {
     assert_eq!(file(0, 20).name.as_deref(), Some("counter 3"));
     assert_eq!(file(2, 3).name.as_deref(), Some("memfd:scratchpad"));
     assert_eq!(file(2, 4).name.as_deref(), Some("/etc/passwd"));
+}
+
+/// The checkpoint in `data/` with a manifest, with its connections in an archive if
+/// `packed`.
+fn described(packed: bool) -> tempfile::TempDir {
+    let dir = copy_of_data();
+    let mut names: Vec<String> = fs::read_dir(dir.path())
+        .expect("list")
+        .map(|entry| entry.expect("entry").file_name().display().to_string())
+        .collect();
+    names.sort_unstable();
+    let mut archive = streams::Writer::new(Vec::new());
+    let mut files = Vec::new();
+    for name in &names {
+        let path = dir.path().join(name);
+        let bytes = fs::read(&path).expect("read");
+        let size = bytes.len() as u64;
+        if packed && streams::is_stream(name) {
+            archive.append(name, size, &*bytes).expect("append");
+            fs::remove_file(&path).expect("remove");
+        } else {
+            files.push(Entry::whole(name, Kind::Image, size, blake3::hash(&bytes)));
+        }
+    }
+    if packed {
+        let (bytes, size, digest) = archive.finish().expect("finish");
+        fs::write(dir.path().join(streams::NAME), bytes).expect("write");
+        files.push(Entry::whole(streams::NAME, Kind::Streams, size, digest));
+    }
+    let manifest = Manifest {
+        format: Manifest::format_of(&files),
+        created: 0,
+        files,
+        parent: None,
+        machine: Machine::default(),
+        versions: Versions::default(),
+        container: Container::default(),
+        options: BTreeMap::new(),
+        cost: Cost::default(),
+        signature: None,
+    };
+    let text = manifest.render().expect("render");
+    fs::write(dir.path().join(NAME), text).expect("write");
+    dir
+}
+
+#[test]
+fn connections_in_an_archive_are_found() {
+    let (plain, packed) = (described(false), described(true));
+    let of = |dir: &tempfile::TempDir| inspect(dir.path()).expect("inspect");
+    let (plain, found) = (of(&plain), of(&packed));
+    assert_eq!(found.sockets, plain.sockets);
+    let unread = |found: &Inspection| serde_json::to_string(&found.sockets).expect("JSON");
+    assert!(unread(&found).contains("\"receive_queue\":12"));
+    assert_eq!(found.sizes.raw_bytes, plain.sizes.raw_bytes);
+    assert_eq!(found.sizes.files, plain.sizes.files - 3);
+    // A restore reads the same.
+    let dir = OpenedDir::open(packed.path()).expect("open");
+    let contents = contents::open(&dir, &found.manifest.expect("one")).expect("verified");
+    assert_eq!(sockets(&contents).expect("sockets"), found.sockets);
+    // Damage is named.
+    let file = packed.path().join(streams::NAME);
+    let bytes = fs::read(&file).expect("read");
+    fs::write(&file, &bytes[..bytes.len() - 100]).expect("write");
+    let error = inspect(packed.path()).expect_err("truncated").to_string();
+    assert!(error.contains(streams::NAME), "{error}");
 }
 
 #[test]

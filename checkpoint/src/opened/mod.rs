@@ -23,6 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::libc;
@@ -77,12 +78,36 @@ impl OpenedDir {
     /// # Errors
     /// The directory can't be read, or has too many entries.
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
+        self.accepted(|_, _| Ok(true))
+    }
+
+    /// The names of its regular files, sorted.
+    ///
+    /// # Errors
+    /// As for [`Self::names`].
+    pub(crate) fn regular_names(&self) -> io::Result<Vec<String>> {
+        self.accepted(|name, kind| match kind {
+            Some(kind) => Ok(kind == Type::File),
+            // A file system that does not list the types.
+            None => {
+                let status = self.status(name)?;
+                Ok(status.is_some_and(|status| self::kind(&status) == libc::S_IFREG))
+            }
+        })
+    }
+
+    /// The names that `accept` accepts, which gets the entry's type if it is known.
+    fn accepted(
+        &self,
+        accept: impl Fn(&str, Option<Type>) -> io::Result<bool>,
+    ) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         let mut dir = nix::dir::Dir::openat(&self.fd, ".", directory_flags(), Mode::empty())?;
         for entry in dir.iter() {
             let entry = entry?;
             match entry.file_name().to_str() {
                 Ok("." | "..") | Err(_) => {}
+                Ok(name) if !accept(name, entry.file_type())? => {}
                 Ok(_) if names.len() == MAX_NAMES => return Err(Refused::TooMany.into()),
                 Ok(name) => names.push(name.to_owned()),
             }

@@ -53,7 +53,7 @@ const PID_MAX_LIMIT: u32 = 1 << 22;
 /// # Errors
 /// The directory can't be read.
 pub(super) fn check_names(dir: &Dir<'_>, refusals: &mut Refusals) -> Result<(), Error> {
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         let is_one_of = |names: &[&str]| names.iter().any(|known| name.starts_with(known));
         if is_one_of(&RULES) && names_program(dir, &name)? {
             refusals.checkpoint(
@@ -87,7 +87,7 @@ pub(super) fn check_ghosts(
     granted: &Granted,
     refusals: &mut Refusals,
 ) -> Result<(), Error> {
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         if number::<u32>(&name, "ghost-file-").is_none() {
             continue;
         }
@@ -178,7 +178,7 @@ pub(super) fn check_mappings(
         .living
         .first()
         .and_then(|init| init.ids.as_ref()?.user_ns_id);
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         let Some(id) = number::<u32>(&name, "userns-") else {
             continue;
         };

@@ -69,7 +69,7 @@ pub(super) fn check(
     let mut namespaces: HashMap<u32, u32> = HashMap::new();
     let namespace = own.unwrap_or_default();
     namespaces.extend(container.iter().map(|mount| (mount.mnt_id, namespace)));
-    for (name, _) in dir.files()? {
+    for name in dir.names()? {
         let Some(id) = number::<u32>(&name, "mountpoints-").filter(|id| Some(*id) != own) else {
             continue;
         };

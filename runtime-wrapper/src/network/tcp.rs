@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use cedana_checkpoint::images::{self, Images, Inet, Protocol, SocketKind, TcpState};
+use cedana_checkpoint::images::{self, Images, Inet, Protocol, TcpState};
 use cedana_config::Tcp;
 
 use crate::network::netns;
@@ -79,13 +79,9 @@ pub(crate) fn decide(
 /// The connections in a checkpoint that CRIU restores: those with a peer, which listening
 /// and closed sockets don't have (criu/include/sk-inet.h, `tcp_connection`).
 pub(crate) fn connections<I: Images + ?Sized>(images: &I) -> Result<Vec<Inet>, Error> {
-    let sockets = images::sockets(images)?;
+    let sockets = images::addresses(images)?;
     Ok(sockets
         .into_iter()
-        .filter_map(|socket| match socket.kind {
-            SocketKind::Inet(inet) => Some(inet),
-            _ => None,
-        })
         .filter(|inet| {
             inet.protocol == Protocol::Tcp
                 && inet.destination.is_some()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::format::pages::{MAX_FRAME, MAX_FRAMES};
+use crate::format::streams;
 
 use super::schema::{Entry, Kind, Manifest, NAME, PARENT};
 
@@ -19,6 +20,9 @@ impl Entry {
         }
         if self.hash().is_none() {
             return wrong("invalid digest");
+        }
+        if (self.kind == Kind::Streams) != (name == streams::NAME) {
+            return wrong("not the name of a file of this kind");
         }
         match (self.kind, &self.pages) {
             (Kind::Pages | Kind::Plain, Some(pages)) => {
@@ -55,6 +59,9 @@ impl Manifest {
         let frames = frames.fold(0, |sum: u64, pages| sum.saturating_add(pages.frames));
         if frames > MAX_FRAMES as u64 {
             return Err("it has more memory than any container".to_owned());
+        }
+        if self.format < Self::format_of(&self.files) {
+            return Err(format!("format {} has no {}", self.format, streams::NAME));
         }
         let mut names = BTreeSet::new();
         let mut raw_names = BTreeSet::new();

@@ -1,7 +1,8 @@
 //! The manifest of a checkpoint, `cedana-manifest.json`.
 //!
 //! ```text
-//! format       1: a reader checks it first, and refuses a newer one
+//! format       1, or 2 with an archive of connections: a reader checks it first, and
+//!              refuses a newer one
 //! files        each file's name, kind, size and digest
 //! machine      architecture, page size, CPU features, kernel
 //! versions     of Cedana, CRIU and the runtime
@@ -24,7 +25,9 @@ mod signature;
 pub use check::is_pages;
 pub use file::Error;
 pub(crate) use schema::PARENT;
-pub use schema::{Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions};
+pub use schema::{
+    Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions, WITH_STREAMS,
+};
 pub use signature::{Key, KeyError};
 
 #[cfg(test)]

@@ -13,13 +13,17 @@ pub const NAME: &str = "cedana-manifest.json";
 /// The name under which CRIU looks for an earlier pre-dump (CRIU's `CR_PARENT_LINK`).
 pub(crate) const PARENT: &str = "parent";
 
-/// The format that this version writes, and the newest that it reads.
+/// The format of a checkpoint without an archive.
 pub const FORMAT: u32 = 1;
+
+/// The format of a checkpoint with an archive of TCP connections, and the newest that
+/// this version reads. Versions that don't know the archive refuse it.
+pub const WITH_STREAMS: u32 = 2;
 
 /// A manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`] of the version that wrote it.
+    /// The format: [`Manifest::format_of`] its files.
     pub format: u32,
     /// The time of the checkpoint, in seconds since 1970 (UTC).
     pub created: u64,
@@ -76,6 +80,8 @@ pub enum Kind {
     Plain,
     /// The trailer of a plain page file.
     Table,
+    /// The images of TCP connections in one archive: `tcp-streams.tar`.
+    Streams,
     /// A file that a runtime or CRIU wrote beside the images.
     Other,
 }
@@ -195,6 +201,16 @@ impl Entry {
 }
 
 impl Manifest {
+    /// Returns the format of a checkpoint with these files: the oldest whose readers
+    /// understand them.
+    #[must_use]
+    pub fn format_of(files: &[Entry]) -> u32 {
+        match files.iter().any(|entry| entry.kind == Kind::Streams) {
+            true => WITH_STREAMS,
+            false => FORMAT,
+        }
+    }
+
     /// Returns the entry of this name.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&Entry> {

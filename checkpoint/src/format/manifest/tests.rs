@@ -74,6 +74,32 @@ fn missing_newer_and_truncated_manifests() {
 }
 
 #[test]
+fn an_archive_of_connections_has_its_name_and_its_format() {
+    let archive = |name| Entry::whole(name, Kind::Streams, 1024, blake3::hash(b"tar"));
+    let mut manifest = manifest();
+    assert_eq!(Manifest::format_of(&manifest.files), FORMAT);
+    manifest.files.push(archive("tcp-streams.tar"));
+    let refused = |manifest: &Manifest| match parse(manifest) {
+        Err(Fault::Invalid(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    // A version that reads format 1 alone must not be given an archive.
+    assert!(refused(&manifest).contains("format 1"));
+    manifest.format = Manifest::format_of(&manifest.files);
+    assert_eq!(manifest.format, WITH_STREAMS);
+    assert_eq!(parse(&manifest).expect("parse"), manifest);
+    let last = manifest.files.len() - 1;
+    manifest.files[last] = archive("tcp-streams-2.tar");
+    assert!(refused(&manifest).contains("tcp-streams-2.tar"));
+    manifest.files[last] = archive("tcp-streams.tar");
+    manifest.files[last].kind = Kind::Other;
+    assert!(refused(&manifest).contains("kind"));
+    manifest.files[last] = archive("tcp-streams.tar");
+    manifest.files.push(archive("tcp-streams.tar"));
+    assert!(refused(&manifest).contains("twice"));
+}
+
+#[test]
 fn a_link_or_a_pipe_is_not_read() {
     let dir = tempfile::tempdir().expect("tempdir");
     let opened = OpenedDir::open(dir.path()).expect("open");

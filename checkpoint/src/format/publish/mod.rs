@@ -24,6 +24,8 @@
 //! remove it when a checkpoint fails, with the leftovers. The writing process holds a
 //! lock on DIR, which distinguishes a running checkpoint from a leftover.
 //!
+//! Before that, many images of TCP connections become one file ([`packing`]).
+//!
 //! Other files in DIR stay.
 //!
 //! If the caller copies DIR and removes it, nothing is synced
@@ -31,6 +33,7 @@
 //! the copy against a power failure.
 
 mod error;
+mod packing;
 mod recover;
 mod staging;
 mod steps;
@@ -40,5 +43,7 @@ pub use recover::recover;
 pub use staging::Staging;
 pub use steps::Durability;
 
+#[cfg(test)]
+mod packing_tests;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,20 @@ use nix::libc;
 use super::error::{Error, at};
 use super::steps::{Durability, list, lock, remove, rename};
 use crate::format::manifest::{self, PARENT};
+use crate::format::streams;
 use crate::opened::{OpenedDir, Refused, kind};
 
 pub(super) const NEW: &str = ".cedana-new";
 pub(super) const READY: &str = ".cedana-ready";
 pub(super) const MOVING: &str = ".cedana-moving";
+
+/// Files of a checkpoint that are no images.
+const OTHERS: [&str; 4] = [
+    "descriptors.json",
+    "stats-dump",
+    manifest::NAME,
+    streams::NAME,
+];
 
 pub(super) const INVENTORY: &str = "inventory.img";
 
@@ -85,7 +94,7 @@ pub(super) fn remove_checkpoint(dir: &OpenedDir) -> Result<(), Error> {
         [".img", ".img.zst", ".img.table"]
             .iter()
             .any(|suffix| name.ends_with(suffix))
-            || ["descriptors.json", "stats-dump", manifest::NAME].contains(&name.as_str())
+            || OTHERS.contains(&name.as_str())
             || (name == PARENT && matches!(dir.link(PARENT), Ok(Some(_))))
     });
     files.sort_by_key(|name| name != INVENTORY);

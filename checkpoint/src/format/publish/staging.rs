@@ -116,7 +116,7 @@ impl Staging {
         self.within().path()
     }
 
-    fn within(&self) -> &OpenedDir {
+    pub(super) fn within(&self) -> &OpenedDir {
         self.new.as_ref().unwrap_or(&self.dir)
     }
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
 use nix::libc;
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
 use super::error::{Error, at};
 use crate::opened::{OpenedDir, kind};
@@ -132,27 +132,48 @@ fn remove_entries(dir: &OpenedDir) -> io::Result<()> {
 
 /// Writes a new file.
 pub(super) fn write(dir: &OpenedDir, name: &str, content: &[u8]) -> Result<(), Error> {
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    step()
-        .and_then(|()| Ok(openat(dir, name, flags, mode)?))
-        .and_then(|file| File::from(file).write_all(content))
+    create(dir, name)
+        .and_then(|mut file| file.write_all(content))
         .map_err(at("write", &dir.path().join(name)))
 }
 
-/// Syncs the files in a directory, and the directory.
+/// Creates a file, which must not exist.
+pub(super) fn create(dir: &OpenedDir, name: &str) -> io::Result<File> {
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    step()?;
+    Ok(File::from(openat(dir, name, flags, mode)?))
+}
+
+/// The most files that are synced one by one. An fsync takes about 4 ms, so with more
+/// of them the whole file system is synced instead, which also writes other programs'
+/// data. Since Linux 5.8 this reports errors, too (syncfs(2)).
+const MAX_SYNCED: usize = 256;
+
+/// Syncs the files in a directory and below it, and the directory.
 pub(super) fn sync_files(dir: &OpenedDir) -> Result<(), Error> {
     // Write-back of all files is started before the first is synced, because the commit
     // for the first one then covers the others, too.
     let mut files = Vec::new();
     for name in list(dir)? {
         let status = dir.status(&name).map_err(at("read", dir.path()))?;
-        if status.is_some_and(|status| kind(&status) == libc::S_IFREG) {
+        let kind = status.map(|status| kind(&status));
+        if kind == Some(libc::S_IFDIR) {
+            let below = dir.subdirectory(&name);
+            sync_files(&below.map_err(at("open", &dir.path().join(&name)))?)?;
+        }
+        if kind == Some(libc::S_IFREG) {
             let failed = at("open", &dir.path().join(&name));
             crate::sys::start_writing(&dir.file(&name).map_err(failed)?);
             files.push(name);
         }
+    }
+    if files.len() > MAX_SYNCED {
+        // Each fsync waits for the disk's cache, even if nothing is left to write.
+        return step()
+            .and_then(|()| Ok(syncfs(dir)?))
+            .map_err(at("sync", dir.path()));
     }
     for name in files {
         step()

@@ -11,13 +11,13 @@ use crate::format::manifest::{
 };
 use crate::opened::OpenedDir;
 
-fn write(dir: &Path, names: &[&str], text: &str) {
+pub(super) fn write(dir: &Path, names: &[&str], text: &str) {
     for name in names {
         fs::write(dir.join(name), text).expect("write");
     }
 }
 
-fn contents(dir: &Path) -> BTreeMap<String, String> {
+pub(super) fn contents(dir: &Path) -> BTreeMap<String, String> {
     fs::read_dir(dir)
         .expect("dir")
         .map(|entry| {
@@ -28,11 +28,11 @@ fn contents(dir: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn recovered(dir: &Path) -> Result<(), Error> {
+pub(super) fn recovered(dir: &Path) -> Result<(), Error> {
     recover(&OpenedDir::open(dir).expect("open"))
 }
 
-fn holds(dir: &Path, pairs: &[(&str, &str)]) {
+pub(super) fn holds(dir: &Path, pairs: &[(&str, &str)]) {
     let expected: BTreeMap<_, _> = pairs
         .iter()
         .map(|&(name, text)| (name.to_owned(), text.to_owned()))
@@ -40,7 +40,7 @@ fn holds(dir: &Path, pairs: &[(&str, &str)]) {
     assert_eq!(contents(dir), expected);
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     Manifest {
         format: FORMAT,
         created: 0,
@@ -56,7 +56,7 @@ fn manifest() -> Manifest {
 }
 
 /// An older checkpoint, in another format than the new one, and a foreign file.
-fn older() -> tempfile::TempDir {
+pub(super) fn older() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
     let names = [
         "inventory.img",
@@ -69,7 +69,7 @@ fn older() -> tempfile::TempDir {
     dir
 }
 
-const OLD: [(&str, &str); 5] = [
+pub(super) const OLD: [(&str, &str); 5] = [
     ("core-1.img", "old"),
     ("descriptors.json", "old"),
     ("inventory.img", "old"),
@@ -77,9 +77,9 @@ const OLD: [(&str, &str); 5] = [
     ("pages-1.img", "old"),
 ];
 
-const NEW_NAMES: [&str; 3] = ["inventory.img", "core-1.img", "pages-1.img.zst"];
+pub(super) const NEW_NAMES: [&str; 3] = ["inventory.img", "core-1.img", "pages-1.img.zst"];
 
-fn is_new(dir: &Path) {
+pub(super) fn is_new(dir: &Path) {
     let mut found = contents(dir);
     let manifest = found.remove(manifest::NAME);
     assert!(manifest.is_some_and(|text| text.contains("\"format\": 1")));

@@ -104,6 +104,15 @@ fn held(flag: &str, nonce: u64, value: Value<'_>) -> Option<Check> {
             let mut talk = expect(sockets::Conversation::tcp());
             check("tcp", move || talk.verify())
         }
+        "--connections" => {
+            let talks: io::Result<Vec<_>> = (0..number(&value()))
+                .map(|_| sockets::Conversation::tcp())
+                .collect();
+            let mut talks = expect(talks);
+            check("connections", move || {
+                talks.iter_mut().try_for_each(|talk| talk.verify())
+            })
+        }
         "--unix" => {
             let mut talk = expect(sockets::Conversation::unix());
             check("unix", move || talk.verify())

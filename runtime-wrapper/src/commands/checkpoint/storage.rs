@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use cedana_checkpoint::capture::{self, Capture, Captured, Expected};
-use cedana_checkpoint::format::manifest::{
-    self, Cost, Entry, FORMAT, Key, Machine, Manifest, Versions,
-};
+use cedana_checkpoint::format::manifest::{self, Cost, Entry, Key, Machine, Manifest, Versions};
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::inspect::DumpCost;
@@ -225,9 +223,12 @@ impl<'a> Storage<'a> {
             done: raw_bytes,
             stored: stored_bytes,
         });
+        let mut known = files;
+        let packed = self.store.pack_streams();
+        known.extend(packed.map_err(|source| in_store(request, source))?);
         let files = self
             .store
-            .digest(files)
+            .digest(known)
             .map_err(|source| in_store(request, source))?;
         let mut manifest = self.manifest(files)?;
         manifest.parent = parent;
@@ -260,7 +261,7 @@ impl<'a> Storage<'a> {
             ..
         } = self.prepared;
         Ok(Manifest {
-            format: FORMAT,
+            format: Manifest::format_of(&files),
             created: created.map_or(0, |since| since.as_secs()),
             files,
             parent: None,
