@@ -11,6 +11,10 @@
 //! fuse/      a stored checkpoint as a directory that CRIU reads
 //! precheck/  what a checkpoint says, compared with a configuration
 //! lazy/      the page source: memory for a container that is already running
+//! session/   the page source as a process, its watchdog, and a restore's session with it
+//! view/      the directory from which CRIU restores
+//! host/      processes, cgroups, system calls
+//! output/    reports, units, text that a terminal may show
 //! opened/    a directory as a descriptor: no links, no pipes, no path out of it
 //! progress   progress of a checkpoint
 //! sys        system calls that neither the standard library nor nix offers
@@ -26,10 +30,14 @@ pub mod capture;
 pub mod criu;
 pub mod format;
 pub mod fuse;
+pub mod host;
 pub mod images;
 pub mod inspect;
 pub mod lazy;
 pub mod opened;
+pub mod output;
 pub mod precheck;
 pub mod progress;
+pub mod session;
 mod sys;
+pub mod view;

@@ -9,9 +9,9 @@ use cedana_checkpoint::criu::log::{diagnose, succeeded};
 use cedana_checkpoint::criu::{Cause, Diagnosis};
 use cedana_config::Config;
 
-use super::log_archive::{self, LogNote};
 use crate::cli::Request;
 use crate::host::child::Outcome;
+use cedana_checkpoint::criu::log_archive::{self, LogNote};
 
 /// Why a dump or a restore failed.
 #[derive(Debug)]

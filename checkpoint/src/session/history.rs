@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cedana_checkpoint::lazy::Metrics;
+use crate::lazy::Metrics;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// A restore, as a line of the file. Fields are in the order of the JSON's keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Record {
+pub struct Record {
     /// When it was recorded, in seconds since 1970.
     at: i64,
     /// The time until memory was complete; `None` after a failure.
@@ -149,7 +149,7 @@ fn append(dir: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// A restore in a line for people.
-pub(crate) fn line(record: &Record) -> String {
+pub fn line(record: &Record) -> String {
     match &record.failed {
         Some(reason) => format!("{}: killed: {reason}\n", record.id),
         None => format!("{}: {}\n", record.id, sentence(record)),
@@ -160,7 +160,7 @@ pub(crate) fn line(record: &Record) -> String {
 ///
 /// # Errors
 /// The file can't be read.
-pub(crate) fn all() -> io::Result<Vec<Record>> {
+pub fn all() -> io::Result<Vec<Record>> {
     read(Path::new(DIR))
 }
 

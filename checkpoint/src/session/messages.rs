@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::procfs;
 use cedana_contract::pid::Pid;
 
 /// The first message: what the source needs to start.
@@ -25,11 +26,12 @@ use cedana_contract::pid::Pid;
 pub(super) struct Startup {
     /// The container's ID.
     pub(super) id: String,
-    /// The checkpoint's directory.
+    /// The checkpoint's directory, or its archive.
     pub(super) images: PathBuf,
     /// The digest of the manifest's text, which the restore has verified.
     pub(super) fingerprint: String,
-    pub(super) bundle: PathBuf,
+    /// The directory that gets the reason of a kill.
+    pub(super) report: Option<PathBuf>,
     /// How many threads prefetch.
     pub(super) threads: usize,
     /// The container's `oom_score_adj`.
@@ -67,19 +69,47 @@ pub(super) enum ToRestore {
     Failed { reason: String },
 }
 
-/// A container, which is killed if its memory can't be served.
+/// A container or a process tree, which is killed if its memory can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Container {
-    /// The PID of init.
+pub struct Container {
+    /// The PID of init, or of the tree's root.
     pub(super) init: Pid,
     /// The start time of init, which tells it from a later process with its PID.
     pub(super) started: Option<u64>,
     /// Its cgroup's directory.
     pub(super) cgroup: Option<PathBuf>,
+    /// The other processes of a tree that has no cgroup of its own, with their start
+    /// times.
+    #[serde(default)]
+    pub(super) members: Vec<(Pid, u64)>,
     /// A descriptor of init in the table that source and watchdog share. `None`
     /// until the source has opened it.
     #[serde(default)]
     pub(super) pidfd: Option<RawFd>,
+}
+
+impl Container {
+    /// A container with this init, which lives, and cgroup.
+    #[must_use]
+    pub fn new(init: Pid, cgroup: Option<PathBuf>) -> Self {
+        Self {
+            init,
+            started: procfs::started(init),
+            cgroup,
+            members: Vec::new(),
+            pidfd: None,
+        }
+    }
+
+    /// The tree of these processes, whose root is `init`.
+    #[must_use]
+    pub fn tree(init: Pid, processes: &[Pid]) -> Self {
+        let started = |&pid: &Pid| Some((pid, procfs::started(pid)?));
+        Self {
+            members: processes.iter().filter_map(started).collect(),
+            ..Self::new(init, None)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +123,7 @@ mod tests {
             init: pid(5),
             started: Some(7),
             cgroup: Some("/sys/fs/cgroup/c".into()),
+            members: Vec::new(),
             pidfd: None,
         });
         for message in [container, ToSource::RuntimeEnded] {

@@ -16,20 +16,20 @@ const COMPACT: EncodedConfig = {
 };
 
 /// RFC 3339 in whole seconds: `2026-01-02T03:04:05Z`.
-pub(crate) fn rfc3339(at: OffsetDateTime) -> String {
+pub fn rfc3339(at: OffsetDateTime) -> String {
     // Formatting fails only on years that have more than four digits.
     at.truncate_to_second().format(&Rfc3339).unwrap_or_default()
 }
 
 /// For names of files, sortable as text: `20260102T030405.678Z`.
-pub(crate) fn compact(at: OffsetDateTime) -> String {
+pub fn compact(at: OffsetDateTime) -> String {
     at.truncate_to_millisecond()
         .format(&Iso8601::<COMPACT>)
         .unwrap_or_default()
 }
 
 /// For people: `2026-01-02 03:04:05 UTC`.
-pub(crate) fn readable(at: OffsetDateTime) -> String {
+pub fn readable(at: OffsetDateTime) -> String {
     rfc3339(at).replace('T', " ").replace('Z', " UTC")
 }
 

@@ -12,20 +12,23 @@ use cedana_contract::pid::Pid;
 
 /// A cgroup directory that can freeze.
 #[derive(Debug)]
-pub(crate) struct Cgroup {
+pub struct Cgroup {
     dir: PathBuf,
     version: Version,
 }
 
+/// The version of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Version {
+pub enum Version {
+    /// A hierarchy for each controller.
     V1,
+    /// The unified hierarchy.
     V2,
 }
 
 impl Cgroup {
     /// `None` if the directory has no freezer.
-    pub(crate) fn open(dir: &Path) -> Option<Self> {
+    pub fn open(dir: &Path) -> Option<Self> {
         let version = if dir.join("freezer.state").exists() {
             Version::V1
         } else if dir.join("cgroup.freeze").exists() {
@@ -39,17 +42,18 @@ impl Cgroup {
         })
     }
 
-    pub(crate) fn version(&self) -> Version {
+    /// Its version.
+    pub fn version(&self) -> Version {
         self.version
     }
 
     /// All processes in it and below; none if the cgroup is removed meanwhile.
-    pub(crate) fn processes(&self) -> Vec<Pid> {
+    pub fn processes(&self) -> Vec<Pid> {
         self.listed("cgroup.procs")
     }
 
     /// The number of threads in it and below.
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         let file = match self.version {
             Version::V1 => "tasks",
             Version::V2 => "cgroup.threads",
@@ -73,7 +77,8 @@ impl Cgroup {
         pids
     }
 
-    pub(crate) fn is_frozen(&self) -> bool {
+    /// Whether freezing was requested.
+    pub fn is_frozen(&self) -> bool {
         let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
         match self.version {
             Version::V1 => matches!(text("freezer.state").trim(), "FROZEN" | "FREEZING"),
@@ -82,7 +87,7 @@ impl Cgroup {
     }
 
     /// Whether every process is frozen, some time after the request to freeze.
-    pub(crate) fn has_frozen(&self) -> bool {
+    pub fn has_frozen(&self) -> bool {
         let text = |name| fs::read_to_string(self.dir.join(name)).unwrap_or_default();
         match self.version {
             Version::V1 => text("freezer.state").trim() == "FROZEN",
@@ -92,14 +97,18 @@ impl Cgroup {
 
     /// Asks the kernel to freeze every process. On v1 a second request reaches
     /// processes that were forked during the first.
-    pub(crate) fn freeze(&self) -> io::Result<()> {
+    pub fn freeze(&self) -> io::Result<()> {
         match self.version {
             Version::V1 => fs::write(self.dir.join("freezer.state"), "FROZEN"),
             Version::V2 => fs::write(self.dir.join("cgroup.freeze"), "1"),
         }
     }
 
-    pub(crate) fn thaw(&self) -> io::Result<()> {
+    /// Lets every process run.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn thaw(&self) -> io::Result<()> {
         match self.version {
             Version::V1 => fs::write(self.dir.join("freezer.state"), "THAWED"),
             Version::V2 => fs::write(self.dir.join("cgroup.freeze"), "0"),
@@ -112,7 +121,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// The directory with a freezer of a cgroup, whose path is relative to its
 /// hierarchy: v2's or v1's freezer hierarchy.
-pub(crate) fn freezer_directory(path: &str) -> Option<PathBuf> {
+pub fn freezer_directory(path: &str) -> Option<PathBuf> {
     let path = path.trim_start_matches('/');
     if path.is_empty() {
         return None;
@@ -126,7 +135,7 @@ pub(crate) fn freezer_directory(path: &str) -> Option<PathBuf> {
 /// The bytes that a process's cgroup has left below its memory limit, including file
 /// cache that the kernel can drop; `None` without a limit. Limits of the cgroups above
 /// are ignored.
-pub(crate) fn memory_headroom(pid: Pid) -> Option<u64> {
+pub fn memory_headroom(pid: Pid) -> Option<u64> {
     let (version, dir) = directory_of(pid, "memory")?;
     match version {
         Version::V1 => headroom(&dir, V1),
@@ -135,7 +144,7 @@ pub(crate) fn memory_headroom(pid: Pid) -> Option<u64> {
 }
 
 /// The limit of processes and threads of a process's cgroup; `None` without a limit.
-pub(crate) fn pids_limit(pid: Pid) -> Option<u64> {
+pub fn pids_limit(pid: Pid) -> Option<u64> {
     let (_, dir) = directory_of(pid, "pids")?;
     let limit = fs::read_to_string(dir.join("pids.max")).ok()?;
     limit.trim().parse().ok()

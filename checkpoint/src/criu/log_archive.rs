@@ -21,9 +21,17 @@ const MAX: u64 = 4 << 20;
 
 /// The place of CRIU's log, shown as the end of an error message.
 #[derive(Debug)]
-pub(crate) enum LogNote {
+pub enum LogNote {
+    /// A copy, by its path.
     Kept(PathBuf),
-    NotKept { path: PathBuf, why: String },
+    /// No copy could be made.
+    NotKept {
+        /// The log directory.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// There is no log.
     None,
 }
 
@@ -44,7 +52,7 @@ impl fmt::Display for LogNote {
 }
 
 /// Copies `log` into `dir` and removes the oldest beyond `keep`.
-pub(crate) fn archive(dir: &Path, keep: usize, id: &str, verb: &str, log: &Path) -> LogNote {
+pub fn archive(dir: &Path, keep: usize, id: &str, verb: &str, log: &Path) -> LogNote {
     if keep == 0 || !log.exists() {
         return LogNote::None;
     }

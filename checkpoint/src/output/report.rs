@@ -14,50 +14,53 @@ use crate::output::timestamp::rfc3339;
 
 /// Writes to stderr and the log file.
 #[derive(Debug)]
-pub(crate) struct Reporter {
+pub struct Reporter {
+    program: &'static str,
     log: Option<PathBuf>,
     json: bool,
 }
 
 impl Reporter {
-    /// With this log file, if any, in addition to stderr.
-    pub(crate) fn new(log: Option<PathBuf>, json: bool) -> Self {
-        Self { log, json }
+    /// Of this program, with this log file, if any, in addition to stderr.
+    #[must_use]
+    pub fn new(program: &'static str, log: Option<PathBuf>, json: bool) -> Self {
+        Self { program, log, json }
     }
 
     /// The log file, and whether it is JSON.
-    pub(crate) fn log(&self) -> (Option<&std::path::Path>, bool) {
+    #[must_use]
+    pub fn log(&self) -> (Option<&std::path::Path>, bool) {
         (self.log.as_deref(), self.json)
     }
 
     /// Writes a warning that needs no action, to the log alone; dropped without a log.
-    pub(crate) fn remark(&self, message: &dyn Display) {
+    pub fn remark(&self, message: &dyn Display) {
         if self.log.is_some() {
             self.quiet_warning(message);
         }
     }
 
     /// Writes an entry of level info, to the log alone; dropped without a log.
-    pub(crate) fn note(&self, message: &dyn Display) {
+    pub fn note(&self, message: &dyn Display) {
         if self.log.is_some() {
             self.write("info", &message.to_string(), true);
         }
     }
 
     /// Writes the error that ended the command.
-    pub(crate) fn error(&self, message: &dyn Display) {
+    pub fn error(&self, message: &dyn Display) {
         self.write("error", &message.to_string(), false);
     }
 
     /// Writes a warning; the command continues.
-    pub(crate) fn warning(&self, message: &dyn Display) {
+    pub fn warning(&self, message: &dyn Display) {
         self.write("warning", &message.to_string(), false);
     }
 
     /// Writes a warning during a restore, where stderr is the container's own and
     /// our text would look like the application's. It goes to the log alone if
     /// there is one.
-    pub(crate) fn quiet_warning(&self, message: &dyn Display) {
+    pub fn quiet_warning(&self, message: &dyn Display) {
         self.write("warning", &message.to_string(), true);
     }
 
@@ -66,7 +69,7 @@ impl Reporter {
         let message = printable(&message.replace('\n', "; "));
         let prefix = if level == "error" { "" } else { "warning: " };
         if !(to_log_alone && self.log.is_some()) {
-            to_stderr(&format!("cedana-runc: {prefix}{message}\n"));
+            to_stderr(&format!("{}: {prefix}{message}\n", self.program));
         }
         let Some(path) = &self.log else { return };
         let entry = entry(
@@ -82,7 +85,8 @@ impl Reporter {
             .and_then(|mut file| file.write_all(entry.as_bytes()));
         if let Err(error) = written {
             to_stderr(&format!(
-                "cedana-runc: warning: cannot write the log {}: {error}\n",
+                "{}: warning: cannot write the log {}: {error}\n",
+                self.program,
                 path.display()
             ));
         }
@@ -121,6 +125,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let log = dir.path().join("log.json");
         let reporter = Reporter {
+            program: "test",
             log: Some(log.clone()),
             json: true,
         };

@@ -12,10 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cedana_contract::files;
+use cedana_contract::pid::Pid;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::messages::{Container, Startup};
 use crate::host::cgroup::Cgroup;
+use crate::host::process_tree::descendants;
 use crate::host::{procfs, sys};
 use crate::output::printable::printable;
 use crate::output::report::Reporter;
@@ -28,7 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn kill_container(container: &Container, init: BorrowedFd<'_>) {
     // The root of a hierarchy can't be frozen and so is not opened.
     let cgroup = container.cgroup.as_deref().and_then(Cgroup::open);
-    let kill_processes = || cgroup.as_ref().is_some_and(kill_processes);
+    let kill_processes = || match &cgroup {
+        Some(cgroup) => kill_processes(cgroup),
+        None => kill_members(&container.members),
+    };
     kill_processes();
     let _ = sys::pidfd_kill(init);
     // Under cgroup v1 a frozen process does not die.
@@ -43,6 +48,27 @@ pub(super) fn kill_container(container: &Container, init: BorrowedFd<'_>) {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Kills the processes of a tree without a cgroup and their descendants, and returns
+/// whether there was one.
+fn kill_members(members: &[(Pid, u64)]) -> bool {
+    let mut found = false;
+    for &(pid, started) in members {
+        let descendants = descendants(pid);
+        let Ok(process) = sys::pidfd_open(pid) else {
+            continue;
+        };
+        let is_member = procfs::started(pid) == Some(started)
+            && procfs::Stat::read(pid).is_some_and(|stat| !stat.is_dead());
+        if is_member {
+            found = true;
+            for process in std::iter::once(process).chain(descendants) {
+                let _ = sys::pidfd_kill(process.as_fd());
+            }
+        }
+    }
+    found
 }
 
 /// The number of pidfds that a kill has open at once.
@@ -91,7 +117,7 @@ pub(super) fn ends_within(process: BorrowedFd<'_>, patience: Duration) -> bool {
 #[derive(Debug)]
 pub(super) struct Report {
     id: String,
-    bundle: PathBuf,
+    dir: Option<PathBuf>,
     reporter: Reporter,
 }
 
@@ -99,8 +125,8 @@ impl Report {
     pub(super) fn new(startup: &Startup) -> Self {
         Self {
             id: startup.id.clone(),
-            bundle: startup.bundle.clone(),
-            reporter: Reporter::new(startup.log.clone(), startup.log_json),
+            dir: startup.report.clone(),
+            reporter: Reporter::new("cedana-pages", startup.log.clone(), startup.log_json),
         }
     }
 
@@ -109,12 +135,13 @@ impl Report {
     pub(super) fn kill(&self, reason: &str) {
         let message = format!("container {} is killed: {reason}", self.id);
         self.reporter.error(&message);
+        let Some(dir) = &self.dir else { return };
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(self.bundle.join(files::KILLED));
+            .open(dir.join(files::KILLED));
         // The shim logs it.
         let _ = file.and_then(|mut file| file.write_all(printable(reason).as_bytes()));
     }
@@ -149,7 +176,6 @@ pub(super) fn watch(container: &Container) -> Option<OwnedFd> {
 mod tests {
     use super::*;
     use crate::host::procfs::pid;
-    use cedana_contract::pid::Pid;
     use std::process::Command;
 
     #[test]
@@ -174,6 +200,7 @@ mod tests {
             init: Pid::own(),
             started,
             cgroup: None,
+            members: Vec::new(),
             pidfd: None,
         };
         assert!(watch(&container(procfs::started(Pid::own()))).is_some());

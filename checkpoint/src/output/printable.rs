@@ -17,7 +17,7 @@ fn is_hidden(letter: char) -> bool {
 }
 
 /// One line of text, with its control characters in Rust's notation.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         if is_hidden(letter) {
@@ -30,7 +30,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Several lines of text, like [`printable`]: line ends and tabs are kept.
-pub(crate) fn printable_lines(text: &str) -> String {
+pub fn printable_lines(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         if is_hidden(letter) && !matches!(letter, '\n' | '\t') {
@@ -44,7 +44,7 @@ pub(crate) fn printable_lines(text: &str) -> String {
 
 /// JSON with the same value, in which every control character is in JSON's notation.
 /// serde_json escapes only those below U+0020.
-pub(crate) fn printable_json(json: &str) -> String {
+pub fn printable_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for letter in json.chars() {
         // Line ends are between the values, never in a string.
@@ -62,12 +62,12 @@ pub(crate) fn printable_json(json: &str) -> String {
 
 /// Writes lines to stderr. A closed stderr is no failure of the command, and can't be
 /// reported anywhere: `eprint!` would end the program instead.
-pub(crate) fn to_stderr(text: &str) {
+pub fn to_stderr(text: &str) {
     let _ = io::stderr().write_all(printable_lines(text).as_bytes());
 }
 
 /// Writes lines to stdout. A closed stdout is ignored as in [`to_stderr`].
-pub(crate) fn to_stdout(text: &str) {
+pub fn to_stdout(text: &str) {
     let _ = io::stdout().write_all(printable_lines(text).as_bytes());
 }
 

@@ -2,13 +2,23 @@
 
 use std::path::Path;
 
-use cedana_checkpoint::format::manifest::{Key, KeyError, Manifest};
-use cedana_config::Accept;
+use crate::format::manifest::{Key, KeyError, Manifest};
 use cedana_contract::files;
+
+/// Where a checkpoint may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    /// Anywhere, from a stock runtime too.
+    Any,
+    /// This project's programs: it has a manifest.
+    Ours,
+    /// A node with this node's key.
+    Signed,
+}
 
 /// Why a checkpoint is not accepted.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error(
         "it has no manifest, so its files can't be verified, and the setting restore.accept is {0:?}; restore a checkpoint of cedana-runc, or set restore.accept to \"any\""
     )]

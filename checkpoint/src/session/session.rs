@@ -9,19 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cedana_checkpoint::lazy::SOCKET;
+use crate::lazy::SOCKET;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::control::Control;
 use super::kill;
-use super::messages::{self, Startup, ToRestore, ToSource};
+use super::messages::{Container, Startup, ToRestore, ToSource};
 use super::progress::Progress;
-use crate::cli::{BundlePath, ImagePath};
-use crate::host::child::Next;
 use crate::host::procfs;
-use crate::host::{sys, test_hooks};
-use crate::oci::state::Container;
-use crate::output::report::Reporter;
+use crate::host::sys;
 use crate::output::units::micros;
 use cedana_contract::flags;
 use cedana_contract::pid::Pid;
@@ -34,21 +30,29 @@ const NAME: &str = "cedana-pages";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The settings of a page source.
-pub(crate) struct Settings<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) images: &'a ImagePath,
+pub struct Settings<'a> {
+    /// The container's ID, or the name of what is restored.
+    pub id: &'a str,
+    /// The checkpoint's directory, or its archive.
+    pub images: &'a Path,
     /// The digest of the verified manifest's text.
-    pub(crate) fingerprint: &'a str,
-    pub(crate) bundle: &'a BundlePath,
-    pub(crate) threads: usize,
+    pub fingerprint: &'a str,
+    /// The directory that gets the reason of a kill.
+    pub report: Option<&'a Path>,
+    /// The number of threads that prefetch.
+    pub threads: usize,
     /// The container's `oom_score_adj`.
-    pub(crate) oom_score_adj: Option<i64>,
-    pub(crate) begun: Instant,
-    pub(crate) reporter: &'a Reporter,
+    pub oom_score_adj: Option<i64>,
+    /// When the restore began.
+    pub begun: Instant,
+    /// The log, and whether its lines are JSON.
+    pub log: (Option<&'a Path>, bool),
+    /// A test's fifo: prefetching waits until it is readable.
+    pub gate: Option<PathBuf>,
 }
 
 /// A page source, as `cedana-runc restore` knows it.
-pub(crate) struct Session {
+pub struct Session {
     child: Child,
     control: Control,
     socket: PathBuf,
@@ -57,7 +61,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Starts a page source. CRIU connects to it in CRIU's working directory.
-    pub(crate) fn start(settings: &Settings<'_>, work: &Path) -> io::Result<Self> {
+    pub fn start(settings: &Settings<'_>, work: &Path) -> io::Result<Self> {
         let socket = work.join(SOCKET);
         let listener = bind(work)?;
         let (control, theirs) = Control::pair()?;
@@ -71,18 +75,18 @@ impl Session {
             .stderr(Stdio::null());
         sys::set_apart(&mut command);
         let child = command.spawn()?;
-        let (log, log_json) = settings.reporter.log();
+        let (log, log_json) = settings.log;
         let startup = Startup {
             id: settings.id.to_owned(),
-            images: settings.images.to_path_buf(),
+            images: std::path::absolute(settings.images)?,
             fingerprint: settings.fingerprint.to_owned(),
-            bundle: settings.bundle.to_path_buf(),
+            report: settings.report.map(Path::to_owned),
             threads: settings.threads,
             oom_score_adj: settings.oom_score_adj,
             elapsed_us: micros(settings.begun.elapsed()),
             log: log.map(std::path::absolute).transpose()?,
             log_json,
-            gate: test_hooks::prefetch_gate().map(PathBuf::from),
+            gate: settings.gate.clone(),
         };
         // A path that isn't UTF-8 is an error here.
         control.send(&serde_json::to_value(&startup)?);
@@ -95,21 +99,21 @@ impl Session {
     }
 
     /// A descriptor that polls readable when [`Self::hear`] has a message to read.
-    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
         self.control.try_clone()
     }
 
     /// Reads the messages that have arrived while the runtime is at work. `find`
-    /// returns the container.
-    pub(crate) fn hear(&mut self, find: impl Fn() -> Option<Container>) -> Next {
+    /// returns the container. Returns whether more messages may follow.
+    pub fn hear(&mut self, find: impl Fn() -> Option<Container>) -> bool {
         loop {
             match self.control.try_receive() {
                 Ok(Some(message)) => self.take(message, &find),
                 Ok(None) => {
                     self.closed();
-                    return Next::Done;
+                    return false;
                 }
-                Err(_) => return Next::Again,
+                Err(_) => return true,
             }
         }
     }
@@ -130,12 +134,7 @@ impl Session {
             return;
         }
         if let Some(container) = find() {
-            self.control.send(&ToSource::Container(messages::Container {
-                init: container.init,
-                started: procfs::started(container.init),
-                cgroup: container.cgroup,
-                pidfd: None,
-            }));
+            self.control.send(&ToSource::Container(container));
             self.progress.set_container_sent();
         }
     }
@@ -147,7 +146,7 @@ impl Session {
 
     /// Waits, after a restore that succeeded, until the source knows the container.
     /// Returns the reason if the container must not go on.
-    pub(crate) fn confirm(&mut self, find: impl Fn() -> Option<Container>) -> Option<String> {
+    pub fn confirm(&mut self, find: impl Fn() -> Option<Container>) -> Option<String> {
         if self.progress.may_run() {
             self.send_container(&find);
         }
@@ -166,14 +165,14 @@ impl Session {
     }
 
     /// Why the source failed, as far as it has reported.
-    pub(crate) fn failure(&mut self) -> Option<String> {
+    pub fn failure(&mut self) -> Option<String> {
         self.catch_up();
         self.progress.failure()
     }
 
     /// Why the source failed, after a restore in which CRIU has lost it: waits until
     /// the source, or its watchdog, has reported.
-    pub(crate) fn last_word(&mut self) -> Option<String> {
+    pub fn last_word(&mut self) -> Option<String> {
         // A source to which CRIU never connected ends then, without a failure.
         self.control.send(&ToSource::RuntimeEnded);
         while !matches!(self.progress, Progress::Failed { .. } | Progress::CriuEnded) {
@@ -195,7 +194,7 @@ impl Session {
     }
 
     /// Whether CRIU may have let the container run.
-    pub(crate) fn may_run(&mut self) -> bool {
+    pub fn may_run(&mut self) -> bool {
         self.catch_up();
         self.progress.may_run()
     }
@@ -208,7 +207,7 @@ impl Session {
 
     /// Ends the source of a restore that has failed: CRIU has hung up, or has
     /// never connected.
-    pub(crate) fn end(mut self) {
+    pub fn end(mut self) {
         self.control.shut_down();
         if sys::pidfd_open(Pid::of(&self.child))
             .is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE))

@@ -96,7 +96,7 @@ impl AsFd for Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lazy::messages::ToRestore;
+    use crate::session::messages::ToRestore;
 
     #[test]
     fn the_last_message_of_an_end_that_read_nothing_arrives() {

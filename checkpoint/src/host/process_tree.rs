@@ -25,7 +25,7 @@ fn listed(pid: Pid) -> Vec<(Pid, Option<Pid>)> {
 }
 
 /// All processes that descend from one.
-pub(crate) fn descendants(pid: Pid) -> Vec<OwnedFd> {
+pub fn descendants(pid: Pid) -> Vec<OwnedFd> {
     listed(pid)
         .into_iter()
         .filter_map(|(other, parent)| {
@@ -37,7 +37,7 @@ pub(crate) fn descendants(pid: Pid) -> Vec<OwnedFd> {
 }
 
 /// Kills a child of this process, which must not be reaped yet, and its descendants.
-pub(crate) fn kill(child: Pid) {
+pub fn kill(child: Pid) {
     let descendants = descendants(child);
     // The PID is the child's until it is reaped.
     for process in sys::pidfd_open(child).into_iter().chain(descendants) {
@@ -48,7 +48,7 @@ pub(crate) fn kill(child: Pid) {
 /// The bytes that the descendants of a process have read and written so far, as
 /// /proc/PID/io counts them (proc_pid_io(5)). It differs between two calls if they did
 /// anything with files, pipes or sockets meanwhile, or if one of them has ended.
-pub(crate) fn bytes_moved(pid: Pid) -> u64 {
+pub fn bytes_moved(pid: Pid) -> u64 {
     let moved = |pid| {
         let text = fs::read_to_string(procfs::of(pid).join("io")).ok()?;
         let number = |field| procfs::status_number(&text, field);

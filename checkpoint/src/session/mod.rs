@@ -1,5 +1,9 @@
 //! Lazy restore: the processes that take part, and what happens when one ends.
 //!
+//! A program that restores dispatches [`PAGE_SOURCE`](cedana_contract::flags::PAGE_SOURCE),
+//! its only argument, to [`serve`]. "The container" is whatever was restored, a process
+//! tree too.
+//!
 //! ```text
 //! cedana-runc restore ── runc ── CRIU ──► the container
 //!    │   ▲  control         │  lazy-pages.socket   ▲ ▲
@@ -24,8 +28,8 @@
 //! | `cedana-runc restore` | the runtime ends with it; the caller's cleanup kills the container, and the source ends |
 //! | the container | the kernel tells the source, which ends |
 //!
-//! The reason for a kill is in the runtime's log and, for the shim, in a file of
-//! the bundle ([`kill`]). A checkpoint needs complete memory, so it waits
+//! The reason for a kill is in the log and in a file of the directory that the restore
+//! names, for the shim the bundle ([`kill`]). A checkpoint needs complete memory, so it waits
 //! ([`finish`]).
 
 mod complete_memory;
@@ -33,18 +37,20 @@ mod completion_socket;
 mod control;
 mod criu_process;
 mod decision;
-pub(crate) mod history;
+pub mod history;
 mod kill;
 mod ledger;
 mod messages;
 mod page_source;
 mod progress;
+#[allow(clippy::module_inception, reason = "a session is one of the parts")]
 mod session;
 mod state;
 mod touch_cache;
 mod watchdog;
 
-pub(crate) use complete_memory::{Error as Incomplete, finish};
-pub(crate) use decision::{in_user_namespace, wanted};
-pub(crate) use page_source::serve;
-pub(crate) use session::{Session, Settings};
+pub use complete_memory::{Error as Incomplete, finish};
+pub use decision::{is_small, possible};
+pub use messages::Container;
+pub use page_source::serve;
+pub use session::{Session, Settings};

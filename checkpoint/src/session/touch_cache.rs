@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use cedana_checkpoint::lazy::{MAX_TOUCHES_BYTES, Touches};
+use crate::lazy::{MAX_TOUCHES_BYTES, Touches};
 use tempfile::NamedTempFile;
 
 use crate::host::prune::prune;

@@ -118,9 +118,9 @@ impl Life {
 mod tests {
     use super::*;
     use crate::host::procfs::pid;
-    use crate::lazy::messages::Container;
-    use crate::lazy::state::Remains;
-    use cedana_checkpoint::lazy::Phase;
+    use crate::lazy::Phase;
+    use crate::session::messages::Container;
+    use crate::session::state::Remains;
 
     #[test]
     fn the_watchdog_reads_the_last_state() {
@@ -140,6 +140,7 @@ mod tests {
             init: pid(5),
             started: Some(6),
             cgroup: Some("/sys/fs/cgroup/c".into()),
+            members: Vec::new(),
             pidfd: Some(9),
         };
         life.apply(Event::ContainerFound(container.clone()));

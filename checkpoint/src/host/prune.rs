@@ -4,7 +4,7 @@ use std::path::Path;
 use std::{fs, io};
 
 /// Removes all but the newest `keep` of the files that `is_ours` accepts by name.
-pub(crate) fn prune(dir: &Path, keep: usize, is_ours: impl Fn(&str) -> bool) -> io::Result<()> {
+pub fn prune(dir: &Path, keep: usize, is_ours: impl Fn(&str) -> bool) -> io::Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use cedana_checkpoint::lazy::{ends_with_last_word, is_gone};
+use crate::lazy::{ends_with_last_word, is_gone};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -29,8 +29,8 @@ use super::ledger::Ledger;
 use super::messages::{Container, ToRestore, ToSource};
 use super::state::{Event, Remains, State};
 use crate::host::sys;
-use crate::lazy::criu_process::{Criu, PATIENCE};
-use crate::lazy::kill::{Report, ended, kill_container, watch};
+use crate::session::criu_process::{Criu, PATIENCE};
+use crate::session::kill::{Report, ended, kill_container, watch};
 use cedana_contract::pid::Pid;
 
 /// The period at which the watchdog checks whether a container that it can't kill has ended.

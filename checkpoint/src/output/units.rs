@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A size with three digits and a binary unit.
-pub(crate) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -23,12 +23,12 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// A duration in microseconds, as records and messages have it.
-pub(crate) fn micros(time: Duration) -> u64 {
+pub fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A duration with up to four digits and a fitting unit.
-pub(crate) fn duration(microseconds: u64) -> String {
+pub fn duration(microseconds: u64) -> String {
     match microseconds {
         0..1_000 => format!("{microseconds} µs"),
         1_000..1_000_000 => format!("{:.1} ms", microseconds as f64 / 1e3),

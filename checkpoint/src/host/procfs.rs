@@ -8,38 +8,42 @@ use std::path::PathBuf;
 use cedana_contract::pid::Pid;
 
 /// The directory of a process in /proc.
-pub(crate) fn of(pid: Pid) -> PathBuf {
+pub fn of(pid: Pid) -> PathBuf {
     format!("/proc/{pid}").into()
 }
 
 /// The path by which other processes open a descriptor of this one.
-pub(crate) fn descriptor(fd: &(impl AsRawFd + ?Sized)) -> PathBuf {
+pub fn descriptor(fd: &(impl AsRawFd + ?Sized)) -> PathBuf {
     of(Pid::own()).join("fd").join(fd.as_raw_fd().to_string())
 }
 
 /// The used fields of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stat {
-    pub(crate) name: String,
-    pub(crate) state: char,
+pub struct Stat {
+    /// Its name: the first 15 bytes of its program's.
+    pub name: String,
+    /// Its state: R, S, D, T, t, Z, X, I.
+    pub state: char,
     /// `None` for the first process of the machine.
-    pub(crate) parent: Option<Pid>,
+    pub parent: Option<Pid>,
     /// The leader of its session, which may have ended. `None` if the leader is in
     /// a PID namespace above.
-    pub(crate) session: Option<Pid>,
-    pub(crate) threads: u32,
+    pub session: Option<Pid>,
+    /// The number of its threads.
+    pub threads: u32,
     /// The wait status of a zombie.
-    pub(crate) exit: Option<i32>,
+    pub exit: Option<i32>,
 }
 
 impl Stat {
-    pub(crate) fn read(pid: Pid) -> Option<Self> {
+    /// Reads the fields; `None` if the process has ended.
+    pub fn read(pid: Pid) -> Option<Self> {
         Self::parse(&fs::read_to_string(of(pid).join("stat")).ok()?)
     }
 
     /// The name is in parentheses and may contain any character, so the fields begin
     /// after the last parenthesis.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (head, rest) = text.rsplit_once(')')?;
         let (_, name) = head.split_once('(')?;
         let mut fields = rest.split_ascii_whitespace();
@@ -61,7 +65,7 @@ impl Stat {
     }
 
     /// Whether the process, or its main thread, has exited.
-    pub(crate) fn is_dead(&self) -> bool {
+    pub fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
     }
 }
@@ -75,7 +79,7 @@ fn process(field: &str) -> Option<Option<Pid>> {
 }
 
 /// The fields of the processes that still exist.
-pub(crate) fn stats_of(processes: &[Pid]) -> HashMap<Pid, Stat> {
+pub fn stats_of(processes: &[Pid]) -> HashMap<Pid, Stat> {
     processes
         .iter()
         .filter_map(|&pid| Some((pid, Stat::read(pid)?)))
@@ -84,7 +88,7 @@ pub(crate) fn stats_of(processes: &[Pid]) -> HashMap<Pid, Stat> {
 
 /// Whether a process is init or one of its descendants. Parents are looked up in
 /// `stats`, and the number of steps is limited in case of a loop.
-pub(crate) fn descends(pid: Pid, init: Pid, stats: &HashMap<Pid, Stat>) -> bool {
+pub fn descends(pid: Pid, init: Pid, stats: &HashMap<Pid, Stat>) -> bool {
     let mut pid = pid;
     for _ in 0..=stats.len() {
         if pid == init {
@@ -103,7 +107,7 @@ pub(crate) fn descends(pid: Pid, init: Pid, stats: &HashMap<Pid, Stat>) -> bool 
 
 /// The start time of a process, in clock ticks since boot. With the PID it identifies
 /// a process even after the PID is reused.
-pub(crate) fn started(pid: Pid) -> Option<u64> {
+pub fn started(pid: Pid) -> Option<u64> {
     let text = fs::read_to_string(of(pid).join("stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     // Field 22 (proc(5)); what follows the name begins with field 3.
@@ -112,14 +116,16 @@ pub(crate) fn started(pid: Pid) -> Option<u64> {
 
 /// A container's init process, identified by PID and start time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Init {
-    pub(crate) pid: Pid,
-    pub(crate) started: Option<u64>,
+pub struct Init {
+    /// Its PID.
+    pub pid: Pid,
+    /// Its start time; `None` if it had ended.
+    pub started: Option<u64>,
 }
 
 impl Init {
     /// The process with this PID now.
-    pub(crate) fn now(pid: Pid) -> Self {
+    pub fn now(pid: Pid) -> Self {
         Self {
             pid,
             started: started(pid),
@@ -127,32 +133,32 @@ impl Init {
     }
 
     /// Whether it has ended, even if another process has its PID now.
-    pub(crate) fn has_ended(self) -> bool {
+    pub fn has_ended(self) -> bool {
         Stat::read(self.pid).is_none_or(|stat| stat.is_dead()) || started(self.pid) != self.started
     }
 }
 
 /// The bytes of a process's memory without a file, resident or swapped out: about the
 /// size of its dump.
-pub(crate) fn memory(pid: Pid) -> Option<u64> {
+pub fn memory(pid: Pid) -> Option<u64> {
     let status = fs::read_to_string(of(pid).join("status")).ok()?;
     memory_in(&status)
 }
 
 /// The container's root directory as a process sees it.
-pub(crate) fn root(pid: Pid) -> PathBuf {
+pub fn root(pid: Pid) -> PathBuf {
     of(pid).join("root")
 }
 
 /// A number in /proc/PID/status (proc_pid_status(5)).
-pub(crate) fn status_number(status: &str, field: &str) -> Option<u64> {
+pub fn status_number(status: &str, field: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().parse().ok()
 }
 
 /// The number of threads on this machine that run or wait for a core, without the
 /// calling one. /proc/loadavg is "0.20 0.18 0.12 1/80 11206" (proc_loadavg(5)).
-pub(crate) fn running_threads() -> Option<usize> {
+pub fn running_threads() -> Option<usize> {
     running_in(&fs::read_to_string("/proc/loadavg").ok()?)
 }
 
@@ -177,7 +183,7 @@ fn memory_in(status: &str) -> Option<u64> {
 
 /// The number of files that a process may still open. Returns `enough`, without
 /// counting the open files, if clearly more are free.
-pub(crate) fn free_descriptors(pid: Pid, enough: usize) -> Option<usize> {
+pub fn free_descriptors(pid: Pid, enough: usize) -> Option<usize> {
     let limits = fs::read_to_string(of(pid).join("limits")).ok()?;
     let status = fs::read_to_string(of(pid).join("status")).ok()?;
     let Some(limit) = open_files(&limits)? else {
@@ -209,19 +215,19 @@ fn open_files(limits: &str) -> Option<Option<usize>> {
 }
 
 /// The inode of a process's network namespace.
-pub(crate) fn netns_inode(pid: &str) -> std::io::Result<u64> {
+pub fn netns_inode(pid: &str) -> std::io::Result<u64> {
     namespace_inode(pid, "net")
 }
 
 /// The inode of a process's namespace, by which the kernel identifies it.
-pub(crate) fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
+pub fn namespace_inode(pid: &str, kind: &str) -> std::io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     Ok(fs::metadata(format!("/proc/{pid}/ns/{kind}"))?.ino())
 }
 
 /// A process ID that a test made up.
 #[cfg(test)]
-pub(crate) fn pid(number: i32) -> Pid {
+pub fn pid(number: i32) -> Pid {
     number.try_into().expect("a process ID")
 }
 

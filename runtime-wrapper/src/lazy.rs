@@ -4,23 +4,12 @@ use std::fs;
 
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::images::Images;
-use cedana_checkpoint::lazy;
-use cedana_checkpoint::lazy::layout::Layout;
+use cedana_checkpoint::session;
 use cedana_config::{Config, Mode};
 
-use crate::host::sys;
 use crate::oci::runtime::Runtime;
-use crate::output::units;
-
-/// The least memory worth a page source: less is restored before one has started.
-const SMALL: u64 = 8 << 20;
 
 /// Whether a checkpoint is restored lazily. `limit` is the container's memory limit.
-///
-/// Processes share memory since their fork. userfaultfd gives each of them a copy,
-/// while an eager restore forks them and shares equal pages (CRIU's mem.c,
-/// `restore_priv_vma_content`). So a restore is eager where copies could take more
-/// than a tenth more memory, or more than the limit.
 ///
 /// # Errors
 /// The reason why it can't be lazy, unless the settings say eager or the memory is
@@ -32,29 +21,13 @@ pub(crate) fn wanted(
     images: &(impl Images + ?Sized),
     limit: Option<u64>,
 ) -> Result<bool, String> {
-    let pages = manifest.files.iter().filter_map(|entry| entry.pages);
-    let bytes: u64 = pages.map(|pages| pages.raw_size).sum();
-    if config.restore.mode == Mode::Eager || bytes < SMALL {
+    if config.restore.mode == Mode::Eager || session::is_small(manifest) {
         return Ok(false);
-    }
-    if manifest.parent.is_some() {
-        return Err("part of its memory is in an earlier checkpoint".to_owned());
     }
     if runtime.is_crun() {
         return Err("crun has no lazy restore".to_owned());
     }
-    if let Err(error) = lazy::available() {
-        return Err(format!("userfaultfd can't be used here: {error}"));
-    }
-    let layout = Layout::read(images, sys::page_size()).map_err(|error| error.to_string())?;
-    match copies_cost_too_much(layout.inherited, bytes, limit) {
-        true => Err(format!(
-            "its processes may share up to {} of {} since their fork, which a lazy restore would give to each anew",
-            units::bytes(layout.inherited),
-            units::bytes(bytes)
-        )),
-        false => Ok(true),
-    }
+    session::possible(manifest, images, limit).map(|()| true)
 }
 
 /// Whether a container in its own user namespace can be restored lazily: it has no
@@ -70,19 +43,13 @@ pub(crate) fn in_user_namespace() -> Result<bool, String> {
     }
 }
 
-/// Whether a lazy restore of `bytes`, of which an eager one may share `inherited`,
-/// needs more than 1.1 times the memory of the eager one, or may exceed a limit
-/// that the eager one keeps. An eighth of the limit is left for page tables,
-/// sockets and what else the kernel counts.
-fn copies_cost_too_much(inherited: u64, bytes: u64, limit: Option<u64>) -> bool {
-    let shared = bytes.saturating_sub(inherited);
-    let exceeds = limit.is_some_and(|limit| bytes > limit - limit / 8);
-    bytes > shared.saturating_add(shared / 10) || (inherited > 0 && exceeds)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The least memory worth a page source.
+    const SMALL: u64 = 8 << 20;
+
     use cedana_checkpoint::format::manifest::{Container, Cost, Entry, FORMAT, Kind, Machine};
     use cedana_checkpoint::format::manifest::{Pages, Versions};
     use std::collections::BTreeMap;
@@ -137,21 +104,5 @@ mod tests {
             .with_annotations([("io.cedana.restore.mode", "eager")], |_| {})
             .expect("a setting");
         assert_eq!(wanted(&eager, &crun, &manifest(1 << 40)), Ok(false));
-    }
-
-    #[test]
-    fn forked_processes_are_restored_eagerly_where_copies_cost_memory() {
-        const MIB: u64 = 1 << 20;
-        // Nothing shared, a little, a tenth of what an eager restore takes, more.
-        assert!(!copies_cost_too_much(0, 100 * MIB, None));
-        assert!(!copies_cost_too_much(5 * MIB, 100 * MIB, None));
-        assert!(!copies_cost_too_much(10 * MIB, 110 * MIB, None));
-        assert!(copies_cost_too_much(11 * MIB, 110 * MIB, None));
-        assert!(copies_cost_too_much(800 * MIB, 900 * MIB, None));
-        assert!(copies_cost_too_much(u64::MAX, u64::MAX, None));
-        // Within a limit, near it, and alone with it.
-        assert!(!copies_cost_too_much(MIB, 100 * MIB, Some(200 * MIB)));
-        assert!(copies_cost_too_much(MIB, 100 * MIB, Some(110 * MIB)));
-        assert!(!copies_cost_too_much(0, 100 * MIB, Some(100 * MIB)));
     }
 }

@@ -19,10 +19,10 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Instant;
 
-use cedana_checkpoint::format::manifest::Manifest;
-use cedana_checkpoint::lazy::layout::Memory;
-use cedana_checkpoint::lazy::{Failure, Source};
-use cedana_checkpoint::opened::OpenedDir;
+use crate::format::manifest::Manifest;
+use crate::lazy::layout::Memory;
+use crate::lazy::{Failure, Source};
+use crate::opened::OpenedDir;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{dup2_stdin, dup2_stdout};
@@ -40,7 +40,7 @@ use crate::host::{cgroup, sys};
 use cedana_contract::pid::Pid;
 
 /// Serves a container's memory until it has all of it.
-pub(crate) fn serve() -> ExitCode {
+pub fn serve() -> ExitCode {
     // There is no stderr to report an error to. The restore notices the end.
     let Ok((control, listener)) = take_over() else {
         return ExitCode::FAILURE;

@@ -1,4 +1,4 @@
-//! The directory from which the runtime and CRIU restore.
+//! The directory from which CRIU restores.
 //!
 //! ```text
 //! manifest ─► machine compatible? files verified? ─┐
@@ -14,50 +14,62 @@
 //! Everything that this process learns from the checkpoint comes from the same contents
 //! ([`ImagesView::images`]), and not from the directory, which may change meanwhile.
 
+mod accept;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cedana_checkpoint::format::contents::{self, Contents, Directory};
-use cedana_checkpoint::format::manifest::{Machine, Manifest};
-use cedana_checkpoint::format::pages::Damage;
-use cedana_checkpoint::format::publish::{self, Durability, Staging};
-use cedana_checkpoint::format::{self, Unfit, unpack};
-use cedana_checkpoint::fuse::{Root, Server, Unavailable};
-use cedana_checkpoint::images;
-use cedana_checkpoint::opened::OpenedDir;
-use cedana_config::Accept;
+use crate::format::contents::{self, Contents, Directory};
+use crate::format::manifest::{Machine, Manifest};
+use crate::format::pages::Damage;
+use crate::format::publish::{self, Durability, Staging};
+use crate::format::{self, Unfit, unpack};
+use crate::fuse::{Root, Server, Unavailable};
+use crate::images;
+use crate::opened::OpenedDir;
 use nix::errno::Errno;
 use tempfile::TempDir;
 
-use super::accept;
 use crate::host::sys;
+pub use accept::Accept;
 
 /// Why a checkpoint can't be restored from.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// What a killed run left can't be completed.
     #[error(transparent)]
     Recover(#[from] publish::Error),
+    /// It is damaged or can't be read.
     #[error(transparent)]
     Images(#[from] format::Error),
+    /// This machine can't run it.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// The node does not accept it.
     #[error(transparent)]
     Refused(#[from] accept::Refused),
+    /// This machine's properties can't be read.
     #[error("cannot read this machine's properties: {0}")]
     Machine(io::Error),
+    /// There is no directory to unpack to.
     #[error(
         "the checkpoint's files cannot be mounted with FUSE ({unavailable}), and no directory to unpack them can be made: {source}"
     )]
     NoDirectory {
+        /// Why there is no FUSE mount.
         unavailable: Unavailable,
+        /// The system's error.
         source: io::Error,
     },
+    /// They can't be unpacked either.
     #[error(
         "the checkpoint's files cannot be mounted with FUSE ({unavailable}), and unpacking them failed: {source}"
     )]
     Unpack {
+        /// Why there is no FUSE mount.
         unavailable: Unavailable,
+        /// The reason.
         source: unpack::Error,
     },
 }
@@ -67,7 +79,7 @@ pub(crate) enum Error {
 const LAZY_READ_AHEAD: u64 = 1 << 20;
 
 /// A checkpoint's images in CRIU's own format, until this is dropped.
-pub(crate) struct ImagesView {
+pub struct ImagesView {
     source: Source,
     contents: Contents,
     /// The manifest's fingerprint; `None` if a stock runtime took the checkpoint.
@@ -85,21 +97,21 @@ enum Source {
 }
 
 /// What a restore needs of its view.
-pub(crate) struct Needs {
+pub struct Needs {
     /// The most bytes that are decoded ahead.
-    pub(crate) memory: u64,
+    pub memory: u64,
     /// The files are readable for the container's root.
-    pub(crate) root: Root,
+    pub root: Root,
     /// The caller, too, reads or writes the files of a stock checkpoint.
-    pub(crate) shares_files: bool,
+    pub shares_files: bool,
     /// The checkpoints that the node accepts.
-    pub(crate) accept: Accept,
+    pub accept: Accept,
 }
 
 impl ImagesView {
     /// Checks a checkpoint and mounts it. `lazy` decides whether CRIU leaves lazy pages
     /// unread; `warn` is called if the checkpoint is unpacked and so takes space on disk.
-    pub(crate) fn new(
+    pub fn new(
         dir: &Path,
         needs: &Needs,
         lazy: impl FnOnce(&Manifest, &Contents) -> bool,
@@ -139,7 +151,7 @@ impl ImagesView {
 
     /// Mounts the same contents for CRIU to read all memory, after a lazy attempt. They
     /// are not opened again, so what was checked of them still holds.
-    pub(crate) fn serve_all(
+    pub fn serve_all(
         &mut self,
         dir: &Path,
         needs: &Needs,
@@ -169,32 +181,32 @@ impl ImagesView {
     }
 
     /// What CRIU reads.
-    pub(crate) fn images(&self) -> &Contents {
+    pub fn images(&self) -> &Contents {
         &self.contents
     }
 
     /// The digest of the manifest's text; `None` if a stock runtime took the checkpoint.
-    pub(crate) fn fingerprint(&self) -> Option<&str> {
+    pub fn fingerprint(&self) -> Option<&str> {
         self.fingerprint.as_deref()
     }
 
     /// The directory to restore from; `None` if it is the checkpoint's own.
-    pub(crate) fn path(&self) -> Option<PathBuf> {
+    pub fn path(&self) -> Option<PathBuf> {
         self.source.path()
     }
 
     /// Whether its lazy pages are left to a page source.
-    pub(crate) fn is_lazy(&self) -> bool {
+    pub fn is_lazy(&self) -> bool {
         matches!(self.source, Source::FuseLazy(_))
     }
 
     /// Whether a stock runtime took it.
-    pub(crate) fn is_stock(&self) -> bool {
+    pub fn is_stock(&self) -> bool {
         self.fingerprint.is_none()
     }
 
     /// The damage that was found while CRIU read the images, `None` if none was.
-    pub(crate) fn damage(&self) -> Option<Arc<Damage>> {
+    pub fn damage(&self) -> Option<Arc<Damage>> {
         match &self.source {
             Source::Fuse(server) | Source::FuseLazy(server) => server.damage(),
             _ => None,

@@ -15,28 +15,40 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::completion_socket::{self, DONE, NO_ROOM};
-use crate::host::child::Signals;
 use cedana_contract::pid::Pid;
 
 /// Why memory is not complete.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// The page source has failed.
     #[error(
         "the container was restored lazily and its memory can't be completed; see the runtime's log for why it was killed"
     )]
     Failed,
+    /// The memory limit is too low.
     #[error(
         "the container forked while its memory was still being restored, and its memory limit has no room for copies of what it shared with its children; raise the limit, or take the checkpoint when they have ended"
     )]
     NoRoom,
+    /// The caller gave up.
     #[error("interrupted while its memory was still being restored")]
     Interrupted,
+    /// The page source can't be asked.
     #[error("cannot ask for the rest of its memory at {}: {source}", path.display())]
-    Ask { path: PathBuf, source: io::Error },
+    Ask {
+        /// Its socket.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
 }
 
-/// Returns once a container has all of its memory.
-pub(crate) fn finish(init: Pid, signals: &Signals) -> Result<(), Error> {
+/// Returns once the container with this init, or the restored tree with this root, has
+/// all of its memory. `interrupt` is readable when the caller gives up.
+///
+/// # Errors
+/// Its memory can't be completed, or the caller gave up.
+pub fn finish(init: Pid, interrupt: &impl AsFd) -> Result<(), Error> {
     let Some(path) = completion_socket::path(init) else {
         // Init has ended; the runtime reports that.
         return Ok(());
@@ -55,7 +67,7 @@ pub(crate) fn finish(init: Pid, signals: &Signals) -> Result<(), Error> {
     loop {
         let mut ready = [
             PollFd::new(source.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(interrupt.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut ready, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}

@@ -8,7 +8,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::host::process_tree::descendants;
 use crate::host::sys;
-use crate::lazy::kill::ends_within;
+use crate::session::kill::ends_within;
 use cedana_contract::pid::Pid;
 
 /// How long a CRIU that fails may take to clean up. It takes milliseconds.

@@ -27,7 +27,7 @@
 
 use std::os::fd::RawFd;
 
-use cedana_checkpoint::lazy::Phase;
+use crate::lazy::Phase;
 use serde::{Deserialize, Serialize};
 
 use super::messages::Container;
@@ -268,6 +268,7 @@ mod tests {
             init: pid(5),
             started: Some(6),
             cgroup: None,
+            members: Vec::new(),
             pidfd: Some(9),
         }
     }
