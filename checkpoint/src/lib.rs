@@ -6,6 +6,7 @@
 //! criu/      the program: its version, its configuration, the causes in its log
 //! images/    the files that CRIU writes
 //! format/    the files that Cedana stores in their place: manifest, pages, layout
+//! archive/   a checkpoint in one file: a tar, and its index
 //! inspect/   the contents of a checkpoint, for people and programs
 //! capture/   storing page images while CRIU writes them
 //! fuse/      a stored checkpoint as a directory that CRIU reads
@@ -26,6 +27,7 @@
 //! CRIU's images and logs are untrusted input: they are read with a bound, and no
 //! content can make a reader panic.
 
+pub mod archive;
 pub mod capture;
 pub mod criu;
 pub mod format;

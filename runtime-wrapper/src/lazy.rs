@@ -75,6 +75,7 @@ mod tests {
             machine: Machine::default(),
             versions: Versions::default(),
             container: Container::default(),
+            process: None,
             options: BTreeMap::new(),
             cost: Cost::default(),
             signature: None,

@@ -34,11 +34,15 @@
 //! of stored bytes. With [`Compression::None`] the workers write and punch nothing.
 //! They only compute the frames' digests, and keep their priority.
 //!
+//! With an archive as the target the frames go straight into it ([`archive`]), and
+//! CRIU's files are read and punched in the same way, with [`Compression::None`] too.
+//!
 //! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
 //! to a staging directory, which is not a checkpoint ([`crate::format::publish`]). If
 //! CRIU fails, the caller drops the [`Capture`], which stops it, and removes the
 //! directory.
 
+mod archive;
 mod disk;
 mod error;
 mod memory;
@@ -49,11 +53,14 @@ mod threads;
 mod watch;
 mod work;
 
+pub use archive::ArchiveWriter;
 pub use error::Error;
 pub use memory::Expected;
 pub use options::Options;
 pub use shared::Captured;
-pub use threads::Capture;
+pub use threads::{Archive, Capture};
 
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod tests;

@@ -180,7 +180,7 @@ impl Limits {
     fn small(&mut self, dir: &OpenedDir, entry: &Entry) -> Result<Node, Error> {
         let stored = file(dir, &entry.name)?;
         let metadata = status(&stored)?;
-        if metadata.len() != entry.size {
+        if stored.file.length().ok() != Some(entry.size) {
             return Err(Error::Changed { file: stored.path });
         }
         let Some(memory) = self.memory.checked_sub(entry.size) else {

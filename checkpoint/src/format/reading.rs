@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Cursor, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 

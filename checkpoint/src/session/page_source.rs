@@ -379,7 +379,7 @@ fn open(
 ) -> Result<(Source, TouchCache), String> {
     let dir = &startup.images;
     let page = sys::page_size();
-    let opened = OpenedDir::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let opened = OpenedDir::open_any(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let manifest = Manifest::identified(&opened).map_err(|error| error.to_string())?;
     let (manifest, fingerprint) = manifest.ok_or("the checkpoint has lost its manifest")?;
     // The digests of all files are in the manifest that the restore has verified.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::format::contents::{self, Contents, Directory};
-use crate::format::manifest::{Machine, Manifest};
+use crate::format::manifest::{self, Machine, Manifest};
 use crate::format::pages::Damage;
 use crate::format::publish::{self, Durability, Staging};
 use crate::format::{self, Unfit, unpack};
@@ -49,6 +49,20 @@ pub enum Error {
     /// The node does not accept it.
     #[error(transparent)]
     Refused(#[from] accept::Refused),
+    /// An archive without a manifest.
+    #[error("{} is not an archive of cedana: it has no {}", dir.display(), manifest::NAME)]
+    NoManifest {
+        /// The archive.
+        dir: PathBuf,
+    },
+    /// A container's checkpoint, for a process.
+    #[error(
+        "it is the checkpoint of a container, not of a process; restore it with its container's engine"
+    )]
+    IsContainer,
+    /// A process's checkpoint, for a container.
+    #[error("it is the checkpoint of a process, not of a container; restore it with cedana")]
+    IsProcess,
     /// This machine's properties can't be read.
     #[error("cannot read this machine's properties: {0}")]
     Machine(io::Error),
@@ -84,6 +98,7 @@ pub struct ImagesView {
     contents: Contents,
     /// The manifest's fingerprint; `None` if a stock runtime took the checkpoint.
     fingerprint: Option<String>,
+    is_archive: bool,
 }
 
 enum Source {
@@ -106,6 +121,17 @@ pub struct Needs {
     pub shares_files: bool,
     /// The checkpoints that the node accepts.
     pub accept: Accept,
+    /// What is restored.
+    pub subject: Subject,
+}
+
+/// What a checkpoint is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A container. A checkpoint without a manifest counts as one.
+    Container,
+    /// A process and its children.
+    Process,
 }
 
 impl ImagesView {
@@ -122,17 +148,40 @@ impl ImagesView {
             format::Error::from(images::Error::Directory { dir, source })
         })?;
         publish::recover(&opened)?;
-        let manifest = Manifest::identified(&opened).map_err(format::Error::from)?;
+        Self::of(&opened, needs, lazy, warn)
+    }
+
+    /// As [`Self::new`], of a checkpoint that is open: a directory or an archive.
+    ///
+    /// # Errors
+    /// It is damaged, refused, of another kind, or of another machine.
+    pub fn of(
+        opened: &OpenedDir,
+        needs: &Needs,
+        lazy: impl FnOnce(&Manifest, &Contents) -> bool,
+        warn: impl Fn(&str),
+    ) -> Result<Self, Error> {
+        let dir = opened.path();
+        let manifest = Manifest::identified(opened).map_err(format::Error::from)?;
         accept::check(
             needs.accept,
             manifest.as_ref().map(|(manifest, _)| manifest),
         )?;
         let Some((manifest, fingerprint)) = manifest else {
-            return Self::stock(&opened, needs);
+            if opened.is_archive() {
+                let dir = dir.to_owned();
+                return Err(Error::NoManifest { dir });
+            }
+            return Self::stock(opened, needs);
         };
+        match (&manifest.process, needs.subject) {
+            (None, Subject::Process) => return Err(Error::IsContainer),
+            (Some(_), Subject::Container) => return Err(Error::IsProcess),
+            _ => {}
+        }
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
-        let mut contents = with_descriptors(|| contents::open(&opened, &manifest))?;
+        let mut contents = with_descriptors(|| contents::open(opened, &manifest))?;
         let free = sys::free_memory().map_err(Error::Machine)?;
         format::reserve(&mut contents.directory, free);
         let lazy = lazy(&manifest, &contents);
@@ -140,27 +189,35 @@ impl ImagesView {
         let source = match Server::start(contents.directory.clone(), memory, needs.root) {
             Ok(server) if lazy => Source::FuseLazy(server),
             Ok(server) => Source::Fuse(server),
-            Err(unavailable) => unpacked(dir, &contents.directory, unavailable, warn)?,
+            Err(unavailable) => unpacked(
+                dir,
+                opened.is_archive(),
+                &contents.directory,
+                unavailable,
+                warn,
+            )?,
         };
         Ok(Self {
             source,
             contents,
             fingerprint: Some(fingerprint),
+            is_archive: opened.is_archive(),
         })
     }
 
     /// Mounts the same contents for CRIU to read all memory, after a lazy attempt. They
     /// are not opened again, so what was checked of them still holds.
-    pub fn serve_all(
-        &mut self,
-        dir: &Path,
-        needs: &Needs,
-        warn: impl Fn(&str),
-    ) -> Result<(), Error> {
+    pub fn serve_all(&mut self, needs: &Needs, warn: impl Fn(&str)) -> Result<(), Error> {
         let directory = &self.contents.directory;
         self.source = match Server::start(directory.clone(), needs.memory, needs.root) {
             Ok(server) => Source::Fuse(server),
-            Err(unavailable) => unpacked(dir, directory, unavailable, warn)?,
+            Err(unavailable) => unpacked(
+                self.contents.dir(),
+                self.is_archive,
+                directory,
+                unavailable,
+                warn,
+            )?,
         };
         Ok(())
     }
@@ -177,6 +234,7 @@ impl ImagesView {
             source: served.map_or(Source::Stock, Source::Fuse),
             contents,
             fingerprint: None,
+            is_archive: false,
         })
     }
 
@@ -238,14 +296,19 @@ fn is_out_of_descriptors(error: &format::Error) -> bool {
 /// Unpacks a checkpoint whose files can't be mounted.
 fn unpacked(
     dir: &Path,
+    is_archive: bool,
     directory: &Directory,
     unavailable: Unavailable,
     warn: impl Fn(&str),
 ) -> Result<Source, Error> {
-    let place = match Staging::prepare(dir, Durability::Copied) {
-        Ok(store) => Source::UnpackedWithin(store),
-        // Read-only, full, in use, or not this user's alone.
-        Err(_) => match tempfile::Builder::new()
+    let within = match is_archive {
+        true => None,
+        false => Staging::prepare(dir, Durability::Copied).ok(),
+    };
+    let place = match within {
+        Some(store) => Source::UnpackedWithin(store),
+        // An archive, read-only, full, in use, or not this user's alone.
+        None => match tempfile::Builder::new()
             .prefix("cedana-unpacked-")
             .tempdir()
         {

@@ -24,7 +24,9 @@ mod signature;
 pub use check::is_pages;
 pub use file::Error;
 pub(crate) use schema::PARENT;
-pub use schema::{Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions};
+pub use schema::{
+    Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Process, Versions,
+};
 pub use signature::{Key, KeyError};
 
 #[cfg(test)]

@@ -199,6 +199,7 @@ impl<'a> Storage<'a> {
             raw_bytes,
             stored_bytes,
             punched,
+            archive: _,
         }) = captured
         else {
             return self
@@ -284,6 +285,7 @@ impl<'a> Storage<'a> {
                     .find_map(|name| container.annotations.get(*name).cloned()),
                 spec: spec.clone(),
             },
+            process: None,
             options: options(self.prepared, self.compression),
             cost: Cost::default(),
             signature: None,

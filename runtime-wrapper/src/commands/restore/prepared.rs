@@ -10,7 +10,7 @@ use cedana_checkpoint::format::manifest::{self, Manifest};
 use cedana_checkpoint::fuse::Root;
 use cedana_checkpoint::images;
 use cedana_checkpoint::inspect::external_mounts;
-use cedana_checkpoint::view::{self, ImagesView, Needs};
+use cedana_checkpoint::view::{self, ImagesView, Needs, Subject};
 use cedana_config::{Accept, Config, Mode};
 
 use super::Context;
@@ -127,7 +127,7 @@ impl<'a> Prepared<'a> {
         let context = self.context;
         let needs = needs(context, &self.config, &self.bundle);
         let warn = |message: &str| context.reporter.quiet_warning(&message);
-        let served = held.view.serve_all(&context.request.images, &needs, warn);
+        let served = held.view.serve_all(&needs, warn);
         served.map_err(|source| in_view(context, source))
     }
 
@@ -206,6 +206,7 @@ fn view_of(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Result<Im
 
 fn needs(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Needs {
     Needs {
+        subject: Subject::Container,
         memory: config.restore.memory,
         root: bundle.root(),
         shares_files: shares_files(context).is_some(),
