@@ -27,6 +27,7 @@ pub(crate) use schema::PARENT;
 pub use schema::{
     Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Process, Versions,
 };
+pub use serde_json::Value;
 pub use signature::{Key, KeyError};
 
 #[cfg(test)]

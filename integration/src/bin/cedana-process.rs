@@ -1,0 +1,90 @@
+//! Dumps and restores plain processes, for the stories of tests/process.rs.
+//!
+//! ```text
+//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--name N]
+//! cedana-process restore PATH [--eager] [--namespace] [--tcp-close] [--leave-stopped]
+//! ```
+//!
+//! The last word of what it prints is the checkpoint's path, or the PID.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cedana_process::{Cancel, Compression, DumpOptions, Owner, Target, dump, run_as_helper};
+
+fn main() -> ExitCode {
+    if let Some(code) = run_as_helper() {
+        return code;
+    }
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (words, flags): (Vec<&str>, Vec<&str>) = arguments
+        .iter()
+        .map(String::as_str)
+        .partition(|argument| !argument.starts_with("--"));
+    let result = match &words[..] {
+        ["dump", pid, dir] => run_dump(pid, dir, &flags),
+        _ => Err("usage: see the source".to_owned()),
+    };
+    match result {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("cedana-process: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A cancel that SIGTERM triggers.
+fn cancel() -> Result<Cancel, String> {
+    use nix::sys::signal::{SigSet, Signal};
+    let cancel = Cancel::new().map_err(|error| error.to_string())?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(|error| error.to_string())?;
+    let other = cancel.clone();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            other.cancel();
+        }
+    });
+    Ok(cancel)
+}
+
+fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
+    let pid = pid.parse().map_err(|_| "not a PID".to_owned())?;
+    let has = |flag: &str| flags.contains(&flag);
+    let target = match has("--directory") {
+        true => Target::Directory(PathBuf::from(dir)),
+        false => Target::Archive {
+            dir: PathBuf::from(dir),
+            owner: Owner::ROOT,
+        },
+    };
+    let options = DumpOptions {
+        leave_running: has("--leave-running"),
+        compression: match has("--none") {
+            true => Compression::None,
+            false => Compression::Zstd { level: 1 },
+        },
+        ..DumpOptions::default()
+    };
+    let cancel = cancel()?;
+    let observer: Arc<cedana_process::Observer> = Arc::new(|_| {});
+    let report = dump(pid, &target, &options, &cancel, &observer);
+    let report = report.map_err(|error| error.to_string())?;
+    Ok(format!(
+        "frozen {} dumped {} total {} raw {} stored {} processes {} {}",
+        report.criu.map_or(0, |cost| cost.frozen_us),
+        report.dumped.as_micros(),
+        report.total.as_micros(),
+        report.raw_bytes,
+        report.stored_bytes,
+        report.processes,
+        report.path.display()
+    ))
+}
