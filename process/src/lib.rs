@@ -38,6 +38,7 @@ mod dump;
 mod error;
 mod look;
 mod owner;
+mod restore;
 
 mod swrk;
 
@@ -52,6 +53,7 @@ pub use dump::{DumpOptions, Report, dump};
 pub use error::Error;
 pub use look::{Obstacle, examine};
 pub use owner::Owner;
+pub use restore::{RestoreOptions, Restored, Source, Tcp, restore};
 
 /// Runs a helper process of a restore, if this process was started as one: the page
 /// source. A program that calls [`restore`] calls this first, before it starts a thread

@@ -144,6 +144,8 @@ impl Restore {
     fn options(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.common.put(&mut out);
+        // Notifications: CRIU fails when its caller is gone, before the processes run.
+        number(&mut out, 12, 1);
         // The restored process is a child of CRIU's parent.
         number(&mut out, 26, 1);
         for (key, fd) in &self.inherit {

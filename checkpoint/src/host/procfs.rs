@@ -12,6 +12,11 @@ pub fn of(pid: Pid) -> PathBuf {
     format!("/proc/{pid}").into()
 }
 
+/// The directory of a process or a thread in /proc, which lists processes only.
+pub fn of_thread(id: u32) -> PathBuf {
+    format!("/proc/{id}").into()
+}
+
 /// The path by which other processes open a descriptor of this one.
 pub fn descriptor(fd: &(impl AsRawFd + ?Sized)) -> PathBuf {
     of(Pid::own()).join("fd").join(fd.as_raw_fd().to_string())

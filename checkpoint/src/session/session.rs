@@ -53,7 +53,8 @@ pub struct Settings<'a> {
 
 /// A page source, as `cedana-runc restore` knows it.
 pub struct Session {
-    child: Child,
+    /// `None` after [`Self::detach`].
+    child: Option<Child>,
     control: Control,
     socket: PathBuf,
     progress: Progress,
@@ -91,7 +92,7 @@ impl Session {
         // A path that isn't UTF-8 is an error here.
         control.send(&serde_json::to_value(&startup)?);
         Ok(Self {
-            child,
+            child: Some(child),
             control,
             socket,
             progress: Progress::Restoring,
@@ -140,7 +141,7 @@ impl Session {
     }
 
     fn closed(&mut self) {
-        let _ = self.child.wait();
+        self.wait();
         self.progress.closed();
     }
 
@@ -205,14 +206,32 @@ impl Session {
         }
     }
 
+    /// Leaves the source of a restore that succeeded to itself. A program that goes on
+    /// for long must wait for it, so that it does not stay a zombie.
+    pub fn detach(mut self) {
+        let mut child = std::mem::replace(&mut self.child, None);
+        // The thread ends with the source. Without a thread it stays a zombie.
+        let _ = std::thread::Builder::new()
+            .name("pages".to_owned())
+            .stack_size(64 << 10)
+            .spawn(move || child.as_mut().map(Child::wait));
+    }
+
     /// Ends the source of a restore that has failed: CRIU has hung up, or has
     /// never connected.
     pub fn end(mut self) {
         self.control.shut_down();
-        if sys::pidfd_open(Pid::of(&self.child))
+        let Some(child) = &self.child else { return };
+        if sys::pidfd_open(Pid::of(child))
             .is_ok_and(|source| kill::ends_within(source.as_fd(), PATIENCE))
         {
-            let _ = self.child.wait();
+            self.wait();
+        }
+    }
+
+    fn wait(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
         }
     }
 }

@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cedana_process::{Cancel, Compression, DumpOptions, Owner, Target, dump, run_as_helper};
+use cedana_process::{
+    Cancel, Compression, DumpOptions, Owner, RestoreOptions, Source, Target, Tcp, dump, restore,
+    run_as_helper,
+};
 
 fn main() -> ExitCode {
     if let Some(code) = run_as_helper() {
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
         .partition(|argument| !argument.starts_with("--"));
     let result = match &words[..] {
         ["dump", pid, dir] => run_dump(pid, dir, &flags),
+        ["restore", path] => run_restore(path, &flags),
         _ => Err("usage: see the source".to_owned()),
     };
     match result {
@@ -87,4 +91,23 @@ fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
         report.processes,
         report.path.display()
     ))
+}
+
+fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
+    let has = |flag: &str| flags.contains(&flag);
+    let options = RestoreOptions {
+        lazy: !has("--eager"),
+        leave_stopped: has("--leave-stopped"),
+        tcp: match has("--tcp-close") {
+            true => Tcp::Close,
+            false => Tcp::Keep,
+        },
+        ..RestoreOptions::default()
+    };
+    let cancel = cancel()?;
+    let source = Source::open(path.as_ref(), &Owner::ROOT);
+    let restored = source.and_then(|source| restore(&source, &options, &cancel));
+    let restored = restored.map_err(|error| error.to_string())?;
+    let why = restored.eager_because.unwrap_or_default();
+    Ok(format!("lazy {} {why} {}", restored.lazy, restored.pid))
 }

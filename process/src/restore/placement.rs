@@ -1,0 +1,61 @@
+//! Whether the processes can come back here: their IDs, and their user.
+
+use cedana_checkpoint::host::procfs;
+use cedana_checkpoint::images::Ids;
+
+use crate::owner::Owner;
+
+/// Refuses IDs that are taken. CRIU restores a process under the PID that it had.
+pub(super) fn check_free(ids: &Ids) -> Result<(), String> {
+    let all = ids.processes.iter().chain(&ids.threads);
+    let taken = all.filter(|id| procfs::of_thread(**id).exists());
+    match taken.min() {
+        None => Ok(()),
+        Some(id) => Err(format!(
+            "its process ID {id} is taken by another process{}; end that process, or restore on another machine",
+            name_of(*id)
+        )),
+    }
+}
+
+fn name_of(id: u32) -> String {
+    let path = procfs::of_thread(id).join("comm");
+    match std::fs::read_to_string(path) {
+        Ok(name) => format!(" ({})", name.trim_end()),
+        Err(_) => String::new(),
+    }
+}
+
+/// Refuses a restore for a user other than root.
+///
+/// CRIU opens the recorded files with root's rights. A user could put a link to a file of
+/// root's in the place of one of them, at any moment until CRIU has opened it, and so no
+/// check of paths before would do.
+pub(super) fn check_user(owner: &Owner) -> Result<(), String> {
+    match owner.is_root() {
+        true => Ok(()),
+        false => Err(
+            "only root can restore processes: CRIU opens their files with root's rights; restore it as root"
+                .to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_ids_are_named() {
+        let ids = |processes: &[u32], threads: &[u32]| Ids {
+            processes: processes.to_vec(),
+            threads: threads.to_vec(),
+        };
+        check_free(&ids(&[u32::MAX], &[])).expect("free");
+        let own = std::process::id();
+        for taken in [ids(&[own], &[]), ids(&[u32::MAX], &[own])] {
+            let why = check_free(&taken).expect_err("taken");
+            assert!(why.contains(&own.to_string()), "{why}");
+        }
+    }
+}
