@@ -77,7 +77,7 @@ impl Owner {
 mod tests {
     use super::*;
     use std::fs::{self, File};
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn files_are_opened_and_made_as_the_user() {
@@ -87,6 +87,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let secret = dir.path().join("secret");
         fs::write(&secret, "x").expect("write");
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("chmod");
         let user = Owner {
             uid: 12345,
             gid: 12346,

@@ -209,7 +209,7 @@ impl Session {
     /// Leaves the source of a restore that succeeded to itself. A program that goes on
     /// for long must wait for it, so that it does not stay a zombie.
     pub fn detach(mut self) {
-        let mut child = std::mem::replace(&mut self.child, None);
+        let mut child = self.child.take();
         // The thread ends with the source. Without a thread it stays a zombie.
         let _ = std::thread::Builder::new()
             .name("pages".to_owned())
