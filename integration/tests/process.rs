@@ -55,7 +55,7 @@ fn a_job_that_runs_on_is_the_same_and_can_come_back_later() {
     let sum = job.line(1);
     let archive = job.dump(&["--leave-running"]);
     assert_eq!(job.ask(), sum);
-    let taken = job.try_restore(&archive, &[]).refused();
+    let taken = job.try_restore(&archive, &["--own"]).refused();
     assert!(
         taken.contains(&job.pid().to_string()) && taken.contains("taken"),
         "{taken}"
@@ -64,6 +64,42 @@ fn a_job_that_runs_on_is_the_same_and_can_come_back_later() {
     // A file that has grown is not what CRIU recorded, so the job closes its files.
     job.kill();
     job.restore(&archive, &[]);
+    assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn a_job_whose_pid_is_taken_comes_back_in_a_namespace() {
+    let job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let archive = job.dump(&["--leave-running"]);
+    // The first one doesn't answer, and has the PID.
+    signal(job.pid(), "STOP");
+    for flags in [&[][..], &["--eager"]] {
+        let said = job.try_restore(&archive, flags).ok().stdout;
+        let restored: i32 = said
+            .split_whitespace()
+            .last()
+            .and_then(|pid| pid.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"));
+        assert_ne!(restored, job.pid());
+        assert_eq!(job.ask(), sum);
+        let status = fs::read_to_string(format!("/proc/{restored}/status")).unwrap_or_default();
+        let inside = status.lines().find(|line| line.starts_with("NSpid:"));
+        let inside = inside.and_then(|line| line.split_whitespace().last());
+        assert_eq!(inside, Some(job.pid().to_string().as_str()));
+        // The namespace ends with it.
+        let keeper = said
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("child="))
+            .unwrap_or_else(|| panic!("{said}"));
+        job::kill(restored);
+        let path = format!("/proc/{keeper}");
+        eventually("the keeper has ended", || match Path::new(&path).exists() {
+            true => Err(said.clone()),
+            false => Ok(()),
+        });
+    }
+    signal(job.pid(), "CONT");
     assert_eq!(job.ask(), sum);
 }
 

@@ -18,6 +18,7 @@
 //! look            a process and its children, before anything is frozen
 //! destination     where a checkpoint goes: whole, or not at all
 //! swrk            CRIU as a child
+//! init            the first process of a PID namespace
 //! owner           a user on whose behalf files are opened and made
 //! cancel          the end of a command by its caller
 //! ```
@@ -36,12 +37,14 @@ mod cancel;
 mod destination;
 mod dump;
 mod error;
+mod init;
 mod look;
 mod owner;
 mod restore;
 
 mod swrk;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 pub use cancel::Cancel;
@@ -53,16 +56,20 @@ pub use dump::{DumpOptions, Report, dump};
 pub use error::Error;
 pub use look::{Obstacle, examine};
 pub use owner::Owner;
-pub use restore::{RestoreOptions, Restored, Source, Tcp, restore};
+pub use restore::{Placement, RestoreOptions, Restored, Source, Tcp, restore};
 
 /// Runs a helper process of a restore, if this process was started as one: the page
-/// source. A program that calls [`restore`] calls this first, before it starts a thread
+/// source, or the first process of a PID namespace. A program that calls [`restore`] calls this first, before it starts a thread
 /// or reads its arguments.
 #[must_use]
 pub fn run_as_helper() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next()?;
-    let is_alone = arguments.next().is_none();
-    (is_alone && first == cedana_contract::flags::PAGE_SOURCE)
-        .then(cedana_checkpoint::session::serve)
+    match (arguments.next(), arguments.next()) {
+        (None, _) if first == cedana_contract::flags::PAGE_SOURCE => {
+            Some(cedana_checkpoint::session::serve())
+        }
+        (Some(program), None) if first == init::FLAG => Some(init::run(Path::new(&program))),
+        _ => None,
+    }
 }

@@ -70,6 +70,17 @@ pub enum Tcp {
     Close,
 }
 
+/// Where processes come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Under their own IDs, or in a namespace if one is taken.
+    Auto,
+    /// Under their own IDs.
+    Own,
+    /// In a PID namespace, where their IDs are their own.
+    Namespace,
+}
+
 /// Options of a restore.
 #[derive(Debug)]
 pub struct RestoreOptions {
@@ -77,6 +88,8 @@ pub struct RestoreOptions {
     pub name: String,
     /// TCP connections.
     pub tcp: Tcp,
+    /// Where the processes come back.
+    pub placement: Placement,
     /// Leave the processes stopped (SIGCONT lets them run).
     pub leave_stopped: bool,
     /// Whether memory may come while the processes run.
@@ -107,6 +120,7 @@ impl Default for RestoreOptions {
         Self {
             name: String::new(),
             tcp: Tcp::Keep,
+            placement: Placement::Auto,
             leave_stopped: false,
             lazy: true,
             threads: thread::available_parallelism().map_or(1, usize::from),
@@ -124,8 +138,13 @@ impl Default for RestoreOptions {
 /// A restored process.
 #[derive(Debug, Clone)]
 pub struct Restored {
-    /// Its PID: a child of this process, which must be waited for.
+    /// The PID of its root.
     pub pid: Pid,
+    /// The child of this process that must be waited for: the root, or the keeper of its
+    /// namespace, which ends with the same status (128 and the number of a signal).
+    pub child: Pid,
+    /// The PID of the root in its namespace, if it has one of its own.
+    pub inside: Option<Pid>,
     /// Whether its memory comes while it runs.
     pub lazy: bool,
     /// Why its memory came before, although the caller allowed otherwise.
@@ -182,7 +201,14 @@ pub fn restore(
     let process = manifest.process.clone().unwrap_or_default();
     placement::check_user(&options.owner).map_err(&refused)?;
     let ids = images::ids(view.images()).map_err(|error| refused(error.to_string()))?;
-    placement::check_free(&ids).map_err(&refused)?;
+    let namespace = match options.placement {
+        Placement::Own => {
+            placement::check_free(&ids).map_err(&refused)?;
+            false
+        }
+        Placement::Auto => placement::check_free(&ids).is_err(),
+        Placement::Namespace => true,
+    };
     let inherit = inherit(&process, options).map_err(&refused)?;
     let attempt = Attempt {
         criu: &criu,
@@ -190,14 +216,15 @@ pub fn restore(
         manifest: &manifest,
         process: &process,
         ids: &ids,
+        namespace,
         inherit: &inherit,
         options,
         cancel,
         begun,
     };
     let first = attempt.run(&view)?;
-    let pid = match first {
-        Outcome::Runs(pid) => pid,
+    let runs = match first {
+        Outcome::Runs(runs) => runs,
         Outcome::Failed {
             error,
             final_: true,
@@ -211,13 +238,15 @@ pub fn restore(
                 source: source_error,
             })?;
             match attempt.run(&view)? {
-                Outcome::Runs(pid) => pid,
+                Outcome::Runs(runs) => runs,
                 Outcome::Failed { error, .. } => return Err(error),
             }
         }
     };
     Ok(Restored {
-        pid,
+        pid: runs.pid,
+        child: runs.child,
+        inside: runs.inside,
         lazy: view.is_lazy(),
         eager_because,
         process,

@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use crate::init;
 use cedana_checkpoint::criu::rpc::{Answer, MAX_MESSAGE, Request};
 use cedana_checkpoint::host::sys::pidfd_open;
 use cedana_contract::pid::Pid;
@@ -24,38 +25,72 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
+/// CRIU's command, with `socket` as its standard input.
+pub(crate) fn criu(program: &Path, socket: OwnedFd) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["swrk", "0"])
+        .current_dir("/")
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    let prepare = || {
+        SigSet::empty().thread_set_mask()?;
+        for ignored in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+            // SAFETY: no handler is set, and the standard library's own setting of
+            // SIGPIPE precedes this.
+            unsafe { signal(ignored, SigHandler::SigIgn) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only async-signal-safe system
+    // calls (sigprocmask, sigaction) and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+    command
+}
+
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
+}
+
 /// A running CRIU.
 pub(crate) struct Swrk {
     child: Child,
     pidfd: OwnedFd,
     socket: OwnedFd,
+    /// The child is the keeper of a namespace, and stays.
+    relayed: bool,
 }
 
 impl Swrk {
     /// Starts CRIU, which inherits the descriptors `kept` under their numbers.
-    pub(crate) fn start(program: &Path, kept: &[OwnedFd]) -> io::Result<Self> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        let mut command = Command::new(program);
-        command
-            .args(["swrk", "0"])
-            .current_dir("/")
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0);
+    pub(crate) fn start(program: &Path, kept: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let (ours, theirs) = pair()?;
+        let command = criu(program, theirs);
+        Self::of(command, ours, kept, false)
+    }
+
+    /// Starts CRIU in a PID namespace of its own ([`init`]).
+    pub(crate) fn start_in_namespace(program: &Path, kept: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let (ours, theirs) = pair()?;
+        let command = init::command(program, theirs);
+        Self::of(command, ours, kept, true)
+    }
+
+    fn of(
+        mut command: Command,
+        ours: OwnedFd,
+        kept: &[BorrowedFd<'_>],
+        relayed: bool,
+    ) -> io::Result<Self> {
         let kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-        let prepare = move || {
-            SigSet::empty().thread_set_mask()?;
-            for ignored in [Signal::SIGPIPE, Signal::SIGXFSZ] {
-                // SAFETY: no handler is set, and the standard library's own setting of
-                // SIGPIPE precedes this.
-                unsafe { signal(ignored, SigHandler::SigIgn) }?;
-            }
+        let keep = move || {
             for fd in &kept {
                 // SAFETY: the parent holds it open until the child has been started.
                 let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
@@ -64,14 +99,15 @@ impl Swrk {
             Ok(())
         };
         // SAFETY: between fork and exec the closure makes only async-signal-safe system
-        // calls (sigprocmask, sigaction, fcntl) and allocates nothing.
-        unsafe { command.pre_exec(prepare) };
+        // calls (fcntl) and allocates nothing.
+        unsafe { command.pre_exec(keep) };
         let child = command.spawn()?;
         let pidfd = pidfd_open(Pid::of(&child))?;
         Ok(Self {
             child,
             pidfd,
             socket: ours,
+            relayed,
         })
     }
 
@@ -124,9 +160,16 @@ impl Swrk {
         cedana_checkpoint::host::process_tree::kill(Pid::of(&self.child));
     }
 
-    /// Waits for CRIU's end.
-    pub(crate) fn wait(mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
+    /// Waits for CRIU's end, and returns whether it succeeded. `restored` says that it
+    /// restored processes: then the keeper of a namespace stays, and is returned.
+    pub(crate) fn wait(
+        mut self,
+        restored: bool,
+    ) -> io::Result<(Option<ExitStatus>, Option<Child>)> {
+        match self.relayed && restored {
+            true => Ok((None, Some(self.child))),
+            false => Ok((Some(self.child.wait()?), None)),
+        }
     }
 
     /// Polls readable when CRIU has ended.

@@ -24,6 +24,11 @@ fn listed(pid: Pid) -> Vec<(Pid, Option<Pid>)> {
         .collect()
 }
 
+/// The PIDs of all processes that descend from one.
+pub fn pids(pid: Pid) -> Vec<Pid> {
+    listed(pid).into_iter().map(|(pid, _)| pid).collect()
+}
+
 /// All processes that descend from one.
 pub fn descendants(pid: Pid) -> Vec<OwnedFd> {
     listed(pid)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--name N]
-//! cedana-process restore PATH [--eager] [--namespace] [--tcp-close] [--leave-stopped]
+//! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close] [--leave-stopped]
 //! ```
 //!
 //! The last word of what it prints is the checkpoint's path, or the PID.
@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cedana_process::{
-    Cancel, Compression, DumpOptions, Owner, RestoreOptions, Source, Target, Tcp, dump, restore,
-    run_as_helper,
+    Cancel, Compression, DumpOptions, Owner, Placement, RestoreOptions, Source, Target, Tcp, dump,
+    restore, run_as_helper,
 };
 
 fn main() -> ExitCode {
@@ -102,6 +102,11 @@ fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
             true => Tcp::Close,
             false => Tcp::Keep,
         },
+        placement: match (has("--own"), has("--namespace")) {
+            (true, _) => Placement::Own,
+            (_, true) => Placement::Namespace,
+            _ => Placement::Auto,
+        },
         ..RestoreOptions::default()
     };
     let cancel = cancel()?;
@@ -109,5 +114,8 @@ fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
     let restored = source.and_then(|source| restore(&source, &options, &cancel));
     let restored = restored.map_err(|error| error.to_string())?;
     let why = restored.eager_because.unwrap_or_default();
-    Ok(format!("lazy {} {why} {}", restored.lazy, restored.pid))
+    Ok(format!(
+        "lazy {} {why} child={} {}",
+        restored.lazy, restored.child, restored.pid
+    ))
 }

@@ -82,7 +82,8 @@ impl Attempt<'_> {
         let sent = sent.map_err(Error::system("send CRIU its request"));
         let mut images_state = Images::Storing(Box::new(storing));
         let result = sent.and_then(|()| self.serve(&swrk, &mut images_state, &log, observer));
-        let status = swrk.wait().map_err(Error::system("wait for CRIU"))?;
+        let (status, _) = swrk.wait(false).map_err(Error::system("wait for CRIU"))?;
+        let status = status.unwrap_or_default();
         let dumped = start.elapsed();
         let succeeded = result?.unwrap_or(false);
         let cost = dump_cost(&images_path(&images)).ok().flatten();

@@ -1,7 +1,7 @@
 //! One attempt at a restore: the page source, and CRIU.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
 
-use super::{RestoreOptions, Tcp, processes};
+use super::{RestoreOptions, Tcp, placement, processes};
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::swrk::Swrk;
@@ -47,16 +47,25 @@ pub(super) struct Attempt<'a> {
     pub(super) manifest: &'a Manifest,
     pub(super) process: &'a Process,
     pub(super) ids: &'a Ids,
+    /// Whether the processes get a PID namespace.
+    pub(super) namespace: bool,
     pub(super) inherit: &'a [(String, &'a OwnedFd)],
     pub(super) options: &'a RestoreOptions,
     pub(super) cancel: &'a Cancel,
     pub(super) begun: Instant,
 }
 
+/// Restored processes.
+pub(super) struct Runs {
+    pub(super) pid: Pid,
+    pub(super) child: Pid,
+    pub(super) inside: Option<Pid>,
+}
+
 /// The end of an attempt.
 pub(super) enum Outcome {
     /// The process runs.
-    Runs(Pid),
+    Runs(Runs),
     /// Nothing runs.
     Failed {
         error: Error,
@@ -78,20 +87,53 @@ impl Attempt<'_> {
         let copies: Result<Vec<OwnedFd>, Error> =
             self.inherit.iter().map(|(_, fd)| above(fd)).collect();
         let copies = copies?;
-        let swrk = Swrk::start(self.criu, &copies).map_err(Error::system("run CRIU"))?;
+        let mut kept: Vec<BorrowedFd<'_>> = copies.iter().map(AsFd::as_fd).collect();
+        let swrk = match self.namespace {
+            true => {
+                // CRIU finds them in its peer, the namespace's init.
+                kept.extend([images.as_fd(), work.as_fd()]);
+                Swrk::start_in_namespace(self.criu, &kept)
+            }
+            false => Swrk::start(self.criu, &kept),
+        };
+        let swrk = swrk.map_err(Error::system("run CRIU"))?;
         let request = Request::Restore(self.request(&images, &work, &copies, session.is_some()));
         let sent = swrk.send(&request);
         let sent = sent.map_err(Error::system("send CRIU its request"));
         let pid = sent.and_then(|()| self.serve(&swrk, session.as_mut()));
-        let status = swrk.wait().map_err(Error::system("wait for CRIU"))?;
-        let pid = match pid? {
-            Some(pid) if status.success() => pid,
+        if !matches!(pid, Ok(Some(_))) && self.namespace {
+            // What CRIU left ends with the namespace.
+            swrk.kill();
+        }
+        let restored = matches!(pid, Ok(Some(_)));
+        let ended = swrk
+            .wait(restored)
+            .map_err(Error::system("wait for CRIU"))?;
+        let runs = match (pid?, ended) {
+            (Some(pid), (Some(status), _)) if status.success() => Runs {
+                pid,
+                child: pid,
+                inside: None,
+            },
+            (Some(pid), (None, Some(keeper))) => match placement::outside(pid, Pid::of(&keeper)) {
+                Some(outside) => Runs {
+                    pid: outside,
+                    child: Pid::of(&keeper),
+                    inside: Some(pid),
+                },
+                None => return Ok(self.failed(view, session, &work)),
+            },
             _ => return Ok(self.failed(view, session, &work)),
         };
         if let Some(session) = session {
-            let tree = processes(self.ids);
-            if let Some(why) = confirm(session, pid, &tree) {
-                self.end_processes();
+            let served = match runs.inside {
+                // The kernel kills a namespace with its init, which dies with its keeper.
+                Some(_) => Container::tree(runs.child, &[runs.child]),
+                None => Container::tree(runs.pid, &processes(self.ids)),
+            };
+            if let Some(why) = confirm(session, &served) {
+                process_tree::kill(runs.child);
+                while waitpid(nix::unistd::Pid::from(runs.child), None) == Err(Errno::EINTR) {}
                 let error = self.error(why, &work);
                 return Ok(Outcome::Failed {
                     error,
@@ -99,7 +141,7 @@ impl Attempt<'_> {
                 });
             }
         }
-        Ok(Outcome::Runs(pid))
+        Ok(Outcome::Runs(runs))
     }
 
     fn page_source(&self, view: &ImagesView, work: &Path) -> std::io::Result<Session> {
@@ -271,6 +313,9 @@ impl Attempt<'_> {
     /// Ends the processes that a CRIU without success left. Their IDs were free before, so
     /// a child of this process that has the root's is CRIU's.
     fn end_processes(&self) {
+        if self.namespace {
+            return;
+        }
         let root = processes(self.ids).into_iter().next();
         let is_ours =
             |pid: Pid| procfs::Stat::read(pid).is_some_and(|stat| stat.parent == Some(Pid::own()));
@@ -283,8 +328,8 @@ impl Attempt<'_> {
 
 /// Waits until the page source knows the processes. Returns the reason if they must not
 /// go on.
-fn confirm(mut session: Session, pid: Pid, tree: &[Pid]) -> Option<String> {
-    let why = session.confirm(|| Some(Container::tree(pid, tree)));
+fn confirm(mut session: Session, served: &Container) -> Option<String> {
+    let why = session.confirm(|| Some(served.clone()));
     if why.is_none() {
         session.detach();
     }

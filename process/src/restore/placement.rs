@@ -1,9 +1,12 @@
 //! Whether the processes can come back here: their IDs, and their user.
 
-use cedana_checkpoint::host::procfs;
+use std::fs;
+
+use cedana_checkpoint::host::{process_tree, procfs};
 use cedana_checkpoint::images::Ids;
 
 use crate::owner::Owner;
+use cedana_contract::pid::Pid;
 
 /// Refuses IDs that are taken. CRIU restores a process under the PID that it had.
 pub(super) fn check_free(ids: &Ids) -> Result<(), String> {
@@ -12,10 +15,21 @@ pub(super) fn check_free(ids: &Ids) -> Result<(), String> {
     match taken.min() {
         None => Ok(()),
         Some(id) => Err(format!(
-            "its process ID {id} is taken by another process{}; end that process, or restore on another machine",
+            "its process ID {id} is taken by another process{}; end that process, or restore it in a namespace of its own",
             name_of(*id)
         )),
     }
+}
+
+/// The PID, here, of a process in the namespace of this keeper.
+pub(super) fn outside(inside: Pid, keeper: Pid) -> Option<Pid> {
+    let status = |pid: Pid| fs::read_to_string(procfs::of(pid).join("status"));
+    process_tree::pids(keeper).into_iter().find(|pid| {
+        let status = status(*pid).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let last = line.and_then(|line| line.split_ascii_whitespace().last()?.parse().ok());
+        last == Some(inside)
+    })
 }
 
 fn name_of(id: u32) -> String {
