@@ -18,6 +18,7 @@
 
 mod attempt;
 mod placement;
+mod user_files;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -105,8 +106,9 @@ pub struct RestoreOptions {
     pub stdio: Vec<(i32, OwnedFd)>,
     /// The slave of a terminal in place of the one that the dump left out.
     pub terminal: Option<OwnedFd>,
-    /// The user that the processes may belong to. Only root may restore what its node has
-    /// not signed.
+    /// The user that the processes may belong to. A user other than root may restore only
+    /// what this node has signed (`/etc/cedana/key`), and files that the user could have
+    /// replaced are opened with the user's rights.
     pub owner: Owner,
     /// The directory that gets the reason if the processes must be killed later, because
     /// their memory can't be read.
@@ -199,7 +201,6 @@ pub fn restore(
     })?;
     let manifest = found.ok_or_else(|| refused("it has no manifest".to_owned()))?;
     let process = manifest.process.clone().unwrap_or_default();
-    placement::check_user(&options.owner).map_err(&refused)?;
     let ids = images::ids(view.images()).map_err(|error| refused(error.to_string()))?;
     let namespace = match options.placement {
         Placement::Own => {
@@ -209,7 +210,13 @@ pub fn restore(
         Placement::Auto => placement::check_free(&ids).is_err(),
         Placement::Namespace => true,
     };
-    let inherit = inherit(&process, options).map_err(&refused)?;
+    let opened = match (options.owner.is_root(), view.path()) {
+        (true, _) => Vec::new(),
+        (false, Some(dir)) => user_files::open(&dir, &options.owner).map_err(&refused)?,
+        (false, None) => return Err(refused("it has no view of its own".to_owned())),
+    };
+    let mut inherit = inherit(&process, options).map_err(&refused)?;
+    inherit.extend(opened.iter().map(|(key, file)| (key.clone(), file)));
     let attempt = Attempt {
         criu: &criu,
         source: &source.path,

@@ -1,8 +1,9 @@
 //! Dumps and restores plain processes, for the stories of tests/process.rs.
 //!
 //! ```text
-//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--name N]
-//! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close] [--leave-stopped]
+//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--held]
+//! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close]
+//!         [--leave-stopped] [--terminal=TTY] [--stdio=PIPE]
 //! ```
 //!
 //! The last word of what it prints is the checkpoint's path, or the PID.
@@ -70,6 +71,11 @@ fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
         },
     };
     let options = DumpOptions {
+        held: if has("--held") {
+            vec![0, 1, 2]
+        } else {
+            Vec::new()
+        },
         leave_running: has("--leave-running"),
         compression: match has("--none") {
             true => Compression::None,
@@ -95,7 +101,20 @@ fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
 
 fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
     let has = |flag: &str| flags.contains(&flag);
+    let value = |flag: &str| flags.iter().find_map(|word| word.strip_prefix(flag));
+    let open = |path: &str| std::fs::File::options().read(true).write(true).open(path);
+    let open = |path: &str| open(path).map(std::os::fd::OwnedFd::from);
+    let terminal = value("--terminal=").map(open).transpose();
+    let stdio = value("--stdio=").map(|path| -> std::io::Result<_> {
+        let numbers = [1, 2].into_iter();
+        numbers.map(|number| Ok((number, open(path)?))).collect()
+    });
     let options = RestoreOptions {
+        terminal: terminal.map_err(|error| error.to_string())?,
+        stdio: stdio
+            .transpose()
+            .map_err(|error| error.to_string())?
+            .unwrap_or_default(),
         lazy: !has("--eager"),
         leave_stopped: has("--leave-stopped"),
         tcp: match has("--tcp-close") {
