@@ -1,9 +1,9 @@
 //! Dumps and restores plain processes, for the stories of tests/process.rs.
 //!
 //! ```text
-//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--held]
+//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--held] [--user=UID]
 //! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close]
-//!         [--leave-stopped] [--terminal=TTY] [--stdio=PIPE]
+//!         [--leave-stopped] [--user=UID] [--terminal=TTY] [--stdio=PIPE]
 //! ```
 //!
 //! The last word of what it prints is the checkpoint's path, or the PID.
@@ -60,6 +60,20 @@ fn cancel() -> Result<Cancel, String> {
     Ok(cancel)
 }
 
+/// The user of `--user=UID`, with a group of the same number, or root.
+fn owner(flags: &[&str]) -> Result<Owner, String> {
+    let user = flags.iter().find_map(|word| word.strip_prefix("--user="));
+    let Some(user) = user else {
+        return Ok(Owner::ROOT);
+    };
+    let uid = user.parse().map_err(|_| format!("{user} is no user"))?;
+    Ok(Owner {
+        uid,
+        gid: uid,
+        groups: vec![uid],
+    })
+}
+
 fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
     let pid = pid.parse().map_err(|_| "not a PID".to_owned())?;
     let has = |flag: &str| flags.contains(&flag);
@@ -67,7 +81,7 @@ fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
         true => Target::Directory(PathBuf::from(dir)),
         false => Target::Archive {
             dir: PathBuf::from(dir),
-            owner: Owner::ROOT,
+            owner: owner(flags)?,
         },
     };
     let options = DumpOptions {
@@ -110,6 +124,7 @@ fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
         numbers.map(|number| Ok((number, open(path)?))).collect()
     });
     let options = RestoreOptions {
+        owner: owner(flags)?,
         terminal: terminal.map_err(|error| error.to_string())?,
         stdio: stdio
             .transpose()
@@ -129,7 +144,7 @@ fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
         ..RestoreOptions::default()
     };
     let cancel = cancel()?;
-    let source = Source::open(path.as_ref(), &Owner::ROOT);
+    let source = Source::open(path.as_ref(), &options.owner);
     let restored = source.and_then(|source| restore(&source, &options, &cancel));
     let restored = restored.map_err(|error| error.to_string())?;
     let why = restored.eager_because.unwrap_or_default();
