@@ -210,10 +210,9 @@ pub fn restore(
         Placement::Auto => placement::check_free(&ids).is_err(),
         Placement::Namespace => true,
     };
-    let opened = match (options.owner.is_root(), view.path()) {
-        (true, _) => Vec::new(),
-        (false, Some(dir)) => user_files::open(&dir, &options.owner).map_err(&refused)?,
-        (false, None) => return Err(refused("it has no view of its own".to_owned())),
+    let opened = match options.owner.is_root() {
+        true => Vec::new(),
+        false => user_files::open(view.images(), &options.owner).map_err(&refused)?,
     };
     let mut inherit = inherit(&process, options).map_err(&refused)?;
     inherit.extend(opened.iter().map(|(key, file)| (key.clone(), file)));

@@ -11,15 +11,15 @@
 //!   pipes and sockets with a name would be made anew in directories that are the user's.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::capabilities::CapabilitySet;
 use super::granted::User;
 use super::messages::{File, Fs, Remap};
 use super::process::{Process, Processes};
 use super::refusal::{Refusal, Refusals};
-use crate::images::Error;
 use crate::images::dir::Dir;
+use crate::images::{Error, Images};
 
 /// Kinds of descriptors (`fd_types` of CRIU's fdinfo.proto) that need no path: pipes,
 /// sockets without a name, events, timers, terminals that are given anew, memfds.
@@ -51,15 +51,14 @@ pub struct UserFiles {
     pub files: BTreeSet<OpenFile>,
 }
 
-/// Compares the checkpoint in `dir` with what `user` may have.
+/// Compares a checkpoint with what `user` may have.
 ///
 /// # Errors
 /// An image is damaged, or has a record that this version does not understand.
-pub fn check_user(dir: &Path, user: &User) -> Result<UserFiles, Error> {
-    let dir = Dir(dir);
+pub fn check_user<I: Images + ?Sized>(images: &I, user: &User) -> Result<UserFiles, Error> {
+    let dir = Dir(images);
     let mut refusals = Refusals::default();
     let processes = Processes::read(&dir)?;
-    super::files::check_names(&dir, &mut refusals)?;
     super::files::check_numbers(&processes, &mut refusals);
     for process in &processes.living {
         credentials(process, user, &mut refusals);

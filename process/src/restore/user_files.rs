@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use cedana_checkpoint::format::contents::Contents;
 use cedana_checkpoint::precheck::{OpenFile, User, check_user};
 use nix::libc;
 
@@ -38,17 +39,17 @@ const KEPT: i32 = libc::O_ACCMODE
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Checks a user's checkpoint in `dir`, and opens its files.
+/// Checks a user's checkpoint, and opens its files.
 ///
 /// # Errors
 /// The reason against it.
-pub(super) fn open(dir: &Path, owner: &Owner) -> Result<Vec<(String, OwnedFd)>, String> {
+pub(super) fn open(images: &Contents, owner: &Owner) -> Result<Vec<(String, OwnedFd)>, String> {
     let user = User {
         uid: owner.uid,
         gid: owner.gid,
         groups: owner.groups.clone(),
     };
-    let found = check_user(dir, &user).map_err(|error| error.to_string())?;
+    let found = check_user(images, &user).map_err(|error| error.to_string())?;
     if !found.refusals.is_empty() {
         let texts: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
         return Err(texts.join("; "));
