@@ -22,7 +22,7 @@
 //! piece in order writes it, and the ready pieces after it. No worker waits for
 //! another, unless the ready pieces use up the memory setting.
 //! **The disk's thread** ([`disk`]) writes stored blocks to disk early. They share the
-//! state of the capture ([`shared`]) and of each page image ([`page_file`]).
+//! state of the capture ([`shared`], [`order`]) and of each page image ([`page_file`]).
 //!
 //! While CRIU runs the workers have the lowest priority, because the frozen
 //! application waits for CRIU and for CRIU's code in its processes. When CRIU has
@@ -47,6 +47,7 @@ mod disk;
 mod error;
 mod memory;
 mod options;
+mod order;
 mod page_file;
 mod shared;
 mod threads;

@@ -16,7 +16,7 @@ use super::archive::{ArchiveWriter, Tar, Turns};
 use super::disk::Queue;
 use super::error::{Error, at};
 use super::options::Share;
-use super::page_file::{PageFile, Ready, Sink, Stored};
+use super::page_file::{PageFile, Ready, Stored};
 
 /// The stored page images of a directory.
 #[derive(Debug)]
@@ -44,13 +44,13 @@ pub(super) struct Shared {
     changed: Condvar,
     observer: Arc<Observer>,
     /// The archive, if the frames go into one.
-    archive: Option<Mutex<Turns>>,
+    pub(super) archive: Option<Mutex<Turns>>,
     /// Jobs for the disk's thread; `None` if files are not flushed.
-    queue: Option<Queue>,
+    pub(super) queue: Option<Queue>,
     raw: AtomicU64,
-    done: AtomicU64,
-    stored: AtomicU64,
-    punches: AtomicBool,
+    pub(super) done: AtomicU64,
+    pub(super) stored: AtomicU64,
+    pub(super) punches: AtomicBool,
 }
 
 struct State {
@@ -155,16 +155,6 @@ impl Shared {
 
     pub(super) fn queue(&self) -> Option<Queue> {
         self.queue.clone()
-    }
-
-    fn turns(&self) -> Option<MutexGuard<'_, Turns>> {
-        let turns = self.archive.as_ref()?;
-        Some(turns.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The archive with all page files, once all workers have ended.
-    pub(super) fn take_archive(&self) -> Option<Tar> {
-        self.turns()?.tar.take()
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -365,82 +355,7 @@ impl Shared {
         });
     }
 
-    /// Writes a piece if it is next in order, and the ready ones after it. Otherwise,
-    /// or if another worker is writing, a later call writes it, so that no worker waits
-    /// for another.
-    pub(super) fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
-        file.out().ready.insert(offset, ready);
-        let mut next = self.write_ready(file)?;
-        // The archive's next file may have pieces that waited for this one's end.
-        while let Some(file) = next {
-            next = self.write_ready(&file)?;
-        }
-        Ok(())
-    }
-
-    /// The sink of a file whose turn it is in the archive.
-    fn claim(&self, file: &PageFile) -> Result<Option<Sink>, Error> {
-        let Some(mut turns) = self.turns() else {
-            return Ok(None);
-        };
-        if turns.turn != file.number {
-            return Ok(None);
-        }
-        let tar = turns.tar.take();
-        drop(turns);
-        tar.map(|tar| file.begin(tar, self.compression)).transpose()
-    }
-
-    /// Hands the archive to the next file, and returns that file if it is open.
-    fn pass_on(&self, file: &PageFile, tar: Option<Tar>) -> Option<Arc<PageFile>> {
-        let mut turns = self.turns()?;
-        turns.opened.remove(&file.number);
-        turns.tar = tar;
-        turns.turn = file.number + 1;
-        turns.opened.get(&turns.turn).map(Arc::clone)
-    }
-
-    /// Writes the pieces of a file that are ready and next in order. Returns the file
-    /// whose turn is next, if this one is complete.
-    fn write_ready(&self, file: &PageFile) -> Result<Option<Arc<PageFile>>, Error> {
-        let mut out = file.out();
-        loop {
-            let turn = out.turn;
-            let mut sink = match out.sink.take() {
-                Some(sink) => sink,
-                None => match self.claim(file)? {
-                    Some(sink) => sink,
-                    None => return Ok(None),
-                },
-            };
-            let Some(piece) = out.ready.remove(&turn) else {
-                out.sink = Some(sink);
-                return Ok(None);
-            };
-            drop(out);
-            file.append(&mut sink, &piece)?;
-            if self.copies() && self.punches.load(Relaxed) && !file.punch(turn, piece.length)? {
-                self.punches.store(false, Relaxed);
-            }
-            self.done.fetch_add(piece.length, Relaxed);
-            self.stored.fetch_add(piece.stored.len() as u64, Relaxed);
-            if piece.last {
-                let mut stored = file.finish(sink, self.compression, self.queue.as_ref())?;
-                let next = self.pass_on(file, stored.tar.take());
-                self.finished(stored);
-                self.written(piece);
-                return Ok(next);
-            }
-            out = file.out();
-            out.turn += piece.length;
-            out.sink = Some(sink);
-            drop(out);
-            self.written(piece);
-            out = file.out();
-        }
-    }
-
-    fn finished(&self, stored: Stored) {
+    pub(super) fn finished(&self, stored: Stored) {
         let mut state = self.state();
         state.unfinished -= 1;
         state.finished.push(stored);
@@ -454,7 +369,7 @@ impl Shared {
     }
 
     /// Returns the memory of a written piece for reuse.
-    fn written(&self, piece: Ready) {
+    pub(super) fn written(&self, piece: Ready) {
         let mut state = self.state();
         state.in_memory -= 1;
         state.spare.push(piece.stored);
