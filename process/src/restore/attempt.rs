@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,7 @@ impl Attempt<'_> {
         let ended = swrk
             .wait(restored)
             .map_err(Error::system("wait for CRIU"))?;
+        let killed = ended.0.as_ref().and_then(ExitStatusExt::signal);
         let runs = match (pid?, ended) {
             (Some(pid), (Some(status), _)) if status.success() => Runs {
                 pid,
@@ -121,9 +123,9 @@ impl Attempt<'_> {
                     child: Pid::of(&keeper),
                     inside: Some(pid),
                 },
-                None => return Ok(self.failed(view, session, &work)),
+                None => return Ok(self.failed(view, session, &work, killed)),
             },
-            _ => return Ok(self.failed(view, session, &work)),
+            _ => return Ok(self.failed(view, session, &work, killed)),
         };
         if let Some(session) = session {
             let served = match runs.inside {
@@ -269,7 +271,13 @@ impl Attempt<'_> {
     }
 
     /// Nothing was restored: ends what CRIU left, and says why.
-    fn failed(&self, view: &ImagesView, session: Option<Session>, work: &Scratch) -> Outcome {
+    fn failed(
+        &self,
+        view: &ImagesView,
+        session: Option<Session>,
+        work: &Scratch,
+        killed: Option<i32>,
+    ) -> Outcome {
         self.end_processes();
         let (mut may_run, mut word) = (false, None);
         let was_lazy = session.is_some();
@@ -287,12 +295,14 @@ impl Attempt<'_> {
         let log = work.path().join(LOG);
         let found = diagnose(&log).unwrap_or_default();
         let damage = view.damage().map(|damage| damage.to_string());
+        let killed = || killed.map(|signal| format!("CRIU was killed by signal {signal}"));
         let own = || found.sentence().filter(|_| diagnosed_own_reason(&found));
         let why = damage
             .clone()
             .or_else(own)
             .or(word)
             .or_else(|| found.sentence())
+            .or_else(killed)
             .unwrap_or_else(|| "CRIU failed and its log has no error".to_owned());
         Outcome::Failed {
             error: self.error(why, work),
