@@ -424,13 +424,66 @@ fn a_dump_that_is_cancelled_or_killed_leaves_the_job_running() {
 }
 
 #[test]
-fn a_restored_job_does_not_outlive_its_page_source() {
+fn a_restore_that_is_killed_leaves_nothing() {
     let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 384"));
+    let sum = job.line(1);
+    let archive = job.dump(&[]);
+    job.ended();
+    for flags in [&["--eager"][..], &["--eager", "--namespace"]] {
+        let mut child = Command::new(job::program())
+            .arg("restore")
+            .arg(&archive)
+            .args(flags)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{error}"));
+        // CRIU has begun, and reads memory for a while.
+        let work = format!("/run/cedana/restore/.cedana-work-{}-0", child.id());
+        while !Path::new(&work).join("restore.log").exists() {
+            std::thread::yield_now();
+        }
+        job::kill(child.id().cast_signed());
+        let _ = child.wait();
+        eventually("nothing of it runs", || {
+            let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
+            let left = |line: &&str| line.contains("criu: restore") || line.contains("criu swrk");
+            let path = format!("/proc/{}", job.pid());
+            match found.lines().find(left) {
+                Some(line) => Err(line.to_owned()),
+                None if Path::new(&path).exists() => Err("the job runs".to_owned()),
+                None => Ok(()),
+            }
+        });
+        // The next restore removes what it left.
+        job.restore(&archive, &["--own"]);
+        assert!(!Path::new(&work).exists());
+        assert_eq!(job.ask(), sum);
+        job.kill();
+    }
+}
+
+#[test]
+fn a_restored_job_does_not_outlive_its_page_source() {
+    let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 640"));
     let archive = job.dump(&[]);
     job.ended();
     let said = job.try_restore(&archive, &[]).ok().stdout;
     assert!(said.contains("lazy true"), "{said}");
-    command("pkill", &["-KILL", "-x", "cedana-pages"]).ok();
+    // The one that has this archive open.
+    let pages = command("pgrep", &["-x", "cedana-pages"]).ok().stdout;
+    let serves = |pid: &&str| {
+        // Another story's may end at any moment.
+        let open = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let mut open = open
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        open.any(|path| path == archive)
+    };
+    let source = pages.lines().find(serves);
+    let source = source.unwrap_or_else(|| panic!("no page source: {pages}"));
+    job::kill(source.parse().unwrap_or_else(|error| panic!("{error}")));
     job.ended();
     let mut mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     mounts.retain(|c| c != '\0');
