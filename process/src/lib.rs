@@ -21,6 +21,7 @@
 //! init            the first process of a PID namespace
 //! owner           a user on whose behalf files are opened and made
 //! cancel          the end of a command by its caller
+//! work            CRIU's working directory
 //! ```
 //!
 //! | what is killed | what happens |
@@ -43,6 +44,7 @@ mod owner;
 mod restore;
 
 mod swrk;
+mod work;
 
 use std::path::Path;
 use std::process::ExitCode;

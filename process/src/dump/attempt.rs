@@ -1,5 +1,6 @@
 //! One attempt: CRIU, and beside it the capture of what it writes.
 
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +23,12 @@ use crate::destination::Target;
 use crate::error::Error;
 use crate::look::Tree;
 use crate::swrk::Swrk;
+use crate::work;
 
 const LOG: &str = "dump.log";
+
+/// What CRIU writes when it is done.
+const STATS: &str = "stats-dump";
 
 /// The step at which CRIU has written everything, and waits.
 const POST_DUMP: &str = "post-dump";
@@ -75,10 +80,13 @@ impl Attempt<'_> {
         let storing = Storing::begin(self, observer)?;
         let path = storing.images();
         let images = directory(&path)?;
-        let log = images_log(&images);
+        let work = work::directory().map_err(Error::system("make a directory in /run/cedana"))?;
+        let log = work.path().join(LOG);
         let start = storing.start;
         let swrk = Swrk::start(&self.criu.0, &[]).map_err(Error::system("run CRIU"))?;
-        let sent = swrk.send(&Request::Dump(self.request(images.as_raw_fd())));
+        let sent = swrk.send(&Request::Dump(
+            self.request(images.as_raw_fd(), work.as_fd().as_raw_fd()),
+        ));
         let sent = sent.map_err(Error::system("send CRIU its request"));
         let mut images_state = Images::Storing(Box::new(storing));
         let result = sent.and_then(|()| self.serve(&swrk, &mut images_state, &log, observer));
@@ -86,7 +94,7 @@ impl Attempt<'_> {
         let status = status.unwrap_or_default();
         let dumped = start.elapsed();
         let succeeded = result?.unwrap_or(false);
-        let cost = dump_cost(&images_path(&images)).ok().flatten();
+        let cost = dump_cost(&work.path()).ok().flatten();
         let published = match images_state {
             Images::Failed(error) => return Err(error),
             Images::Published(published) if succeeded => published,
@@ -94,6 +102,9 @@ impl Attempt<'_> {
                 if self.cancel.is_cancelled() {
                     return Err(Error::Cancelled);
                 }
+                // The checkpoint has CRIU's statistics, as a runtime's has.
+                let copied = fs::copy(work.path().join(STATS), storing.images().join(STATS));
+                copied.map_err(Error::system("copy CRIU's statistics"))?;
                 storing.publish(self, cost, observer)?
             }
             Images::Published(published) => {
@@ -123,12 +134,12 @@ impl Attempt<'_> {
         }))
     }
 
-    fn request(&self, images: i32) -> rpc::Dump {
+    fn request(&self, images: i32, work: i32) -> rpc::Dump {
         let options = self.options;
         rpc::Dump {
             common: rpc::Common {
                 images,
-                work: images,
+                work,
                 log: LOG.to_owned(),
                 tcp_established: options.tcp_established,
                 file_locks: options.file_locks,
@@ -237,15 +248,6 @@ impl Attempt<'_> {
             passes,
         }
     }
-}
-
-/// CRIU's log, through the directory's descriptor: it outlives the directory's name.
-fn images_log(images: &std::fs::File) -> std::path::PathBuf {
-    images_path(images).join(LOG)
-}
-
-fn images_path(images: &std::fs::File) -> std::path::PathBuf {
-    cedana_checkpoint::host::procfs::descriptor(images)
 }
 
 /// CRIU's progress after the process has ended.

@@ -1,10 +1,9 @@
 //! One attempt at a restore: the page source, and CRIU.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::log::{diagnose, diagnosed_own_reason};
@@ -14,7 +13,6 @@ use cedana_checkpoint::format::manifest::{Manifest, Process};
 use cedana_checkpoint::format::publish::Scratch;
 use cedana_checkpoint::host::{process_tree, procfs};
 use cedana_checkpoint::images::Ids;
-use cedana_checkpoint::opened::OpenedDir;
 use cedana_checkpoint::session::{Container, Session, Settings};
 use cedana_checkpoint::view::ImagesView;
 use cedana_contract::pid::Pid;
@@ -27,11 +25,9 @@ use super::{RestoreOptions, Tcp, placement, processes};
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::swrk::Swrk;
+use crate::work;
 
 const LOG: &str = "restore.log";
-
-/// Where CRIU works: its log, and the page source's socket.
-const WORK: &str = "/run/cedana/restore";
 
 /// How long CRIU may take to undo a restore. CRIU 4.2 can hang when it fails with all
 /// processes in its hands.
@@ -78,7 +74,7 @@ pub(super) enum Outcome {
 impl Attempt<'_> {
     pub(super) fn run(&self, view: &ImagesView) -> Result<Outcome, Error> {
         let in_work = Error::system("make a directory in /run/cedana");
-        let work = work().map_err(&in_work)?;
+        let work = work::directory().map_err(&in_work)?;
         let served = view.path().unwrap_or_else(|| self.source.to_owned());
         let images = File::open(served).map_err(Error::system("open the checkpoint's view"))?;
         let mut session = match view.is_lazy() {
@@ -344,15 +340,6 @@ fn confirm(mut session: Session, served: &Container) -> Option<String> {
         session.detach();
     }
     why
-}
-
-/// A working directory for CRIU.
-fn work() -> std::io::Result<Scratch> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(PathBuf::from(WORK))?;
-    Scratch::create(OpenedDir::open(Path::new(WORK))?).map_err(std::io::Error::other)
 }
 
 /// A copy of a descriptor with a high number.
