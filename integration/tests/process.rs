@@ -224,6 +224,14 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
     let own = dump(&std::process::id().to_string());
     assert!(own.contains("ancestor"), "{own}");
     signal(job.pid(), "STOP");
+    eventually("it is stopped", || {
+        let path = format!("/proc/{}/status", job.pid());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        match status.contains("State:\tT") {
+            true => Ok(()),
+            false => Err(status),
+        }
+    });
     let stopped = job.try_dump(&[]).refused();
     assert!(stopped.contains("kill -CONT"), "{stopped}");
     signal(job.pid(), "CONT");
