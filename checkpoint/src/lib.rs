@@ -6,11 +6,16 @@
 //! criu/      the program: its version, its configuration, the causes in its log
 //! images/    the files that CRIU writes
 //! format/    the files that Cedana stores in their place: manifest, pages, layout
+//! archive/   a checkpoint in one file: a tar, and its index
 //! inspect/   the contents of a checkpoint, for people and programs
 //! capture/   storing page images while CRIU writes them
 //! fuse/      a stored checkpoint as a directory that CRIU reads
 //! precheck/  what a checkpoint says, compared with a configuration
 //! lazy/      the page source: memory for a container that is already running
+//! session/   the page source as a process, its watchdog, and a restore's session with it
+//! view/      the directory from which CRIU restores
+//! host/      processes, cgroups, system calls
+//! output/    reports, units, text that a terminal may show
 //! opened/    a directory as a descriptor: no links, no pipes, no path out of it
 //! progress   progress of a checkpoint
 //! sys        system calls that neither the standard library nor nix offers
@@ -22,14 +27,19 @@
 //! CRIU's images and logs are untrusted input: they are read with a bound, and no
 //! content can make a reader panic.
 
+pub mod archive;
 pub mod capture;
 pub mod criu;
 pub mod format;
 pub mod fuse;
+pub mod host;
 pub mod images;
 pub mod inspect;
 pub mod lazy;
 pub mod opened;
+pub mod output;
 pub mod precheck;
 pub mod progress;
+pub mod session;
 mod sys;
+pub mod view;

@@ -34,6 +34,7 @@ pub mod folder;
 mod gate;
 mod host;
 pub mod images;
+pub mod job;
 pub mod lazy;
 mod leaks;
 mod netfilter;

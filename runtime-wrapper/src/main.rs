@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! commands   one module for each verb; error: why a command failed
-//! lazy       the page source of a restored container
+//! lazy       whether a restore is lazy
 //! criu       CRIU's configuration, its log, the directory that it restores from
 //! network    network namespaces, TCP connections
 //! engine     what Docker and containerd do around a checkpoint
@@ -46,6 +46,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use cedana_checkpoint::session;
 use cli::Invocation;
 use commands::{checkpoint, inspect, passthrough, restore, unpack};
 use criu::{post_dump, post_resume};
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
     let reporter = {
         let globals = cli::Globals::parse(&args);
-        Reporter::new(globals.log, globals.log_json)
+        Reporter::new("cedana-runc", globals.log, globals.log_json)
     };
     let invocation = cli::parse(&args);
     if invocation.as_ref().is_ok_and(Invocation::handles_memory) {
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
             netns::hold(|netns| images.map(|images| restore::lock_network(&images, netns)))
                 .map_err(Into::into)
         }
-        Ok(Invocation::ServePages) => return lazy::serve(),
+        Ok(Invocation::ServePages) => return session::serve(),
         Ok(Invocation::PassThrough) => passthrough::exec(&args, &reporter)
             .map(|never| match never {})
             .map_err(Into::into),

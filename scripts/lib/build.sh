@@ -21,6 +21,9 @@ build_shipped() {
   local path paths features=()
   [[ ${2:-} != test ]] || features=(--features cedana-runtime/test-hooks)
   paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "${features[@]}")
+  # The front end of the stories of plain processes.
+  [[ ${2:-} != test ]] ||
+    paths+=" $(executables bin build --release -p cedana-integration --bin cedana-process)"
   for path in $paths; do install -m 0755 "$path" "$1/"; done
   for path in "${SHIPPED[@]}"; do
     [[ -x $1/$path ]] || die "the build did not create $path"

@@ -217,7 +217,11 @@ impl Drop for Place {
 impl Stream {
     /// Creates the file. With a queue it is written to disk early.
     pub(super) fn create(path: &Path, queue: Option<Queue>) -> io::Result<Self> {
-        let file = create(path)?;
+        Ok(Self::over(Arc::new(create(path)?), path, queue))
+    }
+
+    /// Writes to an empty file. With a queue it is written to disk early.
+    pub(super) fn over(file: Arc<File>, path: &Path, queue: Option<Queue>) -> Self {
         let place = queue.as_ref().and_then(|queue| queue.place(&file));
         let way = match (&queue, place) {
             (Some(queue), Some(place)) => Way::Direct {
@@ -227,12 +231,12 @@ impl Stream {
             },
             _ => Way::Cached { unbegun: 0 },
         };
-        Ok(Self {
-            file: Arc::new(file),
+        Self {
+            file,
             path: Arc::new(path.to_owned()),
             queue,
             way,
-        })
+        }
     }
 
     /// Queues the last block.

@@ -22,7 +22,7 @@
 //! piece in order writes it, and the ready pieces after it. No worker waits for
 //! another, unless the ready pieces use up the memory setting.
 //! **The disk's thread** ([`disk`]) writes stored blocks to disk early. They share the
-//! state of the capture ([`shared`]) and of each page image ([`page_file`]).
+//! state of the capture ([`shared`], [`order`]) and of each page image ([`page_file`]).
 //!
 //! While CRIU runs the workers have the lowest priority, because the frozen
 //! application waits for CRIU and for CRIU's code in its processes. When CRIU has
@@ -34,26 +34,34 @@
 //! of stored bytes. With [`Compression::None`] the workers write and punch nothing.
 //! They only compute the frames' digests, and keep their priority.
 //!
+//! With an archive as the target the frames go straight into it ([`archive`]), and
+//! CRIU's files are read and punched in the same way, with [`Compression::None`] too.
+//!
 //! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
 //! to a staging directory, which is not a checkpoint ([`crate::format::publish`]). If
 //! CRIU fails, the caller drops the [`Capture`], which stops it, and removes the
 //! directory.
 
+mod archive;
 mod disk;
 mod error;
 mod memory;
 mod options;
+mod order;
 mod page_file;
 mod shared;
 mod threads;
 mod watch;
 mod work;
 
+pub use archive::ArchiveWriter;
 pub use error::Error;
 pub use memory::Expected;
 pub use options::Options;
 pub use shared::Captured;
-pub use threads::Capture;
+pub use threads::{Archive, Capture};
 
+#[cfg(test)]
+mod archive_tests;
 #[cfg(test)]
 mod tests;

@@ -12,12 +12,16 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::format::manifest::{Entry, Kind};
 use crate::format::pages::{Compression, Digest, FRAME, Summary, TableBuilder, Writer};
 
+use super::archive::Tar;
 use super::disk::{Queue, Stream, create};
 use super::error::{Error, at};
+use super::shared::Shared;
 
 /// A page image that is being stored.
 pub(super) struct PageFile {
     name: String,
+    /// Its place in the order of all page files.
+    pub(super) number: usize,
     pub(super) path: PathBuf,
     pub(super) raw: File,
     out: Mutex<Out>,
@@ -29,7 +33,7 @@ pub(super) struct Out {
     pub(super) turn: u64,
     /// Pieces that are ready before their turn, by offset.
     pub(super) ready: BTreeMap<u64, Ready>,
-    /// `None` while a worker is writing, and at the end.
+    /// `None` while a worker is writing, at the end, and until an archive's turn.
     pub(super) sink: Option<Sink>,
 }
 
@@ -40,6 +44,13 @@ pub(super) enum Sink {
         path: PathBuf,
     },
     Digests(TableBuilder),
+    /// An archive's entry of compressed frames.
+    Entry(Writer<Tar>),
+    /// An archive's entry of frames as they are.
+    Raw {
+        tar: Tar,
+        table: TableBuilder,
+    },
 }
 
 /// A completely stored page image.
@@ -47,6 +58,8 @@ pub(super) struct Stored {
     pub(super) raw_path: PathBuf,
     pub(super) entries: Vec<Entry>,
     pub(super) summary: Summary,
+    /// The archive, for the next page file.
+    pub(super) tar: Option<Tar>,
 }
 
 /// A compressed piece that has to be written.
@@ -60,39 +73,56 @@ pub(super) struct Ready {
 }
 
 impl PageFile {
-    /// Opens a page image, and creates the file that it is stored in.
+    /// Opens a page image, and creates the file that it is stored in, unless it is an
+    /// archive.
     pub(super) fn open(
         dir: &Path,
         name: &str,
-        compression: Compression,
-        queue: Option<Queue>,
+        number: usize,
+        shared: &Shared,
     ) -> Result<Self, Error> {
+        let (compression, queue) = (shared.compression, shared.queue());
         let path = dir.join(name);
         let raw = OpenOptions::new()
             .read(true)
-            .write(compression != Compression::None)
+            .write(shared.copies())
             .open(&path)
             .map_err(at("open", &path))?;
         let sink = match compression {
-            Compression::None => Sink::Digests(TableBuilder::new(FRAME)),
+            _ if shared.is_archive() => None,
+            Compression::None => Some(Sink::Digests(TableBuilder::new(FRAME))),
             Compression::Zstd { .. } => {
                 let path = dir.join(stored_name(name, compression).0);
                 let stream = Stream::create(&path, queue).map_err(at("make", &path))?;
-                Sink::Frames {
+                Some(Sink::Frames {
                     writer: Writer::new(stream, FRAME),
                     path,
-                }
+                })
             }
         };
         Ok(Self {
             name: name.to_owned(),
+            number,
             path,
             raw,
             out: Mutex::new(Out {
                 turn: 0,
                 ready: BTreeMap::new(),
-                sink: Some(sink),
+                sink,
             }),
+        })
+    }
+
+    /// Begins its entry in an archive.
+    pub(super) fn begin(&self, mut tar: Tar, compression: Compression) -> Result<Sink, Error> {
+        let (name, _) = stored_name(&self.name, compression);
+        tar.begin(&name).map_err(at("write", &self.path))?;
+        Ok(match compression {
+            Compression::None => Sink::Raw {
+                tar,
+                table: TableBuilder::new(FRAME),
+            },
+            Compression::Zstd { .. } => Sink::Entry(Writer::new(tar, FRAME)),
         })
     }
 
@@ -115,6 +145,21 @@ impl PageFile {
                 Sink::Digests(table) => table
                     .frame(*raw, *raw, *digest)
                     .map_err(at("digest", &self.path))?,
+                Sink::Entry(writer) => {
+                    let (frame, rest) = stored.split_at(*length);
+                    writer
+                        .frame(*raw, frame, *digest)
+                        .map_err(at("write", &self.path))?;
+                    stored = rest;
+                }
+                Sink::Raw { tar, table } => {
+                    let (frame, rest) = stored.split_at(*length);
+                    table
+                        .frame(*raw, *raw, *digest)
+                        .and_then(|()| tar.write_all(frame))
+                        .map_err(at("write", &self.path))?;
+                    stored = rest;
+                }
             }
         }
         Ok(())
@@ -143,7 +188,36 @@ impl PageFile {
         queue: Option<&Queue>,
     ) -> Result<Stored, Error> {
         let (name, kind) = stored_name(&self.name, compression);
+        let mut tar = None;
+        let failed = at("write", &self.path);
         let (summary, entries) = match sink {
+            Sink::Entry(writer) => {
+                let (mut archive, summary) = writer.finish().map_err(&failed)?;
+                archive.end().map_err(&failed)?;
+                tar = Some(archive);
+                let entry = Entry::pages(&name, kind, &summary);
+                (summary, vec![entry])
+            }
+            Sink::Raw {
+                tar: mut archive,
+                table,
+            } => {
+                let (trailer, summary) = table.finish();
+                let table_name = table_name(&name);
+                let written = archive
+                    .end()
+                    .and_then(|_| archive.begin(&table_name))
+                    .and_then(|()| archive.write_all(&trailer))
+                    .and_then(|()| archive.end());
+                let size = written.map_err(&failed)?;
+                tar = Some(archive);
+                let digest = summary.table_digest;
+                let entries = vec![
+                    Entry::pages(&name, kind, &summary),
+                    Entry::whole(&table_name, Kind::Table, size, digest),
+                ];
+                (summary, entries)
+            }
             Sink::Frames { writer, path } => {
                 let (stream, summary) = writer.finish().map_err(at("write", &path))?;
                 stream.end().map_err(at("write", &path))?;
@@ -152,7 +226,7 @@ impl PageFile {
             }
             Sink::Digests(table) => {
                 let (trailer, summary) = table.finish();
-                let table_name = format!("{name}.table");
+                let table_name = table_name(&name);
                 let path = self.path.with_file_name(&table_name);
                 let table = create(&path).map_err(at("make", &path))?;
                 (&table).write_all(&trailer).map_err(at("write", &path))?;
@@ -172,8 +246,14 @@ impl PageFile {
             raw_path: self.path.clone(),
             entries,
             summary,
+            tar,
         })
     }
+}
+
+/// The name of an uncompressed page file's trailer.
+fn table_name(name: &str) -> String {
+    format!("{name}.table")
 }
 
 /// Name and kind of the file that a page image is stored as.

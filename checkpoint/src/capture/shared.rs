@@ -1,6 +1,6 @@
 //! The state of a capture: its page images, their pieces and the workers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use crate::format::pages::Compression;
 use crate::progress::{Observer, Phase, Progress};
 use crate::sys;
 
+use super::archive::{ArchiveWriter, Tar, Turns};
 use super::disk::Queue;
 use super::error::{Error, at};
 use super::options::Share;
@@ -29,6 +30,8 @@ pub struct Captured {
     /// False if the file system can't punch holes, so that CRIU's files and the
     /// stored ones took their full size at the same time.
     pub punched: bool,
+    /// The archive that the page images are in, for the other files.
+    pub archive: Option<ArchiveWriter>,
 }
 
 /// State that workers, watcher and [`super::Capture`] share.
@@ -40,12 +43,14 @@ pub(super) struct Shared {
     /// A piece may be available, or no more pieces will be.
     changed: Condvar,
     observer: Arc<Observer>,
+    /// The archive, if the frames go into one.
+    pub(super) archive: Option<Mutex<Turns>>,
     /// Jobs for the disk's thread; `None` if files are not flushed.
-    queue: Option<Queue>,
+    pub(super) queue: Option<Queue>,
     raw: AtomicU64,
-    done: AtomicU64,
-    stored: AtomicU64,
-    punches: AtomicBool,
+    pub(super) done: AtomicU64,
+    pub(super) stored: AtomicU64,
+    pub(super) punches: AtomicBool,
 }
 
 struct State {
@@ -55,6 +60,8 @@ struct State {
     finished: Vec<Stored>,
     /// Number of files that are waiting, or whose last piece is being stored.
     unfinished: usize,
+    /// Number of files of which a piece was taken.
+    opened: usize,
     /// Number of pieces that are taken and not yet written.
     in_memory: usize,
     /// Buffers for reuse.
@@ -94,6 +101,7 @@ impl Shared {
         compression: Compression,
         share: Share,
         queue: Option<Queue>,
+        archive: Option<Tar>,
         observer: Arc<Observer>,
     ) -> Self {
         Self {
@@ -104,6 +112,7 @@ impl Shared {
                 waiting: VecDeque::new(),
                 finished: Vec::new(),
                 unfinished: 0,
+                opened: 0,
                 in_memory: 0,
                 spare: Vec::new(),
                 complete: false,
@@ -115,6 +124,13 @@ impl Shared {
             }),
             changed: Condvar::new(),
             observer,
+            archive: archive.map(|tar| {
+                Mutex::new(Turns {
+                    tar: Some(tar),
+                    turn: 0,
+                    opened: BTreeMap::new(),
+                })
+            }),
             queue,
             raw: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -126,6 +142,19 @@ impl Shared {
     /// Ignores poisoning: a worker that panicked is found by its unfinished file.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether stored bytes are another copy than CRIU's file.
+    pub(super) fn copies(&self) -> bool {
+        self.compression != Compression::None || self.is_archive()
+    }
+
+    pub(super) fn is_archive(&self) -> bool {
+        self.archive.is_some()
+    }
+
+    pub(super) fn queue(&self) -> Option<Queue> {
+        self.queue.clone()
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -186,7 +215,7 @@ impl Shared {
     /// take little, and low priority would only delay them until CRIU has exited.
     pub(super) fn begin(&self) {
         let mut state = self.state();
-        if !state.hurried && self.compression != Compression::None {
+        if !state.hurried && self.copies() {
             state.low.push(sys::thread_id());
             sys::lower_priority();
         }
@@ -222,6 +251,7 @@ impl Shared {
             raw_bytes: 0,
             stored_bytes: 0,
             punched: self.punches.load(Relaxed),
+            archive: None,
         };
         for file in state.finished.drain(..) {
             let path = file.raw_path;
@@ -233,7 +263,7 @@ impl Shared {
                     read: file.summary.raw_bytes,
                 });
             }
-            if self.compression != Compression::None {
+            if self.copies() {
                 fs::remove_file(&path).map_err(at("remove", &path))?;
             }
             captured.raw_bytes += file.summary.raw_bytes;
@@ -253,7 +283,12 @@ impl Shared {
             let ready =
                 |file: &Waiting| file.closed || file.length - file.taken >= self.share.piece;
             let room = state.in_memory < self.share.in_memory;
-            if let Some(at) = state.waiting.iter().position(ready).filter(|_| room) {
+            let first = match self.is_archive() {
+                // One entry after the other.
+                true => state.waiting.front().filter(|file| ready(file)).map(|_| 0),
+                false => state.waiting.iter().position(ready),
+            };
+            if let Some(at) = first.filter(|_| room) {
                 return match self.piece_of(&mut state, at) {
                     Ok(piece) => Some(piece),
                     Err(error) => {
@@ -278,12 +313,12 @@ impl Shared {
         let file = match &waiting.file {
             Some(file) => Arc::clone(file),
             None => {
-                let file = Arc::new(PageFile::open(
-                    &self.dir,
-                    &waiting.name,
-                    self.compression,
-                    self.queue.clone(),
-                )?);
+                let number = state.opened;
+                let file = Arc::new(PageFile::open(&self.dir, &waiting.name, number, self)?);
+                state.opened += 1;
+                if let Some(mut turns) = self.turns() {
+                    turns.opened.insert(number, Arc::clone(&file));
+                }
                 waiting.file = Some(Arc::clone(&file));
                 file
             }
@@ -320,47 +355,7 @@ impl Shared {
         });
     }
 
-    /// Writes a piece if it is next in order, and the ready ones after it. Otherwise,
-    /// or if another worker is writing, a later call writes it, so that no worker waits
-    /// for another.
-    pub(super) fn write(&self, file: &PageFile, offset: u64, ready: Ready) -> Result<(), Error> {
-        let mut out = file.out();
-        out.ready.insert(offset, ready);
-        loop {
-            let turn = out.turn;
-            let Some(mut sink) = out.sink.take() else {
-                return Ok(());
-            };
-            let Some(piece) = out.ready.remove(&turn) else {
-                out.sink = Some(sink);
-                return Ok(());
-            };
-            drop(out);
-            file.append(&mut sink, &piece)?;
-            if self.compression != Compression::None
-                && self.punches.load(Relaxed)
-                && !file.punch(turn, piece.length)?
-            {
-                self.punches.store(false, Relaxed);
-            }
-            self.done.fetch_add(piece.length, Relaxed);
-            self.stored.fetch_add(piece.stored.len() as u64, Relaxed);
-            if piece.last {
-                let stored = file.finish(sink, self.compression, self.queue.as_ref())?;
-                self.finished(stored);
-                self.written(piece);
-                return Ok(());
-            }
-            out = file.out();
-            out.turn += piece.length;
-            out.sink = Some(sink);
-            drop(out);
-            self.written(piece);
-            out = file.out();
-        }
-    }
-
-    fn finished(&self, stored: Stored) {
+    pub(super) fn finished(&self, stored: Stored) {
         let mut state = self.state();
         state.unfinished -= 1;
         state.finished.push(stored);
@@ -374,7 +369,7 @@ impl Shared {
     }
 
     /// Returns the memory of a written piece for reuse.
-    fn written(&self, piece: Ready) {
+    pub(super) fn written(&self, piece: Ready) {
         let mut state = self.state();
         state.in_memory -= 1;
         state.spare.push(piece.stored);

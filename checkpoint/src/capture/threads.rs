@@ -1,6 +1,7 @@
 //! Starts and ends the threads of a capture.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -8,6 +9,7 @@ use crate::format::pages::Compression;
 use crate::progress::Observer;
 use crate::sys;
 
+use super::archive::{ArchiveWriter, Tar};
 use super::disk::{self, Disk};
 use super::error::Error;
 use super::memory::Memory;
@@ -15,6 +17,15 @@ use super::options::{Options, Share};
 use super::shared::{Captured, Shared};
 use super::watch::Watcher;
 use super::work::work;
+
+/// An empty file that becomes an archive.
+#[derive(Debug)]
+pub struct Archive {
+    /// The file, open for writing.
+    pub file: File,
+    /// Its path, for messages.
+    pub path: PathBuf,
+}
 
 /// Capture of the page images that CRIU writes to one directory. Dropping it stops it.
 pub struct Capture {
@@ -24,6 +35,7 @@ pub struct Capture {
     memory: Option<Arc<Memory>>,
     workers: Vec<JoinHandle<()>>,
     disk: Option<Disk>,
+    archive: Option<(Arc<File>, PathBuf)>,
 }
 
 impl Capture {
@@ -35,18 +47,29 @@ impl Capture {
         let memory = match options.compression {
             // The page images stay where CRIU writes them.
             Compression::None => None,
-            Compression::Zstd { .. } => options
-                .expected
-                .and_then(|expected| Memory::for_images(dir, expected))
-                .map(Arc::new),
+            Compression::Zstd { .. } => memory(dir, options),
         };
-        Self::with(dir, options, memory, observer)
+        Self::with(dir, options, memory, None, observer)
+    }
+
+    /// Starts storing the page images that CRIU writes to `dir` in an archive.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn to_archive(
+        dir: &Path,
+        archive: Archive,
+        options: Options,
+        observer: Arc<Observer>,
+    ) -> Result<Self, Error> {
+        Self::with(dir, options, memory(dir, options), Some(archive), observer)
     }
 
     pub(super) fn with(
         dir: &Path,
         options: Options,
         mut memory: Option<Arc<Memory>>,
+        archive: Option<Archive>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -60,11 +83,17 @@ impl Capture {
             true => Some(Disk::start(direct).map_err(Error::Start)?),
             false => None,
         };
+        let archive = archive.map(|archive| (Arc::new(archive.file), archive.path));
+        let tar = archive.as_ref().map(|(file, path)| {
+            let queue = disk.as_ref().map(Disk::queue);
+            Tar::new(Arc::clone(file), path, queue)
+        });
         let shared = Arc::new(Shared::new(
             dir,
             options.compression,
             Share::of(buffers, cores),
             disk.as_ref().map(Disk::queue),
+            tar,
             observer,
         ));
         let mut watcher = Watcher::start(dir, memory.clone(), &shared);
@@ -79,6 +108,7 @@ impl Capture {
             memory,
             workers: Vec::new(),
             disk,
+            archive,
         };
         capture.start_workers(true)?;
         Ok(capture)
@@ -96,9 +126,19 @@ impl Capture {
         }
         self.shared.report();
         self.join();
-        // The disk's error comes first, because it makes workers fail.
-        self.disk.take().map_or(Ok(()), Disk::join)?;
-        let captured = self.shared.take();
+        let mut disk = self.disk.take();
+        let captured = match self.archive.take() {
+            // More is written to the archive, so the disk's thread goes on.
+            Some((file, path)) => match (self.shared.take(), self.shared.take_archive()) {
+                (Ok(captured), Some(tar)) => Ok(Captured {
+                    archive: Some(ArchiveWriter::new(tar, disk.take(), file, path)),
+                    ..captured
+                }),
+                (captured, _) => join_disk(disk.take()).and(captured),
+            },
+            // The disk's error comes first, because it makes workers fail.
+            None => join_disk(disk.take()).and_then(|()| self.shared.take()),
+        };
         self.memory = None;
         captured
     }
@@ -122,6 +162,16 @@ impl Capture {
             let _ = worker.join();
         }
     }
+}
+
+fn join_disk(disk: Option<Disk>) -> Result<(), Error> {
+    disk.map_or(Ok(()), Disk::join)
+}
+
+/// Files in memory for CRIU's images, if that is faster.
+fn memory(dir: &Path, options: Options) -> Option<Arc<Memory>> {
+    let expected = options.expected?;
+    Memory::for_images(dir, expected).map(Arc::new)
 }
 
 impl Drop for Capture {

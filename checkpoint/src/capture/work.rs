@@ -54,7 +54,12 @@ impl Worker {
         for raw in self.raw.chunks(FRAME as usize) {
             let before = stored.len();
             let digest = match shared.compression {
-                Compression::None => Digest::of(raw),
+                Compression::None => {
+                    if shared.copies() {
+                        stored.extend(raw);
+                    }
+                    Digest::of(raw)
+                }
                 Compression::Zstd { .. } => self
                     .encoder
                     .encode(raw, &mut stored)

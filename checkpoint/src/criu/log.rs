@@ -157,6 +157,14 @@ impl Diagnosis {
     }
 }
 
+/// Whether CRIU failed for a reason other than the end of its connection to the page
+/// source (criu/uffd.c).
+#[must_use]
+pub fn diagnosed_own_reason(found: &Diagnosis) -> bool {
+    let error = found.error.as_deref();
+    found.cause.is_some() || error.is_some_and(|error| !error.starts_with("uffd: "))
+}
+
 /// Diagnoses the log at `path`.
 ///
 /// # Errors

@@ -210,7 +210,7 @@ impl Limits {
     fn verified(&mut self, dir: &OpenedDir, entry: &Entry) -> Result<Verified, Error> {
         let stored = file(dir, &entry.name)?;
         let metadata = status(&stored)?;
-        if metadata.len() != entry.size {
+        if stored.file.length().ok() != Some(entry.size) {
             return Err(Error::Changed { file: stored.path });
         }
         let Some(memory) = self.memory.checked_sub(entry.size) else {

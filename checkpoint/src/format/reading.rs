@@ -1,7 +1,6 @@
 //! Reads the images in a checkpoint's contents.
 
 use std::io::{self, Cursor, Read};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 

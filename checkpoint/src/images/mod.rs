@@ -33,6 +33,7 @@ pub(crate) mod verify;
 
 pub use error::Error;
 pub use netns::{Network, network};
+pub use pstree::{Ids, ids};
 pub(crate) use sockets::each_file;
 pub use sockets::{
     Inet, Protocol, Socket, SocketKind, SocketType, TcpState, Unix, addresses, sockets,

@@ -31,6 +31,28 @@ pub(crate) fn processes<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Result<Vec<Pstr
     }
 }
 
+/// The numbers that a restore takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The PIDs of the processes, the root's first.
+    pub processes: Vec<u32>,
+    /// The IDs of all threads.
+    pub threads: Vec<u32>,
+}
+
+/// The IDs of the processes and threads of a checkpoint.
+///
+/// # Errors
+/// The image is damaged.
+pub fn ids<I: Images + ?Sized>(images: &I) -> Result<Ids, Error> {
+    let mut ids = Ids::default();
+    for process in processes(&Dir(images))? {
+        ids.processes.push(process.pid);
+        ids.threads.extend(process.threads);
+    }
+    Ok(ids)
+}
+
 /// Refuses a tree that [`processes`] refuses. One that is not understood is left to the
 /// reader that needs it.
 pub(crate) fn check<I: Images + ?Sized>(images: &I) -> Result<(), Error> {

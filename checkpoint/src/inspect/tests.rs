@@ -150,6 +150,7 @@ fn described(packed: bool) -> tempfile::TempDir {
         machine: Machine::default(),
         versions: Versions::default(),
         container: Container::default(),
+        process: None,
         options: BTreeMap::new(),
         cost: Cost::default(),
         signature: None,

@@ -9,16 +9,20 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
-use super::{OpenedDir, Refused, is_plain, kind};
+use super::{OpenedDir, Part, Refused, is_plain, kind};
 
 impl OpenedDir {
-    /// Opens a file for reading: a regular one with one link and an expected owner.
+    /// Opens a file for reading: a regular one with one link and an expected owner, or
+    /// an archive's.
     ///
     /// # Errors
     /// It is missing, refused ([`Refused`]), or can't be opened.
-    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn file(&self, name: &str) -> io::Result<Part> {
         if !is_plain(name) {
             return Err(Refused::NotRegular.into());
+        }
+        if let Some(archive) = &self.archive {
+            return archive.part(name);
         }
         // The first look keeps a device from being opened, which could change it. The
         // second counts, because it is of the opened file.
@@ -33,7 +37,7 @@ impl OpenedDir {
             file => File::from(file?),
         };
         self.accepts(&fstat(&file)?)?;
-        Ok(file)
+        Ok(file.into())
     }
 
     fn accepts(&self, status: &FileStat) -> Result<(), Refused> {
@@ -54,7 +58,7 @@ impl OpenedDir {
 ///
 /// # Errors
 /// As for [`OpenedDir::file`].
-pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+pub(crate) fn open_file(path: &Path) -> io::Result<Part> {
     let name = path.file_name().and_then(|name| name.to_str());
     let dir = OpenedDir::open(path.parent().unwrap_or(Path::new("/")))?;
     dir.file(name.unwrap_or_default())

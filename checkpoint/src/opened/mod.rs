@@ -7,6 +7,9 @@
 //!                            └── is_private: before a checkpoint is written to it
 //! ```
 //!
+//! An archive ([`crate::archive`]) is opened as the directory that `tar -x` would make
+//! of it: its files are ranges of the one open file.
+//!
 //! The caller chooses the path, so links in the path are followed, once, when the
 //! directory is opened. Nothing in the directory is trusted: a link could lead to any
 //! file of the host, a FIFO would block its reader, and a file with a second hard link
@@ -14,7 +17,9 @@
 //! ([`Refused`]). A file belongs to root, to this process's user, or to the owner of
 //! the directory, who can replace it anyway.
 
+mod archive;
 mod file;
+mod part;
 mod refused;
 mod target;
 
@@ -30,7 +35,9 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::geteuid;
 
+use archive::OpenedArchive;
 pub(crate) use file::open_file;
+pub use part::Part;
 pub use refused::Refused;
 pub use target::Insecure;
 
@@ -44,6 +51,8 @@ pub struct OpenedDir {
     fd: OwnedFd,
     path: PathBuf,
     owner: u32,
+    /// The entries, if it is an archive and not a directory.
+    archive: Option<OpenedArchive>,
 }
 
 impl OpenedDir {
@@ -63,7 +72,12 @@ impl OpenedDir {
 
     fn of(fd: OwnedFd, path: PathBuf) -> io::Result<Self> {
         let owner = fstat(&fd)?.st_uid;
-        Ok(Self { fd, path, owner })
+        Ok(Self {
+            fd,
+            path,
+            owner,
+            archive: None,
+        })
     }
 
     /// The path that it was opened by, for messages and for other programs.
@@ -102,6 +116,9 @@ impl OpenedDir {
         accept: impl Fn(&str, Option<Type>) -> io::Result<bool>,
     ) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
+        if let Some(archive) = &self.archive {
+            return Ok(archive.names());
+        }
         let mut dir = nix::dir::Dir::openat(&self.fd, ".", directory_flags(), Mode::empty())?;
         for entry in dir.iter() {
             let entry = entry?;
@@ -122,6 +139,9 @@ impl OpenedDir {
     /// As for [`Self::names`].
     pub(crate) fn files(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
+        if let Some(archive) = &self.archive {
+            return Ok(archive.files(wanted));
+        }
         for name in self.names()? {
             if wanted(&name)
                 && let Some(status) = self.status(&name)?
@@ -133,8 +153,12 @@ impl OpenedDir {
         Ok(files)
     }
 
-    /// The status of an entry, which may be a link. `None` if it is missing.
+    /// The status of an entry, which may be a link. `None` if it is missing, or an
+    /// archive's.
     pub(crate) fn status(&self, name: &str) -> io::Result<Option<FileStat>> {
+        if self.archive.is_some() {
+            return Ok(None);
+        }
         match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(status) => Ok(Some(status)),
             Err(Errno::ENOENT) => Ok(None),
@@ -174,6 +198,9 @@ impl OpenedDir {
     /// # Errors
     /// Another target, or a directory that can't be opened.
     pub(crate) fn sibling(&self, target: &Path) -> io::Result<Self> {
+        if self.archive.is_some() {
+            return Err(Refused::Alone.into());
+        }
         let name = sibling_name(target).ok_or_else(|| Refused::NoSibling(target.to_owned()))?;
         let above = self.above()?;
         let path = above.path.join(name);

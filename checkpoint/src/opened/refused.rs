@@ -28,6 +28,9 @@ pub enum Refused {
     /// Not a directory, or a link to one.
     #[error("it is not a directory, or it is a link to one")]
     NoDirectory,
+    /// A parent of an archive.
+    #[error("an archive is a checkpoint by itself, and this one names an earlier checkpoint")]
+    Alone,
     /// An entry that must be a link.
     #[error("it is not a symbolic link")]
     NoLink,

@@ -117,11 +117,17 @@ messages! {
     RegFile {
         1 id: u32,
         2 flags: u32,
+        3 pos: Option<u64>,
         6 name: Vec<u8>,
         /// Zigzag-encoded: even for the IDs that a mount can have.
         7 mnt_id: Option<u32>,
+        8 size: Option<u64>,
         9 ext: Option<bool>,
         10 mode: Option<u32>,
+    }
+    /// fs-N.img: the files of a process's directories.
+    Fs {
+        2 root_id: u32,
     }
     InetSocket {
         4 kind: u32,

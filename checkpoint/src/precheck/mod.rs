@@ -27,6 +27,7 @@
 //! archive       the links in the files of a tmpfs
 //! cgroups       names of cgroups and of their properties
 //! limits        resource limits, OOM score, scheduling
+//! user          plain processes of a user who is not root
 //! files         images and descriptors that no container has
 //! ```
 //!
@@ -54,12 +55,14 @@ mod places;
 mod process;
 mod refusal;
 mod sockets;
+mod user;
 
 use std::path::Path;
 
 pub use capabilities::CapabilitySet;
 pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, NestedMount, User};
 pub use refusal::Refusal;
+pub use user::{OpenFile, UserFiles, check_user};
 
 use crate::images::Error;
 use crate::images::dir::Dir;

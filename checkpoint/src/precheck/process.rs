@@ -1,9 +1,9 @@
 //! The processes of a checkpoint.
 
 use super::messages::{Core, Inventory, TaskCore, ThreadCore};
-use crate::images::Error;
 use crate::images::dir::Dir;
 use crate::images::proto::{Ids, PstreeEntry};
+use crate::images::{Error, Images};
 
 /// `TASK_DEAD` and `TASK_ZOMBIE` of CRIU: processes that are restored as zombies and
 /// run no code.
@@ -34,7 +34,7 @@ impl Processes {
     ///
     /// # Errors
     /// An image is missing or damaged.
-    pub(super) fn read(dir: &Dir<'_>) -> Result<Self, Error> {
+    pub(super) fn read<I: Images + ?Sized>(dir: &Dir<'_, I>) -> Result<Self, Error> {
         let inventory = dir.first("inventory.img")?.unwrap_or_default();
         let tree: Vec<PstreeEntry> = dir.all("pstree.img")?;
         let (mut living, mut dead) = (Vec::new(), Vec::new());

@@ -10,8 +10,7 @@ use cedana_checkpoint::format::{self, publish, unpack};
 use super::checkpoint::doubt::Doubt;
 use super::checkpoint::unseizable::Unseizable;
 use crate::cli::{self, ContainerId, Request};
-use crate::criu::{Failure, LogNote, config_annotation, images_view};
-use crate::lazy;
+use crate::criu::{Failure, LogNote, config_annotation};
 use crate::network::{netns, tcp};
 use crate::oci::{bundle, runtime, state};
 use crate::output::progress::BadDescriptor;
@@ -41,7 +40,7 @@ pub(crate) enum Error {
     #[error("cannot restore container {id}: {source}")]
     ImagesView {
         id: ContainerId,
-        source: images_view::Error,
+        source: cedana_checkpoint::view::Error,
     },
     #[error("cannot restore container {id}: --{flag} needs a checkpoint as CRIU wrote it; make it one with `cedana-runc unpack {}`", dir.display())]
     StockOnly {
@@ -129,7 +128,7 @@ pub(crate) enum Error {
     #[error("cannot checkpoint container {id}: {source}")]
     Incomplete {
         id: ContainerId,
-        source: lazy::Incomplete,
+        source: cedana_checkpoint::session::Incomplete,
     },
     #[error("cannot {verb} container {id}: interrupted before it began")]
     Interrupted { verb: &'static str, id: ContainerId },

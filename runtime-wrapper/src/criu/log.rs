@@ -5,13 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cedana_checkpoint::criu::log::{diagnose, succeeded};
+use cedana_checkpoint::criu::log::{diagnose, diagnosed_own_reason, succeeded};
 use cedana_checkpoint::criu::{Cause, Diagnosis};
 use cedana_config::Config;
 
-use super::log_archive::{self, LogNote};
 use crate::cli::Request;
 use crate::host::child::Outcome;
+use cedana_checkpoint::criu::log_archive::{self, LogNote};
 
 /// Why a dump or a restore failed.
 #[derive(Debug)]
@@ -83,10 +83,7 @@ impl Log {
     /// page source (criu/uffd.c).
     pub(crate) fn has_own_reason(&self) -> bool {
         let found = self.is_new().then(|| diagnose(&self.path).ok());
-        found.flatten().is_some_and(|found| {
-            let error = found.error.as_deref();
-            found.cause.is_some() || error.is_some_and(|error| !error.starts_with("uffd: "))
-        })
+        found.flatten().as_ref().is_some_and(diagnosed_own_reason)
     }
 
     /// Whether the run wrote it.

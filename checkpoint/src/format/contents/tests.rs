@@ -57,6 +57,7 @@ pub(crate) fn stored() -> (tempfile::TempDir, Manifest) {
         machine: Machine::default(),
         versions: Versions::default(),
         container: Container::default(),
+        process: None,
         options: BTreeMap::new(),
         cost: Cost::default(),
         signature: None,

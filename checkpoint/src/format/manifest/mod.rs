@@ -26,8 +26,10 @@ pub use check::is_pages;
 pub use file::Error;
 pub(crate) use schema::PARENT;
 pub use schema::{
-    Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Versions, WITH_STREAMS,
+    Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Process, Versions,
+    WITH_STREAMS,
 };
+pub use serde_json::Value;
 pub use signature::{Key, KeyError};
 
 #[cfg(test)]

@@ -38,8 +38,12 @@ pub struct Manifest {
     pub machine: Machine,
     /// The versions of the programs that took it.
     pub versions: Versions,
-    /// The container.
+    /// The container. Empty for a process.
+    #[serde(default, skip_serializing_if = "Container::is_none")]
     pub container: Container,
+    /// The process, if it is no container's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// Settings and flags of the checkpoint, by name.
     #[serde(default)]
     pub options: BTreeMap<String, Value>,
@@ -133,6 +137,35 @@ pub struct Container {
     /// Its OCI configuration (the bundle's config.json).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<Value>,
+}
+
+impl Container {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The process that a checkpoint was taken of, with its children.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The name that the caller gave, such as a job's ID.
+    pub name: String,
+    /// Its PID.
+    pub pid: i32,
+    /// Its command line.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Its effective user.
+    pub uid: u32,
+    /// The number of processes.
+    pub processes: usize,
+    /// Whether the terminal of its session was left out, so that a restore needs
+    /// another one: `tty[RDEV:DEV]`, CRIU's key of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<String>,
+    /// CRIU's keys of descriptors that were left out, by number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inherited: BTreeMap<i32, String>,
 }
 
 /// The cost of a checkpoint. Times are in microseconds.

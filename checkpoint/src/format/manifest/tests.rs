@@ -38,6 +38,7 @@ pub(super) fn manifest() -> Manifest {
             image: None,
             spec: Some(serde_json::json!({"linux": {"resources": {"x": u64::MAX}}})),
         },
+        process: None,
         options: [("level".to_owned(), Value::from(1))].into(),
         cost: Cost::default(),
         signature: None,

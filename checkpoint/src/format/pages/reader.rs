@@ -4,13 +4,13 @@
 //! manifest when the file is opened, a frame's digest with the trailer before the frame
 //! is decoded. So zstd only decodes bytes that a [`super::Writer`] wrote.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::damage::Damage;
 use super::table::Table;
+use crate::opened::Part;
 
 /// A decoder of frames, with buffers for reuse. Each thread has its own.
 #[derive(Default)]
@@ -31,7 +31,7 @@ pub(super) enum Form {
 /// A page file, open for reading.
 #[derive(Debug)]
 pub struct Reader {
-    pub(super) file: File,
+    pub(super) file: Part,
     pub(super) path: PathBuf,
     pub(super) table: Table,
     pub(super) form: Form,
@@ -177,7 +177,7 @@ impl Reader {
 mod tests {
     use super::super::{Compression, Digest, Encoder, Stored, TableBuilder, Writer};
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
 
     const FRAME: usize = 4096;
 

@@ -1,8 +1,6 @@
 //! Opens page files, and other files that are verified in frames.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::damage::Damage;
@@ -11,7 +9,7 @@ use super::frame::FRAME;
 use super::reader::{Form, Reader};
 use super::trailer::{check, length, trailer_of, unfit};
 use super::writer::TableBuilder;
-use crate::opened::open_file;
+use crate::opened::{Part, open_file};
 
 /// A file of a checkpoint, opened once.
 #[derive(Debug)]
@@ -19,7 +17,7 @@ pub struct Stored {
     /// Its path, for messages.
     pub path: PathBuf,
     /// The file.
-    pub file: File,
+    pub file: Part,
 }
 
 impl Stored {

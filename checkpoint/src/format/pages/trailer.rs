@@ -1,21 +1,17 @@
 //! Reads the trailers of page files.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::damage::Damage;
 use super::table::{FOOTER, Malformed, Table};
+use crate::opened::Part;
 
 /// The length of an open file.
-pub(super) fn length(file: &File, path: &Path) -> Result<u64, Damage> {
-    match file.metadata() {
-        Ok(metadata) => Ok(metadata.len()),
-        Err(source) => Err(Damage::Read {
-            file: path.to_owned(),
-            source,
-        }),
-    }
+pub(super) fn length(file: &Part, path: &Path) -> Result<u64, Damage> {
+    file.length().map_err(|source| Damage::Read {
+        file: path.to_owned(),
+        source,
+    })
 }
 
 pub(super) fn unfit(path: &Path) -> Damage {
@@ -28,7 +24,7 @@ pub(super) fn unfit(path: &Path) -> Damage {
 /// Reads the unverified trailer at the end of a file. It is not longer than the file, and
 /// has as many frames as the manifest says, if that is known.
 pub(super) fn trailer_of(
-    file: &File,
+    file: &Part,
     length: u64,
     path: &Path,
     frames: Option<u64>,

@@ -35,11 +35,13 @@
 mod error;
 mod packing;
 mod recover;
+mod scratch;
 mod staging;
 mod steps;
 
 pub use error::{Error, is_full};
 pub use recover::recover;
+pub use scratch::Scratch;
 pub use staging::Staging;
 pub use steps::Durability;
 

@@ -165,7 +165,7 @@ pub(super) fn sync_files(dir: &OpenedDir) -> Result<(), Error> {
         }
         if kind == Some(libc::S_IFREG) {
             let failed = at("open", &dir.path().join(&name));
-            crate::sys::start_writing(&dir.file(&name).map_err(failed)?);
+            crate::sys::start_writing(dir.file(&name).map_err(failed)?.file());
             files.push(name);
         }
     }
@@ -177,7 +177,7 @@ pub(super) fn sync_files(dir: &OpenedDir) -> Result<(), Error> {
     }
     for name in files {
         step()
-            .and_then(|()| dir.file(&name)?.sync_all())
+            .and_then(|()| dir.file(&name)?.file().sync_all())
             .map_err(at("sync", &dir.path().join(&name)))?;
     }
     Durability::Disk.sync(dir)

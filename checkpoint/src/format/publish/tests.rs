@@ -49,6 +49,7 @@ pub(super) fn manifest() -> Manifest {
         machine: Machine::default(),
         versions: Versions::default(),
         container: Container::default(),
+        process: None,
         options: BTreeMap::new(),
         cost: Cost::default(),
         signature: None,

@@ -4,6 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cedana_checkpoint::session;
 use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
@@ -18,7 +19,6 @@ use crate::engine::{content_gc, docker};
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Signals;
 use crate::host::procfs::stats_of;
-use crate::lazy;
 use crate::oci::runtime::Runtime;
 use crate::oci::spec;
 use crate::oci::state::Container;
@@ -92,7 +92,7 @@ impl<'a> Prepared<'a> {
 
     /// Waits until a lazy restore has brought all of the container's memory.
     fn wait_for_memory(&self) -> Result<(), Error> {
-        lazy::finish(self.container.init, self.signals).map_err(|source| Error::Incomplete {
+        session::finish(self.container.init, self.signals).map_err(|source| Error::Incomplete {
             id: self.request.id.clone(),
             source,
         })

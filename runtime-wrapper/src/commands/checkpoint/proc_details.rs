@@ -201,7 +201,7 @@ fn search(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
 
     #[test]
     fn files_are_found_by_inode_within_the_limits() {

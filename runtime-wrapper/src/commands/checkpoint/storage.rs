@@ -197,6 +197,7 @@ impl<'a> Storage<'a> {
             raw_bytes,
             stored_bytes,
             punched,
+            archive: _,
         }) = captured
         else {
             return self
@@ -285,6 +286,7 @@ impl<'a> Storage<'a> {
                     .find_map(|name| container.annotations.get(*name).cloned()),
                 spec: spec.clone(),
             },
+            process: None,
             options: options(self.prepared, self.compression),
             cost: Cost::default(),
             signature: None,

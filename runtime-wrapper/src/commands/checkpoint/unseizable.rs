@@ -234,7 +234,7 @@ fn is_within_vfork(wchan: &str, call: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
     use proptest::prelude::*;
 
     fn traced(pid: Pid) -> Unseizable {

@@ -21,8 +21,8 @@ use serde::Serialize;
 
 use crate::cli::{Inspect, Subject};
 use crate::commands::error::Error;
-use crate::lazy::history;
 use crate::output::printable::{printable_json, printable_lines};
+use cedana_checkpoint::session::history;
 
 /// Prints a checkpoint, or the records of the last lazy restores.
 pub(crate) fn run(request: &Inspect) -> Result<ExitCode, Error> {

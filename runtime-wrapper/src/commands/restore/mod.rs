@@ -26,6 +26,7 @@ mod running;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use cedana_checkpoint::session;
 use cedana_config::Config;
 
 use super::error::Error;
@@ -139,6 +140,12 @@ impl<'a> Context<'a> {
     /// returns when the container exits, with its exit code.
     fn is_detached(&self) -> bool {
         self.request.has("detach")
+    }
+
+    /// The container as its page source knows it.
+    fn served(&self) -> Option<session::Container> {
+        let container = self.container()?;
+        Some(session::Container::new(container.init, container.cgroup))
     }
 
     fn container(&self) -> Option<Container> {

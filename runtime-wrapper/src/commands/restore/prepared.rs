@@ -10,14 +10,14 @@ use cedana_checkpoint::format::manifest::{self, Manifest};
 use cedana_checkpoint::fuse::Root;
 use cedana_checkpoint::images;
 use cedana_checkpoint::inspect::external_mounts;
-use cedana_config::{Config, Mode};
+use cedana_checkpoint::view::{self, ImagesView, Needs, Subject};
+use cedana_config::{Accept, Config, Mode};
 
 use super::Context;
 use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
 use super::precheck;
 use crate::commands::error::Error;
-use crate::criu::images_view::{self, ImagesView, Needs};
 use crate::criu::{self, config_annotation};
 use crate::lazy;
 use crate::network::network_lock::NetworkLock;
@@ -72,7 +72,7 @@ impl<'a> Prepared<'a> {
             .map_err(|source| Error::config_annotation(request, source))?;
         let criu = criu::check(request)?;
         refuse_stock_only(context)?;
-        let view = view(context, &config, &bundle)?;
+        let view = view_of(context, &config, &bundle)?;
         context.check_interrupted()?;
         if view.is_stock() {
             remark_stock(context, config.restore.mode);
@@ -127,7 +127,7 @@ impl<'a> Prepared<'a> {
         let context = self.context;
         let needs = needs(context, &self.config, &self.bundle);
         let warn = |message: &str| context.reporter.quiet_warning(&message);
-        let served = held.view.serve_all(&context.request.images, &needs, warn);
+        let served = held.view.serve_all(&needs, warn);
         served.map_err(|source| in_view(context, source))
     }
 
@@ -191,7 +191,7 @@ fn refuse_stock_only(context: &Context<'_>) -> Result<(), Error> {
 }
 
 /// The directory that CRIU reads, lazily if nothing speaks against it.
-fn view(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Result<ImagesView, Error> {
+fn view_of(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Result<ImagesView, Error> {
     let images = &context.request.images;
     let is_lazy = |manifest: &Manifest, images: &Contents| {
         may_be_lazy(context, config, bundle, manifest, images).unwrap_or_else(|why| {
@@ -206,14 +206,19 @@ fn view(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Result<Image
 
 fn needs(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Needs {
     Needs {
+        subject: Subject::Container,
         memory: config.restore.memory,
         root: bundle.root(),
         shares_files: shares_files(context).is_some(),
-        accept: config.restore.accept,
+        accept: match config.restore.accept {
+            Accept::Any => view::Accept::Any,
+            Accept::Ours => view::Accept::Ours,
+            Accept::Signed => view::Accept::Signed,
+        },
     }
 }
 
-fn in_view(context: &Context<'_>, source: images_view::Error) -> Error {
+fn in_view(context: &Context<'_>, source: view::Error) -> Error {
     Error::ImagesView {
         id: context.request.id.clone(),
         source,

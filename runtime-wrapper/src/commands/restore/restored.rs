@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 
 use cedana_checkpoint::images::Network;
+use cedana_checkpoint::session::Session;
 use cedana_config::Config;
 
 use super::Context;
 use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::host::{liveness, sys};
-use crate::lazy::Session;
 use crate::network::netns;
 use crate::oci::runtime::unmount_leftover_root;
 use crate::oci::state::Container;
@@ -46,7 +46,7 @@ impl Restored<'_> {
     fn page_source_serves(&mut self) -> Result<(), Error> {
         let context = self.context;
         let session = self.session.as_mut();
-        match session.and_then(|session| session.confirm(|| context.container())) {
+        match session.and_then(|session| session.confirm(|| context.served())) {
             Some(why) => Err(self.failed(why)),
             None => Ok(()),
         }

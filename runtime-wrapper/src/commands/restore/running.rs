@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use cedana_checkpoint::criu::{Cause, RestoreOptions};
+use cedana_checkpoint::session::{Session, Settings};
 
 use super::Context;
 use super::invocation::Invocation;
@@ -18,8 +20,7 @@ use crate::criu::action_script;
 use crate::criu::post_resume::PostResume;
 use crate::criu::{self, ConfigFile, Log};
 use crate::host::child::{self, Keep, Next, Outcome, Question, Stall};
-use crate::host::{process_tree, sys};
-use crate::lazy::{self, Session};
+use crate::host::{process_tree, sys, test_hooks};
 use crate::network::tcp::Connections;
 use crate::oci::console::Console;
 use cedana_contract::pid::Pid;
@@ -102,7 +103,10 @@ impl Running {
             .as_ref()
             .and_then(|session| session.descriptor().ok());
         let mut take_messages = |asked: bool| match &mut session {
-            Some(session) if asked => session.hear(|| context.container()),
+            Some(session) if asked => match session.hear(|| context.served()) {
+                true => Next::Again,
+                false => Next::Done,
+            },
             _ => Next::Done,
         };
         let limit = prepared.config.restore.timeout;
@@ -176,15 +180,16 @@ fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
         return Ok(None);
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let settings = lazy::Settings {
+    let settings = Settings {
         id: &context.request.id,
         images: &context.request.images,
         fingerprint: view.fingerprint().unwrap_or_default(),
-        bundle: &context.request.bundle,
+        report: Some(&context.request.bundle),
         threads: prepared.config.restore.prefetch_cores.of(cores),
         oom_score_adj: prepared.bundle.oom_score_adj(),
         begun: context.begun,
-        reporter: context.reporter,
+        log: context.reporter.log(),
+        gate: test_hooks::prefetch_gate().map(PathBuf::from),
     };
     match Session::start(&settings, prepared.work.path()) {
         Ok(session) => Ok(Some(session)),

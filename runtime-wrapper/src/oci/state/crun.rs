@@ -39,7 +39,7 @@ pub(super) fn read(status: &Path, config: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
     use std::fs;
 
     #[test]

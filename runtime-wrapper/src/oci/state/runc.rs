@@ -59,7 +59,7 @@ pub(super) fn read(record: PathBuf) -> Result<Container, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
     use std::fs;
 
     fn record(text: &str) -> (tempfile::TempDir, PathBuf) {

@@ -57,7 +57,7 @@ fn outsider(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
 
     /// Process 3 is in other namespaces of these kinds; `None` is CRIU.
     fn found(kinds: &[&str], inits: &str, third: &str) -> Option<(&'static str, Pid)> {

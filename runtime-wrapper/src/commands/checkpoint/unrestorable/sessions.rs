@@ -75,7 +75,7 @@ fn has_place(pid: Pid, init: Pid, processes: &HashMap<Pid, Stat>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::procfs::pid;
+    use crate::host::pid;
     use proptest::prelude::*;
 
     /// PID, parent and session.

@@ -1,0 +1,155 @@
+//! Dumps and restores plain processes, for the stories of tests/process.rs.
+//!
+//! ```text
+//! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--held] [--user=UID]
+//! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close]
+//!         [--leave-stopped] [--user=UID] [--terminal=TTY] [--stdio=PIPE]
+//! ```
+//!
+//! The last word of what it prints is the checkpoint's path, or the PID.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cedana_process::{
+    Cancel, Compression, DumpOptions, Owner, Placement, RestoreOptions, Source, Target, Tcp, dump,
+    restore, run_as_helper,
+};
+
+fn main() -> ExitCode {
+    if let Some(code) = run_as_helper() {
+        return code;
+    }
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (words, flags): (Vec<&str>, Vec<&str>) = arguments
+        .iter()
+        .map(String::as_str)
+        .partition(|argument| !argument.starts_with("--"));
+    let result = match &words[..] {
+        ["dump", pid, dir] => run_dump(pid, dir, &flags),
+        ["restore", path] => run_restore(path, &flags),
+        _ => Err("usage: see the source".to_owned()),
+    };
+    match result {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("cedana-process: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A cancel that SIGTERM triggers.
+fn cancel() -> Result<Cancel, String> {
+    use nix::sys::signal::{SigSet, Signal};
+    let cancel = Cancel::new().map_err(|error| error.to_string())?;
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(|error| error.to_string())?;
+    let other = cancel.clone();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            other.cancel();
+        }
+    });
+    Ok(cancel)
+}
+
+/// The user of `--user=UID`, with a group of the same number, or root.
+fn owner(flags: &[&str]) -> Result<Owner, String> {
+    let user = flags.iter().find_map(|word| word.strip_prefix("--user="));
+    let Some(user) = user else {
+        return Ok(Owner::ROOT);
+    };
+    let uid = user.parse().map_err(|_| format!("{user} is no user"))?;
+    Ok(Owner {
+        uid,
+        gid: uid,
+        groups: vec![uid],
+    })
+}
+
+fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
+    let pid = pid.parse().map_err(|_| "not a PID".to_owned())?;
+    let has = |flag: &str| flags.contains(&flag);
+    let target = match has("--directory") {
+        true => Target::Directory(PathBuf::from(dir)),
+        false => Target::Archive {
+            dir: PathBuf::from(dir),
+            owner: owner(flags)?,
+        },
+    };
+    let options = DumpOptions {
+        held: if has("--held") {
+            vec![0, 1, 2]
+        } else {
+            Vec::new()
+        },
+        leave_running: has("--leave-running"),
+        compression: match has("--none") {
+            true => Compression::None,
+            false => Compression::Zstd { level: 1 },
+        },
+        ..DumpOptions::default()
+    };
+    let cancel = cancel()?;
+    let observer: Arc<cedana_process::Observer> = Arc::new(|_| {});
+    let report = dump(pid, &target, &options, &cancel, &observer);
+    let report = report.map_err(|error| error.to_string())?;
+    Ok(format!(
+        "frozen {} dumped {} total {} raw {} stored {} processes {} {}",
+        report.criu.map_or(0, |cost| cost.frozen_us),
+        report.dumped.as_micros(),
+        report.total.as_micros(),
+        report.raw_bytes,
+        report.stored_bytes,
+        report.processes,
+        report.path.display()
+    ))
+}
+
+fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
+    let has = |flag: &str| flags.contains(&flag);
+    let value = |flag: &str| flags.iter().find_map(|word| word.strip_prefix(flag));
+    let open = |path: &str| std::fs::File::options().read(true).write(true).open(path);
+    let open = |path: &str| open(path).map(std::os::fd::OwnedFd::from);
+    let terminal = value("--terminal=").map(open).transpose();
+    let stdio = value("--stdio=").map(|path| -> std::io::Result<_> {
+        let numbers = [1, 2].into_iter();
+        numbers.map(|number| Ok((number, open(path)?))).collect()
+    });
+    let options = RestoreOptions {
+        owner: owner(flags)?,
+        terminal: terminal.map_err(|error| error.to_string())?,
+        stdio: stdio
+            .transpose()
+            .map_err(|error| error.to_string())?
+            .unwrap_or_default(),
+        lazy: !has("--eager"),
+        leave_stopped: has("--leave-stopped"),
+        tcp: match has("--tcp-close") {
+            true => Tcp::Close,
+            false => Tcp::Keep,
+        },
+        placement: match (has("--own"), has("--namespace")) {
+            (true, _) => Placement::Own,
+            (_, true) => Placement::Namespace,
+            _ => Placement::Auto,
+        },
+        ..RestoreOptions::default()
+    };
+    let cancel = cancel()?;
+    let source = Source::open(path.as_ref(), &options.owner);
+    let restored = source.and_then(|source| restore(&source, &options, &cancel));
+    let restored = restored.map_err(|error| error.to_string())?;
+    let why = restored.eager_because.unwrap_or_default();
+    Ok(format!(
+        "lazy {} {why} child={} {}",
+        restored.lazy, restored.child, restored.pid
+    ))
+}

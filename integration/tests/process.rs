@@ -1,0 +1,498 @@
+//! Dumps and restores plain processes with `cedana-process`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use cedana_integration::job::{self, Job};
+use cedana_integration::{command, eventually};
+
+/// Memory with a pattern, and a thread that counts.
+const MEMORY: &str = r#"
+size = int(os.environ.get('SIZE', 64)) << 20
+data = bytearray(os.urandom(1 << 20) * (size >> 20))
+for at in range(0, size, 4096): data[at:at + 8] = at.to_bytes(8, 'little')
+count = 0
+def beat():
+    global count
+    while True:
+        count += 1
+        time.sleep(0.001)
+threading.Thread(target=beat, daemon=True).start()
+def sum(): return hashlib.sha256(data).hexdigest()
+say(sum())
+while True:
+    if asked():
+        before = count
+        while count == before: time.sleep(0.001)
+        say(sum())
+"#;
+
+#[test]
+fn memory_and_threads_come_back_from_the_archive() {
+    let mut job = Job::start(MEMORY);
+    let sum = job.line(1);
+    for round in 0..3 {
+        let archive = job.dump(&[]);
+        let mode = fs::metadata(&archive)
+            .unwrap_or_else(|e| panic!("{e}"))
+            .mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let flags: &[&str] = if round == 1 { &["--eager"] } else { &[] };
+        let said = job.restore(&archive, flags);
+        assert_eq!(said.contains("lazy true"), round != 1, "{said}");
+        assert_eq!(job.ask(), sum, "round {round}");
+    }
+    assert_eq!(job.names().len(), 3, "{:?}", job.names());
+}
+
+#[test]
+fn a_job_that_runs_on_is_the_same_and_can_come_back_later() {
+    let mut job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let archive = job.dump(&["--leave-running"]);
+    assert_eq!(job.ask(), sum);
+    let taken = job.try_restore(&archive, &["--own"]).refused();
+    assert!(
+        taken.contains(&job.pid().to_string()) && taken.contains("taken"),
+        "{taken}"
+    );
+    assert_eq!(job.ask(), sum);
+    // A file that has grown is not what CRIU recorded, so the job closes its files.
+    job.kill();
+    job.restore(&archive, &[]);
+    assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn a_job_whose_pid_is_taken_comes_back_in_a_namespace() {
+    let job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let archive = job.dump(&["--leave-running"]);
+    // The first one doesn't answer, and has the PID.
+    signal(job.pid(), "STOP");
+    for flags in [&[][..], &["--eager"]] {
+        let said = job.try_restore(&archive, flags).ok().stdout;
+        let restored: i32 = said
+            .split_whitespace()
+            .last()
+            .and_then(|pid| pid.parse().ok())
+            .unwrap_or_else(|| panic!("{said}"));
+        assert_ne!(restored, job.pid());
+        assert_eq!(job.ask(), sum);
+        let status = fs::read_to_string(format!("/proc/{restored}/status")).unwrap_or_default();
+        let inside = status.lines().find(|line| line.starts_with("NSpid:"));
+        let inside = inside.and_then(|line| line.split_whitespace().last());
+        assert_eq!(inside, Some(job.pid().to_string().as_str()));
+        // The namespace ends with it.
+        let keeper = said
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("child="))
+            .unwrap_or_else(|| panic!("{said}"));
+        job::kill(restored);
+        let path = format!("/proc/{keeper}");
+        eventually("the keeper has ended", || match Path::new(&path).exists() {
+            true => Err(said.clone()),
+            false => Ok(()),
+        });
+    }
+    signal(job.pid(), "CONT");
+    assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn the_archive_is_a_tar_and_stock_tools_restore_it() {
+    let mut job = Job::start(MEMORY);
+    let sum = job.line(1);
+    for flags in [&["--none"][..], &[]] {
+        let archive = job.dump(flags);
+        let shown = archive.display().to_string();
+        let listed = command("tar", &["-tf", &shown]).ok().stdout;
+        assert!(
+            listed.lines().any(|name| name == "cedana-manifest.json"),
+            "{listed}"
+        );
+        assert!(
+            listed.lines().any(|name| name == "inventory.img"),
+            "{listed}"
+        );
+        let dir = job.dir().join("unpacked");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap_or_else(|error| panic!("{error}"));
+        let place = dir.display().to_string();
+        command("tar", &["-C", &place, "-xf", &shown]).ok();
+        // The directory is a checkpoint, too.
+        job.restore(&dir, &[]);
+        assert_eq!(job.ask(), sum);
+        // So is another archive of it.
+        let again = job.dir().join("again.tar");
+        let script = format!("cd {place} && tar --format=ustar -cf {} *", again.display());
+        job.kill();
+        command("sh", &["-c", &script]).ok();
+        job.restore(&again, &[]);
+        assert_eq!(job.ask(), sum);
+        job.kill();
+        // And stock CRIU's, once its memory is decompressed.
+        let script = format!(
+            "cd {place} && for f in pages-*.zst; do [ ! -e $f ] || zstd -qd --rm $f; done; criu restore -D {place} --restore-detached --file-locks"
+        );
+        command("sh", &["-c", &script]).ok();
+        assert_eq!(job.ask(), sum);
+    }
+}
+
+#[test]
+fn a_directory_is_a_target_too() {
+    let mut job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let dir = job.dump(&["--directory"]);
+    assert_eq!(dir, job.checkpoints());
+    job.restore(&dir, &[]);
+    assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn children_with_shared_memory_come_back_together() {
+    let mut job = Job::start(
+        r#"
+shared = mmap.mmap(-1, 16 << 20)
+for at in range(0, len(shared), 4096): shared[at:at + 8] = at.to_bytes(8, 'little')
+for child in range(3):
+    if os.fork() == 0:
+        while True:
+            n = int.from_bytes(shared[8 + 8 * child:16 + 8 * child], 'little') + 1
+            shared[8 + 8 * child:16 + 8 * child] = n.to_bytes(8, 'little')
+            time.sleep(0.001)
+def counts(): return [int.from_bytes(shared[8 + 8 * c:16 + 8 * c], 'little') for c in range(3)]
+say(hashlib.sha256(shared[4096:]).hexdigest())
+while True:
+    if asked():
+        before = counts()
+        while not all(b > a for a, b in zip(before, counts())): time.sleep(0.001)
+        say(hashlib.sha256(shared[4096:]).hexdigest())
+"#,
+    );
+    let sum = job.line(1);
+    for flags in [&[][..], &["--eager"]] {
+        let archive = job.dump(&[]);
+        job.restore(&archive, flags);
+        assert_eq!(job.ask(), sum);
+    }
+}
+
+#[test]
+fn a_connection_goes_on() {
+    let mut job = Job::start(
+        r#"
+server = socket.create_server(('127.0.0.1', 0))
+say(str(server.getsockname()[1]))
+client, _ = server.accept()
+total = 0
+while True:
+    data = client.recv(100)
+    if not data: break
+    total += len(data)
+    client.sendall(b'%d\n' % total)
+"#,
+    );
+    let port: u16 = job.line(1).parse().unwrap_or_else(|e| panic!("{e}"));
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap_or_else(|e| panic!("{e}"));
+    let mut say = |text: &str| {
+        client
+            .write_all(text.as_bytes())
+            .unwrap_or_else(|e| panic!("{e}"));
+        let mut answer = [0; 16];
+        let read = client.read(&mut answer).unwrap_or_else(|e| panic!("{e}"));
+        String::from_utf8_lossy(&answer[..read]).trim().to_owned()
+    };
+    assert_eq!(say("abc"), "3");
+    let archive = job.dump(&[]);
+    job.restore(&archive, &[]);
+    assert_eq!(say("defg"), "7");
+}
+
+#[test]
+fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
+    let job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let dump = |pid: &str| command(job::program(), &["dump", pid, "/var/tmp"]).refused();
+    assert!(dump("4194303").contains("no such process"));
+    assert!(dump("1").contains("init"));
+    let own = dump(&std::process::id().to_string());
+    assert!(own.contains("ancestor"), "{own}");
+    signal(job.pid(), "STOP");
+    eventually("it is stopped", || {
+        let path = format!("/proc/{}/status", job.pid());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        match status.contains("State:\tT") {
+            true => Ok(()),
+            false => Err(status),
+        }
+    });
+    let stopped = job.try_dump(&[]).refused();
+    assert!(stopped.contains("kill -CONT"), "{stopped}");
+    signal(job.pid(), "CONT");
+    assert_eq!(job.ask(), sum);
+    let mut piped = Command::new("setsid")
+        .args([
+            "sh",
+            "-c",
+            "exec 3>&- 9>&- 2>/dev/null </dev/null; exec sleep 1000",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let text = eventually("the pipe is named", || {
+        let text = dump(&piped.id().to_string());
+        match text.contains("descriptor 1 ") && text.contains("is a pipe to process") {
+            true => Ok(text),
+            false => Err(text),
+        }
+    });
+    assert!(text.contains(&std::process::id().to_string()), "{text}");
+    let _ = piped.kill();
+    let _ = piped.wait();
+    let missing = command(
+        job::program(),
+        &["dump", &job.pid().to_string(), "/nowhere/at/all"],
+    );
+    assert!(missing.refused().contains("/nowhere/at/all"));
+    assert_eq!(job.ask(), sum);
+}
+
+fn signal(pid: i32, name: &str) {
+    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
+}
+
+#[test]
+fn damaged_and_hostile_archives_start_nothing() {
+    let mut job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let archive = job.dump(&[]);
+    job.ended();
+    let whole = fs::read(&archive).unwrap_or_else(|error| panic!("{error}"));
+    let bad = job.dir().join("bad.tar");
+    let try_it = |what: &str, bytes: &[u8]| {
+        fs::write(&bad, bytes).unwrap_or_else(|error| panic!("{error}"));
+        let error = job.try_restore(&bad, &[]).refused();
+        assert!(error.contains("bad.tar"), "{what}: {error}");
+        let path = format!("/proc/{}", job.pid());
+        eventually("nothing was started", || match Path::new(&path).exists() {
+            true => Err(format!("{what}: {error}")),
+            false => Ok(()),
+        });
+        error
+    };
+    for end in [
+        0,
+        100,
+        512,
+        5000,
+        whole.len() / 2,
+        whole.len() - 1024,
+        whole.len() - 1,
+    ] {
+        let error = try_it("truncated", &whole[..end]);
+        assert!(error.contains("truncated"), "{end}: {error}");
+    }
+    let edited = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // A header, a frame in the middle of the memory, the manifest.
+    try_it("a header", &edited(3));
+    let found = |text: &[u8]| {
+        let at = whole.windows(text.len()).rposition(|part| part == text);
+        at.unwrap_or_else(|| panic!("not in the archive"))
+    };
+    try_it("the manifest", &edited(found(b"\"digest\"") + 20));
+    let core = format!("core-{}.img", job.pid());
+    try_it("an image", &edited(found(core.as_bytes()) + 512 + 50));
+    try_it("data after the end", &[&whole[..], &whole[..]].concat());
+    // A link, as tar makes it.
+    let links = job.dir().join("links");
+    fs::create_dir(&links).unwrap_or_else(|error| panic!("{error}"));
+    let script = format!(
+        "cd {} && ln -s /etc/shadow inventory.img && tar --format=ustar -cf {} *",
+        links.display(),
+        bad.display()
+    );
+    command("sh", &["-c", &script]).ok();
+    let error = try_it("a link", &fs::read(&bad).unwrap_or_default());
+    assert!(error.contains("not a regular file"), "{error}");
+    // A frame that is damaged is found when it is read, wherever CRIU or the page source
+    // reads it: the process must not go on with it.
+    fs::write(&bad, edited(30 << 20)).unwrap_or_else(|error| panic!("{error}"));
+    let eager = job.try_restore(&bad, &["--eager"]).refused();
+    assert!(eager.contains("damaged"), "{eager}");
+    let lazy = job.try_restore(&bad, &[]);
+    if lazy.code == 0 {
+        job.ended();
+    }
+    let pipe = job.dir().join("pipe");
+    command("mkfifo", &[&pipe.display().to_string()]).ok();
+    let error = job.try_restore(&pipe, &[]).refused();
+    assert!(error.contains("not a regular file"), "{error}");
+    job.restore(&archive, &[]);
+    assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn a_full_disk_leaves_the_job_running_and_nothing_behind() {
+    let job = Job::start(MEMORY);
+    let sum = job.line(1);
+    let place = job.checkpoints().display().to_string();
+    command("mount", &["-t", "tmpfs", "-o", "size=24m", "none", &place]).ok();
+    let error = job.try_dump(&[]).refused();
+    let left = job.names();
+    command("umount", &[&place]).ok();
+    assert!(
+        error.contains("make room") || error.contains("disk is full"),
+        "{error}"
+    );
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(job.ask(), sum);
+}
+
+/// Starts a dump, and returns when CRIU has written some memory.
+fn dumping(job: &Job) -> Child {
+    let place = job.checkpoints();
+    let child = Command::new(job::program())
+        .args(["dump", &job.pid().to_string()])
+        .arg(&place)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{error}"));
+    let written = || -> Option<PathBuf> {
+        let hidden = fs::read_dir(&place).ok()?.flatten().next()?.path();
+        let pages = hidden.join("pages-1.img");
+        (fs::metadata(&pages).ok()?.len() > 0).then_some(pages)
+    };
+    while written().is_none() {
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[track_caller]
+fn runs_on(job: &Job, sum: &str) {
+    assert_eq!(job.ask(), sum);
+    eventually("no CRIU is left", || {
+        let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
+        let criu = format!("criu: dump --rpc -t {}", job.pid());
+        match found.lines().find(|line| line.contains(&criu)) {
+            Some(line) => Err(line.to_owned()),
+            None => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn a_dump_that_is_cancelled_or_killed_leaves_the_job_running() {
+    let job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 384"));
+    let sum = job.line(1);
+    // Its caller.
+    let mut child = dumping(&job);
+    signal(child.id().cast_signed(), "TERM");
+    let mut said = String::new();
+    if let Some(stderr) = &mut child.stderr {
+        let _ = stderr.read_to_string(&mut said);
+    }
+    let status = child.wait().unwrap_or_else(|error| panic!("{error}"));
+    assert!(!status.success() && said.contains("cancelled"), "{said}");
+    assert!(job.names().is_empty(), "{:?}", job.names());
+    runs_on(&job, &sum);
+    // CRIU.
+    let mut child = dumping(&job);
+    for (pid, line) in job::children(child.id()) {
+        assert!(line.contains("criu"), "{line}");
+        job::kill(pid);
+    }
+    let status = child.wait().unwrap_or_else(|error| panic!("{error}"));
+    assert!(!status.success());
+    assert!(job.names().is_empty(), "{:?}", job.names());
+    runs_on(&job, &sum);
+    // The program itself: the next dump removes what it leaves.
+    let mut child = dumping(&job);
+    job::kill(child.id().cast_signed());
+    let _ = child.wait();
+    runs_on(&job, &sum);
+    let archive = job.dump(&["--leave-running"]);
+    let name = archive
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    assert_eq!(job.names(), Vec::from_iter(name));
+    runs_on(&job, &sum);
+}
+
+#[test]
+fn a_restore_that_is_killed_leaves_nothing() {
+    let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 384"));
+    let sum = job.line(1);
+    let archive = job.dump(&[]);
+    job.ended();
+    for flags in [&["--eager"][..], &["--eager", "--namespace"]] {
+        let mut child = Command::new(job::program())
+            .arg("restore")
+            .arg(&archive)
+            .args(flags)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{error}"));
+        // CRIU has begun, and reads memory for a while.
+        let work = format!("/run/cedana/process/.cedana-work-{}-0", child.id());
+        while !Path::new(&work).join("restore.log").exists() {
+            std::thread::yield_now();
+        }
+        job::kill(child.id().cast_signed());
+        let _ = child.wait();
+        eventually("nothing of it runs", || {
+            let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
+            let left = |line: &&str| line.contains("criu: restore") || line.contains("criu swrk");
+            let path = format!("/proc/{}", job.pid());
+            match found.lines().find(left) {
+                Some(line) => Err(line.to_owned()),
+                None if Path::new(&path).exists() => Err("the job runs".to_owned()),
+                None => Ok(()),
+            }
+        });
+        // The next restore removes what it left.
+        job.restore(&archive, &["--own"]);
+        assert!(!Path::new(&work).exists());
+        assert_eq!(job.ask(), sum);
+        job.kill();
+    }
+}
+
+#[test]
+fn a_restored_job_does_not_outlive_its_page_source() {
+    let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 640"));
+    let archive = job.dump(&[]);
+    job.ended();
+    let said = job.try_restore(&archive, &[]).ok().stdout;
+    assert!(said.contains("lazy true"), "{said}");
+    // The one that has this archive open.
+    let pages = command("pgrep", &["-x", "cedana-pages"]).ok().stdout;
+    let serves = |pid: &&str| {
+        // Another story's may end at any moment.
+        let open = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let mut open = open
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        open.any(|path| path == archive)
+    };
+    let source = pages.lines().find(serves);
+    let source = source.unwrap_or_else(|| panic!("no page source: {pages}"));
+    job::kill(source.parse().unwrap_or_else(|error| panic!("{error}")));
+    job.ended();
+    let mut mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    mounts.retain(|c| c != '\0');
+    assert!(!mounts.contains("fuse.cedana"), "{mounts}");
+}

@@ -1,0 +1,145 @@
+//! Plain processes whose terminal or log pipe a supervisor holds: it keeps its end, and
+//! gives them another one at the restore.
+
+use cedana_integration::command;
+
+/// A supervisor in Python, with a terminal and pipes of its own.
+const SUPERVISOR: &str = r#"
+import fcntl, os, pty, select, subprocess, sys, tempfile, termios, time
+home = tempfile.mkdtemp(dir='/var/tmp')
+os.makedirs(home + '/checkpoints')
+def run(*words):
+    done = subprocess.run(['cedana-process', *words], capture_output=True, text=True)
+    return done.returncode, done.stdout.split(), done.stderr
+def dump(pid, *flags):
+    code, words, error = run('dump', str(pid), home + '/checkpoints', *flags)
+    assert code == 0, error
+    return words[-1]
+def until(fd, text, patience=60):
+    seen, end = b'', time.monotonic() + patience
+    while text not in seen:
+        left = end - time.monotonic()
+        assert left > 0 and select.select([fd], [], [], left)[0], seen
+        seen += os.read(fd, 1000)
+    return seen
+def own():
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+"#;
+
+/// Runs a supervisor's story.
+#[track_caller]
+fn supervises(story: &str) {
+    let clean = "\nimport shutil; shutil.rmtree(home)\n";
+    command("python3", &["-c", &[SUPERVISOR, story, clean].concat()]).ok();
+}
+
+#[test]
+fn a_shell_gets_another_terminal() {
+    supervises(
+        r#"
+master, slave = pty.openpty()
+job = subprocess.Popen(['bash', '--norc', '--noprofile', '-i'], stdin=slave, stdout=slave,
+    stderr=slave, preexec_fn=own, cwd=home)
+os.close(slave)
+os.write(master, b'X=41; echo started $X\n')
+until(master, b'started 41')
+code, _, error = run('dump', str(job.pid), home + '/checkpoints')
+assert code == 1 and 'terminal /dev/pts/' in error, error
+os.write(master, b'echo runs $X\n')
+until(master, b'runs 41')
+archive = dump(job.pid, '--held')
+job.wait()
+code, _, error = run('restore', archive)
+assert code == 1 and 'give it another one' in error, error
+master, slave = pty.openpty()
+code, words, error = run('restore', archive, '--terminal=' + os.ttyname(slave))
+assert code == 0 and int(words[-1]) == job.pid, error
+os.close(slave)
+os.write(master, b'echo restored $((X + 1))\n')
+until(master, b'restored 42')
+# Job control and ^C work: it is the terminal of its session.
+os.write(master, b'sleep 1000\n')
+until(master, b'sleep 1000')
+while not open(f'/proc/{job.pid}/task/{job.pid}/children').read(): time.sleep(0.01)
+os.write(master, b'\x03')
+os.write(master, b'echo interrupted $X\n')
+until(master, b'interrupted 41')
+os.kill(job.pid, 9)
+"#,
+    );
+}
+
+#[test]
+fn a_job_gets_another_log_pipe() {
+    supervises(
+        r#"
+program = '''
+import time
+n = 0
+while True:
+    n += 1
+    print(f'line {n}.', flush=True)
+    time.sleep(0.01)
+'''
+log, writer = os.pipe()
+job = subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=writer,
+    stderr=writer, start_new_session=True, cwd=home)
+os.close(writer)
+until(log, b'line 20.')
+code, _, error = run('dump', str(job.pid), home + '/checkpoints')
+assert code == 1 and 'is a pipe to process' in error, error
+archive = dump(job.pid, '--held')
+job.wait()
+seen = b''
+while True:
+    more = os.read(log, 100000)
+    if not more: break
+    seen += more
+code, _, error = run('restore', archive)
+assert code == 1 and 'give it another one' in error, error
+os.mkfifo(home + '/log')
+other = os.open(home + '/log', os.O_RDWR)
+code, words, error = run('restore', archive, '--stdio=' + home + '/log')
+assert code == 0 and int(words[-1]) == job.pid, error
+# No line is lost.
+last = int(seen.split(b'line ')[-1].split(b'.')[0]) if seen else None
+first = int(until(other, b'.').split(b'line ')[1].split(b'.')[0])
+assert last is None or first == last + 1, (last, first)
+until(other, b'line %d.' % (first + 20))
+os.kill(job.pid, 9)
+"#,
+    );
+}
+
+#[test]
+fn another_user_gets_nothing() {
+    supervises(
+        r#"
+job = subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd='/')
+# To a directory that the user can't write to, or not even reach.
+for place in [home + '/checkpoints', '/etc', '/root']:
+    code, _, error = run('dump', str(job.pid), place, '--user=4242')
+    assert code == 1 and 'Permission denied' in error, error
+theirs = home + '/theirs'
+os.mkdir(theirs); os.chown(theirs, 4242, 4242); os.chmod(home, 0o755)
+code, words, error = run('dump', str(job.pid), theirs, '--user=4242')
+assert code == 0, error
+archive = words[-1]
+job.wait()
+status = os.stat(archive)
+assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (4242, 4242, 0o600)
+assert os.listdir(theirs) == [os.path.basename(archive)], os.listdir(theirs)
+# Of another user it is a secret, and root's process is nobody else's.
+code, _, error = run('restore', archive, '--user=4243')
+assert code == 1 and 'Permission denied' in error, error
+code, _, error = run('restore', archive, '--user=4242')
+assert code == 1 and ('signature' in error or 'no key' in error or 'is of user 0' in error), error
+assert not os.path.exists(f'/proc/{job.pid}')
+code, words, error = run('restore', archive)
+assert code == 0, error
+os.kill(int(words[-1]), 9)
+"#,
+    );
+}

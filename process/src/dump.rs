@@ -1,0 +1,196 @@
+//! `dump`: a process and its children into one archive or a directory.
+//!
+//! ```text
+//! Look     obstacles named; memory of an earlier lazy restore completed
+//!   ▼
+//! attempt  destination, capture, CRIU ─► post-dump ─► stored, synced, published ─► yes
+//!   │ ▲                                  (runs on: yes at once, stored meanwhile)
+//!   │ └─── failed for a cause that passes by itself: once more, for two seconds
+//!   ▼
+//! Report
+//! ```
+//!
+//! CRIU lets the process go, or kills it, only when this program answers its question
+//! after the dump. One that is to end is answered when the checkpoint is on disk; one that
+//! runs on at once, because it runs on in any case.
+
+mod attempt;
+mod stored;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cedana_checkpoint::criu::version;
+use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::inspect::DumpCost;
+use cedana_checkpoint::progress::Observer;
+use cedana_checkpoint::session;
+use cedana_contract::pid::Pid;
+
+use crate::cancel::Cancel;
+use crate::destination::{self, Target};
+use crate::error::Error;
+use crate::look::{Tree, look};
+use attempt::Attempt;
+
+/// How long a failure that passes by itself is tried again.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the process runs between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The share of the process's memory that must be free: memory compresses by a factor of
+/// twenty at best.
+const LEAST_SHARE: u64 = 20;
+
+/// Options of a dump.
+#[derive(Debug, Clone)]
+pub struct DumpOptions {
+    /// The name of what is dumped, a job's ID or the program's, for the archive's name
+    /// and the manifest. Empty means the program's.
+    pub name: String,
+    /// The process runs on.
+    pub leave_running: bool,
+    /// Keep TCP connections, instead of refusing a process that has some.
+    pub tcp_established: bool,
+    /// Keep file locks.
+    pub file_locks: bool,
+    /// Keep unlinked files that have another name.
+    pub link_remap: bool,
+    /// The largest unlinked file that is copied, in bytes.
+    pub ghost_limit: u64,
+    /// It is a shell's job: its session and terminal are those of the restoring shell.
+    pub shell_job: bool,
+    /// Descriptors of the process, by number, whose other ends its supervisor holds:
+    /// log pipes, a terminal. The restore gets others ([`crate::RestoreOptions::stdio`]).
+    pub held: Vec<i32>,
+    /// How memory is stored.
+    pub compression: Compression,
+    /// Limit of the buffers, in bytes.
+    pub memory: u64,
+    /// Whether CRIU may write to spare memory.
+    pub spare_memory: bool,
+    /// CRIU's time limit for stopping all processes.
+    pub timeout: Duration,
+    /// The directory for CRIU's logs after failures, and how many are kept.
+    pub logs: (PathBuf, usize),
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            leave_running: false,
+            tcp_established: true,
+            file_locks: true,
+            link_remap: true,
+            ghost_limit: 512 << 20,
+            shell_job: false,
+            held: Vec::new(),
+            compression: Compression::Zstd { level: 1 },
+            memory: 128 << 20,
+            spare_memory: true,
+            timeout: Duration::from_secs(60),
+            logs: (PathBuf::from("/var/log/cedana"), 100),
+        }
+    }
+}
+
+/// A checkpoint that is on disk.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The archive, or the directory.
+    pub path: PathBuf,
+    /// CRIU's statistics; `None` if it wrote none.
+    pub criu: Option<DumpCost>,
+    /// From the start of CRIU until it had written everything.
+    pub dumped: Duration,
+    /// From the start of CRIU until the checkpoint was on disk.
+    pub total: Duration,
+    /// Bytes of memory.
+    pub raw_bytes: u64,
+    /// The same as stored.
+    pub stored_bytes: u64,
+    /// The number of processes.
+    pub processes: usize,
+}
+
+/// Dumps a process and its children.
+///
+/// # Errors
+/// There is no checkpoint, and the process runs on.
+pub fn dump(
+    pid: Pid,
+    target: &Target,
+    options: &DumpOptions,
+    cancel: &Cancel,
+    observer: &Arc<Observer>,
+) -> Result<Report, Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let criu = version::find(&path)?;
+    let began = Instant::now();
+    loop {
+        let tree = look(pid, options).map_err(|found| Error::Obstacles { pid, found })?;
+        complete_memory(pid, &tree, cancel)?;
+        check_room(target, options, &tree)?;
+        let attempt = Attempt {
+            pid,
+            tree: &tree,
+            criu: &criu,
+            target,
+            options,
+            cancel,
+        };
+        match attempt.run(observer)? {
+            Ok(report) => return Ok(report),
+            Err(failure) => {
+                let passes = failure.passes && began.elapsed() < PATIENCE;
+                if !passes {
+                    return Err(failure.error);
+                }
+            }
+        }
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        // The kernel reports the end of none of these causes.
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Completes what an earlier lazy restore has not brought yet.
+fn complete_memory(pid: Pid, tree: &Tree, cancel: &Cancel) -> Result<(), Error> {
+    for process in &tree.processes {
+        match session::finish(*process, cancel) {
+            Err(session::Incomplete::Interrupted) => return Err(Error::Cancelled),
+            Err(source) => return Err(Error::Incomplete { pid, source }),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_room(target: &Target, options: &DumpOptions, tree: &Tree) -> Result<(), Error> {
+    let dir = match target {
+        Target::Directory(dir) | Target::Archive { dir, .. } => dir,
+    };
+    let failed = |source| Error::Target {
+        path: dir.clone(),
+        source,
+    };
+    let (path, free) = destination::free(target).map_err(failed)?;
+    let needed = match options.compression {
+        Compression::None => tree.memory,
+        Compression::Zstd { .. } => tree.memory / LEAST_SHARE,
+    };
+    match free < needed {
+        true => Err(Error::Full {
+            path,
+            free,
+            needed: tree.memory,
+        }),
+        false => Ok(()),
+    }
+}

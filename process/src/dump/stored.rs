@@ -1,0 +1,259 @@
+//! The images of a dump while they are stored, and the checkpoint that they become.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use cedana_checkpoint::capture::{Archive, ArchiveWriter, Capture, Captured, Expected, Options};
+use cedana_checkpoint::criu::Version;
+use cedana_checkpoint::format::manifest::{
+    self, Container, Cost, Entry, FORMAT, Key, Kind, Machine, Manifest, Process, Versions,
+};
+use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::inspect::DumpCost;
+use cedana_checkpoint::output::units::micros;
+use cedana_checkpoint::progress::{Observer, Phase, Progress};
+use cedana_contract::files;
+
+use super::attempt::Attempt;
+use crate::destination::{Destination, NewArchive};
+use crate::error::Error;
+
+/// The images of a dump that CRIU writes.
+pub(super) struct Storing {
+    destination: Destination,
+    capture: Capture,
+    pub(super) start: Instant,
+}
+
+/// A checkpoint that is on disk.
+pub(super) struct Published {
+    pub(super) path: PathBuf,
+    pub(super) raw_bytes: u64,
+    pub(super) stored_bytes: u64,
+    pub(super) total: Duration,
+}
+
+impl Storing {
+    pub(super) fn begin(attempt: &Attempt<'_>, observer: &Arc<Observer>) -> Result<Self, Error> {
+        let destination = Destination::prepare(attempt.pid, attempt.target, &attempt.name())?;
+        let images = destination.images();
+        let options = Options {
+            compression: attempt.options.compression,
+            memory: attempt.options.memory,
+            flush: true,
+            expected: attempt.options.spare_memory.then_some(Expected {
+                bytes: attempt.tree.memory,
+                processes: attempt.tree.processes.len(),
+            }),
+        };
+        let observer = Arc::clone(observer);
+        let capture = match &destination {
+            Destination::Directory(_) => Capture::start(&images, options, observer),
+            Destination::Archive(archive) => {
+                let file = archive.file.try_clone();
+                let archive = Archive {
+                    file: file.map_err(Error::system("copy a descriptor"))?,
+                    path: archive.shown.clone(),
+                };
+                Capture::to_archive(&images, archive, options, observer)
+            }
+        };
+        let pid = attempt.pid;
+        Ok(Self {
+            capture: capture.map_err(|source| Error::Capture { pid, source })?,
+            destination,
+            start: Instant::now(),
+        })
+    }
+
+    /// The directory that CRIU writes to.
+    pub(super) fn images(&self) -> PathBuf {
+        self.destination.images()
+    }
+
+    /// Stores what is left, and publishes the checkpoint. `cost` is CRIU's, if it has
+    /// ended.
+    pub(super) fn publish(
+        self,
+        attempt: &Attempt<'_>,
+        cost: Option<DumpCost>,
+        observer: &Arc<Observer>,
+    ) -> Result<Published, Error> {
+        let pid = attempt.pid;
+        let dumped = self.start.elapsed();
+        let in_capture = |source| Error::Capture { pid, source };
+        let mut captured = self.capture.finish().map_err(in_capture)?;
+        (observer)(Progress {
+            phase: Phase::Sync,
+            raw: captured.raw_bytes,
+            done: captured.raw_bytes,
+            stored: captured.stored_bytes,
+        });
+        let (raw_bytes, stored_bytes) = (captured.raw_bytes, captured.stored_bytes);
+        let start = self.start;
+        let manifest = |files: Vec<Entry>| {
+            let machine =
+                Machine::here().map_err(Error::system("read this machine's properties"))?;
+            let mut manifest = manifest(attempt, files, machine);
+            manifest.cost = Cost {
+                frozen_us: cost
+                    .filter(|_| attempt.options.leave_running)
+                    .map(|cost| cost.frozen_us.into()),
+                dump_us: micros(dumped),
+                total_us: micros(start.elapsed()),
+                raw_bytes,
+                stored_bytes,
+            };
+            sign(&mut manifest)
+                .map_err(Error::system("sign the checkpoint with /etc/cedana/key"))?;
+            Ok::<_, Error>(manifest)
+        };
+        let path = match self.destination {
+            Destination::Directory(mut staging) => {
+                let in_publish = |source| Error::Publish { pid, source };
+                let files = staging.digest(captured.files).map_err(in_publish)?;
+                let manifest = manifest(files)?;
+                staging.publish(Some(&manifest)).map_err(in_publish)?;
+                staging.dir().to_owned()
+            }
+            Destination::Archive(archive) => {
+                let shown = archive.shown.clone();
+                let failed = |source| Error::Target {
+                    path: shown.clone(),
+                    source,
+                };
+                let writer = captured.archive.take();
+                let mut writer =
+                    writer.ok_or_else(|| failed(io::Error::other("the archive was not opened")))?;
+                let files = add_small(&archive, &mut writer, captured)
+                    .map_err(|error| error.into_error(pid, &shown))?;
+                let manifest = manifest(files)?;
+                let text = manifest.render().map_err(failed)?;
+                writer
+                    .add(manifest::NAME, &mut &text[..])
+                    .map_err(in_capture)?;
+                writer.finish().map_err(in_capture)?;
+                archive.publish().map_err(failed)?
+            }
+        };
+        Ok(Published {
+            path,
+            raw_bytes,
+            stored_bytes,
+            total: self.start.elapsed(),
+        })
+    }
+}
+
+/// Why a small file could not be added.
+enum Small {
+    Read(io::Error),
+    Write(cedana_checkpoint::capture::Error),
+}
+
+impl Small {
+    fn into_error(self, pid: cedana_contract::pid::Pid, path: &Path) -> Error {
+        match self {
+            Self::Read(source) => Error::Target {
+                path: path.to_owned(),
+                source,
+            },
+            Self::Write(source) => Error::Capture { pid, source },
+        }
+    }
+}
+
+/// Adds all files that CRIU wrote but the page files and the log.
+fn add_small(
+    archive: &NewArchive,
+    writer: &mut ArchiveWriter,
+    captured: Captured,
+) -> Result<Vec<Entry>, Small> {
+    let mut entries = captured.files;
+    for (name, _) in archive.scratch.files().map_err(Small::Read)? {
+        // CRIU writes to the log until it exits.
+        if name.ends_with(".log") {
+            continue;
+        }
+        let mut file = archive.scratch.file(&name).map_err(Small::Read)?;
+        let (size, digest) = writer.add(&name, &mut file).map_err(Small::Write)?;
+        let kind = match name.ends_with(".img") {
+            true => Kind::Image,
+            false => Kind::Other,
+        };
+        entries.push(Entry::whole(&name, kind, size, digest));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manifest {
+    let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let tree = attempt.tree;
+    Manifest {
+        format: FORMAT,
+        created: created.map_or(0, |since| since.as_secs()),
+        files,
+        parent: None,
+        machine,
+        versions: Versions {
+            cedana: env!("CARGO_PKG_VERSION").to_owned(),
+            criu: attempt.criu.1.to_string(),
+            runtime: String::new(),
+        },
+        container: Container::default(),
+        process: Some(Process {
+            name: attempt.name(),
+            pid: attempt.pid.as_raw(),
+            command: tree.command.clone(),
+            uid: tree.uid,
+            processes: tree.processes.len(),
+            terminal: tree.terminal.clone(),
+            inherited: tree.inherited.clone(),
+        }),
+        options: options(attempt),
+        cost: Cost::default(),
+        signature: None,
+    }
+}
+
+/// The options, by the names of settings and flags.
+fn options(attempt: &Attempt<'_>) -> BTreeMap<String, manifest::Value> {
+    let options = attempt.options;
+    let mut named: Vec<(&str, manifest::Value)> = vec![
+        ("tcp_established", options.tcp_established.into()),
+        ("file_locks", options.file_locks.into()),
+        ("link_remap", options.link_remap.into()),
+        ("shell_job", options.shell_job.into()),
+        ("ghost_limit", options.ghost_limit.into()),
+        ("leave_running", options.leave_running.into()),
+    ];
+    match options.compression {
+        Compression::None => named.push(("compression", "none".into())),
+        Compression::Zstd { level } => {
+            named.extend([("compression", "zstd".into()), ("level", level.into())]);
+        }
+    }
+    let owned = |(name, value): (&str, _)| (name.to_owned(), value);
+    named.into_iter().map(owned).collect()
+}
+
+/// Signs a manifest with the node's key, if the node has one.
+fn sign(manifest: &mut Manifest) -> io::Result<()> {
+    match Key::read(Path::new(files::KEY)).map_err(io::Error::other)? {
+        Some(key) => manifest.sign(&key).map_err(io::Error::other),
+        None => Ok(()),
+    }
+}
+
+/// Opens a directory for CRIU.
+pub(super) fn directory(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(Error::system("open the directory of images"))
+}
+
+/// Version of the CRIU that dumps.
+pub(super) type Criu = (PathBuf, Version);

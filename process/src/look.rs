@@ -1,0 +1,296 @@
+//! A process and its children, before anything is frozen.
+//!
+//! What CRIU would refuse after it has frozen the process, or dump and never restore, is
+//! named here with the remedy. All of it is read from /proc and may change until CRIU
+//! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
+
+mod descriptors;
+mod obstacle;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+
+use cedana_checkpoint::host::procfs::{self, Stat, descends, memory, namespace_inode};
+use cedana_contract::pid::Pid;
+
+pub use obstacle::Obstacle;
+
+use crate::dump::DumpOptions;
+
+/// What a dump needs to know.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// The process and its descendants.
+    pub(crate) processes: Vec<Pid>,
+    /// Bytes of their memory.
+    pub(crate) memory: u64,
+    /// The command line of the process.
+    pub(crate) command: Vec<String>,
+    /// Its effective user.
+    pub(crate) uid: u32,
+    /// CRIU's key of the terminal that is left out.
+    pub(crate) terminal: Option<String>,
+    /// CRIU's keys of pipes whose other ends the caller holds, by descriptor.
+    pub(crate) inherited: BTreeMap<i32, String>,
+}
+
+/// Names what would stop a dump of a process. Nothing is frozen or changed.
+///
+/// # Errors
+/// The obstacles.
+pub fn examine(pid: Pid, options: &DumpOptions) -> Result<(), Vec<Obstacle>> {
+    look(pid, options).map(|_| ())
+}
+
+/// Looks at a process and its children.
+pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle>> {
+    let Some(root) = Stat::read(pid) else {
+        return Err(vec![Obstacle::Missing]);
+    };
+    if let Some(obstacle) = never(pid) {
+        return Err(vec![obstacle]);
+    }
+    let stats = all();
+    let mut processes: Vec<Pid> = stats
+        .keys()
+        .filter(|other| descends(**other, pid, &stats))
+        .copied()
+        .collect();
+    processes.sort_unstable();
+    if processes.contains(&Pid::own()) {
+        return Err(vec![Obstacle::Ancestor]);
+    }
+    let mut found = Vec::new();
+    for process in &processes {
+        if let Some(stat) = stats.get(process) {
+            found.extend(state(pid, *process, stat));
+        }
+        found.extend(namespaces(*process));
+    }
+    found.extend(session(pid, &root, &processes, options));
+    let mut tree = Tree {
+        memory: processes.iter().filter_map(|pid| memory(*pid)).sum(),
+        command: command(pid),
+        uid: status_uid(pid).unwrap_or_default(),
+        processes,
+        ..Tree::default()
+    };
+    descriptors::check(&mut tree, pid, options, &stats, &mut found);
+    match found.is_empty() {
+        true => Ok(tree),
+        false => Err(found),
+    }
+}
+
+/// All processes.
+fn all() -> HashMap<Pid, Stat> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            Some((pid, Stat::read(pid)?))
+        })
+        .collect()
+}
+
+/// Processes that are never dumped.
+fn never(pid: Pid) -> Option<Obstacle> {
+    if pid.as_raw() == 1 {
+        return Some(Obstacle::Init);
+    }
+    if pid == Pid::own() {
+        return Some(Obstacle::Own);
+    }
+    is_kernel_thread(pid).then_some(Obstacle::KernelThread)
+}
+
+/// `PF_KTHREAD` of the kernel's include/linux/sched.h, in the flags of /proc/PID/stat.
+fn is_kernel_thread(pid: Pid) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    let text = fs::read_to_string(procfs::of(pid).join("stat")).unwrap_or_default();
+    let flags = text.rsplit_once(')').and_then(|(_, rest)| {
+        // Field 9 (proc(5)); what follows the name begins with field 3.
+        rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()
+    });
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+fn state(root: Pid, pid: Pid, stat: &Stat) -> Option<Obstacle> {
+    let name = stat.name.clone();
+    match stat.state {
+        // Zombies below the root are dumped as such.
+        'Z' | 'X' if pid == root && stat.threads > 1 => Some(Obstacle::DeadLeader { pid, name }),
+        'Z' | 'X' if pid == root => Some(Obstacle::Dead),
+        'Z' if is_dead_leader(pid) => Some(Obstacle::DeadLeader { pid, name }),
+        _ if tracer(pid).is_some() => Some(Obstacle::Traced {
+            pid,
+            name,
+            tracer: tracer(pid),
+        }),
+        'T' => Some(Obstacle::Stopped { pid, name }),
+        _ => None,
+    }
+}
+
+/// Whether a process's main thread has exited and others have not.
+fn is_dead_leader(pid: Pid) -> bool {
+    let threads = fs::read_dir(procfs::of(pid).join("task"));
+    threads.is_ok_and(|threads| threads.count() > 1)
+}
+
+fn tracer(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(procfs::of(pid).join("status")).ok()?;
+    let tracer = procfs::status_number(&status, "TracerPid:")?;
+    i64::try_from(tracer).ok()?.try_into().ok()
+}
+
+/// The namespaces that this process must share: CRIU would make others anew, and a
+/// container's are its engine's. CRIU itself restores processes in a time namespace of
+/// their own, so that their clocks go on.
+fn namespaces(pid: Pid) -> Option<Obstacle> {
+    const KINDS: [(&str, &str); 6] = [
+        ("pid", "PID"),
+        ("mnt", "mount"),
+        ("user", "user"),
+        ("net", "network"),
+        ("ipc", "IPC"),
+        ("uts", "UTS"),
+    ];
+    KINDS.into_iter().find_map(|(file, name)| {
+        let theirs = namespace_inode(&pid.to_string(), file).ok()?;
+        let ours = namespace_inode("self", file).ok()?;
+        (theirs != ours).then_some(Obstacle::Namespace { pid, kind: name })
+    })
+}
+
+/// A session whose leader is not in the tree is restored in the restoring one's.
+fn session(pid: Pid, root: &Stat, processes: &[Pid], options: &DumpOptions) -> Option<Obstacle> {
+    let leader = root.session.filter(|leader| *leader != pid);
+    let is_outside =
+        root.session.is_none() || leader.is_some_and(|leader| !processes.contains(&leader));
+    (is_outside && !options.shell_job).then_some(Obstacle::Session { leader })
+}
+
+fn command(pid: Pid) -> Vec<String> {
+    let bytes = fs::read(procfs::of(pid).join("cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).take(64);
+    let mut words: Vec<String> = words
+        .map(|word| String::from_utf8_lossy(word).chars().take(1000).collect())
+        .collect();
+    // The last one is ended by a NUL, too.
+    words.pop();
+    words
+}
+
+fn status_uid(pid: Pid) -> Option<u32> {
+    let status = fs::read_to_string(procfs::of(pid).join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    fn first(pid: Pid) -> String {
+        let found = look(pid, &DumpOptions::default()).expect_err("an obstacle");
+        found[0].to_string()
+    }
+
+    struct Running(Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn sleep(prepare: impl FnOnce(&mut Command)) -> Running {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let apart = || {
+            nix::unistd::setsid()?;
+            let cloexec = nix::libc::CLOSE_RANGE_CLOEXEC;
+            // What this process inherited itself is not the child's own.
+            // SAFETY: close_range with this flag takes numbers and closes nothing yet.
+            unsafe { nix::libc::syscall(nix::libc::SYS_close_range, 3, u32::MAX, cloexec) };
+            Ok(())
+        };
+        // SAFETY: setsid and close_range are async-signal-safe.
+        unsafe { command.pre_exec(apart) };
+        prepare(&mut command);
+        Running(command.spawn().expect("spawn"))
+    }
+
+    #[test]
+    fn a_process_with_its_own_descriptors_has_no_obstacle() {
+        let process = sleep(|_| {});
+        let tree = look(Pid::of(&process.0), &DumpOptions::default()).expect("no obstacle");
+        assert_eq!(tree.processes, [Pid::of(&process.0)]);
+        assert_eq!(tree.command, ["sleep", "1000"]);
+        assert!(tree.memory > 0 && tree.inherited.is_empty());
+    }
+
+    #[test]
+    fn an_inherited_pipe_is_named_or_left_out() {
+        let process = sleep(|command| {
+            command.stdout(Stdio::piped());
+        });
+        let pid = Pid::of(&process.0);
+        let text = first(pid);
+        assert!(
+            text.contains("descriptor 1") && text.contains("pipe"),
+            "{text}"
+        );
+        let held = DumpOptions {
+            held: vec![0, 1, 2],
+            ..DumpOptions::default()
+        };
+        let tree = look(pid, &held).expect("the caller's");
+        assert!(tree.inherited[&1].starts_with("pipe:["), "{tree:?}");
+    }
+
+    #[test]
+    fn processes_that_are_never_dumped_are_named() {
+        assert!(first(1.try_into().expect("a PID")).contains("init"));
+        assert!(first(Pid::own()).contains("this program"));
+        let parent = std::os::unix::process::parent_id();
+        let text = first(parent.try_into().expect("a PID"));
+        assert!(text.contains("ancestor") || text.contains("init"), "{text}");
+        let missing = first(i32::MAX.try_into().expect("a PID"));
+        assert!(missing.contains("no such process"), "{missing}");
+        let mut child = Command::new("true").spawn().expect("spawn");
+        let pid = Pid::of(&child);
+        while Stat::read(pid).is_some_and(|stat| stat.state != 'Z') {
+            std::thread::yield_now();
+        }
+        assert!(first(pid).contains("has ended"));
+        child.wait().expect("wait");
+    }
+
+    #[test]
+    fn stopped_processes_and_foreign_sessions_are_named() {
+        let process = sleep(|_| {});
+        let pid = Pid::of(&process.0);
+        nix::sys::signal::kill(pid.into(), nix::sys::signal::Signal::SIGSTOP).expect("kill");
+        while Stat::read(pid).is_some_and(|stat| stat.state != 'T') {
+            std::thread::yield_now();
+        }
+        assert!(first(pid).contains("SIGCONT"));
+        let child = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = Running(child.expect("spawn"));
+        assert!(first(Pid::of(&child.0)).contains("session"));
+    }
+}

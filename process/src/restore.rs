@@ -1,0 +1,288 @@
+//! `restore`: the processes of an archive or a directory, in place.
+//!
+//! ```text
+//! Source    opened with the caller's rights
+//!   ▼
+//! View      index, manifest, digests; a directory that CRIU reads, nothing is unpacked
+//!   ▼
+//! attempt   page source, CRIU ─► the processes ─► pages
+//!   │ ▲
+//!   │ └──── failed lazily before the processes ran: once more, eagerly
+//!   ▼
+//! Restored  a child of this process
+//! ```
+//!
+//! The root of the restored tree is a child of this process, or of its nearest subreaper
+//! when this process has ended. CRIU asks before the processes run; a caller that has
+//! been killed by then doesn't answer, and CRIU kills what it restored.
+
+mod attempt;
+mod placement;
+mod user_files;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use cedana_checkpoint::criu::version;
+use cedana_checkpoint::format::contents::Contents;
+use cedana_checkpoint::format::manifest::{Manifest, Process};
+use cedana_checkpoint::fuse::Root;
+use cedana_checkpoint::images::{self, Ids};
+use cedana_checkpoint::opened::OpenedDir;
+use cedana_checkpoint::session;
+use cedana_checkpoint::view::{Accept, ImagesView, Needs, Subject};
+use cedana_contract::pid::Pid;
+
+use crate::cancel::Cancel;
+use crate::error::Error;
+use crate::owner::Owner;
+use attempt::{Attempt, Outcome};
+
+/// A checkpoint that is open.
+#[derive(Debug)]
+pub struct Source {
+    opened: OpenedDir,
+    path: PathBuf,
+}
+
+impl Source {
+    /// Opens an archive or a directory with the rights of `owner`.
+    ///
+    /// # Errors
+    /// It can't be opened, or is no valid archive.
+    pub fn open(path: &Path, owner: &Owner) -> Result<Self, Error> {
+        let opened = owner.act(|| OpenedDir::open_any(path));
+        let path = path.to_owned();
+        match opened {
+            Ok(opened) => Ok(Self { opened, path }),
+            Err(source) => Err(Error::Open { path, source }),
+        }
+    }
+}
+
+/// What becomes of TCP connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tcp {
+    /// They go on.
+    Keep,
+    /// They are closed, as if the peer had done so.
+    Close,
+}
+
+/// Where processes come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Under their own IDs, or in a namespace if one is taken.
+    Auto,
+    /// Under their own IDs.
+    Own,
+    /// In a PID namespace, where their IDs are their own.
+    Namespace,
+}
+
+/// Options of a restore.
+#[derive(Debug)]
+pub struct RestoreOptions {
+    /// The name of what is restored, for logs. Empty means the checkpoint's.
+    pub name: String,
+    /// TCP connections.
+    pub tcp: Tcp,
+    /// Where the processes come back.
+    pub placement: Placement,
+    /// Leave the processes stopped (SIGCONT lets them run).
+    pub leave_stopped: bool,
+    /// Whether memory may come while the processes run.
+    pub lazy: bool,
+    /// The number of threads that prefetch memory.
+    pub threads: usize,
+    /// Bytes that are decoded ahead for an eager restore.
+    pub memory: u64,
+    /// The checkpoints that are accepted.
+    pub accept: Accept,
+    /// Descriptors in place of those that the dump left out
+    /// ([`crate::DumpOptions::held`]), by the process's numbers.
+    pub stdio: Vec<(i32, OwnedFd)>,
+    /// The slave of a terminal in place of the one that the dump left out.
+    pub terminal: Option<OwnedFd>,
+    /// The user that the processes may belong to. A user other than root may restore only
+    /// what this node has signed (`/etc/cedana/key`), and files that the user could have
+    /// replaced are opened with the user's rights.
+    pub owner: Owner,
+    /// The directory that gets the reason if the processes must be killed later, because
+    /// their memory can't be read.
+    pub report: Option<PathBuf>,
+    /// The directory for CRIU's logs after failures, and how many are kept.
+    pub logs: (PathBuf, usize),
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            tcp: Tcp::Keep,
+            placement: Placement::Auto,
+            leave_stopped: false,
+            lazy: true,
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            memory: 128 << 20,
+            accept: Accept::Ours,
+            stdio: Vec::new(),
+            terminal: None,
+            owner: Owner::ROOT,
+            report: None,
+            logs: (PathBuf::from("/var/log/cedana"), 100),
+        }
+    }
+}
+
+/// A restored process.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The PID of its root.
+    pub pid: Pid,
+    /// The child of this process that must be waited for: the root, or the keeper of its
+    /// namespace, which ends with the same status (128 and the number of a signal).
+    pub child: Pid,
+    /// The PID of the root in its namespace, if it has one of its own.
+    pub inside: Option<Pid>,
+    /// Whether its memory comes while it runs.
+    pub lazy: bool,
+    /// Why its memory came before, although the caller allowed otherwise.
+    pub eager_because: Option<String>,
+    /// What the checkpoint says of it.
+    pub process: Process,
+}
+
+/// Restores a process and its children.
+///
+/// # Errors
+/// Nothing of it runs, and the checkpoint is unchanged.
+pub fn restore(
+    source: &Source,
+    options: &RestoreOptions,
+    cancel: &Cancel,
+) -> Result<Restored, Error> {
+    let begun = Instant::now();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let criu = version::find(&path)?.0;
+    let refused = |why: String| Error::Refused {
+        path: source.path.clone(),
+        why,
+    };
+    let mut found = None;
+    let mut eager_because = None;
+    let needs = Needs {
+        memory: options.memory,
+        root: Root(0),
+        shares_files: false,
+        accept: match options.owner.is_root() {
+            true => options.accept,
+            // An edited checkpoint could give its process any user's rights.
+            false => Accept::Signed,
+        },
+        subject: Subject::Process,
+    };
+    let lazy = |manifest: &Manifest, images: &Contents| {
+        found = Some(manifest.clone());
+        if !options.lazy || session::is_small(manifest) {
+            return false;
+        }
+        let possible = session::possible(manifest, images, None);
+        eager_because = possible.err();
+        eager_because.is_none()
+    };
+    // It is unpacked only where there is no FUSE; the log of the caller has no place here.
+    let view = ImagesView::of(&source.opened, &needs, lazy, |_| ());
+    let mut view = view.map_err(|error| Error::View {
+        path: source.path.clone(),
+        source: error,
+    })?;
+    let manifest = found.ok_or_else(|| refused("it has no manifest".to_owned()))?;
+    let process = manifest.process.clone().unwrap_or_default();
+    let ids = images::ids(view.images()).map_err(|error| refused(error.to_string()))?;
+    let namespace = match options.placement {
+        Placement::Own => {
+            placement::check_free(&ids).map_err(&refused)?;
+            false
+        }
+        Placement::Auto => placement::check_free(&ids).is_err(),
+        Placement::Namespace => true,
+    };
+    let opened = match options.owner.is_root() {
+        true => Vec::new(),
+        false => user_files::open(view.images(), &options.owner).map_err(&refused)?,
+    };
+    let mut inherit = inherit(&process, options).map_err(&refused)?;
+    inherit.extend(opened.iter().map(|(key, file)| (key.clone(), file)));
+    let attempt = Attempt {
+        criu: &criu,
+        source: &source.path,
+        manifest: &manifest,
+        process: &process,
+        ids: &ids,
+        namespace,
+        inherit: &inherit,
+        options,
+        cancel,
+        begun,
+    };
+    let first = attempt.run(&view)?;
+    let runs = match first {
+        Outcome::Runs(runs) => runs,
+        Outcome::Failed {
+            error,
+            final_: true,
+        } => return Err(error),
+        Outcome::Failed { error, .. } => {
+            // What could not be done lazily may be done eagerly.
+            eager_because = Some(error.to_string());
+            let served = view.serve_all(&needs, |_| ());
+            served.map_err(|source_error| Error::View {
+                path: source.path.clone(),
+                source: source_error,
+            })?;
+            match attempt.run(&view)? {
+                Outcome::Runs(runs) => runs,
+                Outcome::Failed { error, .. } => return Err(error),
+            }
+        }
+    };
+    Ok(Restored {
+        pid: runs.pid,
+        child: runs.child,
+        inside: runs.inside,
+        lazy: view.is_lazy(),
+        eager_because,
+        process,
+    })
+}
+
+/// CRIU's keys of what the dump left out, with the caller's descriptors.
+fn inherit<'a>(
+    process: &Process,
+    options: &'a RestoreOptions,
+) -> Result<Vec<(String, &'a OwnedFd)>, String> {
+    let mut inherit = Vec::new();
+    if let Some(key) = &process.terminal {
+        let terminal = options.terminal.as_ref().ok_or(
+            "its terminal belonged to its supervisor and is not in the checkpoint; give it another one",
+        )?;
+        inherit.push((key.clone(), terminal));
+    }
+    for (number, key) in &process.inherited {
+        let given = options.stdio.iter().find(|(given, _)| given == number);
+        let (_, given) = given.ok_or_else(|| {
+            format!("its descriptor {number} was a pipe to its supervisor and is not in the checkpoint; give it another one")
+        })?;
+        inherit.push((key.clone(), given));
+    }
+    Ok(inherit)
+}
+
+/// The processes of a tree by their IDs.
+fn processes(ids: &Ids) -> Vec<Pid> {
+    let pid = |id: &u32| (*id).try_into().ok();
+    ids.processes.iter().filter_map(pid).collect()
+}
