@@ -1,0 +1,4 @@
+//! daemon
+
+pub mod job;
+pub mod supervisor;
