@@ -3,4 +3,5 @@
 pub mod bytes;
 pub mod files;
 pub mod id;
+pub mod quote;
 pub mod spec;

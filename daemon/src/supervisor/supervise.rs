@@ -423,10 +423,11 @@ impl Supervisor {
         };
         // On a full disk the clients still learn it, and a watching daemon keeps it.
         let _ = self.files.write_ended(&ended);
+        // Before clients learn of the end, because then the ID may be used again. A daemon
+        // that starts in between reads exit.json.
+        let _ = fs::remove_dir_all(&self.files.run);
         self.stage = Stage::Leaving(Instant::now() + FAREWELL);
         self.enter(Phase::Ended(exit));
-        // A daemon that starts now reads exit.json instead.
-        let _ = fs::remove_dir_all(&self.files.run);
     }
 
     fn enter(&mut self, phase: Phase) {
