@@ -2,7 +2,6 @@
 //! SIGTERM or SIGINT.
 
 use std::fs::{self, File};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
@@ -13,6 +12,7 @@ use cedana_api::DESCRIPTORS;
 use cedana_api::places::TOKEN_FILE;
 use cedana_api::v1::daemon_service_server::DaemonServiceServer;
 use cedana_api::v1::job_service_server::JobServiceServer;
+use nix::fcntl::Flock;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use tokio::net::{TcpListener, UnixListener};
@@ -140,23 +140,19 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-fn wait_for_signal() -> impl Future<Output = Result<(), Error>> {
-    async {
-        let handle = |kind| signal(kind).map_err(Error::other("handle a signal"));
-        let (mut terminate, mut interrupt) = (
-            handle(SignalKind::terminate())?,
-            handle(SignalKind::interrupt())?,
-        );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
+async fn wait_for_signal() -> Result<(), Error> {
+    let handle = |kind| signal(kind).map_err(Error::other("handle a signal"));
+    let mut terminate = handle(SignalKind::terminate())?;
+    let mut interrupt = handle(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    Ok(())
 }
 
 /// Creates the directories and takes the locks.
-fn prepare(options: &Options) -> Result<[File; 2], Error> {
+fn prepare(options: &Options) -> Result<[Flock<File>; 2], Error> {
     socket::create_directory(&options.socket)?;
     create_private(&options.state_dir)?;
     create_private(&options.run_dir.join("jobs"))?;

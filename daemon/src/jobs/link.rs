@@ -41,7 +41,7 @@ impl Reader {
     /// The socket's, or that of the protocol.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Frame<Answer>>> {
         loop {
-            let frame = self.decoder.next();
+            let frame = self.decoder.take_frame();
             match frame.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))? {
                 Some(Frame::Unknown) => {}
                 Some(frame) => return Ok(Some(frame)),

@@ -1,10 +1,13 @@
 //! Locks that keep a second daemon away. The kernel drops them when the daemon ends,
 //! however it ends.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 
@@ -12,8 +15,8 @@ use crate::error::Error;
 ///
 /// # Errors
 /// [`Error::InUse`], with the other daemon's process ID.
-pub(crate) fn take(what: &'static str, of: &Path, file: PathBuf) -> Result<File, Error> {
-    let mut lock = OpenOptions::new()
+pub(crate) fn take(what: &'static str, of: &Path, file: PathBuf) -> Result<Flock<File>, Error> {
+    let lock = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -21,11 +24,11 @@ pub(crate) fn take(what: &'static str, of: &Path, file: PathBuf) -> Result<File,
         .mode(0o600)
         .open(&file)
         .map_err(Error::file("create", &file))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
+    let mut lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((mut other, Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
-            let holder = match lock.read_to_string(&mut pid) {
+            let holder = match other.read_to_string(&mut pid) {
                 Ok(1..) => format!(" (process {})", pid.trim()),
                 _ => String::new(),
             };
@@ -35,8 +38,8 @@ pub(crate) fn take(what: &'static str, of: &Path, file: PathBuf) -> Result<File,
                 holder,
             });
         }
-        Err(TryLockError::Error(error)) => return Err(Error::file("lock", file)(error)),
-    }
+        Err((_, errno)) => return Err(Error::file("lock", file)(errno.into())),
+    };
     // For the message above only.
     let _ = lock
         .set_len(0)

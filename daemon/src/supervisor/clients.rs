@@ -81,7 +81,7 @@ impl Client {
         }
         let mut frames = Vec::new();
         loop {
-            match self.decoder.next() {
+            match self.decoder.take_frame() {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => return frames,
                 Err(_) => {
@@ -199,7 +199,7 @@ mod tests {
         while received < sent {
             let n = theirs.read(&mut buffer).expect("data");
             decoder.push(&buffer[..n]);
-            while let Some(frame) = decoder.next::<Answer>().expect("frames") {
+            while let Some(frame) = decoder.take_frame::<Answer>().expect("frames") {
                 match frame {
                     Frame::Data(data) => received += data.len(),
                     other => panic!("{other:?}"),

@@ -135,7 +135,7 @@ impl Decoder {
     ///
     /// # Errors
     /// An unknown kind, or a length beyond [`MAX_PAYLOAD`].
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<Frame<M>>, NotAFrame> {
+    pub fn take_frame<M: DeserializeOwned>(&mut self) -> Result<Option<Frame<M>>, NotAFrame> {
         let Some((header, rest)) = self.buffer.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -172,7 +172,7 @@ mod tests {
             let mut frames = Vec::new();
             for part in bytes.chunks(step) {
                 decoder.push(part);
-                while let Some(frame) = decoder.next::<Request>().expect("frames") {
+                while let Some(frame) = decoder.take_frame::<Request>().expect("frames") {
                     frames.push(frame);
                 }
             }
@@ -191,7 +191,7 @@ mod tests {
         for bytes in [&[9, 1, 0, 0, 0, 0][..], &[DATA, 1, 0, 1, 0]] {
             let mut decoder = Decoder::default();
             decoder.push(bytes);
-            assert_eq!(decoder.next::<Request>(), Err(NotAFrame));
+            assert_eq!(decoder.take_frame::<Request>(), Err(NotAFrame));
         }
     }
 }
