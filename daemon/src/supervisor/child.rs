@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{
     Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid, setsid, write,
@@ -133,6 +133,10 @@ impl Child {
     fn steps(&self) -> Result<(), (Step, Errno)> {
         let at = |step| move |errno| (step, errno);
         sys::default_signals();
+        // The supervisor takes its signals as data, so it blocks them.
+        SigSet::empty()
+            .thread_set_mask()
+            .map_err(at(Step::Session))?;
         setsid().map_err(at(Step::Session))?;
         if self.terminal {
             sys::take_terminal().map_err(at(Step::Session))?;
