@@ -283,3 +283,60 @@ fn addresses_that_strangers_reach_need_certificates() {
     );
     assert!(start("localhost").contains("an IP address with a port"));
 }
+
+/// What systemd does: opens the socket, and waits for the daemon's word on another.
+const SERVICE_MANAGER: &str = r#"
+import os, socket, sys
+path, notify, *command = sys.argv[1:]
+told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+told.bind(notify)
+told.settimeout(60)
+opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+opened.bind(path)
+opened.listen()
+inode = os.stat(path).st_ino
+daemon = os.fork()
+if daemon == 0:
+    os.dup2(opened.fileno(), 3)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", NOTIFY_SOCKET=notify)
+    os.execvp(command[0], command)
+print(told.recv(100).decode())
+print(os.system(f"cedana --address {path} exec -a -- ls -l /proc/self/fd > {path}.seen"))
+print(os.system(f"cedana --address {path} daemon status | grep -c 'process {daemon} '"))
+os.kill(daemon, 15)
+print(told.recv(100).decode())
+print(os.waitpid(daemon, 0)[1], os.stat(path).st_ino == inode)
+"#;
+
+#[test]
+fn a_service_manager_opens_the_socket_and_is_told_of_readiness() {
+    let folder = Folder::new("manager");
+    let path = |name: &str| folder.file(name).display().to_string();
+    let (socket, notify, state, run) = (path("socket"), path("notify"), path("state"), path("run"));
+    let words = [
+        "60",
+        "python3",
+        "-c",
+        SERVICE_MANAGER,
+        &socket,
+        &notify,
+        "cedana",
+        "daemon",
+        "start",
+        "--socket",
+        &socket,
+        "--state-dir",
+        &state,
+        "--run-dir",
+        &run,
+        "--tcp",
+        "off",
+    ];
+    let said = command("timeout", &words).ok().stdout;
+    assert_eq!(said, "READY=1\n0\n1\n0\nSTOPPING=1\n0 True\n");
+    let seen = fs::read_to_string(path("socket.seen")).expect("a list");
+    assert!(
+        !seen.contains("socket:"),
+        "a job has the daemon's socket: {seen}"
+    );
+}
