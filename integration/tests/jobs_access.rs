@@ -316,6 +316,7 @@ fn a_service_manager_opens_the_socket_and_is_told_of_readiness() {
     let words = [
         "60",
         "python3",
+        "-u",
         "-c",
         SERVICE_MANAGER,
         &socket,
