@@ -196,16 +196,19 @@ mod tests {
     #[test]
     fn the_seeds_lines_are_understood() {
         for line in [
-            "cedana daemon start",
-            "cedana bootstrap",
-            "cedana exec python3\\ example.py example_job",
-            "cedana ps",
-            "cedana client ps",
-            "cedana job list",
-            "cedana client job kill example_job",
+            &["daemon", "start"][..],
+            &["bootstrap"],
+            &["exec", "python3 example.py", "example_job"],
+            &["ps"],
+            &["client", "ps"],
+            &["job", "list"],
+            &["jobs"],
+            &["client", "job", "kill", "example_job"],
         ] {
-            let words = line.split(' ').map(|word| word.replace('\\', " "));
-            Cli::try_parse_from(words).expect(line);
+            let words = [&["cedana"], line].concat();
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line:?}: {error}");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Arguments, variables and paths: any bytes, because the kernel asks for no encoding.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -21,12 +21,6 @@ impl Bytes {
     #[must_use]
     pub fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.0)
-    }
-
-    /// The same for a caller that keeps it.
-    #[must_use]
-    pub fn into_os_string(self) -> OsString {
-        OsString::from_vec(self.0)
     }
 }
 

@@ -34,7 +34,7 @@ const MIGRATIONS: [&str; 1] = ["
         remote INTEGER NOT NULL,
         FOREIGN KEY (uid, job) REFERENCES jobs (uid, id) ON DELETE CASCADE
     ) STRICT;
-    CREATE INDEX checkpoints_of_job ON checkpoints (uid, job);
+    CREATE INDEX checkpoints_of_job ON checkpoints (uid, job, created, remote, bytes);
 "];
 
 /// Brings the database to the present version. A newer one is left as it is.

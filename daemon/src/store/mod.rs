@@ -25,7 +25,10 @@ pub use row::{Checkpoints, JobKey, JobRow, JobState};
 const FILE: &str = "cedana.db";
 
 const SELECT: &str = "
-    SELECT jobs.*, newest, local, remote, bytes FROM jobs LEFT JOIN (
+    SELECT jobs.uid, jobs.id, state, since, jobs.created, pid, supervisor, exit_code, exit_signal,
+           restarts, restart_policy, command, working_directory, terminal, log_file,
+           newest, local, remote, bytes
+    FROM jobs LEFT JOIN (
         SELECT uid AS owner, job, max(created) AS newest, count(*) - sum(remote) AS local,
                sum(remote) AS remote, sum(iif(remote, 0, bytes)) AS bytes
         FROM checkpoints GROUP BY uid, job
@@ -179,10 +182,13 @@ impl Store {
     pub fn list(&self, owner: Option<u32>, all: bool) -> Result<Vec<JobRow>, StoreError> {
         let query = format!(
             "{SELECT} WHERE (?1 IS NULL OR jobs.uid = ?1)
-                 AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost'))
-             ORDER BY jobs.created, jobs.uid, jobs.id"
+                 AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost'))"
         );
-        Ok(self.with(|connection| rows(connection.prepare_cached(&query)?, params![owner, all]))?)
+        let mut jobs =
+            self.with(|connection| rows(connection.prepare_cached(&query)?, params![owner, all]))?;
+        // Faster than by SQLite, which would sort whole rows.
+        jobs.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
+        Ok(jobs)
     }
 
     /// The jobs that have, or should have, a supervisor.

@@ -1,6 +1,7 @@
 //! One job as the database has it.
 
 use rusqlite::Row;
+use rusqlite::types::FromSql;
 
 use crate::job::bytes::Bytes;
 use crate::job::id::JobId;
@@ -150,19 +151,26 @@ impl JobRow {
         }
     }
 
+    /// Reads the columns of [`SELECT`](super::SELECT), in that order: a list of ten
+    /// thousand jobs would spend most of its time on looking up columns by name.
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let mut columns = Columns { row, next: 0 };
         let invalid = |what: &str| {
             rusqlite::Error::ToSqlConversionFailure(format!("the database has {what}").into())
         };
-        let exit = match (row.get("exit_code")?, row.get("exit_signal")?) {
+        let uid = columns.next()?;
+        let id = JobId::parse(columns.next_text()?).map_err(|_| invalid("an invalid ID"))?;
+        let name = columns.next_text()?;
+        let since = columns.next()?;
+        let created = columns.next()?;
+        let pid: Option<i32> = columns.next()?;
+        let supervisor: Option<u32> = columns.next()?;
+        let exit = match (columns.next()?, columns.next()?) {
             (Some(code), _) => Some(Exit::Code(code)),
             (None, Some(signal)) => Some(Exit::Signal(signal)),
             (None, None) => None,
         };
-        let pid: Option<i32> = row.get("pid")?;
-        let supervisor: Option<u32> = row.get("supervisor")?;
-        let name: String = row.get("state")?;
-        let state = match (name.as_str(), pid, supervisor, exit) {
+        let state = match (name, pid, supervisor, exit) {
             ("starting", ..) => JobState::Starting,
             ("running", Some(pid), Some(supervisor), _) => JobState::Running { pid, supervisor },
             ("restarting", _, Some(supervisor), Some(exit)) => {
@@ -172,32 +180,46 @@ impl JobRow {
             ("lost", ..) => JobState::Lost,
             _ => return Err(invalid("an unknown state of a job")),
         };
-        let id: String = row.get("id")?;
-        let policy: String = row.get("restart_policy")?;
         Ok(Self {
-            key: JobKey {
-                uid: row.get("uid")?,
-                id: JobId::parse(&id).map_err(|_| invalid("an invalid ID"))?,
-            },
+            key: JobKey { uid, id },
             state,
-            since: row.get("since")?,
-            created: row.get("created")?,
-            restarts: row.get("restarts")?,
-            restart_policy: policy_of(&policy).ok_or_else(|| invalid("an unknown policy"))?,
-            command: row.get("command")?,
-            working_directory: Bytes(row.get("working_directory")?),
-            terminal: row.get("terminal")?,
-            log_file: row.get::<_, Option<Vec<u8>>>("log_file")?.map(Bytes),
+            since,
+            created,
+            restarts: columns.next()?,
+            restart_policy: policy_of(columns.next_text()?)
+                .ok_or_else(|| invalid("an unknown policy"))?,
+            command: columns.next()?,
+            working_directory: Bytes(columns.next()?),
+            terminal: columns.next()?,
+            log_file: columns.next::<Option<Vec<u8>>>()?.map(Bytes),
             checkpoints: Checkpoints {
-                newest: row.get("newest")?,
-                local: row.get::<_, Option<u32>>("local")?.unwrap_or_default(),
-                remote: row.get::<_, Option<u32>>("remote")?.unwrap_or_default(),
-                bytes: row
-                    .get::<_, Option<i64>>("bytes")?
+                newest: columns.next()?,
+                local: columns.next::<Option<u32>>()?.unwrap_or_default(),
+                remote: columns.next::<Option<u32>>()?.unwrap_or_default(),
+                bytes: columns
+                    .next::<Option<i64>>()?
                     .and_then(|bytes| bytes.try_into().ok())
                     .unwrap_or_default(),
             },
         })
+    }
+}
+
+/// The columns of a row, one after another.
+struct Columns<'r, 's> {
+    row: &'r Row<'s>,
+    next: usize,
+}
+
+impl<'r> Columns<'r, '_> {
+    fn next<T: FromSql>(&mut self) -> rusqlite::Result<T> {
+        self.next += 1;
+        self.row.get(self.next - 1)
+    }
+
+    fn next_text(&mut self) -> rusqlite::Result<&'r str> {
+        self.next += 1;
+        Ok(self.row.get_ref(self.next - 1)?.as_str()?)
     }
 }
 
