@@ -23,8 +23,10 @@ mod backoff;
 mod child;
 mod clients;
 mod descendants;
+mod lifecycle;
 mod program;
 pub mod protocol;
+mod state;
 mod supervise;
 mod sys;
 
