@@ -201,6 +201,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_users_file_may_be_anything(text in ".*", value in ".*") {
+            let _ = shown("", &text, &[]);
+            let own = serde_json::json!({"checkpoint": {"ghost_limit": value}}).to_string();
+            let _ = shown("", &own, &[]);
+        }
+    }
+
     #[test]
     fn every_text_is_parsed_again() {
         for setting in setting::all() {

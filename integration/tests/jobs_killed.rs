@@ -211,6 +211,35 @@ fn a_daemon_that_is_killed_while_jobs_start_leaves_none_unseen() {
     }
 }
 
+#[test]
+fn a_client_that_is_killed_while_its_job_starts_leaves_a_whole_job_or_none() {
+    let daemon = Daemon::start("killed");
+    for round in 0..12 {
+        let id = format!("asked{round}");
+        let mut client = daemon.command(&["exec", &id, "--", "sleep", "1000"]);
+        let mut client = client.stdout(Stdio::null()).spawn().expect("cedana");
+        // Not a wait for something: the kill shall come at another step each time.
+        std::thread::sleep(Duration::from_millis(2 * round));
+        client.kill().expect("killed");
+        client.wait().expect("a status");
+    }
+    eventually("every job runs under its supervisor", || {
+        let listed = daemon.ok(&["ps", "-a", "--json"]);
+        let running = listed
+            .lines()
+            .filter(|job| job.contains("\"state\":\"running\""))
+            .count();
+        let supervisors = supervisors(&daemon.path("state")).len();
+        let programs = with_variable("CEDANA_JOB", "0/asked").len();
+        match listed.lines().count() == running && supervisors == running && programs == running {
+            true => Ok(()),
+            false => Err(format!(
+                "{listed}{supervisors} supervisors, {programs} programs"
+            )),
+        }
+    });
+}
+
 /// Starts a daemon that must fail, with the same directories.
 fn another(daemon: &Daemon, replaced: &[(&str, &str)]) -> Output {
     let mut line = daemon.command_line();

@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal};
 
 use cedana_api::v1::attach_job_request::Message as Ask;
 use cedana_api::v1::attach_job_response::Message as Told;
-use cedana_api::v1::{AttachJobRequest, AttachStart, GetJobRequest, Job, WaitJobRequest};
+use cedana_api::v1::{AttachJobRequest, AttachStart, GetJobRequest, Job, JobState, WaitJobRequest};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &Context, name: &JobName) -> Result<Outcome> {
             .into_inner()
             .job,
     )?;
-    if job.exit.is_some() && job.pid == 0 && status::state_name(&job) == "ended" {
+    if matches!(job.state(), JobState::Ended | JobState::Lost) {
         return Err(Error::Other(format!(
             "job {0} has ended ({1}); `cedana logs {0}` shows what it wrote",
             job.id,

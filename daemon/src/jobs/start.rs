@@ -58,14 +58,16 @@ impl Jobs {
     /// there is no job.
     pub async fn start(self: &Arc<Self>, caller: &Caller, new: NewJob) -> Result<JobRow, JobError> {
         check(&new)?;
-        let spec = self.reserve(caller, new).await?;
-        let key = JobKey {
-            uid: spec.credentials.uid,
-            id: spec.id.clone(),
-        };
-        // A client that goes away must not leave half a job, so the rest runs on.
-        let jobs = Arc::clone(self);
-        let started = tokio::spawn(async move { jobs.start_reserved(key, spec).await });
+        // A client that goes away must not leave half a job, so this runs on without it.
+        let (jobs, caller) = (Arc::clone(self), caller.clone());
+        let started = tokio::spawn(async move {
+            let spec = jobs.reserve(&caller, new).await?;
+            let key = JobKey {
+                uid: spec.credentials.uid,
+                id: spec.id.clone(),
+            };
+            jobs.start_reserved(key, spec).await
+        });
         started
             .await
             .map_err(|error| JobError::Invalid(format!("the daemon is stopping: {error}")))?
