@@ -1,11 +1,11 @@
-//! Who calls.
+//! The caller of a request.
 //!
 //! On the socket it is the user that the kernel names: user, group and supplementary
 //! groups at the time of the connection (SO_PEERCRED, SO_PEERGROUPS). What else a
 //! process's rights depend on, its limits, umask and no_new_privs, is read from
 //! /proc/PID. If that is no longer the caller's, the strictest values are taken. A
-//! caller with the token, or over mutual TLS, is root. Nothing in a request says who
-//! calls.
+//! caller with the token, or over mutual TLS, is root. No field of a request
+//! names the caller.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -69,7 +69,7 @@ impl Caller {
         Ok(Self(inherited.with(peer.uid(), peer.gid(), groups)))
     }
 
-    /// Root, who has shown a secret.
+    /// Root, after a secret was shown.
     #[must_use]
     pub fn root() -> Self {
         let own = std::process::id().cast_signed();

@@ -13,7 +13,7 @@ use crate::store::StoreError;
 pub enum Error {
     /// The caller is not root.
     #[error(
-        "the daemon must be root, because it runs jobs as the users who start them; try: sudo cedana daemon start"
+        "the daemon must be root, because it runs jobs as their owners; try: sudo cedana daemon start"
     )]
     NotRoot,
     /// Another daemon.
@@ -28,7 +28,7 @@ pub enum Error {
     },
     /// A TCP address that strangers could reach.
     #[error(
-        "the address {0} can be reached from other machines, so clients must prove who they are: set daemon.tls_certificate, daemon.tls_key and daemon.tls_client_ca (mutual TLS), or listen on 127.0.0.1"
+        "the address {0} can be reached from other machines, so clients must have certificates: set daemon.tls_certificate, daemon.tls_key and daemon.tls_client_ca (mutual TLS), or listen on 127.0.0.1"
     )]
     NoTls(SocketAddr),
     /// An address that can't be listened on.

@@ -15,7 +15,7 @@
 //! ```text
 //! run         the daemon's life
 //! service     the gRPC services
-//! listen      sockets, the token, TLS, who calls
+//! listen      sockets, the token, TLS, the caller of a request
 //! jobs        starting, finding, signalling and removing jobs
 //! store       the database
 //! supervisor  a job's supervisor, a process of its own

@@ -1,4 +1,4 @@
-//! Who may do what with the daemon and with jobs.
+//! Access to the daemon and to jobs: users, credentials, the token, addresses.
 
 use std::fs;
 use std::net::TcpListener;
@@ -155,7 +155,7 @@ fn a_job_has_exactly_its_callers_credentials() {
         assert!(job.contains("CapEff:\t0000000000000000"), "{job}");
         assert!(job.contains("CapInh:\t0000000000000000"), "{job}");
     }
-    // A caller for whom sudo has no effect gets no job for whom it has.
+    // A caller without the means to gain privileges gets a job without them.
     let words = [
         "setpriv",
         "--no-new-privs",
@@ -242,7 +242,7 @@ fn tcp_needs_the_token() {
     let token = fs::read_to_string(daemon.path("state/token")).expect("a token");
     assert_eq!(over_tcp(Some(token.trim())).ok().stdout, "0\n");
     assert_eq!(daemon.ok(&["ps", "-a"]).lines().count(), 2);
-    // A user without the token is nobody there, whoever the kernel says it is.
+    // Over TCP the kernel names no user, so a user needs the token, too.
     let refused = ALICE
         .run(&["cedana", "--address", &address, "ps"])
         .refused();

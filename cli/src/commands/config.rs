@@ -101,7 +101,7 @@ pub(crate) fn show(as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The user who ran sudo.
+/// The user behind sudo.
 fn user_behind() -> Option<User> {
     if !geteuid().is_root() {
         return None;
@@ -117,7 +117,7 @@ fn own_home() -> Option<PathBuf> {
         .or_else(|| Some(User::from_uid(geteuid()).ok().flatten()?.dir))
 }
 
-/// Becomes the user who ran sudo, if any. Returns the home directory.
+/// Becomes the user behind sudo, if there is one. Returns the home directory.
 fn become_user() -> Result<PathBuf> {
     if let Some(user) = user_behind() {
         let name = std::ffi::CString::new(user.name.clone()).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! `cedana logs`.
 //!
 //! What the daemon keeps comes from the daemon. A file that `exec --log` named is read
-//! here, with the rights of the user who asks: its owner could have put a link in its
-//! place.
+//! here, with the rights of the user of this command: the job's owner could have put a
+//! link in its place.
 
 use std::path::Path;
 

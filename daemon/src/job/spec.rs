@@ -14,7 +14,7 @@ use super::id::JobId;
 pub struct Spec {
     /// The job's ID.
     pub id: JobId,
-    /// Who the program runs as.
+    /// What the program runs with.
     pub credentials: Credentials,
     /// Program and arguments, at least one.
     pub arguments: Vec<Bytes>,

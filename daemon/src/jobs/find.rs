@@ -1,4 +1,4 @@
-//! Finding jobs, with the rule of who may see which.
+//! Finding jobs, with the rule that a user sees only jobs of their own.
 
 use std::sync::Arc;
 

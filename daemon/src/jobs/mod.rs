@@ -40,7 +40,7 @@ pub struct Jobs {
     store: Store,
     state_dir: PathBuf,
     run_dir: PathBuf,
-    /// Counts the changes of jobs, for those who wait for one.
+    /// Counts the changes of jobs, for requests that wait for one.
     changes: watch::Sender<u64>,
 }
 

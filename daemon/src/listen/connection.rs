@@ -1,4 +1,4 @@
-//! A connection to the unix socket, which knows who called.
+//! A connection to the unix socket, with its caller.
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ pub(crate) struct Connection {
     caller: Arc<Caller>,
 }
 
-/// Who is at the other end of a unix socket.
+/// The caller at the other end of a unix socket.
 #[derive(Clone)]
 pub(crate) struct Peer(pub(crate) Arc<Caller>);
 

@@ -1,7 +1,7 @@
 //! Where the daemon listens.
 //!
 //! ```text
-//! unix socket      root and the group cedana; the caller is who the kernel says
+//! unix socket      root and the group cedana; the kernel names the caller
 //! loopback TCP     with the token, as root
 //! any other TCP    with mutual TLS, as root; without certificates the daemon refuses
 //! ```

@@ -133,7 +133,7 @@ fn refused(content: &[u8]) -> String {
 
 #[test]
 fn a_damaged_database_is_left_unchanged() {
-    let error = refused(b"this is no database, but it is somebody's file, long enough");
+    let error = refused(b"this is no database, but it is a user's file, long enough");
     assert!(error.contains("left unchanged"), "{error}");
 
     let (dir, store) = store();

@@ -129,7 +129,7 @@ impl Clients {
         }
     }
 
-    /// Sends a status to those who watch, and the last one to those who are attached.
+    /// Sends a status to watching clients, and the last one to attached clients, too.
     pub(super) fn announce(&mut self, status: &Answer, last: bool) {
         for client in &mut self.0 {
             if client.role == Role::Watching || (last && client.role == Role::Attached) {
@@ -138,7 +138,7 @@ impl Clients {
         }
     }
 
-    /// Sends the terminal's output to those who are attached.
+    /// Sends the terminal's output to attached clients.
     pub(super) fn show(&mut self, output: &[u8]) {
         for client in self.attached() {
             put_data(&mut client.queue, output);
@@ -165,7 +165,7 @@ impl Clients {
             .any(|client| !client.gone && !client.queue.is_empty())
     }
 
-    /// Disconnects those who are gone.
+    /// Removes clients that have disconnected.
     pub(super) fn sweep(&mut self) {
         self.0.retain(|client| !client.gone);
     }
