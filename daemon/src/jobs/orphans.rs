@@ -8,9 +8,11 @@
 use std::fs;
 use std::os::fd::AsFd;
 
+use cedana_contract::pid::Pid;
+use cedana_contract::pidfd;
+
 use crate::job::bytes::Bytes;
 use crate::job::spec::Spec;
-use crate::sys;
 
 /// The variable with the mark.
 pub(super) const MARK: &str = "CEDANA_JOB";
@@ -43,9 +45,9 @@ pub(super) fn kill(mark: &Bytes) -> usize {
     killed
 }
 
-fn kill_if_marked(pid: i32, entry: &[u8]) -> bool {
+fn kill_if_marked(pid: Pid, entry: &[u8]) -> bool {
     // The descriptor first: the number may mean another process afterwards.
-    let Ok(process) = sys::pidfd_open(pid) else {
+    let Ok(process) = pidfd::open(pid) else {
         return false;
     };
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
@@ -54,10 +56,10 @@ fn kill_if_marked(pid: i32, entry: &[u8]) -> bool {
     environment
         .split(|byte| *byte == 0)
         .any(|line| line == entry)
-        && sys::pidfd_kill(process.as_fd()).is_ok()
+        && pidfd::kill(process.as_fd()).is_ok()
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+fn pids() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
