@@ -215,9 +215,17 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // The kernel kills their programs.
-        for pid in supervisors(&self.folder.text()) {
-            send(pid, Signal::SIGKILL);
+        for supervisor in supervisors(&self.folder.text()) {
+            let children = format!("/proc/{supervisor}/task/{supervisor}/children");
+            let children = fs::read_to_string(children).unwrap_or_default();
+            // No restart in between.
+            send(supervisor, Signal::SIGKILL);
+            for pid in children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+            {
+                send(pid, Signal::SIGKILL);
+            }
         }
     }
 }

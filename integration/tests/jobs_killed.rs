@@ -144,10 +144,11 @@ fn nothing_of_a_job_runs_on_after_its_supervisor_was_killed() {
             daemon.end(Signal::SIGKILL);
         }
         send(supervisor, Signal::SIGKILL);
-        has_ended(pid);
+        has_ended(supervisor);
         if without_daemon {
             daemon.again();
         }
+        has_ended(pid);
         daemon.job_is("family", "lost");
         none_is_left("0/family/");
         assert_eq!(daemon.ok(&["logs", "family"]).lines().count(), 2);

@@ -93,12 +93,17 @@ impl Jobs {
                 .set_state(key, JobState::Ended(ended.exit), ended.at, ended.restarts)
                 .await;
         }
+        let job = self.get(key).await?;
+        let first = match job.state {
+            JobState::Running { pid, .. } => Some((pid, job.since)),
+            _ => None,
+        };
         let files = self.files(key);
         let killed = self
             .off_loop(move |_| {
                 let killed = files
                     .spec()
-                    .map_or(0, |spec| orphans::kill(&orphans::mark(&spec)));
+                    .map_or(0, |spec| orphans::kill(&orphans::mark(&spec), first));
                 // A socket without a supervisor.
                 let _ = std::fs::remove_dir_all(&files.run);
                 killed
@@ -109,8 +114,7 @@ impl Jobs {
             key.id,
             key.uid
         );
-        let restarts = self.get(key).await.map_or(0, |job| job.restarts);
-        self.set_state(key, JobState::Lost, now_micros(), restarts)
+        self.set_state(key, JobState::Lost, now_micros(), job.restarts)
             .await
     }
 

@@ -9,11 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
-use nix::unistd::{
-    Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid, setsid, write,
-};
+use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid, write};
 
 use super::sys;
 use crate::job::spec::{Credentials, Spec};
@@ -24,18 +22,16 @@ pub(super) enum Step {
     Session,
     Limits,
     User,
-    Parent,
     Directory,
     Log,
     LogKind,
     Exec,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 7] = [
     Step::Session,
     Step::Limits,
     Step::User,
-    Step::Parent,
     Step::Directory,
     Step::Log,
     Step::LogKind,
@@ -57,7 +53,6 @@ impl Step {
             Self::Session => format!("cannot create the job's session: {error}"),
             Self::Limits => format!("cannot set the resource limits of user {uid}: {error}"),
             Self::User => format!("cannot become user {uid}: {error}"),
-            Self::Parent => format!("the job's supervisor was killed during the start: {error}"),
             Self::Directory => format!(
                 "user {uid} cannot enter the working directory {}: {error}",
                 path(&spec.working_directory)
@@ -88,7 +83,6 @@ pub(super) struct Child {
     directory: CString,
     log: Option<CString>,
     terminal: bool,
-    supervisor: Pid,
     failing: RawFd,
 }
 
@@ -113,7 +107,6 @@ impl Child {
                 .map(|log| CString::new(log.0.clone()))
                 .transpose()?,
             terminal: spec.terminal.is_some(),
-            supervisor: getpid(),
             failing,
         })
     }
@@ -148,11 +141,6 @@ impl Child {
         // program is less protected than the caller.
         let _ = self.set_oom_score_adj();
         self.become_user().map_err(at(Step::User))?;
-        // After the change of the user, which clears it.
-        prctl::set_pdeathsig(Signal::SIGKILL).map_err(at(Step::Parent))?;
-        if getppid() != self.supervisor {
-            return Err((Step::Parent, Errno::ESRCH));
-        }
         umask(Mode::from_bits_truncate(self.credentials.umask));
         chdir(self.directory.as_c_str()).map_err(at(Step::Directory))?;
         if let Some(log) = &self.log {

@@ -13,9 +13,8 @@
 //! loop, no runtime, so that a thousand jobs need little memory.
 //!
 //! - The daemon exits or is killed: nothing changes. The next daemon connects again.
-//! - The supervisor is killed: the kernel kills the program (parent-death signal). The
-//!   daemon, or the next one, kills the rest of the program's session and marks the job
-//!   as lost.
+//! - The supervisor is killed: the daemon, or the next one, kills the program and what it
+//!   has started, and marks the job as lost.
 //! - The program ends: the supervisor kills what it has left behind, writes `exit.json`,
 //!   tells its clients, removes its directory in /run, and exits.
 

@@ -11,7 +11,8 @@
 //! 0 to 2, and those are the job's own: CRIU can restore a file of the job's directory
 //! or a terminal of its supervisor, but nothing that was inherited.
 //!
-//! If the supervisor is killed, the kernel kills the program (parent-death signal).
+//! The program gets no parent-death signal: it would be in a checkpoint, and CRIU's exit
+//! would kill the restored program.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
