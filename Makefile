@@ -5,7 +5,7 @@ help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 build: ## build the shipped binaries in target/release
-	cargo build --release --locked -p cedana-shim -p cedana-runtime
+	cargo build --release --locked -p cedana-shim -p cedana-runtime -p cedana-cli
 
 unit: ## unit tests, which need no engine
 	cargo test --workspace --locked --exclude cedana-integration

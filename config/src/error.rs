@@ -66,6 +66,16 @@ pub enum Error {
         /// The setting.
         key: &'static str,
     },
+    /// A user's file that names a setting of the node.
+    #[error(
+        "{}: \"{key}\" belongs to the node and cannot be chosen by a user; remove it here, and set it in /etc/cedana/config.toml", path.display()
+    )]
+    NotByUser {
+        /// The user's file.
+        path: PathBuf,
+        /// The setting.
+        key: &'static str,
+    },
 }
 
 /// The place where a setting is set.
@@ -79,6 +89,11 @@ pub enum Place {
         /// Line, counted from 1.
         line: usize,
     },
+    /// A user's own file, which is JSON.
+    User {
+        /// The file.
+        path: PathBuf,
+    },
     /// The environment.
     Environment,
     /// A container's annotations.
@@ -89,6 +104,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{}:{line}: ", path.display()),
+            Self::User { path } => write!(f, "{}: ", path.display()),
             Self::Environment => f.write_str("environment variable "),
             Self::Annotation => f.write_str("annotation "),
         }
@@ -98,7 +114,7 @@ impl fmt::Display for Place {
 impl Place {
     fn unknown(&self) -> String {
         match self {
-            Self::File { .. } => format!("{self}unknown setting "),
+            Self::File { .. } | Self::User { .. } => format!("{self}unknown setting "),
             Self::Environment | Self::Annotation => format!("unknown {self}"),
         }
     }

@@ -26,7 +26,7 @@ pub(crate) fn read() -> Result<Option<(PathBuf, String)>, Error> {
     }
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<Option<String>> {
+pub(crate) fn read_bounded(path: &Path) -> std::io::Result<Option<String>> {
     let mut text = String::new();
     File::open(path)?
         .take(MAX_FILE + 1)
@@ -34,14 +34,21 @@ fn read_bounded(path: &Path) -> std::io::Result<Option<String>> {
     Ok((text.len() as u64 <= MAX_FILE).then_some(text))
 }
 
-/// Applies every setting in `text`.
-pub(crate) fn apply(config: &mut Config, path: &Path, text: &str) -> Result<(), Error> {
+/// Applies every setting in `text`, and tells the key of each.
+pub(crate) fn apply(
+    config: &mut Config,
+    path: &Path,
+    text: &str,
+    mut applied: impl FnMut(&'static str),
+) -> Result<(), Error> {
     for_each_key(path, text, |place, key, value| {
         let setting = setting::by_key(key)
             .ok_or_else(|| Error::unknown(place.clone(), key, setting::keys()))?;
         scalar(value)
             .and_then(|value| setting.set(config, &value))
-            .map_err(|reason| Error::value(place, key, reason))
+            .map_err(|reason| Error::value(place, key, reason))?;
+        applied(setting.key);
+        Ok(())
     })
 }
 

@@ -38,8 +38,18 @@ impl Config {
     ) -> Result<Self, Error> {
         let mut config = Self::default();
         if let Some((path, text)) = file {
-            file::apply(&mut config, path, text)?;
+            file::apply(&mut config, path, text, |_| {})?;
         }
+        config.apply_environment(env, |_, _| {})?;
+        Ok(config)
+    }
+
+    /// Applies environment variables, and tells the key and the variable of each.
+    pub(crate) fn apply_environment(
+        &mut self,
+        env: impl IntoIterator<Item = (String, String)>,
+        mut applied: impl FnMut(&'static str, &str),
+    ) -> Result<(), Error> {
         // Sorted, so that the same one of two errors is reported every time.
         let env: BTreeMap<_, _> = env.into_iter().collect();
         for (name, text) in &env {
@@ -53,10 +63,11 @@ impl Config {
                 None => return Err(Error::unknown(place, name, setting::variables())),
             };
             setting
-                .set(&mut config, text)
+                .set(self, text)
                 .map_err(|reason| Error::value(place, name, reason))?;
+            applied(setting.key, name);
         }
-        Ok(config)
+        Ok(())
     }
 
     /// Returns the settings overridden by a container's `io.cedana.` annotations.
@@ -97,7 +108,7 @@ impl Config {
                 && let Some(limit) = limit(&mut self, &node)
             {
                 warn(&Exceeded {
-                    name: name.to_owned(),
+                    name: format!("annotation {name}"),
                     asked: text.to_owned(),
                     limit,
                     key: setting.key,
@@ -144,7 +155,7 @@ pub(crate) fn runtime_despite_mistakes(
 
 /// The `CEDANA_` variables. Values that are not UTF-8 get replacement characters,
 /// so they are reported as wrong values.
-fn process_environment() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, text)| {
         let name = name.into_string().ok()?;
         name.starts_with(ENV_PREFIX)

@@ -6,6 +6,9 @@
 //! built-in default  <  /etc/cedana/config.toml  <  CEDANA_* environment  <  io.cedana.* annotations
 //! ```
 //!
+//! The command `cedana` has one more, a user's own file ([`user`](Config::for_user)),
+//! between the settings file and the environment.
+//!
 //! Every setting is one row of a table ([`setting`]): its TOML key, whether a
 //! container may choose it by annotation or only turn it down, and its parser. All layers look names up
 //! in that table, so no layer can lack a setting. An unknown name is an error that
@@ -34,16 +37,21 @@ mod layers;
 mod limit;
 mod setting;
 mod settings;
+mod shown;
 mod suggestion;
+mod text;
+mod user;
 mod value;
 
 use cedana_contract::annotations::PREFIX as ANNOTATION_PREFIX;
 pub use error::Error;
 pub use limit::Exceeded;
 pub use settings::{
-    Accept, Check, Checkpoint, Compression, Config, ConfigAnnotation, Cores, Criu, Doubtful, Mode,
-    Restore, ResumeEarly, Tcp,
+    Accept, Check, Checkpoint, Compression, Config, ConfigAnnotation, Cores, Criu, Daemon,
+    Doubtful, Mode, Restore, ResumeEarly, SharedStorage, Tcp,
 };
+pub use shown::{Shown, Source};
+pub use user::USER_FILE;
 
 /// Path of the settings file if `CEDANA_CONFIG` names no other.
 pub const DEFAULT_PATH: &str = "/etc/cedana/config.toml";

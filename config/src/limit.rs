@@ -7,26 +7,20 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text::Text;
 use crate::{Compression, Doubtful, Mode, ResumeEarly};
 
 /// A value that a container may only turn down.
-pub(crate) trait Limited: Copy {
+pub(crate) trait Limited: Copy + Text {
     /// Whether this value asks no more of the node than `limit`, and skips no check
     /// that `limit` makes.
     fn is_within(self, limit: Self) -> bool;
-
-    /// The value as the settings file has it.
-    fn text(self) -> String;
 }
 
 /// A switch whose `true` makes CRIU tolerate more.
 impl Limited for bool {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
-    }
-
-    fn text(self) -> String {
-        self.to_string()
     }
 }
 
@@ -35,27 +29,12 @@ impl Limited for i32 {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
     }
-
-    fn text(self) -> String {
-        self.to_string()
-    }
 }
 
 /// A size in bytes.
 impl Limited for u64 {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
-    }
-
-    fn text(self) -> String {
-        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        let exact = units
-            .into_iter()
-            .find(|(_, shift)| self != 0 && self.is_multiple_of(1 << shift));
-        match exact {
-            Some((unit, shift)) => format!("{}{unit}", self >> shift),
-            None => self.to_string(),
-        }
     }
 }
 
@@ -64,10 +43,6 @@ impl Limited for Duration {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
     }
-
-    fn text(self) -> String {
-        format!("{}s", self.as_secs())
-    }
 }
 
 /// An early resume can thwart a client that paused the task for a reason of its own.
@@ -75,29 +50,12 @@ impl Limited for ResumeEarly {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
     }
-
-    fn text(self) -> String {
-        let text = match self {
-            Self::Never => "false",
-            Self::Certain => "true",
-            Self::Container => "container",
-        };
-        text.to_owned()
-    }
 }
 
 /// A warning is weaker than a refusal.
 impl Limited for Doubtful {
     fn is_within(self, limit: Self) -> bool {
         self <= limit
-    }
-
-    fn text(self) -> String {
-        let text = match self {
-            Self::Refuse => "refuse",
-            Self::Warn => "warn",
-        };
-        text.to_owned()
     }
 }
 
@@ -108,15 +66,6 @@ impl Limited for Compression {
     fn is_within(self, limit: Self) -> bool {
         limit == Self::Auto || self == limit
     }
-
-    fn text(self) -> String {
-        let text = match self {
-            Self::Auto => "auto",
-            Self::None => "none",
-            Self::Zstd => "zstd",
-        };
-        text.to_owned()
-    }
 }
 
 /// A lazy restore keeps a process and its buffers on the node, beside the container.
@@ -124,21 +73,13 @@ impl Limited for Mode {
     fn is_within(self, limit: Self) -> bool {
         self == Self::Eager || self == limit
     }
-
-    fn text(self) -> String {
-        let text = match self {
-            Self::Lazy => "lazy",
-            Self::Eager => "eager",
-        };
-        text.to_owned()
-    }
 }
 
-/// A warning: an annotation asked for more than the node allows, and the node's value
-/// stays in effect.
+/// A warning: an annotation or a user's file asked for more than the node allows, and the
+/// node's value stays in effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
-    /// The annotation.
+    /// The annotation, or the file and the setting.
     pub(crate) name: String,
     /// Its value.
     pub(crate) asked: String,
@@ -158,7 +99,7 @@ impl fmt::Display for Exceeded {
         } = self;
         write!(
             f,
-            "annotation {name}: {asked:?} is beyond the node's limit {limit:?}, which is used instead; to allow it, set {key} in config.toml"
+            "{name}: {asked:?} is beyond the node's limit {limit:?}, which is used instead; to allow it, set {key} in config.toml"
         )
     }
 }
@@ -181,14 +122,5 @@ mod tests {
         }
         assert!(!Compression::Zstd.is_within(Compression::None));
         assert!(!Compression::None.is_within(Compression::Zstd));
-    }
-
-    #[test]
-    fn a_text_is_that_of_the_file() {
-        assert_eq!((512_u64 << 20).text(), "512MiB");
-        assert_eq!((3_u64 << 30).text(), "3GiB");
-        assert_eq!(1000_u64.text(), "1000");
-        assert_eq!(0_u64.text(), "0");
-        assert_eq!(Duration::from_secs(60).text(), "60s");
     }
 }

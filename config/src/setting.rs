@@ -1,6 +1,7 @@
 //! The table of all settings.
 
 use crate::limit::Limited;
+use crate::text::Text;
 use crate::value::{self, Parsed};
 use crate::{ANNOTATION_PREFIX, Config, ENV_PREFIX};
 
@@ -11,7 +12,9 @@ pub(crate) struct Setting {
     pub(crate) key: &'static str,
     /// What a container's annotation may do.
     pub(crate) by_annotation: ByAnnotation,
+    for_users: bool,
     set: fn(&mut Config, &str) -> Parsed<()>,
+    get: fn(&Config) -> String,
 }
 
 /// What an annotation may do to a setting. Annotations may come from users who do not
@@ -31,7 +34,18 @@ impl Setting {
         (self.set)(config, text)
     }
 
-    fn variable(&self) -> String {
+    /// The value as the settings file has it, without quotes.
+    pub(crate) fn get(&self, config: &Config) -> String {
+        (self.get)(config)
+    }
+
+    /// Whether a user's own file may set it: not what the node decides.
+    pub(crate) fn is_for_users(&self) -> bool {
+        self.for_users
+    }
+
+    /// The name of the variable, without the prefix.
+    pub(crate) fn variable(&self) -> String {
         self.key.replace('.', "_").to_uppercase()
     }
 }
@@ -43,12 +57,15 @@ impl Setting {
 ///        which checkpoints it restores
 /// DOWN   only turn it down: what costs the node more, or skips a check
 /// FREE   anything: what concerns the container alone
+/// USER   nothing, but a user's own file may: what concerns that user's commands alone
 /// ```
 macro_rules! setting {
     ($key:literal, $by:ident, $parse:path => $($field:ident).+) => {
         Setting {
             key: $key,
             by_annotation: setting!(@$by $($field).+),
+            for_users: !matches!(stringify!($by).as_bytes(), b"NODE"),
+            get: |config| Text::text(&config.$($field).+),
             set: |config, text| {
                 config.$($field).+ = $parse(text)?;
                 Ok(())
@@ -56,6 +73,7 @@ macro_rules! setting {
         }
     };
     (@NODE $($field:ident).+) => { ByAnnotation::Refused };
+    (@USER $($field:ident).+) => { ByAnnotation::Refused };
     (@FREE $($field:ident).+) => { ByAnnotation::Any };
     (@DOWN $($field:ident).+) => {
         ByAnnotation::Within(|config, node| {
@@ -64,12 +82,12 @@ macro_rules! setting {
                 return None;
             }
             config.$($field).+ = limit;
-            Some(limit.text())
+            Some(Text::text(&limit))
         })
     };
 }
 
-static SETTINGS: [Setting; 25] = [
+static SETTINGS: [Setting; 31] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
@@ -95,7 +113,18 @@ static SETTINGS: [Setting; 25] = [
     setting!("restore.accept", NODE, value::accept => restore.accept),
     setting!("restore.timeout", NODE, value::time_limit => restore.timeout),
     setting!("criu.config_annotation", NODE, value::config_annotation => criu.config_annotation),
+    setting!("daemon.socket", NODE, value::absolute => daemon.socket),
+    setting!("daemon.tcp", NODE, value::address_or_off => daemon.tcp),
+    setting!("daemon.tls_certificate", NODE, value::absolute_or_none => daemon.tls_certificate),
+    setting!("daemon.tls_key", NODE, value::absolute_or_none => daemon.tls_key),
+    setting!("daemon.tls_client_ca", NODE, value::absolute_or_none => daemon.tls_client_ca),
+    setting!("shared_storage.dump_storage_dir", USER, value::absolute_or_none => shared_storage.dump_storage_dir),
 ];
+
+/// All settings, in the order of the example.
+pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter()
+}
 
 /// The setting with this key in the file.
 pub(crate) fn by_key(key: &str) -> Option<&'static Setting> {
@@ -140,4 +169,11 @@ pub(crate) fn annotations() -> impl Iterator<Item = String> {
         .iter()
         .filter(|setting| !matches!(setting.by_annotation, ByAnnotation::Refused))
         .map(|setting| format!("{ANNOTATION_PREFIX}{}", setting.key))
+}
+
+/// The names that a user's own file may have.
+pub(crate) fn user_keys() -> impl Iterator<Item = String> {
+    all()
+        .filter(|setting| setting.is_for_users())
+        .map(|setting| setting.key.to_owned())
 }

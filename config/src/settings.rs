@@ -1,5 +1,6 @@
 //! The typed settings and their built-in defaults.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,32 @@ pub struct Config {
     pub restore: Restore,
     /// Settings of CRIU.
     pub criu: Criu,
+    /// Where the daemon of the command `cedana` listens.
+    pub daemon: Daemon,
+    /// Where checkpoints of jobs are stored.
+    pub shared_storage: SharedStorage,
+}
+
+/// Where the daemon of the command `cedana` listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// The TCP address. `None`: the socket alone.
+    pub tcp: Option<SocketAddr>,
+    /// The daemon's certificate for mutual TLS, a PEM file.
+    pub tls_certificate: Option<PathBuf>,
+    /// The key of that certificate, a PEM file.
+    pub tls_key: Option<PathBuf>,
+    /// The authority that signs the clients' certificates, a PEM file.
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+/// Where checkpoints of jobs are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SharedStorage {
+    /// The directory for checkpoints of commands without `-d`.
+    pub dump_storage_dir: Option<PathBuf>,
 }
 
 /// Settings of checkpoints.
@@ -227,6 +254,20 @@ impl Default for Config {
             checkpoint: Checkpoint::default(),
             restore: Restore::default(),
             criu: Criu::default(),
+            daemon: Daemon::default(),
+            shared_storage: SharedStorage::default(),
+        }
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/cedana/cedana.sock"),
+            tcp: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Parsers of values. File, environment and annotations have the same syntax.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -221,6 +222,26 @@ pub(crate) fn program(text: &str) -> Parsed<PathBuf> {
         ));
     }
     Ok(PathBuf::from(text))
+}
+
+/// A path that may be left out: an empty text.
+pub(crate) fn absolute_or_none(text: &str) -> Parsed<Option<PathBuf>> {
+    match text {
+        "" => Ok(None),
+        _ => absolute(text).map(Some),
+    }
+}
+
+/// An IP address with a port, or `off`. A host name could mean several addresses.
+pub(crate) fn address_or_off(text: &str) -> Parsed<Option<SocketAddr>> {
+    match text {
+        "off" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| {
+            format!(
+                "{text:?} is neither an IP address with a port, such as 127.0.0.1:8080, nor off"
+            )
+        }),
+    }
 }
 
 pub(crate) fn absolute(text: &str) -> Parsed<PathBuf> {

@@ -16,6 +16,7 @@
 //! - [`progress`]: the progress of a checkpoint, as messages
 //! - [`id`]: the IDs of containers and exec processes
 //! - [`pid`]: a process ID
+//! - [`pidfd`]: descriptors of processes
 //! - [`process`]: starting a child process that must not outlive its parent
 //! - [`search_path`]: the search path for programs if there is no `PATH`
 
@@ -25,6 +26,7 @@ pub mod files;
 pub mod flags;
 pub mod id;
 pub mod pid;
+pub mod pidfd;
 pub mod process;
 pub mod progress;
 pub mod search_path;

@@ -27,6 +27,7 @@ mod bare;
 pub mod checkpointed;
 mod container;
 mod ctr;
+pub mod daemon;
 pub mod docker;
 mod engine;
 mod events;

@@ -67,6 +67,13 @@ impl Pty {
         }
     }
 
+    /// Presses keys.
+    #[track_caller]
+    pub fn press(&mut self, keys: &[u8]) {
+        let pressed = self.keyboard.write_all(keys);
+        pressed.unwrap_or_else(|error| panic!("keyboard: {error}"));
+    }
+
     /// Types a line.
     #[track_caller]
     pub fn type_line(&mut self, text: &str) {

@@ -2,7 +2,7 @@
 # Builds the shipped binaries and the tests, and finds where Cargo put them.
 
 REPO=$(readlink -f "${BASH_SOURCE[0]%/*}/../..")
-SHIPPED=(containerd-shim-cedana-v2 cedana-runc)
+SHIPPED=(containerd-shim-cedana-v2 cedana-runc cedana)
 
 # executables KIND CARGO_ARG...: builds, and prints the executables of that kind
 # (bin, test), one per line. Cargo's JSON is one object per line with its keys in
@@ -20,10 +20,10 @@ executables() {
 build_shipped() {
   local path paths features=()
   [[ ${2:-} != test ]] || features=(--features cedana-runtime/test-hooks)
-  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime "${features[@]}")
-  # The front end of the stories of plain processes.
+  paths=$(executables bin build --release -p cedana-shim -p cedana-runtime -p cedana-cli "${features[@]}")
+  # The front end of the stories of plain processes, in the tests' own profile.
   [[ ${2:-} != test ]] ||
-    paths+=" $(executables bin build --release -p cedana-integration --bin cedana-process)"
+    paths+=" $(executables bin build -p cedana-integration --bin cedana-process)"
   for path in $paths; do install -m 0755 "$path" "$1/"; done
   for path in "${SHIPPED[@]}"; do
     [[ -x $1/$path ]] || die "the build did not create $path"

@@ -109,30 +109,6 @@ pub(crate) fn kill(pid: Pid, signal: u32) -> nix::Result<()> {
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
-/// A descriptor of a process, which never means another process (pidfd_open(2)).
-///
-/// # Errors
-/// ESRCH when there is no such process.
-pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and no memory.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just created this descriptor for this process.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Kills the process of a pidfd.
-///
-/// # Errors
-/// ESRCH after its exit.
-pub(crate) fn pidfd_kill(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
-    let no_info = std::ptr::null::<libc::siginfo_t>();
-    let fd = pidfd.as_raw_fd();
-    // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, no_info, 0) };
-    Errno::result(sent).map(drop)
-}
-
 /// Sets a terminal's size.
 ///
 /// # Errors

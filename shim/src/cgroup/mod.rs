@@ -21,8 +21,8 @@ use std::{
 
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
 
-use crate::{procfs, sys};
-use cedana_contract::pid::Pid;
+use crate::procfs;
+use cedana_contract::{pid::Pid, pidfd};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
@@ -76,10 +76,10 @@ impl Cgroup {
     /// # Errors
     /// ESRCH if the process has exited or left the cgroup.
     pub(crate) fn kill(&self, pid: Pid) -> nix::Result<()> {
-        let process = sys::pidfd_open(pid)?;
+        let process = pidfd::open(pid)?;
         let member = Self::of(pid).is_ok_and(|cgroup| cgroup.is_within(self));
         match member {
-            true => sys::pidfd_kill(process.as_fd()),
+            true => pidfd::kill(process.as_fd()),
             false => Err(Errno::ESRCH),
         }
     }

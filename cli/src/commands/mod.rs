@@ -1,0 +1,105 @@
+//! The commands, one module for each or for each group.
+
+pub(crate) mod attach;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod env_file;
+pub(crate) mod exec;
+pub(crate) mod inspect;
+pub(crate) mod job;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod man;
+mod terminal;
+
+use std::future::Future;
+
+use cedana_api::v1;
+use nix::unistd::User;
+
+use crate::args::{Globals, JobName};
+use crate::connection::{Address, Daemon};
+use crate::error::{Error, Result};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Success.
+    Done,
+    /// With the exit code of a job's program.
+    Exit(u8),
+}
+
+/// What every command needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    globals: Globals,
+}
+
+impl Context {
+    pub(crate) fn new(globals: Globals) -> Self {
+        Self { globals }
+    }
+
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// It does not answer; a mistake in the settings.
+    pub(crate) async fn daemon(&self) -> Result<Daemon> {
+        let address = match &self.globals.address {
+            Some(address) => Address::parse(address)?,
+            None => Address::Socket(cedana_config::Config::load()?.daemon.socket),
+        };
+        Daemon::connect(&address).await
+    }
+
+    /// Runs a command that waits for the daemon.
+    ///
+    /// # Errors
+    /// The command's.
+    pub(crate) fn block_on<T>(&self, command: impl Future<Output = Result<T>>) -> Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::other("start the runtime", error))?;
+        let result = runtime.block_on(command);
+        // A thread may still wait for stdin, which may never come.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// The job's name as the daemon takes it.
+///
+/// # Errors
+/// An unknown user.
+pub(crate) fn job_ref(job: &JobName) -> Result<v1::JobRef> {
+    let uid = job.user.as_deref().map(uid_of).transpose()?;
+    Ok(v1::JobRef {
+        id: job.id.clone(),
+        uid,
+    })
+}
+
+fn uid_of(user: &str) -> Result<u32> {
+    if let Ok(uid) = user.parse() {
+        return Ok(uid);
+    }
+    match User::from_name(user) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err(Error::Other(format!(
+            "--user {user}: there is no such user; give a name or a number"
+        ))),
+    }
+}
+
+/// The job in an answer.
+///
+/// # Errors
+/// There is none, which no daemon sends.
+pub(crate) fn job_of(job: Option<v1::Job>) -> Result<v1::Job> {
+    job.ok_or_else(|| {
+        Error::Other("the daemon's answer has no job; is it newer than this command?".to_owned())
+    })
+}

@@ -1,0 +1,52 @@
+//! Descriptors of processes.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::pid::Pid;
+
+/// A descriptor of a process, which never means another process (pidfd_open(2)).
+///
+/// # Errors
+/// ESRCH when there is no such process.
+pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just created this descriptor for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Kills the process of a pidfd.
+///
+/// # Errors
+/// ESRCH after its exit.
+pub fn kill(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    let fd = pidfd.as_raw_fd();
+    // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, no_info, 0) };
+    Errno::result(sent).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    #[test]
+    fn the_process_of_a_descriptor_is_killed_once() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let process = open(Pid::of(&child)).expect("a descriptor");
+        kill(process.as_fd()).expect("killed");
+        assert_eq!(
+            child.wait().expect("a status").signal(),
+            Some(libc::SIGKILL)
+        );
+        assert_eq!(kill(process.as_fd()), Err(Errno::ESRCH));
+    }
+}

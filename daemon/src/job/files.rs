@@ -1,0 +1,165 @@
+//! A job's files. All directories belong to root and have the mode 0700.
+//!
+//! ```text
+//! /var/lib/cedana/jobs/UID/ID/  spec.json   what the job is made of
+//!                               output.log  what it wrote
+//!                               exit.json   how it ended
+//! /run/cedana/jobs/UID/ID/      socket      its supervisor's socket, while it runs
+//! ```
+//!
+//! A file is whole or missing: it is written under another name, synced and renamed.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::id::JobId;
+use super::spec::{Ended, Spec};
+
+/// The paths of a job's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFiles {
+    /// The directory that survives a reboot.
+    pub state: PathBuf,
+    /// The directory that does not.
+    pub run: PathBuf,
+}
+
+impl JobFiles {
+    /// The files of a job, below the daemon's two directories.
+    #[must_use]
+    pub fn new(state_dir: &Path, run_dir: &Path, uid: u32, id: &JobId) -> Self {
+        let place = |root: &Path| root.join("jobs").join(uid.to_string()).join(&**id);
+        Self {
+            state: place(state_dir),
+            run: place(run_dir),
+        }
+    }
+
+    /// The supervisor's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("socket")
+    }
+
+    /// The job's output.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        self.state.join("output.log")
+    }
+
+    /// Creates both directories, empty, and writes the spec.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(&self, spec: &Spec) -> io::Result<()> {
+        self.remove()?;
+        for directory in [&self.state, &self.run] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)?;
+        }
+        write(&self.state.join("spec.json"), spec)
+    }
+
+    /// Reads the spec.
+    ///
+    /// # Errors
+    /// The system's, or that of JSON.
+    pub fn spec(&self) -> io::Result<Spec> {
+        read(&self.state.join("spec.json"))
+    }
+
+    /// Reads how the job ended; None if no supervisor has written that.
+    ///
+    /// # Errors
+    /// The system's, or that of JSON.
+    pub fn ended(&self) -> io::Result<Option<Ended>> {
+        match read(&self.state.join("exit.json")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// Writes how the job ended.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_ended(&self, ended: &Ended) -> io::Result<()> {
+        write(&self.state.join("exit.json"), ended)
+    }
+
+    /// Removes both directories, and those of the user if they are empty.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove(&self) -> io::Result<()> {
+        for directory in [&self.run, &self.state] {
+            match fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // Fails while the user has other jobs.
+            let _ = directory.parent().map(fs::remove_dir);
+        }
+        Ok(())
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let text = fs::read(path)?;
+    serde_json::from_slice(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(value)?;
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::Exit;
+    use super::*;
+
+    #[test]
+    fn an_exit_status_is_whole_or_missing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let id = JobId::parse("job").expect("an ID");
+        let files = JobFiles::new(dir.path(), &dir.path().join("run"), 7, &id);
+        fs::create_dir_all(&files.state).expect("a directory");
+        assert_eq!(files.ended().expect("readable"), None);
+        let ended = Ended {
+            exit: Exit::Code(3),
+            at: 5,
+            restarts: 0,
+        };
+        files.write_ended(&ended).expect("written");
+        assert_eq!(files.ended().expect("readable"), Some(ended));
+        fs::write(files.state.join("exit.json"), "{").expect("damaged");
+        assert_eq!(
+            files.ended().expect_err("damaged").kind(),
+            io::ErrorKind::InvalidData
+        );
+        files.remove().expect("removed");
+        files.remove().expect("removed twice");
+        assert!(!dir.path().join("jobs/7").exists());
+    }
+}

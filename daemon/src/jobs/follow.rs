@@ -1,0 +1,134 @@
+//! Following a supervisor: its state goes into the database as it changes.
+
+use std::io;
+use std::sync::Arc;
+
+use cedana_api::time::now_micros;
+
+use super::link::{self, Reader, Writer};
+use super::{JobError, Jobs, orphans};
+use crate::store::{JobKey, JobState};
+use crate::supervisor::protocol::{Answer, Frame, Phase, Request, Status};
+
+impl Jobs {
+    /// Follows a job's supervisor until the job has ended.
+    pub(super) async fn follow(self: Arc<Self>, key: JobKey) {
+        let link = link::connect(&self.files(&key).socket()).await;
+        self.follow_link(key, link).await;
+    }
+
+    /// The same, with a connection or the reason that there is none.
+    pub(super) async fn follow_link(
+        self: Arc<Self>,
+        key: JobKey,
+        link: io::Result<(Reader, Writer)>,
+    ) {
+        let ended = match link {
+            Ok((reader, writer)) => self.watch(&key, reader, writer).await,
+            Err(_) => false,
+        };
+        if !ended && let Err(error) = self.settle(&key).await {
+            log::error!("job {} of user {}: {error}", key.id, key.uid);
+        }
+    }
+
+    /// Returns whether the supervisor has told the end.
+    async fn watch(self: &Arc<Self>, key: &JobKey, mut reader: Reader, mut writer: Writer) -> bool {
+        if writer.send(&Request::Watch).await.is_err() {
+            return false;
+        }
+        loop {
+            match reader.next().await {
+                Ok(Some(Frame::Message(Answer::Status(status)))) => {
+                    if let Err(error) = self.enter(key, &status).await {
+                        log::error!("job {} of user {}: {error}", key.id, key.uid);
+                    }
+                    if let Phase::Ended(_) = status.phase {
+                        return true;
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(error) => {
+                    log::warn!(
+                        "the supervisor of job {} of user {}: {error}",
+                        key.id,
+                        key.uid
+                    );
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Records a state that the supervisor has told.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        key: &JobKey,
+        status: &Status,
+    ) -> Result<(), JobError> {
+        let supervisor = status.supervisor;
+        let state = match status.phase {
+            Phase::Running(pid) => JobState::Running { pid, supervisor },
+            Phase::Restarting(exit) => JobState::Restarting { exit, supervisor },
+            Phase::Ended(exit) => JobState::Ended(exit),
+        };
+        self.set_state(key, state, status.since, status.restarts)
+            .await
+    }
+
+    /// Records the end of a job whose supervisor is not there: what `exit.json` says, or
+    /// that the job is lost. What is left of a lost job is killed.
+    pub(super) async fn settle(self: &Arc<Self>, key: &JobKey) -> Result<(), JobError> {
+        let files = self.files(key);
+        let ended = self
+            .off_loop(move |_| files.ended())
+            .await?
+            .unwrap_or_else(|error| {
+                log::error!("exit.json of job {} of user {}: {error}", key.id, key.uid);
+                None
+            });
+        if let Some(ended) = ended {
+            return self
+                .set_state(key, JobState::Ended(ended.exit), ended.at, ended.restarts)
+                .await;
+        }
+        let job = self.get(key).await?;
+        let first = match job.state {
+            JobState::Running { pid, .. } => Some((pid, job.since)),
+            _ => None,
+        };
+        let files = self.files(key);
+        let killed = self
+            .off_loop(move |_| {
+                let killed = files
+                    .spec()
+                    .map_or(0, |spec| orphans::kill(&orphans::mark(&spec), first));
+                // A socket without a supervisor.
+                let _ = std::fs::remove_dir_all(&files.run);
+                killed
+            })
+            .await?;
+        log::warn!(
+            "job {} of user {} is lost: its supervisor is not running and left no exit status; processes killed: {killed}",
+            key.id,
+            key.uid
+        );
+        self.set_state(key, JobState::Lost, now_micros(), job.restarts)
+            .await
+    }
+
+    async fn set_state(
+        self: &Arc<Self>,
+        key: &JobKey,
+        state: JobState,
+        since: i64,
+        restarts: u32,
+    ) -> Result<(), JobError> {
+        let changed = key.clone();
+        self.query(move |store| store.set_state(&changed, state, since, restarts))
+            .await??;
+        self.changed();
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! All jobs: starting, finding, signalling and removing them.
+//!
+//! ```text
+//! service ──► Jobs ──► store (what ps shows)
+//!               ├────► files (spec, output, exit status)
+//!               └────► supervisors, one connection each, on which their state arrives
+//! ```
+//!
+//! The order of writes makes every step safe against a kill of the daemon: a job is in
+//! the database before its supervisor exists, and its files are removed before its row.
+//! [`recover`](Jobs::recover) finishes at the next start what was begun.
+
+mod environment;
+mod error;
+mod find;
+mod follow;
+pub(crate) mod link;
+mod names;
+mod orphans;
+mod recover;
+mod remove;
+mod signal;
+mod start;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use error::JobError;
+pub use find::Wanted;
+pub use start::NewJob;
+
+use crate::job::files::JobFiles;
+use crate::store::{JobKey, JobRow, Store};
+
+/// All jobs.
+#[derive(Debug)]
+pub struct Jobs {
+    store: Store,
+    state_dir: PathBuf,
+    run_dir: PathBuf,
+    /// Counts the changes of jobs, for requests that wait for one.
+    changes: watch::Sender<u64>,
+}
+
+impl Jobs {
+    /// The jobs in this database and these directories.
+    #[must_use]
+    pub fn new(store: Store, state_dir: PathBuf, run_dir: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            state_dir,
+            run_dir,
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    /// A job's files.
+    #[must_use]
+    pub fn files(&self, key: &JobKey) -> JobFiles {
+        JobFiles::new(&self.state_dir, &self.run_dir, key.uid, &key.id)
+    }
+
+    /// A receiver that is told of each change of a job.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Runs a query off the event loop.
+    async fn query<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, JobError> {
+        self.off_loop(move |jobs| query(&jobs.store)).await
+    }
+
+    /// Runs something that may block off the event loop.
+    async fn off_loop<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, JobError> {
+        let jobs = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&jobs))
+            .await
+            .map_err(|error| JobError::Invalid(format!("the daemon is stopping: {error}")))
+    }
+
+    /// Waits until a job has ended, and returns it.
+    ///
+    /// # Errors
+    /// It was removed meanwhile.
+    pub async fn wait(self: &Arc<Self>, key: &JobKey) -> Result<JobRow, JobError> {
+        let mut changes = self.changes();
+        loop {
+            let job = self.get(key).await?;
+            if !job.state.is_live() {
+                return Ok(job);
+            }
+            // Fails only if the daemon stops, and then this task ends, too.
+            let _ = changes.changed().await;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The daemon behind the command `cedana`.
+//!
+//! ```text
+//! cedana ─┐               ┌ supervisor ── program
+//! clients ┴─ gRPC ─ daemon┼ supervisor ── program
+//!                     │   └ ...
+//!                  cedana.db
+//! ```
+//!
+//! The daemon starts programs as their callers ([`caller`]), each under a supervisor of
+//! its own ([`supervisor`]), and keeps what is known of them in a database ([`store`]).
+//! It can be restarted, upgraded or killed at any time: supervisors and programs go on,
+//! and the next daemon finds them ([`jobs`]).
+//!
+//! ```text
+//! run         the daemon's life
+//! service     the gRPC services
+//! listen      sockets, the token, TLS, the caller of a request
+//! jobs        starting, finding, signalling and removing jobs
+//! store       the database
+//! supervisor  a job's supervisor, a process of its own
+//! job         what supervisor and daemon both know of a job
+//! ```
+//!
+//! Each uses only those below it.
+
+pub mod caller;
+mod error;
+pub mod job;
+pub mod jobs;
+mod listen;
+mod logger;
+mod options;
+mod run;
+mod service;
+mod service_manager;
+pub mod store;
+pub mod supervisor;
+mod sys;
+pub mod tail;
+
+pub use error::Error;
+pub use options::{Options, TlsFiles};
+pub use run::run;

@@ -1,0 +1,60 @@
+//! The database's schema. Entry N brings version N to N + 1; entries are never changed
+//! once they were released. `PRAGMA user_version` is the number of entries applied.
+
+use rusqlite::Connection;
+
+use super::error::OpenError;
+
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE jobs (
+        uid INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        since INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        pid INTEGER,
+        supervisor INTEGER,
+        exit_code INTEGER,
+        exit_signal INTEGER,
+        restarts INTEGER NOT NULL DEFAULT 0,
+        restart_policy TEXT NOT NULL,
+        command TEXT NOT NULL,
+        working_directory BLOB NOT NULL,
+        terminal INTEGER NOT NULL,
+        log_file BLOB,
+        PRIMARY KEY (uid, id)
+    ) STRICT;
+    CREATE TABLE checkpoints (
+        number INTEGER PRIMARY KEY,
+        uid INTEGER NOT NULL,
+        job TEXT NOT NULL,
+        path BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        remote INTEGER NOT NULL,
+        FOREIGN KEY (uid, job) REFERENCES jobs (uid, id) ON DELETE CASCADE
+    ) STRICT;
+    CREATE INDEX checkpoints_of_job ON checkpoints (uid, job, created, remote, bytes);
+"];
+
+/// Brings the database to the present version. A newer one is left as it is.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+    let version = |connection: &Connection| {
+        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+    };
+    let found = version(connection)?;
+    let known = MIGRATIONS.len() as i64;
+    let Some(missing) = usize::try_from(found)
+        .ok()
+        .and_then(|found| MIGRATIONS.get(found..))
+    else {
+        return Err(OpenError::Newer { found, known });
+    };
+    for (number, sql) in (found + 1..).zip(missing) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

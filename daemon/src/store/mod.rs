@@ -1,0 +1,261 @@
+//! The database `cedana.db`: all jobs, and where their checkpoints are.
+//!
+//! ```text
+//! supervisors ── state ──► jobs ──► store ──► cedana.db (SQLite, write-ahead log)
+//! ```
+//!
+//! It is a catalogue. The jobs' own files say what a job is made of and how it ended, so
+//! a daemon that is killed between two writes finds the truth there at its next start.
+//! A lock beside the database keeps a second daemon away. Queries take less than a
+//! millisecond but for the list of all jobs; callers run them off the event loop.
+
+mod error;
+mod migrations;
+mod row;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Params, Statement, params};
+
+use error::OpenError;
+pub use error::StoreError;
+pub use row::{Checkpoints, JobKey, JobRow, JobState};
+
+const FILE: &str = "cedana.db";
+
+const SELECT: &str = "
+    SELECT jobs.uid, jobs.id, state, since, jobs.created, pid, supervisor, exit_code, exit_signal,
+           restarts, restart_policy, command, working_directory, terminal, log_file,
+           newest, local, remote, bytes
+    FROM jobs LEFT JOIN (
+        SELECT uid AS owner, job, max(created) AS newest, count(*) - sum(remote) AS local,
+               sum(remote) AS remote, sum(iif(remote, 0, bytes)) AS bytes
+        FROM checkpoints GROUP BY uid, job
+    ) ON owner = jobs.uid AND job = jobs.id";
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the database in a directory.
+    ///
+    /// # Errors
+    /// It is damaged or newer, or the system's error. It is left unchanged then.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(FILE);
+        match connect(&path) {
+            Ok(connection) => Ok(Self {
+                connection: Mutex::new(connection),
+                path,
+            }),
+            Err(error) => Err(error.at(path)),
+        }
+    }
+
+    /// The database's file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a job.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] if its owner has a job of that ID.
+    pub fn insert(&self, job: &JobRow) -> Result<(), StoreError> {
+        let columns = job.state.columns();
+        let inserted = self.with(|connection| {
+            connection.execute(
+                "INSERT OR IGNORE INTO jobs (uid, id, state, since, created, pid, supervisor,
+                     exit_code, exit_signal, restarts, restart_policy, command,
+                     working_directory, terminal, log_file)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                params![
+                    job.key.uid,
+                    &*job.key.id,
+                    columns.state,
+                    job.since,
+                    job.created,
+                    columns.pid,
+                    columns.supervisor,
+                    columns.code,
+                    columns.signal,
+                    job.restarts,
+                    row::policy_name(job.restart_policy),
+                    job.command,
+                    job.working_directory.0,
+                    job.terminal,
+                    job.log_file.as_ref().map(|file| &file.0),
+                ],
+            )
+        })?;
+        match inserted {
+            0 => Err(StoreError::Exists),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets a job's state. Returns false if there is no such job.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_state(
+        &self,
+        key: &JobKey,
+        state: JobState,
+        since: i64,
+        restarts: u32,
+    ) -> Result<bool, StoreError> {
+        let columns = state.columns();
+        let changed = self.with(|connection| {
+            connection.execute(
+                "UPDATE jobs SET state = ?3, since = ?4, pid = ?5, supervisor = ?6,
+                     exit_code = ?7, exit_signal = ?8, restarts = ?9
+                 WHERE uid = ?1 AND id = ?2",
+                params![
+                    key.uid,
+                    &*key.id,
+                    columns.state,
+                    since,
+                    columns.pid,
+                    columns.supervisor,
+                    columns.code,
+                    columns.signal,
+                    restarts,
+                ],
+            )
+        })?;
+        Ok(changed > 0)
+    }
+
+    /// Removes a job and what is known of its checkpoints.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn remove(&self, key: &JobKey) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute(
+                "DELETE FROM jobs WHERE uid = ?1 AND id = ?2",
+                params![key.uid, &*key.id],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn get(&self, key: &JobKey) -> Result<Option<JobRow>, StoreError> {
+        let query = format!("{SELECT} WHERE jobs.uid = ?1 AND jobs.id = ?2");
+        let job = self.with(|connection| {
+            let mut statement = connection.prepare_cached(&query)?;
+            statement
+                .query_row(params![key.uid, &*key.id], JobRow::read)
+                .optional()
+        })?;
+        Ok(job)
+    }
+
+    /// The owners of jobs with this ID.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn owners(&self, id: &str) -> Result<Vec<u32>, StoreError> {
+        let query = "SELECT uid FROM jobs WHERE id = ?1 ORDER BY uid";
+        Ok(self.with(|connection| {
+            let mut statement = connection.prepare_cached(query)?;
+            let owners = statement.query_map([id], |row| row.get::<_, u32>(0))?;
+            owners.collect::<Result<_, _>>()
+        })?)
+    }
+
+    /// The jobs of one owner, or all of them, by start time.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn list(&self, owner: Option<u32>, all: bool) -> Result<Vec<JobRow>, StoreError> {
+        let query = format!(
+            "{SELECT} WHERE (?1 IS NULL OR jobs.uid = ?1)
+                 AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost'))"
+        );
+        let mut jobs =
+            self.with(|connection| rows(connection.prepare_cached(&query)?, params![owner, all]))?;
+        // Faster than by SQLite, which would sort whole rows.
+        jobs.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
+        Ok(jobs)
+    }
+
+    /// The jobs that have, or should have, a supervisor.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn live(&self) -> Result<Vec<JobRow>, StoreError> {
+        let query = format!("{SELECT} WHERE state NOT IN ('ended', 'lost')");
+        Ok(self.with(|connection| rows(connection.prepare_cached(&query)?, []))?)
+    }
+
+    /// Records a checkpoint of a job.
+    ///
+    /// # Errors
+    /// SQLite's; there is no such job.
+    pub fn add_checkpoint(
+        &self,
+        key: &JobKey,
+        path: &[u8],
+        created: i64,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.with(|connection| {
+            connection.execute(
+                "INSERT INTO checkpoints (uid, job, path, created, bytes, remote)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0)",
+                params![key.uid, &*key.id, path, created, bytes],
+            )
+        })?;
+        Ok(())
+    }
+
+    fn with<T>(&self, query: impl FnOnce(&Connection) -> T) -> T {
+        query(
+            &self
+                .connection
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+}
+
+fn rows(
+    mut statement: rusqlite::CachedStatement<'_>,
+    parameters: impl Params,
+) -> rusqlite::Result<Vec<JobRow>> {
+    let statement: &mut Statement<'_> = &mut statement;
+    statement.query_map(parameters, JobRow::read)?.collect()
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let mut connection = Connection::open(path)?;
+    // The first read. Of a file that is no database nothing was changed until here.
+    let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(OpenError::Damaged(check.replace('\n', "; ")));
+    }
+    migrations::migrate(&mut connection)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A crash of the machine may lose the last writes, but also ends all jobs.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Of two MiB by default.
+    connection.pragma_update(None, "cache_size", -512)?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests;

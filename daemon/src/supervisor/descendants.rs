@@ -1,0 +1,91 @@
+//! The processes that a program leaves behind. The supervisor is their subreaper
+//! (prctl(2)), so each of them becomes its child when its own parent ends.
+
+use std::fs;
+
+use super::sys;
+
+/// Kills all children of this process. Their children become ours, so the caller repeats
+/// this until there is nothing left to reap.
+pub(super) fn kill_children() {
+    let own = std::process::id();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let Ok(stat) = fs::read(entry.path().join("stat")) else {
+            continue;
+        };
+        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) {
+            // Our children stay zombies until we reap them, so the PID is still theirs.
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// What a line of /proc/PID/stat says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// State: `Z` for a zombie.
+    pub state: u8,
+    /// Parent's PID.
+    pub parent: u32,
+    /// Session.
+    pub session: i32,
+    /// Start time in clock ticks since boot.
+    pub started: u64,
+}
+
+impl Stat {
+    /// Parses the line. The name of the program is in parentheses and may hold any byte.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let end = line.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(line.get(end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        // Field 22; the session was field 6.
+        let started = fields.nth(15)?.parse().ok()?;
+        Some(Self {
+            state,
+            parent,
+            session,
+            started,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_look_like_the_rest_of_the_line() {
+        let line = b"12 (a) R 1 (b) S 7 12 13 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1\n";
+        let stat = Stat::parse(line).expect("a line");
+        let expected = Stat {
+            state: b'S',
+            parent: 7,
+            session: 13,
+            started: 4711,
+        };
+        assert_eq!(stat, expected);
+        assert_eq!(Stat::parse(b"12 (sh"), None);
+    }
+
+    #[test]
+    fn the_kernel_writes_such_lines() {
+        let own = fs::read("/proc/self/stat").expect("a line");
+        let stat = Stat::parse(&own).expect("a line");
+        assert_eq!(stat.parent, nix::unistd::getppid().as_raw().cast_unsigned());
+    }
+}
