@@ -18,6 +18,7 @@
 //! namespaces    which namespaces are the host's
 //! mount         one recorded mount
 //! own           mounts that the container made itself
+//! binds         directories that CRIU binds from one mount to another
 //! nested        mounts of a namespace within the container's
 //! covers        masked and read-only paths
 //! mounts        every mount is one of the configuration's
@@ -37,6 +38,7 @@
 //! temporary files, names of the host, timers, and signals.
 
 mod archive;
+mod binds;
 mod capabilities;
 mod cgroups;
 mod covers;

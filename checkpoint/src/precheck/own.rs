@@ -19,10 +19,8 @@
 use std::collections::HashSet;
 
 use super::messages::Mount;
-use super::mount::{DEBUGFS, NULL, canonical, flags, is_below, kind};
-use super::mounts::Namespace;
-use super::paths::as_path;
-use super::places::{Files, Place};
+use super::mount::{DEBUGFS, NULL, canonical, is_below, kind};
+use super::places::Files;
 
 /// A directory of a mount that another mount shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +44,6 @@ const GLOBAL: [u32; 4] = [8, 9, 10, DEBUGFS];
 
 /// CRIU's numbers of cgroup v1 and v2.
 const CGROUPS: [u32; 2] = [12, 23];
-
-/// Read-only, nosuid, nodev and noexec.
-const LOCKED: u32 = 0xf;
 
 /// Whether a container may mount this type itself.
 pub(super) fn may_mount(mount: &Mount, has_user_namespace: bool) -> bool {
@@ -128,69 +123,12 @@ fn is_same_to_criu(mount: &Mount, base: &Mount) -> bool {
     mount.fstype == base.fstype && canonical(&mount.root).is_some() && (is_same || is_external)
 }
 
-impl Namespace<'_> {
-    /// Finds the files of the mounts that CRIU binds from the root and from external
-    /// ones, and notes all directories that it binds.
-    pub(super) fn bind(&mut self) {
-        let of = |places: &[Place], id: u32| places.iter().find(|place| place.id == id).cloned();
-        let before = self.places.clone();
-        for mount in self.all.iter().filter(|mount| mount.ext_key.is_none()) {
-            let Some(bound) = of(&before, mount.mnt_id) else {
-                continue;
-            };
-            // The base of a bound mount is one of this mount, too.
-            for base in self.all.bases(mount) {
-                if self.bound.contains(&base.mount.mnt_id) {
-                    continue;
-                }
-                let Some(from) = of(&before, base.mount.mnt_id) else {
-                    continue;
-                };
-                if base.is_certain {
-                    self.set(mount.mnt_id, files_below(&from.files, &base.path));
-                    if self.has_user_namespace {
-                        self.keeps_flags(&bound.mountpoint, mount, base.mount);
-                    }
-                }
-                self.binds.push(Bind {
-                    mountpoint: bound.mountpoint.clone(),
-                    from: from.mountpoint,
-                    files: from.files,
-                    path: base.path,
-                });
-            }
-        }
-    }
-
-    fn set(&mut self, id: u32, files: Files) {
-        if let Some(place) = self.places.iter_mut().find(|place| place.id == id) {
-            place.files = files;
-        }
-    }
-
-    /// In a user namespace the flags that the host gave a mount are locked
-    /// (mount_namespaces(7)).
-    fn keeps_flags(&mut self, mountpoint: &str, mount: &Mount, base: &Mount) {
-        if let Err((wants, _)) = flags(mount.flags, base.flags & LOCKED) {
-            self.refuse(mountpoint, &wants, "the mount that it shows is");
-        }
-    }
-}
-
 /// Whether a mount shows the host's files: it is the root, or external. A cover's
 /// /dev/null is in the container's own /dev.
 pub(super) fn is_hosts(mount: &Mount) -> bool {
     match &mount.ext_key {
         Some(key) => key != NULL.as_bytes(),
         None => mount.mountpoint == b"/",
-    }
-}
-
-/// The files of a directory of a mount.
-pub(super) fn files_below(files: &Files, path: &[u8]) -> Files {
-    match files {
-        Files::Host(base) => Files::Host(base.join(as_path(path))),
-        other => other.clone(),
     }
 }
 

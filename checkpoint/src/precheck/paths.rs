@@ -24,7 +24,6 @@
 //! restore.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
 use std::fs::File as StdFile;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -40,7 +39,7 @@ use super::capabilities::CapabilitySet;
 use super::granted::Granted;
 use super::messages::{File, RegFile, Remap};
 use super::mounts::Mounted;
-use super::places::{Files, Place};
+use super::places::{Files, Place, as_path};
 use super::refusal::Refusals;
 use crate::images::Error;
 use crate::images::dir::Dir;
@@ -363,10 +362,6 @@ fn is_plain(name: &[u8]) -> bool {
         Some(rest) => rest.split(|byte| *byte == b'/').all(is_plain),
         None => false,
     }
-}
-
-pub(super) fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
 }
 
 /// Whether a path below proc leads to no file elsewhere.

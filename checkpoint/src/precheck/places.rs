@@ -1,6 +1,8 @@
 //! Mounts of the container, and where their files come from.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use super::messages::Mount;
 use super::mount::{OVERLAY, PROC, TMPFS};
@@ -47,4 +49,8 @@ pub(super) fn archive(mount: &Mount) -> Files {
         device: mount.root_dev,
         mount: mount.mnt_id,
     }
+}
+
+pub(super) fn as_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::messages::UnixSocket;
-use super::paths::{Paths, as_path, mount_of};
-use super::places::Files;
+use super::paths::{Paths, mount_of};
+use super::places::{Files, as_path};
 use super::refusal::Refusals;
 
 /// The most links in a path (path_resolution(7)).
