@@ -20,7 +20,11 @@ fuzz_target!(|bytes: &[u8]| {
     };
     for name in index.names() {
         let (start, length) = index.get(name).expect("a listed name");
-        assert!(start.checked_add(length).is_some_and(|end| end <= bytes.len() as u64));
+        assert!(
+            start
+                .checked_add(length)
+                .is_some_and(|end| end <= bytes.len() as u64)
+        );
         assert!(!name.contains('/') && name != "..");
     }
     let mut file: File = tempfile::tempfile().expect("a file");
