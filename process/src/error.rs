@@ -7,7 +7,7 @@ use cedana_checkpoint::criu::log_archive::LogNote;
 use cedana_checkpoint::{capture, criu, format, session, view};
 use cedana_contract::pid::Pid;
 
-use crate::look::Obstacle;
+use crate::obstacle::Obstacle;
 
 /// The reason that there is no checkpoint, or no process.
 #[derive(Debug, thiserror::Error)]

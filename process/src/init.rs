@@ -37,7 +37,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::swrk::criu;
+use crate::criu::criu;
 
 /// The first argument of the keeper. The second is CRIU's program.
 pub(crate) const FLAG: &str = "--cedana-process-init";

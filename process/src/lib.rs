@@ -18,6 +18,7 @@
 //! look            a process and its children, before anything is frozen
 //! destination     where a checkpoint goes: whole, or not at all
 //! swrk            CRIU as a child
+//! criu            CRIU's command
 //! init            the first process of a PID namespace
 //! owner           a user on whose behalf files are opened and made
 //! cancel          the end of a command by its caller
@@ -35,14 +36,16 @@
 //! dump to that place removes it.
 
 mod cancel;
+mod criu;
 mod destination;
 mod dump;
 mod error;
 mod init;
 mod look;
+mod obstacle;
+mod options;
 mod owner;
 mod restore;
-
 mod swrk;
 mod work;
 
@@ -54,15 +57,17 @@ pub use cedana_checkpoint::format::pages::Compression;
 pub use cedana_checkpoint::progress::{Observer, Phase, Progress};
 pub use cedana_contract::pid::Pid;
 pub use destination::Target;
-pub use dump::{DumpOptions, Report, dump};
+pub use dump::{Report, dump};
 pub use error::Error;
-pub use look::{Obstacle, examine};
+pub use look::examine;
+pub use obstacle::Obstacle;
+pub use options::DumpOptions;
 pub use owner::Owner;
 pub use restore::{Placement, RestoreOptions, Restored, Source, Tcp, restore};
 
 /// Runs a helper process of a restore, if this process was started as one: the page
-/// source, or the first process of a PID namespace. A program that calls [`restore`] calls this first, before it starts a thread
-/// or reads its arguments.
+/// source, or the first process of a PID namespace. A program that calls [`restore`] calls
+/// this first, before it starts a thread or reads its arguments.
 #[must_use]
 pub fn run_as_helper() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);

@@ -5,7 +5,6 @@
 //! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
 
 mod descriptors;
-mod obstacle;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,9 +12,8 @@ use std::fs;
 use cedana_checkpoint::host::procfs::{self, Stat, descends, memory, namespace_inode};
 use cedana_contract::pid::Pid;
 
-pub use obstacle::Obstacle;
-
-use crate::dump::DumpOptions;
+use crate::obstacle::Obstacle;
+use crate::options::DumpOptions;
 
 /// What a dump needs to know.
 #[derive(Debug, Default)]

@@ -13,8 +13,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 
+use crate::criu::criu;
 use crate::init;
 use cedana_checkpoint::criu::rpc::{Answer, MAX_MESSAGE, Request};
 use cedana_checkpoint::host::sys::pidfd_open;
@@ -22,33 +23,7 @@ use cedana_contract::pid::Pid;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-
-/// CRIU's command, with `socket` as its standard input.
-pub(crate) fn criu(program: &Path, socket: OwnedFd) -> Command {
-    let mut command = Command::new(program);
-    command
-        .args(["swrk", "0"])
-        .current_dir("/")
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
-    let prepare = || {
-        SigSet::empty().thread_set_mask()?;
-        for ignored in [Signal::SIGPIPE, Signal::SIGXFSZ] {
-            // SAFETY: no handler is set, and the standard library's own setting of
-            // SIGPIPE precedes this.
-            unsafe { signal(ignored, SigHandler::SigIgn) }?;
-        }
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes only async-signal-safe system
-    // calls (sigprocmask, sigaction) and allocates nothing.
-    unsafe { command.pre_exec(prepare) };
-    command
-}
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(

@@ -17,8 +17,8 @@ use cedana_contract::pid::Pid;
 use nix::libc;
 
 use super::Tree;
-use super::obstacle::Obstacle;
-use crate::dump::DumpOptions;
+use crate::obstacle::Obstacle;
+use crate::options::DumpOptions;
 
 /// `IPPROTO_MPTCP` of the kernel's include/uapi/linux/in.h.
 const MPTCP: libc::c_int = 262;
