@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::Cause;
-use cedana_checkpoint::format::contents::Contents;
+use cedana_checkpoint::format::contents::{self, Contents};
+use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::images::{self, Inet, Network};
+use cedana_checkpoint::opened::OpenedDir;
 use cedana_config::{Config, Tcp};
 
 use super::Context;
@@ -87,9 +89,15 @@ impl RestoredNetwork {
 
 /// Locks the connections of a checkpoint in the network namespace that it will be
 /// restored into, which has no addresses yet. `None` if that fails: the restore
-/// tries it again and reports why.
+/// tries it again and reports why. As a restore, it reads only files that the manifest
+/// lists, and compares their digests.
 pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
-    let established = tcp::connections(images).ok()?;
+    let opened = OpenedDir::open(images).ok()?;
+    let contents = match Manifest::read(&opened).ok()? {
+        Some(manifest) => contents::open(&opened, &manifest),
+        None => contents::stock(&opened),
+    };
+    let established = tcp::connections(&contents.ok()?).ok()?;
     NetworkLock::begin(netns, &established).ok()
 }
 
