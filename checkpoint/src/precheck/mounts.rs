@@ -98,9 +98,7 @@ pub(super) fn check(
     for mount in &nested {
         found.check_nested(namespaces[&mount.mnt_id], mount);
     }
-    if may_mount {
-        found.bind();
-    }
+    found.bind();
     found.covers();
     // The container's own mounts may hide others.
     if !may_mount {
@@ -118,7 +116,7 @@ pub(super) fn check(
 pub(super) struct Namespace<'a> {
     pub(super) mounts: &'a Mounts,
     pub(super) all: All<'a>,
-    /// Mounts that CRIU binds from the host's, if the container may make some.
+    /// Mounts that CRIU binds from the host's.
     pub(super) bound: HashSet<u32>,
     /// The file systems of the root and of the host's mounts.
     hosts: HashSet<u32>,
@@ -142,10 +140,7 @@ impl<'a> Namespace<'a> {
         Self {
             mounts: &granted.mounts,
             all,
-            bound: match may_mount {
-                true => all.bound(),
-                false => HashSet::new(),
-            },
+            bound: all.bound(),
             hosts: all
                 .container
                 .iter()
@@ -190,6 +185,7 @@ impl<'a> Namespace<'a> {
                 mountpoint,
                 namespace: self.number,
                 id: mount.mnt_id,
+                parent: mount.parent_mnt_id,
                 files,
             }),
             Err((wants, gives)) => self.refuse(&mountpoint, &wants, &gives),
@@ -239,7 +235,7 @@ impl<'a> Namespace<'a> {
         if mounts.terminal && mountpoint == "/dev/console" && is_terminal(mount) {
             return Ok(Files::Kernel);
         }
-        if self.bound.contains(&mount.mnt_id) {
+        if self.may_mount && self.bound.contains(&mount.mnt_id) {
             // Known when all mounts are (`bind`).
             return Ok(Files::Unknown);
         }

@@ -19,6 +19,7 @@ impl Namespace<'_> {
                 mountpoint,
                 namespace,
                 id: mount.mnt_id,
+                parent: mount.parent_mnt_id,
                 files,
             }),
             None => self.refuse(

@@ -42,9 +42,6 @@ const PRIVATE: [&str; 5] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue"];
 /// tracefs out.
 const GLOBAL: [u32; 4] = [8, 9, 10, DEBUGFS];
 
-/// CRIU's numbers of cgroup v1 and v2.
-const CGROUPS: [u32; 2] = [12, 23];
-
 /// Whether a container may mount this type itself.
 pub(super) fn may_mount(mount: &Mount, has_user_namespace: bool) -> bool {
     let is_global = GLOBAL.contains(&mount.fstype) && !has_user_namespace;
@@ -79,9 +76,15 @@ impl<'a> All<'a> {
 
     /// The mounts from which CRIU could bind a mount.
     ///
-    /// The kernel's number of the file system must be the same. CRIU compares more
-    /// (criu/mount.c, `mounts_sb_equal`), so these may be too many.
+    /// The kernel's number of the file system must be the same. CRIU also compares the
+    /// options, and without an external mount type and source (criu/mount.c,
+    /// `mounts_sb_equal`), so these may be too many. It binds for certain if all of it is
+    /// the same in every mount of that number; of one file system it is.
     pub(super) fn bases(self, mount: &'a Mount) -> impl Iterator<Item = Base<'a>> {
+        let key = |mount: &'a Mount| (mount.fstype, &mount.source, &mount.options);
+        let mut same = self.iter().filter(|other| other.root_dev == mount.root_dev);
+        let is_same = same.all(|other| key(other) == key(mount));
+        let is_one = is_same && canonical(&mount.root).is_some();
         let container = self.container.iter().map(|base| (base, is_hosts(base)));
         let nested = self.nested.iter().map(|base| (base, false));
         container.chain(nested).filter_map(move |(base, is_hosts)| {
@@ -91,7 +94,7 @@ impl<'a> All<'a> {
             }
             Some(Base {
                 mount: base,
-                is_certain: is_hosts && is_same_to_criu(mount, base),
+                is_certain: is_hosts && is_one,
                 path: below(&mount.root, &base.root)?,
             })
         })
@@ -99,10 +102,24 @@ impl<'a> All<'a> {
 
     /// The mounts that CRIU binds from the root or from an external one.
     pub(super) fn bound(self) -> HashSet<u32> {
-        let own = self.iter().filter(|mount| mount.ext_key.is_none());
-        own.filter(|mount| self.bases(mount).any(|base| base.is_certain))
+        self.own()
+            .filter(|mount| self.bases(mount).any(|base| base.is_certain))
             .map(|mount| mount.mnt_id)
             .collect()
+    }
+
+    /// The mounts that are neither the root nor external.
+    pub(super) fn own(self) -> impl Iterator<Item = &'a Mount> {
+        let container = self.container.iter().filter(|mount| !is_hosts(mount));
+        let own = container.chain(self.nested);
+        own.filter(|mount| mount.ext_key.is_none())
+    }
+
+    /// The root and the external mounts of a file system.
+    pub(super) fn hosts(self, root_dev: u32) -> impl Iterator<Item = &'a Mount> {
+        let of_device = move |mount: &&Mount| mount.root_dev == root_dev;
+        let hosts = self.container.iter().filter(of_device);
+        hosts.filter(|mount| is_hosts(mount))
     }
 
     /// A number that two mounts have.
@@ -112,15 +129,6 @@ impl<'a> All<'a> {
             .map(|mount| mount.mnt_id)
             .find(|id| !seen.insert(*id))
     }
-}
-
-/// Whether CRIU takes two mounts for the same file system. If one is external, it
-/// compares only the options of cgroup file systems (criu/filesystems.c,
-/// `cgroup_sb_equal`).
-fn is_same_to_criu(mount: &Mount, base: &Mount) -> bool {
-    let is_same = mount.source == base.source && mount.options == base.options;
-    let is_external = base.ext_key.is_some() && !CGROUPS.contains(&mount.fstype);
-    mount.fstype == base.fstype && canonical(&mount.root).is_some() && (is_same || is_external)
 }
 
 /// Whether a mount shows the host's files: it is the root, or external. A cover's

@@ -178,18 +178,37 @@ impl<'a> Paths<'a> {
         }
     }
 
-    /// The mount of a namespace that a path is on, and the rest of the path.
+    /// The mount of a namespace that a path is on, and the rest of the path. As the kernel
+    /// does, it goes from the root to the mounts on it that are on the path's way.
     pub(super) fn place(&self, namespace: u32, path: &[u8]) -> Option<(usize, Vec<u8>)> {
         let below = |place: &Place| -> Option<usize> {
             let mountpoint = place.mountpoint.trim_end_matches('/').as_bytes();
             let rest = path.strip_prefix(mountpoint)?;
             (rest.is_empty() || rest[0] == b'/').then_some(mountpoint.len())
         };
-        let places = self.mounts.places.iter().enumerate();
-        let places = places.filter(|(_, place)| place.namespace == namespace);
-        let found = places.filter_map(|(index, place)| Some((below(place)?, index)));
-        // Of two mounts on one mountpoint the later one is on top.
-        let (length, index) = found.max()?;
+        let places = &self.mounts.places;
+        let all: Vec<usize> = (0..places.len())
+            .filter(|index| places[*index].namespace == namespace)
+            .collect();
+        let ways: Vec<(usize, usize)> = all
+            .iter()
+            .filter_map(|index| Some((below(&places[*index])?, *index)))
+            .collect();
+        let is_on = |index: usize, above: usize| places[index].parent == places[above].id;
+        let mut roots = ways.iter().copied().filter(|(length, index)| {
+            let mut others = all.iter().filter(|other| *other != index);
+            *length == 0 && !others.any(|other| is_on(*index, *other))
+        });
+        let (mut length, mut index) = roots.next()?;
+        // As many steps as there are mounts: they could be on each other in a circle.
+        for _ in 0..ways.len() {
+            let on = ways.iter().filter(|(at, _)| *at >= length);
+            let next = on.filter(|(_, other)| *other != index && is_on(*other, index));
+            match next.min() {
+                Some(next) => (length, index) = *next,
+                None => break,
+            }
+        }
         let rest = path[length..].strip_prefix(b"/").unwrap_or_default();
         Some((index, rest.to_owned()))
     }

@@ -15,6 +15,8 @@ pub(super) struct Place {
     pub(super) namespace: u32,
     /// CRIU's number of the mount.
     pub(super) id: u32,
+    /// The number of the mount that it is on.
+    pub(super) parent: u32,
     pub(super) files: Files,
 }
 

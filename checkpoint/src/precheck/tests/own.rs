@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use super::honest::{CAPABILITIES, Case, file, mount};
 use super::paths::archive;
 use super::tree::Message;
-use crate::precheck::{CapabilitySet, Namespace};
+use crate::precheck::{CapabilitySet, MountEntry, Namespace};
 
 const IMAGE: &str = "mountpoints-49.img";
 /// The mounts of a namespace within the container's.
@@ -227,4 +227,111 @@ fn namespaces_within_the_containers() {
     let mut twice = own(5, DEV, "/");
     twice.set(&[2], [22_u64]);
     nested(twice).is_refused("has two mounts 22");
+}
+
+/// Makes the bind mount on /data seem to be of another file system.
+fn disguise(case: &mut Case, fstype: u64, device: u64, root: &str, options: &str) {
+    let record = case.tree.record(IMAGE, 3);
+    record.set(&[1], [fstype]);
+    record.set(&[3], [device]);
+    record.set(&[6], [root]);
+    record.set(&[9], [options]);
+}
+
+#[test]
+fn an_external_mount_is_not_the_root() {
+    let mut case = with(bind(17, ROOT, "/data"));
+    disguise(&mut case, 17, ROOT, "/", "");
+    // The files of the root are still looked up in the root.
+    replace_by_link(&case, "root/bin");
+    case.is_refused("/bin/app has a symbolic link");
+    case.is_refused("shows one of several directories");
+}
+
+#[test]
+fn a_mount_that_criu_may_bind_or_not() {
+    // CRIU compares the options with an external mount's, too.
+    for (options, others) in [("", "lowerdir=/etc:/usr"), ("lowerdir=/etc:/usr", "")] {
+        let mut overlay = bind(17, 200, "/");
+        overlay.set(&[9], [options]);
+        let mut case = with(overlay);
+        disguise(&mut case, 17, 200, "/", others);
+        case.is_refused("/mnt");
+    }
+    // A third mount can take the external one from it.
+    let mut case = with(bind(17, 200, "/"));
+    disguise(&mut case, 17, 200, "/", "");
+    case.passes();
+    let mut third = mount([17, 31, 20, 0], "/", "/opt");
+    third.set(&[3], [200_u64]);
+    third.set(&[8], ["other"]);
+    case.tree.add(IMAGE, third);
+    case.is_refused("/mnt");
+}
+
+#[test]
+fn a_file_system_of_its_own_has_no_number_of_the_hosts() {
+    for fstype in [1, 2, 5, 6, 14] {
+        with(bind(fstype, VOLUME, "/")).is_refused("/mnt has the file system of");
+        let mut case = nested(own(fstype, VOLUME, "/"));
+        case.is_refused("/x has the file system of");
+        // Without CAP_SYS_ADMIN CRIU could bind it, too.
+        case = Case::honest();
+        disguise(&mut case, 0, 121, "/", "");
+        case.is_refused("/proc has the file system of");
+    }
+    // The host's sysfs may be the container's.
+    let mut case = with(bind(2, VOLUME, "/"));
+    let is_sysfs = |case: &Case| {
+        let refusals = case.refusals();
+        !refusals
+            .iter()
+            .any(|refusal| refusal.subject.contains("/mnt"))
+    };
+    assert!(!is_sysfs(&case));
+    case.granted.mounts.entries[2].source = Some("/sys".into());
+    assert!(is_sysfs(&case));
+}
+
+#[test]
+fn one_name_of_a_file_system_is_one_directory() {
+    let mut case = with(bind(0, VOLUME, "/srv/volume/deep"));
+    case.passes();
+    let other = mount([0, 31, 20, 0], "/srv/volume", "/other").with(18, "/other");
+    let mut other = other;
+    other.set(&[3], [VOLUME]);
+    case.tree.add(IMAGE, other);
+    let second = case.host.path().join("second");
+    fs::create_dir_all(second.join("deep")).expect("mkdir");
+    case.granted.mounts.entries.push(MountEntry {
+        destination: "/other".to_owned(),
+        kind: "bind".to_owned(),
+        source: Some(second),
+        ..MountEntry::default()
+    });
+    case.is_refused("/mnt shows one of several directories");
+    case.granted.mounts.entries[3].source = case.granted.mounts.entries[2].source.clone();
+    case.passes();
+}
+
+#[test]
+fn the_mount_that_is_seen_is_looked_up() {
+    let name = "tmpfs-dev-131.tar.gz.img".to_owned();
+    // A tmpfs on top of the bind mount, though listed before it; and one that hides it.
+    for (first, second) in [
+        (mount([5, 31, 30, 0], "/", "/mnt"), bind(17, ROOT, "/data")),
+        (mount([5, 31, 20, 0], "/", "/mnt"), {
+            let mut below = bind(17, ROOT, "/data");
+            below.set(&[7], ["/mnt/sub"]);
+            below
+        }),
+    ] {
+        let mut case = with(first);
+        case.tree.add(IMAGE, second);
+        let path = "/mnt/sub/x/passwd";
+        case.tree.add("files.img", file(9, path, 0o100_644, 31));
+        case.passes();
+        case.tree.others.insert(name.clone(), archive("./sub/x"));
+        case.is_refused("/mnt/sub/x/passwd has a symbolic link");
+    }
 }
