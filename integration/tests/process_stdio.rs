@@ -63,6 +63,8 @@ os.write(master, b'sleep 1000\n')
 until(master, b'sleep 1000')
 while not open(f'/proc/{job.pid}/task/{job.pid}/children').read(): time.sleep(0.01)
 os.write(master, b'\x03')
+# The next prompt: bash drops what is typed before it.
+until(master, b'# ')
 os.write(master, b'echo interrupted $X\n')
 until(master, b'interrupted 41')
 os.kill(job.pid, 9)

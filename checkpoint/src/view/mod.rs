@@ -275,7 +275,10 @@ impl ImagesView {
 /// Opens a checkpoint, which takes a descriptor for each page file. The limit is only
 /// raised if it is too low: CRIU inherits it, and restored processes would get tables of
 /// descriptors of that length.
-fn with_descriptors(
+///
+/// # Errors
+/// Those of `open`.
+pub fn with_descriptors(
     open: impl Fn() -> Result<Contents, format::Error>,
 ) -> Result<Contents, format::Error> {
     match open() {

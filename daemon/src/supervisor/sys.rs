@@ -100,11 +100,24 @@ pub(super) fn foreground_group(terminal: BorrowedFd<'_>) -> nix::Result<Pid> {
     nix::unistd::tcgetpgrp(terminal)
 }
 
-/// Gives all signals their default action, which exec does only for handled ones.
+/// Gives all signals their default action, which exec does only for handled ones. The C
+/// library refuses those that it uses itself, 32 and 33, which a caller may ignore, too.
 pub(super) fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no function; numbers that can't be changed are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's sigaction: handler, flags, restorer and mask of 64 bits each. Zeros are
+    // the default action, without flags.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads `default`, whose size is that of its structure, with a
+        // mask of eight bytes. Numbers that can't be changed are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null::<u64>(),
+                8_usize,
+            )
+        };
     }
 }
 

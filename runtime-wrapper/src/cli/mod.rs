@@ -62,8 +62,9 @@ impl Invocation {
             | Self::Checkpoint(_)
             | Self::Restore(_)
             | Self::Inspect(_)
-            | Self::Unpack(_) => true,
-            Self::OwnVersion | Self::HoldNetns(_) | Self::PassThrough => false,
+            | Self::Unpack(_)
+            | Self::HoldNetns(_) => true,
+            Self::OwnVersion | Self::PassThrough => false,
         }
     }
 }

@@ -91,12 +91,30 @@ fn in_memory(path: &Path, bytes: &[u8]) -> Result<Vec<Packed>, Error> {
 
 fn in_frames(reader: &Reader) -> Result<Vec<Packed>, Error> {
     let mut decoder = Decoder::default();
+    let frame_size = u64::from(reader.table().frame_size());
+    // A header is much smaller than a frame, so the last frame is kept.
+    let mut last = (u64::MAX, Vec::new());
     let found = streams::list(reader.table().raw_bytes(), |at, out| {
-        let read = reader.read_at(at, &mut decoder, out);
-        match read.map_err(io::Error::other)? == out.len() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        let mut done = 0;
+        while done < out.len() {
+            let at = at + done as u64;
+            let start = at - at % frame_size;
+            if last.0 != start {
+                last.0 = u64::MAX;
+                last.1.resize(reader.table().frame_size() as usize, 0);
+                let read = reader.read_at(start, &mut decoder, &mut last.1);
+                last.1.truncate(read.map_err(io::Error::other)?);
+                last.0 = start;
+            }
+            let rest = last.1.get((at - start) as usize..).unwrap_or_default();
+            if rest.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let length = rest.len().min(out.len() - done);
+            out[done..done + length].copy_from_slice(&rest[..length]);
+            done += length;
         }
+        Ok(())
     });
     found.map_err(|fault| Error::Streams {
         file: reader.path().to_owned(),

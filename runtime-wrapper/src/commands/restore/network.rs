@@ -7,6 +7,7 @@ use cedana_checkpoint::format::contents::{self, Contents};
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::images::{self, Inet, Network};
 use cedana_checkpoint::opened::OpenedDir;
+use cedana_checkpoint::view::with_descriptors;
 use cedana_config::{Config, Tcp};
 
 use super::Context;
@@ -93,10 +94,11 @@ impl RestoredNetwork {
 /// lists, and compares their digests.
 pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
     let opened = OpenedDir::open(images).ok()?;
-    let contents = match Manifest::read(&opened).ok()? {
-        Some(manifest) => contents::open(&opened, &manifest),
+    let manifest = Manifest::read(&opened).ok()?;
+    let contents = with_descriptors(|| match &manifest {
+        Some(manifest) => contents::open(&opened, manifest),
         None => contents::stock(&opened),
-    };
+    });
     let established = tcp::connections(&contents.ok()?).ok()?;
     NetworkLock::begin(netns, &established).ok()
 }
