@@ -2,13 +2,17 @@
 //!
 //! On the socket it is the user that the kernel names: user, group and supplementary
 //! groups at the time of the connection (SO_PEERCRED, SO_PEERGROUPS). What else a
-//! process's rights depend on, its limits, umask and no_new_privs, is read from
-//! /proc/PID. If that is no longer the caller's, the strictest values are taken. A
-//! caller with the token, or over mutual TLS, is root. No field of a request
-//! names the caller.
+//! process's rights depend on, its limits, umask, no_new_privs and bounding set, is read
+//! from /proc/PID while a pidfd shows that the process lives. A caller that has exited is
+//! refused, and so is one that is confined where a job would not be: with a seccomp filter,
+//! another root directory or user namespace, or as root without the daemon's capabilities.
+//! A caller with the token, or over mutual TLS, is root. No field of a request names the
+//! caller.
 
 use std::fs;
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -61,23 +65,41 @@ impl Caller {
     /// The peer of a unix socket.
     ///
     /// # Errors
-    /// The socket's.
-    pub fn of_socket(socket: impl AsFd) -> std::io::Result<Self> {
+    /// The socket's, or the peer is refused.
+    pub fn of_socket(socket: impl AsFd) -> io::Result<Self> {
         let peer = getsockopt(&socket, PeerCredentials)?;
         let groups = sys::peer_groups(socket.as_fd())?;
-        let inherited = Inherited::of(peer.pid(), peer.uid()).unwrap_or_else(Inherited::strictest);
+        let exited = || io::Error::other(format!("its process {} has exited", peer.pid()));
+        let process = sys::peer_process(socket.as_fd(), peer.pid())?.ok_or_else(exited)?;
+        let inherited = Inherited::of(peer.pid(), peer.uid());
+        let confined = confined(peer.pid(), peer.uid())?;
+        // Until here its ID was no other process's.
+        if sys::has_exited(process.as_fd())? {
+            return Err(exited());
+        }
+        if let Some(what) = confined {
+            return Err(io::Error::other(format!(
+                "its process {} {what}, which a job would not have",
+                peer.pid()
+            )));
+        }
+        let inherited = inherited.ok_or_else(exited)?;
         Ok(Self(inherited.with(peer.uid(), peer.gid(), groups)))
     }
 
     /// Root, after a secret was shown.
-    #[must_use]
-    pub fn root() -> Self {
+    ///
+    /// # Errors
+    /// The daemon's own limits can't be read.
+    pub fn root() -> io::Result<Self> {
         let own = std::process::id().cast_signed();
-        let inherited = Inherited::of(own, 0).unwrap_or_else(Inherited::strictest);
+        let uid = nix::unistd::geteuid().as_raw();
+        let unreadable = || io::Error::other("cannot read /proc/self");
+        let inherited = Inherited::of(own, uid).ok_or_else(unreadable)?;
         let mut credentials = inherited.with(0, 0, Vec::new());
         // The daemon's own is for its secrets.
         credentials.umask = 0o022;
-        Self(credentials)
+        Ok(Self(credentials))
     }
 }
 
@@ -87,7 +109,34 @@ struct Inherited {
     umask: u32,
     no_new_privs: bool,
     oom_score_adj: i32,
+    bounding: u64,
     limits: Vec<Limit>,
+}
+
+/// How a process is confined where this one is not; None if it isn't.
+fn confined(pid: i32, uid: u32) -> io::Result<Option<&'static str>> {
+    let status = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status"));
+    let user_namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user"));
+    let root = |pid: &str| -> io::Result<(u64, u64)> {
+        let root = fs::metadata(format!("/proc/{pid}/root/"))?;
+        Ok((root.dev(), root.ino()))
+    };
+    let theirs = pid.to_string();
+    let (own, other) = (status("self")?, status(&theirs)?);
+    if value(&other, "Seccomp") != value(&own, "Seccomp") {
+        return Ok(Some("has a seccomp filter"));
+    }
+    if user_namespace(&theirs)? != user_namespace("self")? {
+        return Ok(Some("has a user namespace"));
+    }
+    if root(&theirs)? != root("self")? {
+        return Ok(Some("has another root directory"));
+    }
+    let capabilities = |status: &str| capabilities(status, "CapEff").unwrap_or(0);
+    if uid == 0 && capabilities(&own) & !capabilities(&other) != 0 {
+        return Ok(Some("is root without all capabilities"));
+    }
+    Ok(None)
 }
 
 impl Inherited {
@@ -100,22 +149,15 @@ impl Inherited {
         let limits = parse_limits(&file("limits")?);
         let oom_score_adj = file("oom_score_adj")?.trim().parse().ok()?;
         // The last, so that all of it was read from a process of this user.
-        let (owner, umask, no_new_privs) = parse_status(&file("status")?)?;
+        let status = file("status")?;
+        let (owner, umask, no_new_privs) = parse_status(&status)?;
         (owner == uid).then_some(Self {
             umask,
             no_new_privs,
             oom_score_adj,
+            bounding: capabilities(&status, "CapBnd")?,
             limits,
         })
-    }
-
-    fn strictest() -> Self {
-        Self {
-            umask: 0o077,
-            no_new_privs: true,
-            oom_score_adj: 0,
-            limits: Vec::new(),
-        }
     }
 
     fn with(self, uid: u32, gid: u32, groups: Vec<u32>) -> Credentials {
@@ -126,6 +168,7 @@ impl Inherited {
             umask: self.umask,
             no_new_privs: self.no_new_privs,
             oom_score_adj: self.oom_score_adj,
+            bounding: self.bounding,
             limits: self.limits,
         }
     }
@@ -133,14 +176,21 @@ impl Inherited {
 
 /// Effective user ID, umask and no_new_privs of /proc/PID/status.
 fn parse_status(text: &str) -> Option<(u32, u32, bool)> {
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
-    let uid = value("Uid")?.split_whitespace().nth(1)?.parse().ok()?;
-    let umask = u32::from_str_radix(value("Umask")?, 8).ok()?;
-    Some((uid, umask, value("NoNewPrivs")? != "0"))
+    let uid = value(text, "Uid")?.split_whitespace().nth(1)?;
+    let umask = u32::from_str_radix(value(text, "Umask")?, 8).ok()?;
+    Some((uid.parse().ok()?, umask, value(text, "NoNewPrivs")? != "0"))
+}
+
+/// A set of capabilities of /proc/PID/status, as bits.
+fn capabilities(status: &str, name: &str) -> Option<u64> {
+    u64::from_str_radix(value(status, name)?, 16).ok()
+}
+
+/// A value of /proc/PID/status.
+fn value<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = status.lines();
+    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    found.map(str::trim)
 }
 
 fn parse_limits(text: &str) -> Vec<Limit> {

@@ -91,19 +91,23 @@ async fn serve(options: Options) -> Result<(), Error> {
     answer(listener, tcp, services).await
 }
 
+/// The most calls at a time on one connection.
+const MAX_STREAMS: u32 = 100;
+
 type Tcp = (TcpListener, Option<ServerTlsConfig>);
 
 /// Answers requests until a signal.
 async fn answer(socket: UnixListener, tcp: Option<Tcp>, services: Routes) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let on_socket = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
         .add_routes(services.clone())
         .serve_with_incoming_shutdown(connection::incoming(socket), stopped(stopping.clone()));
     let on_tcp = async {
         let Some((listener, tls)) = tcp else {
             return Ok(());
         };
-        let mut server = Server::builder();
+        let mut server = Server::builder().max_concurrent_streams(MAX_STREAMS);
         if let Some(tls) = tls {
             server = server
                 .tls_config(tls)

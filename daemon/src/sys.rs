@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use cedana_contract::pid::Pid;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -31,6 +33,50 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     groups.truncate(length as usize / size_of::<u32>());
     groups.shrink_to_fit();
     Ok(groups)
+}
+
+/// `SO_PEERPIDFD` of Linux 6.5 (asm-generic/socket.h).
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// A pidfd of a unix socket's peer. Before Linux 6.5 it is that of the process which has
+/// the ID now. None if the peer has exited.
+///
+/// # Errors
+/// The socket's.
+pub(crate) fn peer_process(socket: BorrowedFd<'_>, pid: i32) -> io::Result<Option<OwnedFd>> {
+    let mut fd: RawFd = -1;
+    let mut length = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `length` bytes into `fd`, and their number into
+    // `length`; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    match Errno::result(result) {
+        // SAFETY: the kernel has just created this descriptor for this process.
+        Ok(_) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(Errno::ENOPROTOOPT) => match Pid::try_from(pid).map(cedana_contract::pidfd::open) {
+            Ok(Ok(process)) => Ok(Some(process)),
+            Ok(Err(Errno::ESRCH)) | Err(_) => Ok(None),
+            Ok(Err(error)) => Err(error.into()),
+        },
+        Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the process of a pidfd has exited.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn has_exited(process: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? != 0)
 }
 
 /// Takes a descriptor that the service manager has passed (sd_listen_fds(3)), and keeps

@@ -94,14 +94,19 @@ impl Tail {
     }
 }
 
-/// The offset of the last lines.
+/// The most bytes that are searched for the last lines: a file of no text could be
+/// terabytes long.
+const MAX_BACK: u64 = 16 << 20;
+
+/// The offset of the last lines, at most [`MAX_BACK`] bytes from the end.
 fn last_lines(file: &File, lines: u64) -> io::Result<u64> {
     let mut end = file.metadata()?.len();
+    let least = end.saturating_sub(MAX_BACK);
     let mut missing = lines;
     let mut last = true;
     let mut chunk = vec![0; CHUNK];
-    while end > 0 {
-        let begin = end.saturating_sub(CHUNK as u64);
+    while end > least {
+        let begin = end.saturating_sub(CHUNK as u64).max(least);
         // At most CHUNK.
         let part = &mut chunk[..(end - begin) as usize];
         file.read_exact_at(part, begin)?;
@@ -116,7 +121,7 @@ fn last_lines(file: &File, lines: u64) -> io::Result<u64> {
         }
         end = begin;
     }
-    Ok(0)
+    Ok(least)
 }
 
 #[cfg(test)]
@@ -140,6 +145,14 @@ mod tests {
         let long = format!("{}\nlast\n", "x".repeat(2 * CHUNK));
         assert_eq!(from(&long, 1), "last\n");
         assert_eq!(from(&long, 2), long);
+    }
+
+    #[test]
+    fn a_file_of_no_text_is_not_searched_whole() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 40).expect("a sparse file");
+        let from = last_lines(&file, 1).expect("an offset");
+        assert_eq!(from, (1 << 40) - MAX_BACK);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 
 use cedana_integration::daemon::{ALICE, BOB, Daemon, EVE, TestUser};
 use cedana_integration::folder::Folder;
@@ -170,6 +171,41 @@ fn a_job_has_exactly_its_callers_credentials() {
     ];
     let job = ALICE.run(&words).ok().stdout;
     assert!(job.contains("NoNewPrivs:\t1"), "{job}");
+}
+
+#[test]
+fn a_confined_caller_is_refused() {
+    let daemon = daemon();
+    let socket = daemon.path("socket");
+    let cedana = ["cedana", "--address", &socket, "ps"];
+    let bounded = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let mapped = ["unshare", "--user", "--map-root-user"];
+    for (confined, why) in [
+        (&bounded[..], "is root without all capabilities"),
+        (&mapped[..], "has a user namespace"),
+    ] {
+        let words = [&confined[1..], &cedana].concat();
+        let reason = command(confined[0], &words).refused();
+        assert!(reason.contains(why), "{reason}");
+    }
+    // A user's bounding set is the job's.
+    let bounded = ["setpriv", "--bounding-set=-net_raw"];
+    let script = [
+        "cedana --address ",
+        &socket,
+        " exec -a -w / 'grep CapBnd /proc/self/status'",
+    ];
+    let alice = ALICE.uid.to_string();
+    let group = fs::metadata(&socket).expect("the socket").gid().to_string();
+    let user = ["--reuid", &alice, "--regid", &alice, "--groups", &group];
+    let job = command(
+        bounded[0],
+        &[&bounded[1..], &user, &["sh", "-c", &script.concat()]].concat(),
+    );
+    let set = job.ok().stdout;
+    let set = set.trim().rsplit('\t').next().unwrap_or_default();
+    let set = u64::from_str_radix(set, 16).expect("a set");
+    assert_eq!(set & 1 << 13, 0, "{set:x}");
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Credentials {
     pub no_new_privs: bool,
     /// Preference of the kernel's out-of-memory killer, -1000 to 1000.
     pub oom_score_adj: i32,
+    /// The bounding set of capabilities, as bits.
+    pub bounding: u64,
     /// Resource limits.
     pub limits: Vec<Limit>,
 }

@@ -24,17 +24,20 @@ impl Auth {
     }
 
     /// # Errors
-    /// UNAUTHENTICATED without the token.
+    /// UNAUTHENTICATED without the token, PERMISSION_DENIED to a caller that is confined.
     pub(crate) fn check(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let extensions = request.extensions();
         let caller = if let Some(Peer(caller)) = extensions.get::<Peer>() {
-            Arc::clone(caller)
+            let refused = |reason: &Arc<str>| {
+                Status::permission_denied(format!("the daemon refuses this caller: {reason}"))
+            };
+            caller.clone().map_err(|reason| refused(&reason))?
         } else if extensions.get::<TlsConnectInfo<TcpConnectInfo>>().is_some() {
             // The handshake fails without a certificate of the client.
-            Arc::new(Caller::root())
+            Arc::new(root()?)
         } else {
             self.check_token(request.metadata())?;
-            Arc::new(Caller::root())
+            Arc::new(root()?)
         };
         request.extensions_mut().insert(caller);
         Ok(request)
@@ -67,4 +70,8 @@ pub(crate) fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
         .get::<Arc<Caller>>()
         .cloned()
         .ok_or_else(|| Status::unauthenticated("the caller is unknown"))
+}
+
+fn root() -> Result<Caller, Status> {
+    Caller::root().map_err(|error| Status::internal(error.to_string()))
 }

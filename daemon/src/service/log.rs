@@ -1,6 +1,7 @@
 //! A job's output.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cedana_api::v1;
@@ -27,17 +28,30 @@ pub(super) fn read(
         )));
     }
     let path = jobs.files(&job.key).output();
-    let tail = Tail::open(&path, request.lines)
-        .map_err(|error| Status::internal(format!("cannot read {}: {error}", path.display())))?;
     let (answers, queue) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        if let Err(error) = send(&jobs, &job, tail, request.follow, &answers).await {
+        let sent = async {
+            let tail = open(path.clone(), request.lines).await?;
+            send(&jobs, &job, tail, request.follow, &answers).await
+        };
+        if let Err(error) = sent.await {
             let error = Status::internal(format!("cannot read {}: {error}", path.display()));
             // The client may be gone.
             let _ = answers.send(Err(error)).await;
         }
     });
     Ok(Box::pin(ReceiverStream::new(queue)))
+}
+
+/// Finds the last lines off the event loop.
+async fn open(path: PathBuf, lines: Option<u64>) -> io::Result<Tail> {
+    let runtime = tokio::runtime::Handle::current();
+    let opened = tokio::task::spawn_blocking(move || {
+        // The file's watch is registered with the event loop.
+        let _entered = runtime.enter();
+        Tail::open(&path, lines)
+    });
+    opened.await.map_err(io::Error::other)?
 }
 
 async fn send(

@@ -22,6 +22,7 @@ fn job(uid: u32, id: &str) -> JobRow {
             umask: 0o22,
             no_new_privs: false,
             oom_score_adj: 0,
+            bounding: 0,
             limits: Vec::new(),
         },
         arguments: vec![Bytes::from("sleep"), Bytes::from("1")],

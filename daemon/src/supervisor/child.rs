@@ -161,9 +161,11 @@ impl Child {
     fn become_user(&self) -> nix::Result<()> {
         let Credentials { uid, gid, .. } = self.credentials;
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        sys::limit_capabilities(self.credentials.bounding)?;
         setgroups(&self.groups)?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
+        sys::leave_session_keyring()?;
         if !uid.is_root() {
             // setresuid has cleared all sets but the inheritable one.
             sys::drop_capabilities()?;

@@ -121,6 +121,39 @@ pub(super) fn default_signals() {
     }
 }
 
+/// Joins a new session keyring: the supervisor's may be that of root's login. A kernel
+/// without keyrings, or a filter that forbids them, leaves nothing to be read.
+pub(super) fn leave_session_keyring() -> nix::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: keyctl takes a number and a name, which may be null.
+    let joined = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
+    match Errno::result(joined) {
+        Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Drops the capabilities of the bounding set that are not in `bounding`.
+pub(super) fn limit_capabilities(bounding: u64) -> nix::Result<()> {
+    for capability in (0..u64::BITS).filter(|bit| bounding & 1 << bit == 0) {
+        let number = libc::c_ulong::from(capability);
+        // SAFETY: this prctl takes integers and no memory.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        match Errno::result(dropped) {
+            // Beyond the last capability of the kernel.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Makes `from` the descriptor `to`, open after exec.
 pub(super) fn duplicate(from: RawFd, to: RawFd) -> nix::Result<()> {
     // SAFETY: dup2 touches no memory; only the child of a fork calls this, where no
