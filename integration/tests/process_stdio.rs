@@ -61,9 +61,12 @@ until(master, b'restored 42')
 # Job control and ^C work: it is the terminal of its session.
 os.write(master, b'sleep 1000\n')
 until(master, b'sleep 1000')
-while not open(f'/proc/{job.pid}/task/{job.pid}/children').read(): time.sleep(0.01)
+# ^C is for sleep when it is the terminal's foreground process.
+def foreground():
+    return open(f'/proc/{os.tcgetpgrp(master)}/comm').read()
+while foreground() != 'sleep\n': time.sleep(0.01)
 os.write(master, b'\x03')
-# The next prompt: bash drops what is typed before it.
+# bash drops what is typed before its next prompt.
 until(master, b'# ')
 os.write(master, b'echo interrupted $X\n')
 until(master, b'interrupted 41')
