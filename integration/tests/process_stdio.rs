@@ -136,7 +136,7 @@ job.wait()
 status = os.stat(archive)
 assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (4242, 4242, 0o600)
 assert os.listdir(theirs) == [os.path.basename(archive)], os.listdir(theirs)
-# Of another user it is a secret, and root's process is nobody else's.
+# Another user may not read it, and gets no process of root's.
 code, _, error = run('restore', archive, '--user=4243')
 assert code == 1 and 'Permission denied' in error, error
 code, _, error = run('restore', archive, '--user=4242')

@@ -41,7 +41,7 @@ pub enum Target {
     Archive {
         /// The directory.
         dir: PathBuf,
-        /// The file's owner, who must be able to write to the directory.
+        /// The file's owner, which must be able to write to the directory.
         owner: Owner,
     },
 }

@@ -27,7 +27,7 @@
 //!
 //! | what is killed | what happens |
 //! |---|---|
-//! | the caller, while CRIU dumps | CRIU finds nobody to ask, and resumes the processes |
+//! | the caller, while CRIU dumps | CRIU's question has no reader, so CRIU resumes the processes |
 //! | CRIU, while it dumps | the kernel resumes the processes, and CRIU's code in them ends itself |
 //! | the caller or CRIU, while CRIU restores | what was restored ends |
 //! | the page source | its watchdog kills the processes, whose memory is not complete |

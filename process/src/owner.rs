@@ -23,7 +23,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Root, who may do everything.
+    /// Root, with all rights.
     pub const ROOT: Self = Self {
         uid: 0,
         gid: 0,

@@ -173,17 +173,7 @@ pub fn restore(
     };
     let mut found = None;
     let mut eager_because = None;
-    let needs = Needs {
-        memory: options.memory,
-        root: Root(0),
-        shares_files: false,
-        accept: match options.owner.is_root() {
-            true => options.accept,
-            // An edited checkpoint could give its process any user's rights.
-            false => Accept::Signed,
-        },
-        subject: Subject::Process,
-    };
+    let needs = needs(options);
     let lazy = |manifest: &Manifest, images: &Contents| {
         found = Some(manifest.clone());
         if !options.lazy || session::is_small(manifest) {
@@ -257,6 +247,20 @@ pub fn restore(
         eager_because,
         process,
     })
+}
+
+fn needs(options: &RestoreOptions) -> Needs {
+    Needs {
+        memory: options.memory,
+        root: Root(0),
+        shares_files: false,
+        accept: match options.owner.is_root() {
+            true => options.accept,
+            // An edited checkpoint could give its process any user's rights.
+            false => Accept::Signed,
+        },
+        subject: Subject::Process,
+    }
 }
 
 /// CRIU's keys of what the dump left out, with the caller's descriptors.

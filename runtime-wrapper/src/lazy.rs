@@ -50,9 +50,7 @@ mod tests {
     /// The least memory worth a page source.
     const SMALL: u64 = 8 << 20;
 
-    use cedana_checkpoint::format::manifest::{Container, Cost, Entry, FORMAT, Kind, Machine};
-    use cedana_checkpoint::format::manifest::{Pages, Versions};
-    use std::collections::BTreeMap;
+    use cedana_checkpoint::format::manifest::{Entry, Kind, Pages};
     use std::path::PathBuf;
 
     fn manifest(bytes: u64) -> Manifest {
@@ -61,25 +59,13 @@ mod tests {
             frame_size: 4096,
             frames: 1,
         };
-        Manifest {
-            format: FORMAT,
-            created: 0,
-            files: vec![Entry {
-                name: "pages-1.img.zst".to_owned(),
-                kind: Kind::Pages,
-                size: 1,
-                digest: String::new(),
-                pages: Some(pages),
-            }],
-            parent: None,
-            machine: Machine::default(),
-            versions: Versions::default(),
-            container: Container::default(),
-            process: None,
-            options: BTreeMap::new(),
-            cost: Cost::default(),
-            signature: None,
-        }
+        Manifest::of(vec![Entry {
+            name: "pages-1.img.zst".to_owned(),
+            kind: Kind::Pages,
+            size: 1,
+            digest: String::new(),
+            pages: Some(pages),
+        }])
     }
 
     #[test]

@@ -2,14 +2,13 @@
 //! Python processes, two processes that share memory in every way, a zombie, and most
 //! kinds of sockets. The page files are omitted.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::manifest::{Container, Cost, Entry, Kind, Machine, NAME, Versions};
+use crate::format::manifest::{Entry, Kind, NAME};
 use crate::format::{contents, streams};
 use crate::images::{SocketKind, TcpState, network, sockets, verify};
 
@@ -142,19 +141,7 @@ fn described(packed: bool) -> tempfile::TempDir {
         fs::write(dir.path().join(streams::NAME), bytes).expect("write");
         files.push(Entry::whole(streams::NAME, Kind::Streams, size, digest));
     }
-    let manifest = Manifest {
-        format: Manifest::format_of(&files),
-        created: 0,
-        files,
-        parent: None,
-        machine: Machine::default(),
-        versions: Versions::default(),
-        container: Container::default(),
-        process: None,
-        options: BTreeMap::new(),
-        cost: Cost::default(),
-        signature: None,
-    };
+    let manifest = Manifest::of(files);
     let text = manifest.render().expect("render");
     fs::write(dir.path().join(NAME), text).expect("write");
     dir

@@ -28,7 +28,7 @@
 //! archive       the links in the files of a tmpfs
 //! cgroups       names of cgroups and of their properties
 //! limits        resource limits, OOM score, scheduling
-//! user          plain processes of a user who is not root
+//! user          plain processes of an unprivileged user
 //! files         images and descriptors that no container has
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! What a checkpoint of plain processes gives to a user who is not root.
+//! What a checkpoint of plain processes gives to an unprivileged user.
 //!
 //! The checkpoint is signed, so it says what CRIU found, and nothing else. But CRIU
 //! restores anybody's processes, and it opens recorded files with root's rights. So

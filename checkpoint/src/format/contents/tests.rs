@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::manifest::{Container, Cost, Entry, FORMAT, Machine, NAME, Versions};
+use crate::format::manifest::{Entry, NAME};
 use crate::format::pages::{Compression, Digest, Encoder, Summary, TableBuilder, Writer};
 use crate::images::Images;
 use crate::images::verify::tests::whole;
@@ -49,19 +49,7 @@ pub(crate) fn stored() -> (tempfile::TempDir, Manifest) {
     let (size, digest) = (trailer.len() as u64, blake3::hash(&trailer));
     files.push(Entry::whole("pages-2.img.table", Kind::Table, size, digest));
 
-    let manifest = Manifest {
-        format: FORMAT,
-        created: 0,
-        files,
-        parent: None,
-        machine: Machine::default(),
-        versions: Versions::default(),
-        container: Container::default(),
-        process: None,
-        options: BTreeMap::new(),
-        cost: Cost::default(),
-        signature: None,
-    };
+    let manifest = Manifest::of(files);
     (dir, manifest)
 }
 

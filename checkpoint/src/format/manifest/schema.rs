@@ -244,6 +244,24 @@ impl Manifest {
         }
     }
 
+    /// Returns a manifest that says nothing but that these are its files.
+    #[must_use]
+    pub fn of(files: Vec<Entry>) -> Self {
+        Self {
+            format: Self::format_of(&files),
+            created: 0,
+            files,
+            parent: None,
+            machine: Machine::default(),
+            versions: Versions::default(),
+            container: Container::default(),
+            process: None,
+            options: BTreeMap::new(),
+            cost: Cost::default(),
+            signature: None,
+        }
+    }
+
     /// Returns the entry of this name.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&Entry> {

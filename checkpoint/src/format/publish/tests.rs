@@ -6,9 +6,7 @@ use std::path::Path;
 use super::recover::{INVENTORY, MOVING, NEW, READY, recover};
 use super::steps::kill::STEPS;
 use super::{Durability, Error, Staging};
-use crate::format::manifest::{
-    self, Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, PARENT, Versions,
-};
+use crate::format::manifest::{self, Entry, Kind, Manifest, PARENT};
 use crate::opened::OpenedDir;
 
 pub(super) fn write(dir: &Path, names: &[&str], text: &str) {
@@ -41,19 +39,7 @@ pub(super) fn holds(dir: &Path, pairs: &[(&str, &str)]) {
 }
 
 pub(super) fn manifest() -> Manifest {
-    Manifest {
-        format: FORMAT,
-        created: 0,
-        files: Vec::new(),
-        parent: None,
-        machine: Machine::default(),
-        versions: Versions::default(),
-        container: Container::default(),
-        process: None,
-        options: BTreeMap::new(),
-        cost: Cost::default(),
-        signature: None,
-    }
+    Manifest::of(Vec::new())
 }
 
 /// An older checkpoint, in another format than the new one, and a foreign file.
