@@ -6,7 +6,8 @@ use std::{env, error, fs};
 
 use prost::Message;
 
-const FILES: [&str; 2] = [
+const FILES: [&str; 3] = [
+    "proto/cedana/daemon/v1/checkpoint.proto",
     "proto/cedana/daemon/v1/daemon.proto",
     "proto/cedana/daemon/v1/job.proto",
 ];

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use cedana_api::places::{STATE_DIR, TOKEN_FILE};
+use cedana_api::v1::checkpoint_service_client::CheckpointServiceClient;
 use cedana_api::v1::daemon_service_client::DaemonServiceClient;
 use cedana_api::v1::job_service_client::JobServiceClient;
 use hyper_util::rt::TokioIo;
@@ -33,7 +34,7 @@ pub(crate) enum Address {
 }
 
 impl Address {
-    /// Parses the option `--address`.
+    /// Parses the option `--daemon`.
     ///
     /// # Errors
     /// It is neither a path nor an address.
@@ -45,7 +46,7 @@ impl Address {
         let address = text.strip_prefix("tcp://").unwrap_or(text);
         address.parse().map(Self::Tcp).map_err(|_| {
             Error::Other(format!(
-                "--address {text}: give the absolute path of the daemon's socket, or an IP address with a port, such as 127.0.0.1:8080"
+                "--daemon {text}: give the absolute path of the daemon's socket, or an IP address with a port, such as 127.0.0.1:8080"
             ))
         })
     }
@@ -87,6 +88,10 @@ impl Daemon {
 
     pub(crate) fn jobs(&self) -> JobServiceClient<Authorized> {
         JobServiceClient::with_interceptor(self.channel.clone(), self.authorize.clone())
+    }
+
+    pub(crate) fn checkpoints(&self) -> CheckpointServiceClient<Authorized> {
+        CheckpointServiceClient::with_interceptor(self.channel.clone(), self.authorize.clone())
     }
 
     pub(crate) fn daemon(&self) -> DaemonServiceClient<Authorized> {

@@ -23,7 +23,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, ClientCommand, Command, ConfigCommand, DaemonCommand, JobCommand};
+use args::{
+    CheckpointCommand, Cli, ClientCommand, Command, ConfigCommand, DaemonCommand, JobCommand,
+};
 use commands::{Context, Outcome};
 use error::Error;
 
@@ -79,7 +81,7 @@ fn run(context: Context, command: Command) -> Result<Outcome, Failure> {
 }
 
 fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure> {
-    use commands::job;
+    use commands::{checkpoint, freeze, job};
     let done = match command {
         ClientCommand::Exec(exec) => {
             let failure = if exec.attach {
@@ -116,6 +118,31 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
         ClientCommand::Job(JobCommand::Inspect(inspect)) => {
             context.block_on(commands::inspect::run(context, inspect))
         }
+        ClientCommand::Dump(dump) => context.block_on(commands::dump::run(context, dump)),
+        ClientCommand::Restore(restore) => {
+            let failure = match commands::restore::attaches(&restore) {
+                true => like_a_program,
+                false => Failure::from,
+            };
+            return context
+                .block_on(commands::restore::run(context, restore))
+                .map_err(failure);
+        }
+        ClientCommand::Checkpoints(list)
+        | ClientCommand::Checkpoint(CheckpointCommand::List(list)) => {
+            context.block_on(checkpoint::list(context, list))
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Inspect {
+            checkpoint: name,
+            json,
+        }) => context.block_on(checkpoint::inspect(context, &name, json)),
+        ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints }) => {
+            context.block_on(checkpoint::delete(context, checkpoints))
+        }
+        ClientCommand::Check(check) => context.block_on(commands::check::run(context, check)),
+        ClientCommand::Freeze(what) => context.block_on(freeze::freeze(context, what)),
+        ClientCommand::Unfreeze(what) => context.block_on(freeze::unfreeze(context, what)),
+        ClientCommand::Manage(what) => context.block_on(freeze::manage(context, what)),
     };
     done.map(|()| Outcome::Done).map_err(Failure::from)
 }

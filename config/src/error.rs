@@ -66,6 +66,14 @@ pub enum Error {
         /// The setting.
         key: &'static str,
     },
+    /// A request to the daemon that names a setting of the node.
+    #[error(
+        "setting \"{key}\" belongs to the node and cannot be chosen by a request; set it in config.toml"
+    )]
+    NotByCall {
+        /// The setting.
+        key: &'static str,
+    },
     /// A user's file that names a setting of the node.
     #[error(
         "{}: \"{key}\" belongs to the node and cannot be chosen by a user; remove it here, and set it in /etc/cedana/config.toml", path.display()
@@ -98,6 +106,8 @@ pub enum Place {
     Environment,
     /// A container's annotations.
     Annotation,
+    /// A request to the daemon.
+    Call,
 }
 
 impl fmt::Display for Place {
@@ -107,6 +117,7 @@ impl fmt::Display for Place {
             Self::User { path } => write!(f, "{}: ", path.display()),
             Self::Environment => f.write_str("environment variable "),
             Self::Annotation => f.write_str("annotation "),
+            Self::Call => f.write_str("setting "),
         }
     }
 }
@@ -115,7 +126,7 @@ impl Place {
     fn unknown(&self) -> String {
         match self {
             Self::File { .. } | Self::User { .. } => format!("{self}unknown setting "),
-            Self::Environment | Self::Annotation => format!("unknown {self}"),
+            Self::Environment | Self::Annotation | Self::Call => format!("unknown {self}"),
         }
     }
 }

@@ -89,33 +89,76 @@ impl Config {
         let node = self.clone();
         let annotations: BTreeMap<_, _> = annotations.into_iter().collect();
         for (name, text) in annotations {
-            let Some(key) = name.strip_prefix(ANNOTATION_PREFIX) else {
-                continue;
-            };
-            let place = Place::Annotation;
-            let setting = setting::by_key(key)
-                .ok_or_else(|| Error::unknown(place.clone(), name, setting::annotations()))?;
-            if matches!(setting.by_annotation, ByAnnotation::Refused) {
-                return Err(Error::NotByAnnotation {
-                    name: name.to_owned(),
-                    key: setting.key,
-                });
-            }
-            setting
-                .set(&mut self, text)
-                .map_err(|reason| Error::value(place, name, reason))?;
-            if let ByAnnotation::Within(limit) = setting.by_annotation
-                && let Some(limit) = limit(&mut self, &node)
-            {
-                warn(&Exceeded {
-                    name: format!("annotation {name}"),
-                    asked: text.to_owned(),
-                    limit,
-                    key: setting.key,
-                });
+            if let Some(key) = name.strip_prefix(ANNOTATION_PREFIX) {
+                self.apply_one(Some(&node), Place::Annotation, (name, key), text, &mut warn)?;
             }
         }
         Ok(self)
+    }
+
+    /// Returns the settings overridden by those that a caller of the daemon sends, by
+    /// their keys: what a container may set by annotation. Unless the caller is root, the
+    /// limits are the same, too.
+    ///
+    /// # Errors
+    /// As of [`with_annotations`](Self::with_annotations).
+    pub fn with_call<'a>(
+        mut self,
+        settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+        is_root: bool,
+        mut warn: impl FnMut(&Exceeded),
+    ) -> Result<Self, Error> {
+        let node = (!is_root).then(|| self.clone());
+        let settings: BTreeMap<_, _> = settings.into_iter().collect();
+        for (key, text) in settings {
+            self.apply_one(node.as_ref(), Place::Call, (key, key), text, &mut warn)?;
+        }
+        Ok(self)
+    }
+
+    /// Applies one setting, of this name in its place and with this key, within the
+    /// limits of `node`.
+    fn apply_one(
+        &mut self,
+        node: Option<&Self>,
+        place: Place,
+        (name, key): (&str, &str),
+        text: &str,
+        warn: &mut dyn FnMut(&Exceeded),
+    ) -> Result<(), Error> {
+        let names: fn() -> Vec<String> = match place {
+            Place::Annotation => || setting::annotations().collect(),
+            _ => || setting::call_keys().collect(),
+        };
+        let setting =
+            setting::by_key(key).ok_or_else(|| Error::unknown(place.clone(), name, names()))?;
+        if matches!(setting.by_annotation, ByAnnotation::Refused) {
+            return Err(match place {
+                Place::Call => Error::NotByCall { key: setting.key },
+                _ => Error::NotByAnnotation {
+                    name: name.to_owned(),
+                    key: setting.key,
+                },
+            });
+        }
+        setting
+            .set(self, text)
+            .map_err(|reason| Error::value(place.clone(), name, reason))?;
+        if let (Some(node), ByAnnotation::Within(limit)) = (node, &setting.by_annotation)
+            && let Some(limit) = limit(self, node)
+        {
+            let what = match place {
+                Place::Annotation => "annotation",
+                _ => "setting",
+            };
+            warn(&Exceeded {
+                name: format!("{what} {name}"),
+                asked: text.to_owned(),
+                limit,
+                key: setting.key,
+            });
+        }
+        Ok(())
     }
 
     /// Returns the wrapped runtime, for everything but checkpoints and restores, and

@@ -44,6 +44,11 @@ impl Setting {
         self.for_users
     }
 
+    /// Whether a caller of the daemon may send it.
+    pub(crate) fn is_for_calls(&self) -> bool {
+        !matches!(self.by_annotation, ByAnnotation::Refused)
+    }
+
     /// The name of the variable, without the prefix.
     pub(crate) fn variable(&self) -> String {
         self.key.replace('.', "_").to_uppercase()
@@ -169,6 +174,13 @@ pub(crate) fn annotations() -> impl Iterator<Item = String> {
         .iter()
         .filter(|setting| !matches!(setting.by_annotation, ByAnnotation::Refused))
         .map(|setting| format!("{ANNOTATION_PREFIX}{}", setting.key))
+}
+
+/// The keys that a caller of the daemon may send.
+pub(crate) fn call_keys() -> impl Iterator<Item = String> {
+    all()
+        .filter(|setting| setting.is_for_calls())
+        .map(|setting| setting.key.to_owned())
 }
 
 /// The names that a user's own file may have.

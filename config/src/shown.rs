@@ -17,6 +17,8 @@ pub struct Shown {
     pub value: String,
     /// The layer.
     pub source: Source,
+    /// Whether a request to the daemon may have it.
+    pub for_calls: bool,
 }
 
 /// The layer that a value comes from.
@@ -79,6 +81,7 @@ impl Config {
                 key: setting.key,
                 value: setting.get(self),
                 source: sources.get(setting.key).cloned().unwrap_or(Source::Default),
+                for_calls: setting.is_for_calls(),
             })
             .collect()
     }
@@ -194,7 +197,10 @@ mod tests {
         let text = user::template(&Config::default());
         let (shown, warnings) = shown("", &text, &[]).expect("valid");
         assert!(warnings.is_empty());
-        for Shown { key, value, source } in &shown {
+        for Shown {
+            key, value, source, ..
+        } in &shown
+        {
             let setting = setting::by_key(key).expect("known");
             assert_eq!(*value, setting.get(&Config::default()), "{key}");
             assert_eq!(*source == Source::Default, !setting.is_for_users(), "{key}");

@@ -332,3 +332,28 @@ fn settle_is_limited_to_ten_seconds() {
     assert!(from_env("CEDANA_RESTORE_SETTLE", "10s").is_ok());
     assert!(from_env("CEDANA_RESTORE_SETTLE", "11s").is_err());
 }
+
+#[test]
+fn a_call_has_the_limits_of_a_container_unless_it_is_roots() {
+    let call = |settings: &[(&str, &str)], is_root| {
+        let mut warnings = Vec::new();
+        let config = Config::default().with_call(settings.iter().copied(), is_root, |exceeded| {
+            warnings.push(exceeded.to_string());
+        });
+        (config, warnings)
+    };
+    let more = [("checkpoint.ghost_limit", "1GiB")];
+    let (config, warnings) = call(&more, true);
+    assert_eq!(config.expect("valid").checkpoint.ghost_limit, 1 << 30);
+    assert!(warnings.is_empty());
+    let (config, warnings) = call(&more, false);
+    assert_eq!(config.expect("valid"), Config::default());
+    assert!(warnings[0].starts_with("setting checkpoint.ghost_limit: \"1GiB\" is beyond"));
+    for (name, reason) in [
+        ("runtime", "belongs to the node"),
+        ("checkpoint.levle", "did you mean \"checkpoint.level\""),
+    ] {
+        let error = call(&[(name, "1")], true).0.expect_err("refused");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}

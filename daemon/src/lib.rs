@@ -16,6 +16,7 @@
 //! run         the daemon's life
 //! service     the gRPC services
 //! listen      sockets, the token, TLS, the caller of a request
+//! checkpoints dump and restore of jobs, processes and containers
 //! jobs        starting, finding, signalling and removing jobs
 //! store       the database
 //! supervisor  a job's supervisor, a process of its own
@@ -25,6 +26,7 @@
 //! Each uses only those below it.
 
 pub mod caller;
+mod checkpoints;
 mod error;
 pub mod job;
 pub mod jobs;

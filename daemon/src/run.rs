@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cedana_api::DESCRIPTORS;
 use cedana_api::places::TOKEN_FILE;
+use cedana_api::v1::checkpoint_service_server::CheckpointServiceServer;
 use cedana_api::v1::daemon_service_server::DaemonServiceServer;
 use cedana_api::v1::job_service_server::JobServiceServer;
 use nix::fcntl::Flock;
@@ -29,7 +30,7 @@ use crate::listen::auth::Auth;
 use crate::listen::token::Token;
 use crate::listen::{connection, lock, socket, tls};
 use crate::options::Options;
-use crate::service::{InfoService, Service};
+use crate::service::{CheckpointService, InfoService, Service};
 use crate::store::Store;
 use crate::{logger, service_manager, sys};
 
@@ -211,6 +212,10 @@ fn services(jobs: &Arc<Jobs>, auth: &Auth) -> Result<Routes, Error> {
         ))
         .add_service(JobServiceServer::with_interceptor(
             Service::new(Arc::clone(jobs)),
+            check.clone(),
+        ))
+        .add_service(CheckpointServiceServer::with_interceptor(
+            CheckpointService::new(Arc::clone(jobs)),
             check,
         )))
 }

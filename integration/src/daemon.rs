@@ -97,14 +97,14 @@ impl Daemon {
     #[track_caller]
     pub fn cedana(&self, arguments: &[&str]) -> Output {
         let socket = self.path("socket");
-        command("cedana", &[&["--address", &socket], arguments].concat())
+        command("cedana", &[&["--daemon", &socket], arguments].concat())
     }
 
     /// The same for a program on a terminal, or in the background.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("cedana");
         command
-            .args(["--address", &self.path("socket")])
+            .args(["--daemon", &self.path("socket")])
             .args(arguments);
         command
     }
@@ -113,7 +113,7 @@ impl Daemon {
     #[track_caller]
     pub fn as_user(&self, user: TestUser, arguments: &[&str]) -> Output {
         let socket = self.path("socket");
-        let cedana = ["cedana", "--address", &socket];
+        let cedana = ["cedana", "--daemon", &socket];
         user.run(&[&cedana[..], arguments].concat())
     }
 

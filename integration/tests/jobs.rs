@@ -430,7 +430,7 @@ fn a_user_gets_a_settings_file_behind_sudo_and_keeps_it() {
 
 #[test]
 fn without_a_daemon_the_error_says_how_to_start_it() {
-    let asked = command("cedana", &["--address", "/run/no/such.sock", "ps"]);
+    let asked = command("cedana", &["--daemon", "/run/no/such.sock", "ps"]);
     assert_eq!(asked.code, 3, "{asked}");
     assert!(asked.stderr.contains("sudo cedana daemon start"), "{asked}");
 }

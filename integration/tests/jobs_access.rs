@@ -139,7 +139,7 @@ const SHOW: &str = "grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|Umask):'
 fn a_job_has_exactly_its_callers_credentials() {
     let daemon = daemon();
     let script =
-        format!("ulimit -n 321; ulimit -c 0; {SHOW}; cedana --address \"$1\" exec -a -w / \"$2\"");
+        format!("ulimit -n 321; ulimit -c 0; {SHOW}; cedana --daemon \"$1\" exec -a -w / \"$2\"");
     let socket = daemon.path("socket");
     for user in [ALICE, BOB] {
         let both = user
@@ -161,7 +161,7 @@ fn a_job_has_exactly_its_callers_credentials() {
         "setpriv",
         "--no-new-privs",
         "cedana",
-        "--address",
+        "--daemon",
         &socket,
         "exec",
         "-a",
@@ -177,7 +177,7 @@ fn a_job_has_exactly_its_callers_credentials() {
 fn a_confined_caller_is_refused() {
     let daemon = daemon();
     let socket = daemon.path("socket");
-    let cedana = ["cedana", "--address", &socket, "ps"];
+    let cedana = ["cedana", "--daemon", &socket, "ps"];
     let bounded = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
     let mapped = ["unshare", "--user", "--map-root-user"];
     for (confined, why) in [
@@ -191,7 +191,7 @@ fn a_confined_caller_is_refused() {
     // A user's bounding set is the job's.
     let bounded = ["setpriv", "--bounding-set=-net_raw"];
     let script = [
-        "cedana --address ",
+        "cedana --daemon ",
         &socket,
         " exec -a -w / 'grep CapBnd /proc/self/status'",
     ];
@@ -260,7 +260,7 @@ fn tcp_needs_the_token() {
         let words = [
             token.as_deref().unwrap_or("A=b"),
             "cedana",
-            "--address",
+            "--daemon",
             &address,
             "exec",
             "-a",
@@ -279,9 +279,7 @@ fn tcp_needs_the_token() {
     assert_eq!(over_tcp(Some(token.trim())).ok().stdout, "0\n");
     assert_eq!(daemon.ok(&["ps", "-a"]).lines().count(), 2);
     // Over TCP the kernel names no user, so a user needs the token, too.
-    let refused = ALICE
-        .run(&["cedana", "--address", &address, "ps"])
-        .refused();
+    let refused = ALICE.run(&["cedana", "--daemon", &address, "ps"]).refused();
     assert!(refused.contains("needs its token"), "{refused}");
 }
 
@@ -337,8 +335,8 @@ if daemon == 0:
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", NOTIFY_SOCKET=notify)
     os.execvp(command[0], command)
 print(told.recv(100).decode())
-print(os.system(f"cedana --address {path} exec -a -- ls -l /proc/self/fd > {path}.seen"))
-print(os.system(f"cedana --address {path} daemon status | grep -c 'process {daemon} '"))
+print(os.system(f"cedana --daemon {path} exec -a -- ls -l /proc/self/fd > {path}.seen"))
+print(os.system(f"cedana --daemon {path} daemon status | grep -c 'process {daemon} '"))
 os.kill(daemon, 15)
 print(told.recv(100).decode())
 print(os.waitpid(daemon, 0)[1], os.stat(path).st_ino == inode)

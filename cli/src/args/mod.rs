@@ -2,10 +2,16 @@
 //!
 //! A command that the original has below `client` is also there.
 
+mod checkpoint;
 mod job;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use checkpoint::{
+    Check, CheckpointCommand, Compression, ContainerdName, ContainerdPlace, Dump, DumpOptions,
+    DumpPlace, ListCheckpoints, Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat,
+    RuncName, Subject,
+};
 pub(crate) use job::{
     Attach, Delete, Exec, Inspect, JobCommand, JobName, Kill, List, Logs, Restart, Wait,
 };
@@ -19,6 +25,15 @@ Jobs:
   wait        Wait until a job has ended
   kill        Send a signal to a job
   job         All commands of jobs: list, inspect, kill, delete, attach, logs, wait
+
+Checkpoints:
+  dump        Write a checkpoint of a job, a process or a container
+  restore     Restore one
+  checkpoint  List, inspect and delete checkpoints (also: checkpoints)
+  check       Check this machine, or what would stop a checkpoint
+  freeze      Stop a job, a process or a container
+  unfreeze    Let it run again
+  manage      Make a job of what runs already
 
 Setup:
   daemon      Start the daemon, or ask whether it runs
@@ -64,8 +79,8 @@ pub(crate) struct Cli {
 pub(crate) struct Globals {
     /// Where the daemon listens: the path of its socket, or IP:PORT [default: the setting
     /// daemon.socket]
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub(crate) address: Option<String>,
+    #[arg(long = "daemon", global = true, value_name = "ADDRESS")]
+    pub(crate) daemon: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,6 +182,28 @@ pub(crate) enum ClientCommand {
     /// All commands of jobs
     #[command(subcommand)]
     Job(JobCommand),
+    /// Write a checkpoint
+    #[command(subcommand)]
+    Dump(Dump),
+    /// Restore a checkpoint; without a kind, a container by runc
+    Restore(Restore),
+    /// List, inspect and delete checkpoints
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// List checkpoints
+    #[command(hide = true)]
+    Checkpoints(ListCheckpoints),
+    /// Check this machine, or say what would stop a checkpoint
+    Check(Check),
+    /// Stop all processes of something
+    #[command(subcommand)]
+    Freeze(Subject),
+    /// Let frozen processes run
+    #[command(subcommand)]
+    Unfreeze(Subject),
+    /// Make a job of what runs already
+    #[command(subcommand)]
+    Manage(Manage),
 }
 
 #[cfg(test)]
@@ -204,6 +241,37 @@ mod tests {
             &["job", "list"],
             &["jobs"],
             &["client", "job", "kill", "example_job"],
+            &["client", "dump", "job", "JOBID", "-d", "DIR"],
+            &["client", "restore", "job", "JOBID"],
+            &["dump", "containerd", "-i", "test", "-p", "test"],
+            &[
+                "dump",
+                "containerd",
+                "-i",
+                "test",
+                "test",
+                "--address",
+                "/a",
+                "--namespace",
+                "b",
+            ],
+            &["dump", "runc", "-i", "runcID", "-d", "DIRECTORY"],
+            &[
+                "restore",
+                "--bundle",
+                "container_bundle.tar",
+                "-i",
+                "new_runc_id",
+                "-d",
+                "DIRECTORY",
+            ],
+            &[
+                "restore", "runc", "--bundle", "B", "-i", "NEWID", "-p", "PATH",
+            ],
+            &["restore", "process", "-p", "PATH", "--attach"],
+            &["checkpoints", "JOBID"],
+            &["check"],
+            &["check", "runc", "ID", "--json"],
         ] {
             let words = [&["cedana"], line].concat();
             if let Err(error) = Cli::try_parse_from(words) {

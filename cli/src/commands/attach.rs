@@ -43,7 +43,10 @@ pub(crate) async fn run(context: &Context, name: &JobName) -> Result<Outcome> {
             .into_inner()
             .job,
     )?;
-    if matches!(job.state(), JobState::Ended | JobState::Lost) {
+    if matches!(
+        job.state(),
+        JobState::Ended | JobState::Lost | JobState::Checkpointed | JobState::Gone
+    ) {
         return Err(Error::Other(format!(
             "job {0} has ended ({1}); `cedana logs {0}` shows what it wrote",
             job.id,

@@ -74,8 +74,7 @@ fn write(path: &Path, text: &str, force: bool) -> io::Result<()> {
 /// # Errors
 /// A mistake in them.
 pub(crate) fn show(as_json: bool) -> Result<()> {
-    let home = user_behind().map_or_else(own_home, |user| Some(user.dir));
-    let (_, shown) = Config::for_user(home.as_deref(), |exceeded| {
+    let (_, shown) = Config::for_user(home().as_deref(), |exceeded| {
         to_stderr(&format!("cedana: warning: {exceeded}\n"));
     })?;
     if as_json {
@@ -99,6 +98,11 @@ pub(crate) fn show(as_json: bool) -> Result<()> {
     }
     to_stdout(table.text());
     Ok(())
+}
+
+/// The home directory of the user, or of the one behind sudo.
+pub(crate) fn home() -> Option<PathBuf> {
+    user_behind().map_or_else(own_home, |user| Some(user.dir))
 }
 
 /// The user behind sudo.

@@ -1,16 +1,22 @@
 //! The commands, one module for each or for each group.
 
 pub(crate) mod attach;
+pub(crate) mod check;
+pub(crate) mod checkpoint;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod dump;
 pub(crate) mod env_file;
 pub(crate) mod exec;
+pub(crate) mod freeze;
 pub(crate) mod inspect;
 pub(crate) mod job;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod restore;
+mod subject;
 mod terminal;
 
 use std::future::Future;
@@ -47,7 +53,7 @@ impl Context {
     /// # Errors
     /// It does not answer; a mistake in the settings.
     pub(crate) async fn daemon(&self) -> Result<Daemon> {
-        let address = match &self.globals.address {
+        let address = match &self.globals.daemon {
             Some(address) => Address::parse(address)?,
             None => Address::Socket(cedana_config::Config::load()?.daemon.socket),
         };

@@ -14,6 +14,8 @@ pub(crate) fn status(job: &Job) -> String {
         (JobState::Restarting, how) => format!("restarting after {}", ended(how)),
         (JobState::Ended, how) => ended(how),
         (JobState::Lost, _) => "lost".to_owned(),
+        (JobState::Checkpointed, _) => "checkpointed".to_owned(),
+        (JobState::Gone, _) => "gone".to_owned(),
     }
 }
 
@@ -26,6 +28,8 @@ pub(crate) fn state_name(job: &Job) -> &'static str {
         JobState::Restarting => "restarting",
         JobState::Ended => "ended",
         JobState::Lost => "lost",
+        JobState::Checkpointed => "checkpointed",
+        JobState::Gone => "gone",
     }
 }
 
@@ -34,6 +38,8 @@ pub(crate) fn type_name(job: &Job) -> &'static str {
     match job.r#type() {
         JobType::Unspecified => "unknown",
         JobType::Process => "process",
+        JobType::Runc => "runc",
+        JobType::Containerd => "containerd",
     }
 }
 

@@ -22,6 +22,15 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
+/// A duration of microseconds, in two or three digits.
+pub(crate) fn duration(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} µs"),
+        1000..1_000_000 => format!("{} ms", micros / 1000),
+        _ => format!("{:.2} s", micros as f64 / 1e6),
+    }
+}
+
 /// How long ago that was, in the largest unit.
 pub(crate) fn ago(micros: i64) -> String {
     let seconds = now_micros().saturating_sub(micros).max(0) / 1_000_000;
@@ -52,6 +61,9 @@ mod tests {
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(5 << 40), "5.0 TiB");
         let now = now_micros();
+        assert_eq!(duration(999), "999 µs");
+        assert_eq!(duration(12_345), "12 ms");
+        assert_eq!(duration(1_234_567), "1.23 s");
         assert_eq!(ago(now + 5_000_000), "0s");
         assert_eq!(ago(now - 90_000_000), "1m");
         assert_eq!(ago(now - 3 * 86_400_000_000), "3d");

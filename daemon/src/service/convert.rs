@@ -127,6 +127,8 @@ impl Users {
                 remote: job.checkpoints.remote,
                 bytes: job.checkpoints.bytes,
             }),
+            container: String::new(),
+            supervised: true,
         }
     }
 }

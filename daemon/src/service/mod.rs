@@ -2,12 +2,14 @@
 //! in [`jobs`](crate::jobs).
 
 mod attach;
+mod checkpoint;
 mod convert;
 mod info;
 mod job;
 mod list;
 mod log;
 
+pub(crate) use checkpoint::CheckpointService;
 pub(crate) use info::InfoService;
 pub(crate) use job::Service;
 

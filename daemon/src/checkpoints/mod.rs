@@ -1,0 +1,101 @@
+//! Checkpoints of jobs, processes and containers.
+//!
+//! ```text
+//! service ──► job ─────────► the job's supervisor ──► worker ──► engine, CRIU
+//!         ──► process ──────────────────────────────► worker
+//!         ──► runc ───────► cedana-runc
+//!         ──► containerd ─► containerd ──► shim
+//! ```
+//!
+//! Each kind has `dump`, `restore`, `freeze`, `unfreeze` and `check`, as far as it makes
+//! sense. A call that takes long is a future that tells its progress ([`Tell`]). Dropping
+//! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
+
+pub(crate) mod containerd;
+mod error;
+pub(crate) mod runc;
+
+pub(crate) use error::{Failure, Kind};
+
+use std::path::PathBuf;
+
+use cedana_config::Config;
+use cedana_contract::progress::Phase;
+use tokio::sync::mpsc;
+
+/// What a call tells before its result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Progress(Progress),
+    /// Something that was done otherwise than asked, for people.
+    Warning(String),
+}
+
+/// How far a dump is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) phase: Phase,
+    /// Bytes of memory that were written, those of them that are stored, and the same as
+    /// stored.
+    pub(crate) raw: u64,
+    pub(crate) done: u64,
+    pub(crate) stored: u64,
+}
+
+/// Where a call tells it. Progress that has no room is left out (`try_send`); a receiver
+/// that is gone is no error.
+pub(crate) type Tell = mpsc::Sender<Told>;
+
+/// How something is dumped.
+#[derive(Debug, Clone)]
+pub(crate) struct DumpOptions {
+    /// The directory of the archive.
+    pub(crate) directory: PathBuf,
+    /// Beginning of the archive's name; empty for that of what is dumped.
+    pub(crate) name: String,
+    /// It runs on.
+    pub(crate) leave_running: bool,
+    /// The settings of this call.
+    pub(crate) config: Config,
+}
+
+/// A checkpoint that is on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Dumped {
+    /// The archive; empty for an image.
+    pub(crate) path: PathBuf,
+    /// containerd's image.
+    pub(crate) image: String,
+    /// Bytes of memory.
+    pub(crate) raw_bytes: u64,
+    /// The same as stored.
+    pub(crate) stored_bytes: u64,
+    /// Microseconds for which it stood still; 0 if unknown, or if it was ended.
+    pub(crate) frozen_us: u64,
+    /// Microseconds until the checkpoint was on disk.
+    pub(crate) total_us: u64,
+}
+
+/// How something is restored.
+#[derive(Debug, Clone)]
+pub(crate) struct RestoreOptions {
+    /// TCP connections are closed.
+    pub(crate) tcp_close: bool,
+    /// The processes are left stopped.
+    pub(crate) leave_stopped: bool,
+    /// The settings of this call.
+    pub(crate) config: Config,
+}
+
+/// What stands in the way of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    /// What stops it, with the remedy.
+    pub(crate) obstacles: Vec<String>,
+    /// What would be lost or different after a restore.
+    pub(crate) warnings: Vec<String>,
+    /// Number of processes.
+    pub(crate) processes: u32,
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+}
