@@ -55,6 +55,7 @@ use std::process::ExitCode;
 pub use cancel::Cancel;
 pub use cedana_checkpoint::format::pages::Compression;
 pub use cedana_checkpoint::progress::{Observer, Phase, Progress};
+pub use cedana_checkpoint::view::Accept;
 pub use cedana_contract::pid::Pid;
 pub use destination::Target;
 pub use dump::{Report, dump};

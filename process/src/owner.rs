@@ -40,7 +40,7 @@ impl Owner {
     ///
     /// # Errors
     /// That of `act`, or the credentials can't be taken.
-    pub(crate) fn act<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    pub fn act<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         if self.is_root() {
             return act();
         }

@@ -62,6 +62,22 @@ impl Source {
     }
 }
 
+impl Source {
+    /// What its manifest says of the process.
+    ///
+    /// # Errors
+    /// It is damaged, or no process's.
+    pub fn process(&self) -> Result<Process, Error> {
+        let refused = |why: String| Error::Refused {
+            path: self.path.clone(),
+            why,
+        };
+        let manifest = Manifest::read(&self.opened).map_err(|error| refused(error.to_string()))?;
+        let process = manifest.and_then(|manifest| manifest.process);
+        process.ok_or_else(|| refused("it is not a checkpoint of a process".to_owned()))
+    }
+}
+
 /// What becomes of TCP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tcp {

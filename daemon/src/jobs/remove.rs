@@ -31,6 +31,7 @@ impl Jobs {
         }
         let key = job.key.clone();
         self.off_loop(move |jobs| {
+            jobs.remove_own_checkpoints(&key)?;
             jobs.files(&key)
                 .remove()
                 .map_err(JobError::system("remove the job's directory"))?;

@@ -16,12 +16,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Answers, QUEUE, convert};
+use super::convert::{self, Users};
+use super::{Answers, QUEUE};
 use crate::caller::Caller;
 use crate::checkpoints::{
-    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, runc,
+    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, process,
+    runc,
 };
-use crate::jobs::{Jobs, Wanted};
+use crate::jobs::{Jobs, Wanted, WantedRestore};
 use crate::listen::auth::caller;
 
 /// Serves checkpoints.
@@ -246,7 +248,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             leave_running: request.leave_running,
             config,
         };
-        let image = request.image;
+        let (image, shell_job) = (request.image, request.shell_job);
         match &subject {
             Subject::Containerd(_) if image.is_empty() => {
                 return Err(Status::invalid_argument("the request names no image"));
@@ -268,10 +270,14 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         };
         let done = move |done| answer(Message::Done(dumped(done)));
         let call = move |tell| async move {
-            let _ = jobs;
             match subject {
-                Subject::Job(_) | Subject::Process(_) => {
-                    Err(Status::unimplemented("not in this version"))
+                Subject::Job(wanted) => {
+                    let job = jobs.find(&caller, wanted).await?;
+                    Ok(jobs.dump(&job, directory, &options, &tell).await?)
+                }
+                Subject::Process(pid) => {
+                    let _turn = jobs.dump_turn().await;
+                    Ok(process::dump(pid, shell_job, &options, &tell).await?)
                 }
                 Subject::Runc(container) => Ok(runc::dump(&container, &options, &tell).await?),
                 Subject::Containerd(container) => {
@@ -319,15 +325,34 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             ..Default::default()
         };
         let what = match what {
-            What::Job(_) => return Err(Status::unimplemented("not in this version")),
+            What::Job(request) => Wants::Job(WantedRestore {
+                job: convert::wanted(Some(request.job.unwrap_or_default()))?,
+                path: optional_path("the checkpoint", request.path)?,
+                terminal: convert::terminal_size(request.terminal.unwrap_or_default()),
+            }),
             What::Runc(request) => Wants::Runc(restore_runc(request)?),
             What::Containerd(request) => {
                 let container = request.container.unwrap_or_default();
                 Wants::Containerd(containerd_container(container)?, request.image)
             }
         };
-        let call = move |tell| async move {
+        let jobs = Arc::clone(&self.jobs);
+        let call = move |tell: Tell| async move {
             match what {
+                Wants::Job(what) => {
+                    let (job, restored) = jobs.restore(&caller, what, options).await?;
+                    if let Some(why) = restored.eager_because {
+                        let text = format!("its memory was read before it runs: {why}");
+                        // The client may be gone.
+                        let _ = tell.send(Told::Warning(text)).await;
+                    }
+                    Ok(v1::Restored {
+                        pid: restored.pid.cast_unsigned(),
+                        lazy: restored.lazy,
+                        job: Some(Users::default().job(job)),
+                        ..Default::default()
+                    })
+                }
                 Wants::Runc(what) => {
                     let pid = runc::restore(&what, &options, &tell).await?;
                     Ok(of_container(pid, what.container.id))
@@ -401,21 +426,34 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
 
     async fn list_checkpoints(
         &self,
-        _request: Request<v1::ListCheckpointsRequest>,
+        request: Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let job = request.into_inner().job;
+        let wanted = job.map(|job| convert::wanted(Some(job))).transpose()?;
+        let found = self.jobs.checkpoints(&caller, wanted).await?;
+        let mut users = Users::default();
+        let checkpoints = found
+            .into_iter()
+            .map(|(row, present)| users.checkpoint(row, present))
+            .collect();
+        Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
     }
 
     async fn delete_checkpoint(
         &self,
-        _request: Request<v1::DeleteCheckpointRequest>,
+        request: Request<v1::DeleteCheckpointRequest>,
     ) -> Result<Response<v1::DeleteCheckpointResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let number = request.into_inner().number;
+        self.jobs.delete_checkpoint(&caller, number).await?;
+        Ok(Response::new(v1::DeleteCheckpointResponse {}))
     }
 }
 
 /// What is restored.
 enum Wants {
+    Job(WantedRestore),
     Runc(runc::Restore),
     Containerd(containerd::Container, String),
 }
