@@ -1,5 +1,5 @@
 //! Plain processes whose terminal or log pipe a supervisor holds: it keeps its end, and
-//! gives them another one at the restore.
+//! gives them another one at the restore. A file of the supervisor's may be replaced.
 
 use cedana_integration::command;
 
@@ -145,6 +145,93 @@ assert not os.path.exists(f'/proc/{job.pid}')
 code, words, error = run('restore', archive)
 assert code == 0, error
 os.kill(int(words[-1]), 9)
+"#,
+    );
+}
+
+#[test]
+fn a_job_gets_another_output_file_or_its_own() {
+    supervises(
+        r#"
+program = '''
+import os, time
+child = os.fork()
+n = 0
+while True:
+    n += 1
+    print(f'{"child" if child == 0 else "root"} {n}.', flush=True)
+    time.sleep(0.01)
+'''
+jobs = home + '/jobs'
+os.mkdir(jobs, 0o700)
+log = jobs + '/output.log'
+writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+job = subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=writer,
+    stderr=writer, start_new_session=True, cwd='/')
+os.close(writer)
+def last(path, who):
+    lines = [line for line in open(path).read().split('\n') if line.startswith(who)]
+    return int(lines[-1].split()[1][:-1]) if lines else 0
+def reaches(path, who, number):
+    end = time.monotonic() + 60
+    while last(path, who) < number:
+        assert time.monotonic() < end, open(path).read()
+        time.sleep(0.01)
+def goes_on(path, since):
+    for who in ('root', 'child'):
+        reaches(path, who, since[who] + 20)
+def now(path): return {who: last(path, who) for who in ('root', 'child')}
+goes_on(log, {'root': 0, 'child': 0})
+archive = dump(job.pid, '--output=' + log)
+job.wait()
+# Stock: the file is where it was.
+since = now(log)
+code, words, error = run('restore', archive)
+assert code == 0 and int(words[-1]) == job.pid, error
+goes_on(log, since)
+archive = dump(job.pid, '--output=' + log)
+since = now(log)
+# Another file, and the old one is missing: on another machine, or of a deleted job.
+import shutil; shutil.rmtree(jobs)
+code, _, error = run('restore', archive)
+assert code == 1 and 'output.log' in error, error
+other = home + '/other.log'
+open(other, 'w').close()
+for flags in [[], ['--namespace']]:
+    code, words, error = run('restore', archive, '--append=' + other, *flags)
+    assert code == 0, error
+    goes_on(other, since)
+    # Each line is whole, so both append.
+    assert all(line.endswith('.') for line in open(other).read().split('\n') if line), other
+    assert not os.path.exists(log)
+    pid = int(words[-1])
+    os.killpg(pid, 9)
+    while os.path.exists(f'/proc/{pid}'): time.sleep(0.01)
+    open(other, 'w').close()
+"#,
+    );
+}
+
+#[test]
+fn a_record_is_written_before_the_process_ends() {
+    supervises(
+        r#"
+job = subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd='/')
+# A record that can't be written does not end the process.
+code, _, error = run('dump', str(job.pid), home + '/checkpoints', '--record=/nowhere/record')
+assert code == 1 and 'is complete, but cannot be recorded' in error, error
+assert job.poll() is None
+for archive in os.listdir(home + '/checkpoints'):
+    assert archive.endswith('.tar'), archive
+    os.unlink(home + '/checkpoints/' + archive)
+archive = dump(job.pid, '--leave-running', '--record=' + home + '/first')
+assert open(home + '/first').read().split()[0] == archive
+archive = dump(job.pid, '--record=' + home + '/second')
+job.wait()
+path, state = open(home + '/second').read().split()
+# The process is in CRIU's hands.
+assert (path, state) == (archive, 't'), (path, state)
 "#,
     );
 }

@@ -62,7 +62,7 @@ pub use dump::{Report, dump};
 pub use error::Error;
 pub use look::examine;
 pub use obstacle::Obstacle;
-pub use options::DumpOptions;
+pub use options::{DumpOptions, Hook, Published};
 pub use owner::Owner;
 pub use restore::{Placement, RestoreOptions, Restored, Source, Tcp, restore};
 

@@ -28,7 +28,8 @@ pub(crate) struct Tree {
     pub(crate) uid: u32,
     /// CRIU's key of the terminal that is left out.
     pub(crate) terminal: Option<String>,
-    /// CRIU's keys of pipes whose other ends the caller holds, by descriptor.
+    /// CRIU's keys of pipes whose other ends the caller holds, and of the supervisor's
+    /// file, by descriptor.
     pub(crate) inherited: BTreeMap<i32, String>,
 }
 
@@ -253,6 +254,36 @@ mod tests {
         };
         let tree = look(pid, &held).expect("the caller's");
         assert!(tree.inherited[&1].starts_with("pipe:["), "{tree:?}");
+    }
+
+    #[test]
+    fn the_supervisor_s_file_is_noted_by_the_root_s_descriptors() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("output.log");
+        let append = || {
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(&path)
+        };
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stderr(append().expect("open"));
+        });
+        let options = DumpOptions {
+            output: Some(path.clone()),
+            ..DumpOptions::default()
+        };
+        let tree = look(Pid::of(&process.0), &options).expect("no obstacle");
+        let key = path.to_string_lossy()[1..].to_owned();
+        assert_eq!(tree.inherited, [(1, key.clone()), (2, key)].into());
+        // A file that is read, too, can't be replaced.
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stdin(std::fs::File::open(&path).expect("open"));
+        });
+        let tree = look(Pid::of(&process.0), &options).expect("no obstacle");
+        assert!(tree.inherited.is_empty(), "{tree:?}");
     }
 
     #[test]

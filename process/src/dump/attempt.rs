@@ -16,12 +16,13 @@ use cedana_contract::pid::Pid;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::stored::{Criu, Published, Storing, directory};
+use super::stored::{Criu, Storing, directory};
 use super::{DumpOptions, Report};
 use crate::cancel::Cancel;
 use crate::destination::Target;
 use crate::error::Error;
 use crate::look::Tree;
+use crate::options::Published;
 use crate::swrk::Swrk;
 use crate::work;
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use cedana_checkpoint::capture::{Archive, ArchiveWriter, Capture, Captured, Expected, Options};
 use cedana_checkpoint::criu::Version;
@@ -21,20 +21,13 @@ use cedana_contract::files;
 use super::attempt::Attempt;
 use crate::destination::{Destination, NewArchive};
 use crate::error::Error;
+use crate::options::Published;
 
 /// The images of a dump that CRIU writes.
 pub(super) struct Storing {
     destination: Destination,
     capture: Capture,
     pub(super) start: Instant,
-}
-
-/// A checkpoint that is on disk.
-pub(super) struct Published {
-    pub(super) path: PathBuf,
-    pub(super) raw_bytes: u64,
-    pub(super) stored_bytes: u64,
-    pub(super) total: Duration,
 }
 
 impl Storing {
@@ -75,8 +68,8 @@ impl Storing {
         self.destination.images()
     }
 
-    /// Stores what is left, and publishes the checkpoint. `cost` is CRIU's, if it has
-    /// ended.
+    /// Stores what is left, and publishes the checkpoint, and tells the caller's hook. `cost`
+    /// is CRIU's, if it has ended.
     pub(super) fn publish(
         self,
         attempt: &Attempt<'_>,
@@ -140,12 +133,21 @@ impl Storing {
                 archive.publish().map_err(failed)?
             }
         };
-        Ok(Published {
+        let published = Published {
             path,
             raw_bytes,
             stored_bytes,
             total: self.start.elapsed(),
-        })
+        };
+        if let Some(hook) = &attempt.options.published {
+            let recorded = hook.call(&published);
+            recorded.map_err(|source| Error::Record {
+                pid,
+                path: published.path.clone(),
+                source,
+            })?;
+        }
+        Ok(published)
     }
 }
 
