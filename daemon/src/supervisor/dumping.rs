@@ -94,7 +94,12 @@ impl Supervisor {
             };
             match &told {
                 Told::Stored(stored) => self.checkpointed = stored.ends,
-                Told::Dumped(_) | Told::Failed(_) => dumping.has_result = true,
+                Told::Dumped(_) => dumping.has_result = true,
+                Told::Failed(_) => {
+                    dumping.has_result = true;
+                    // CRIU may fail after the checkpoint: then the program runs on.
+                    self.checkpointed &= !matches!(self.stage, Stage::Running(_));
+                }
                 Told::Progress(_) | Told::Restored(_) => {}
             }
             self.clients.answer(dumping.client, &Answer::Told(told));

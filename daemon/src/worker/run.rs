@@ -15,7 +15,7 @@ use std::time::Duration;
 use cedana_api::time::now_micros;
 use cedana_contract::pid::Pid;
 use cedana_process as engine;
-use cedana_process::{Accept, Cancel, Observer, Placement, Source, Target, Tcp};
+use cedana_process::{Accept, Cancel, Hook, Observer, Placement, Source, Target, Tcp};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -153,28 +153,14 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
         spare_memory: settings.spare_memory,
         timeout: Duration::from_secs(settings.timeout),
         logs: logs(settings),
+        output: task.output.as_ref().map(path),
+        published: Some(hook(task, teller)),
     };
     let observer: Arc<Observer> = {
         let teller = Arc::clone(teller);
         Arc::new(move |now| teller.try_tell(&Told::Progress(Progress::of_engine(now))))
     };
     let report = engine::dump(pid, &target, &options, cancel, &observer).map_err(failure)?;
-    let stored = Stored {
-        path: bytes(&report.path),
-        at: now_micros(),
-        bytes: report.path.metadata().map_or(0, |file| file.len()),
-        ends: !task.leave_running,
-    };
-    if let Some(file) = &task.record {
-        record(file.as_path(), &stored).map_err(|error| Failure {
-            kind: Kind::System,
-            text: format!(
-                "the checkpoint {} is complete, but cannot be recorded: {error}",
-                report.path.display()
-            ),
-        })?;
-    }
-    teller.tell(&Told::Stored(stored));
     let frozen = report.criu.filter(|_| task.leave_running);
     Ok(Told::Dumped(Dumped {
         path: bytes(&report.path),
@@ -183,6 +169,25 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
         frozen_us: frozen.map_or(0, |cost| cost.frozen_us.into()),
         total_us: u64::try_from(report.total.as_micros()).unwrap_or(u64::MAX),
     }))
+}
+
+/// What is done when the checkpoint is on disk, before the process ends: the job's record
+/// has it, and the supervisor knows it.
+fn hook(task: &Dump, teller: &Arc<Teller>) -> Hook {
+    let (file, ends, teller) = (task.record.clone(), !task.leave_running, Arc::clone(teller));
+    Hook::new(move |published| {
+        let stored = Stored {
+            path: bytes(&published.path),
+            at: now_micros(),
+            bytes: published.path.metadata()?.len(),
+            ends,
+        };
+        if let Some(file) = &file {
+            record(file.as_path(), &stored)?;
+        }
+        teller.tell(&Told::Stored(stored));
+        Ok(())
+    })
 }
 
 /// Appends a line to a job's record of checkpoints.
