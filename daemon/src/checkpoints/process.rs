@@ -21,7 +21,7 @@ pub(crate) async fn dump(
     let directory: PathBuf = options.directory.clone();
     let task = Task::Dump(worker::Dump {
         pid,
-        directory: Bytes(directory.into_os_string().into_encoded_bytes()),
+        directory: Bytes::of_path(&directory),
         owner: Owner::root(),
         name: options.name.clone(),
         leave_running: options.leave_running,

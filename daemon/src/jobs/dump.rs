@@ -15,7 +15,7 @@ use tokio::sync::{SemaphorePermit, oneshot};
 use super::{JobError, Jobs, link};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, Told};
 use crate::job::bytes::Bytes;
-use crate::store::{JobKey, JobRow};
+use crate::store::{JobKey, JobRow, JobState};
 use crate::supervisor::protocol::{Answer, Frame, Request};
 use crate::worker::{self, Engine, Owner, Stored};
 
@@ -34,6 +34,16 @@ impl Jobs {
         if !job.state.is_live() {
             return Err(JobError::not_running(&job.key.id, job.state).into());
         }
+        if let JobState::Managed { pid } = job.state {
+            let options = DumpOptions {
+                directory: match directory {
+                    Some(directory) => directory,
+                    None => self.own_directory(&job.key).await?,
+                },
+                ..options.clone()
+            };
+            return self.dump_managed(job, pid, &options, tell).await;
+        }
         let (directory, owner) = match directory {
             Some(directory) => (directory, self.owner(&job.key).await?),
             None => (self.own_directory(&job.key).await?, Owner::root()),
@@ -44,7 +54,7 @@ impl Jobs {
         };
         let task = worker::Dump {
             pid: job.pid().unwrap_or_default(),
-            directory: Bytes(directory.into_os_string().into_encoded_bytes()),
+            directory: Bytes::of_path(&directory),
             owner,
             name,
             leave_running: options.leave_running,

@@ -17,6 +17,7 @@ mod error;
 mod find;
 mod follow;
 pub(crate) mod link;
+mod manage;
 mod names;
 mod orphans;
 mod recover;
@@ -32,6 +33,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use error::JobError;
 pub use find::Wanted;
+pub(crate) use manage::Managed;
 pub(crate) use restore::WantedRestore;
 pub use start::NewJob;
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{JobError, Jobs};
-use crate::store::JobRow;
+use crate::store::{JobRow, JobState};
 
 impl Jobs {
     /// Removes a job. With `force` one that runs is killed first.
@@ -12,7 +12,9 @@ impl Jobs {
     /// # Errors
     /// The job runs.
     pub async fn remove(self: &Arc<Self>, job: &JobRow, force: bool) -> Result<(), JobError> {
-        if job.state.is_live() {
+        // What is managed runs on without a job.
+        let is_managed = matches!(job.state, JobState::Managed { .. });
+        if job.state.is_live() && !is_managed {
             if !force {
                 return Err(JobError::State {
                     id: job.key.id.clone(),

@@ -149,7 +149,7 @@ impl Jobs {
                 false => reader(caller, &owner),
             },
             owner,
-            path: Bytes(path.into_os_string().into_encoded_bytes()),
+            path: Bytes::of_path(&path),
             name: key.id.to_string(),
             tcp_close: options.tcp_close,
             leave_stopped: options.leave_stopped,

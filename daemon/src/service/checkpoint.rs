@@ -23,7 +23,7 @@ use crate::checkpoints::{
     DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, process,
     runc,
 };
-use crate::jobs::{Jobs, Wanted, WantedRestore};
+use crate::jobs::{Jobs, Managed, Wanted, WantedRestore};
 use crate::listen::auth::caller;
 
 /// Serves checkpoints.
@@ -419,9 +419,20 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
 
     async fn manage(
         &self,
-        _request: Request<v1::ManageRequest>,
+        request: Request<v1::ManageRequest>,
     ) -> Result<Response<v1::ManageResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let what = match Subject::of(&caller, request.subject)? {
+            Subject::Job(_) => return Err(Status::invalid_argument("it is a job already")),
+            Subject::Process(pid) => Managed::Process(pid),
+            Subject::Runc(container) => Managed::Runc(container),
+            Subject::Containerd(container) => Managed::Containerd(container),
+        };
+        let job = self.jobs.manage(&caller, what, &request.id).await?;
+        Ok(Response::new(v1::ManageResponse {
+            job: Some(Users::default().job(job)),
+        }))
     }
 
     async fn list_checkpoints(

@@ -219,6 +219,21 @@ impl Store {
         Ok(changed > 0)
     }
 
+    /// Notes the end of a managed job, unless a checkpoint has ended it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn managed_ended(&self, key: &JobKey, at: i64) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute(
+                "UPDATE jobs SET state = 'gone', since = ?3, pid = NULL
+                 WHERE uid = ?1 AND id = ?2 AND state = 'managed'",
+                params![key.uid, &*key.id, at],
+            )
+        })?;
+        Ok(())
+    }
+
     /// The checkpoints of one owner or of all, of one job or of all, oldest first.
     ///
     /// # Errors

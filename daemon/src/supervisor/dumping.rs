@@ -42,7 +42,7 @@ impl Supervisor {
         if self.dumping.is_some() {
             return Err(refused("it is being dumped already"));
         }
-        let bytes = |path: std::path::PathBuf| Bytes(path.into_os_string().into_encoded_bytes());
+        let bytes = |path: std::path::PathBuf| Bytes::of_path(&path);
         let has_terminal = self.spec.terminal.is_some();
         let keeps_output = !has_terminal && self.spec.log_file.is_none();
         let task = Task::Dump(Dump {
