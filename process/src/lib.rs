@@ -59,7 +59,7 @@ pub use cedana_contract::pid::Pid;
 pub use destination::Target;
 pub use dump::{Report, dump};
 pub use error::Error;
-pub use look::examine;
+pub use look::{examine, traced, untouchable};
 pub use obstacle::Obstacle;
 pub use options::DumpOptions;
 pub use owner::Owner;

@@ -19,7 +19,8 @@ use tonic::{Code, Request, Response, Status};
 use super::{Answers, QUEUE, convert};
 use crate::caller::Caller;
 use crate::checkpoints::{
-    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, runc,
+    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, freeze,
+    runc,
 };
 use crate::jobs::{Jobs, Wanted};
 use crate::listen::auth::caller;
@@ -177,6 +178,15 @@ where
         let _ = answers.send(result.map(done)).await;
     });
     Box::pin(ReceiverStream::new(queue))
+}
+
+/// Runs a call that waits in the kernel on a thread for such calls.
+async fn blocking<R: Send + 'static>(
+    call: impl FnOnce() -> Result<R, Failure> + Send + 'static,
+) -> Result<R, Status> {
+    let done = tokio::task::spawn_blocking(call).await;
+    let done = done.map_err(|error| Status::internal(format!("the call has ended: {error}")))?;
+    Ok(done?)
 }
 
 impl From<Failure> for Status {
@@ -347,9 +357,8 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
     ) -> Result<Response<v1::FreezeResponse>, Status> {
         let caller = caller(&request)?;
         match Subject::of(&caller, request.into_inner().subject)? {
-            Subject::Job(_) | Subject::Process(_) => {
-                return Err(Status::unimplemented("not in this version"));
-            }
+            Subject::Job(_) => return Err(Status::unimplemented("not in this version")),
+            Subject::Process(pid) => blocking(move || freeze::freeze(pid)).await?,
             Subject::Runc(container) => runc::freeze(&container).await?,
             Subject::Containerd(container) => containerd::freeze(&container).await?,
         }
@@ -362,9 +371,8 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
     ) -> Result<Response<v1::UnfreezeResponse>, Status> {
         let caller = caller(&request)?;
         match Subject::of(&caller, request.into_inner().subject)? {
-            Subject::Job(_) | Subject::Process(_) => {
-                return Err(Status::unimplemented("not in this version"));
-            }
+            Subject::Job(_) => return Err(Status::unimplemented("not in this version")),
+            Subject::Process(pid) => blocking(move || freeze::unfreeze(pid)).await?,
             Subject::Runc(container) => runc::unfreeze(&container).await?,
             Subject::Containerd(container) => containerd::unfreeze(&container).await?,
         }
