@@ -32,7 +32,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::{Failure, Kind};
-use crate::sys::has_exited;
+use crate::sys::{has_exited, shares_memory};
 
 /// How long the processes may take to stop. One that waits for a disk or a network file
 /// system stops when its answer has come.
@@ -107,9 +107,8 @@ fn plain(root: i32, verb: &str) -> Result<Pid, Failure> {
         Some(obstacle) => return Err(refused(&obstacle)),
         None => {}
     }
-    match running(root) {
-        State::Ended => return Err(refused(&Obstacle::Dead)),
-        State::Running | State::Stopped => {}
+    if state(root) == State::Ended {
+        return Err(refused(&Obstacle::Dead));
     }
     let of = |pid: &str| namespace_inode(pid, "pid").ok();
     if of(&root.to_string()) != of("self") {
@@ -127,8 +126,11 @@ fn missing(pid: Pid) -> Failure {
 /// What all threads of a process do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// At least one is not stopped.
+    /// At least one runs, or may.
     Running,
+    /// At least one waits in the kernel, where no signal but SIGKILL reaches it. The others
+    /// are stopped.
+    Waiting,
     /// All are.
     Stopped,
     /// There is none; the process is a zombie or does not exist.
@@ -137,7 +139,7 @@ enum State {
 
 /// The state of a process. /proc/PID/stat alone has that of the main thread, which stops
 /// before the others and may have exited before them.
-fn running(pid: Pid) -> State {
+fn state(pid: Pid) -> State {
     let threads = fs::read_dir(procfs::of(pid).join("task"));
     let stats = threads.into_iter().flatten().flatten().filter_map(|entry| {
         Stat::parse(&fs::read_to_string(entry.path().join("stat")).ok()?)
@@ -145,8 +147,31 @@ fn running(pid: Pid) -> State {
     });
     stats.fold(State::Ended, |all, stat| match (all, stat.state) {
         (State::Ended | State::Stopped, 'T') => State::Stopped,
+        (State::Ended | State::Stopped | State::Waiting, 'D' | 'T') => State::Waiting,
         _ => State::Running,
     })
+}
+
+/// The states of processes that have not ended.
+///
+/// A process that has called vfork(2), as shells do for each command, waits until its
+/// child has started a program. It can't do that if the child is stopped, so the process
+/// counts as stopped, too.
+fn states(tree: &[(Pid, Stat)]) -> BTreeMap<Pid, State> {
+    let states = tree.iter().map(|(pid, _)| (*pid, state(*pid)));
+    let mut states: BTreeMap<Pid, State> =
+        states.filter(|(_, state)| *state != State::Ended).collect();
+    // Children first: the child of a vfork may have called it, too.
+    for (child, stat) in tree.iter().rev() {
+        if let Some(parent) = stat.parent
+            && states.get(child) == Some(&State::Stopped)
+            && states.get(&parent) == Some(&State::Waiting)
+            && shares_memory(*child, parent)
+        {
+            states.insert(parent, State::Stopped);
+        }
+    }
+    states
 }
 
 impl fmt::Display for Tree {
@@ -198,13 +223,9 @@ impl Tree {
                 let text = format!("{self} has ended meanwhile");
                 return Err(Failure::new(Kind::NotFound, text));
             }
-            let states = tree.iter().map(|(pid, _)| (*pid, running(*pid)));
-            let states: BTreeMap<Pid, State> =
-                states.filter(|(_, state)| *state != State::Ended).collect();
-            let late: Vec<&(Pid, Stat)> = tree
-                .iter()
-                .filter(|(pid, _)| states.get(pid) == Some(&State::Running))
-                .collect();
+            let states = states(&tree);
+            let is_late = |pid| matches!(states.get(pid), Some(State::Running | State::Waiting));
+            let late: Vec<&(Pid, Stat)> = tree.iter().filter(|(pid, _)| is_late(pid)).collect();
             if states.is_empty() {
                 let text = format!("{self} has no process that runs");
                 return Err(Failure::new(Kind::State, text));
@@ -249,7 +270,7 @@ impl Tree {
     fn unfreeze(self) -> Result<(), Failure> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let tree = self.listed();
-        if !tree.iter().any(|(pid, _)| running(*pid) == State::Stopped) {
+        if !tree.iter().any(|(pid, _)| state(*pid) == State::Stopped) {
             return Err(Failure::new(Kind::State, format!("{self} is not frozen")));
         }
         // Parents last, so that they don't see a child that is stopped.

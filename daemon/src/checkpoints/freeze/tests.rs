@@ -23,7 +23,7 @@ impl Shell {
         let mut pids: Vec<Pid> = parents_first(Pid::of(&self.0))
             .into_iter()
             .map(|(pid, _)| pid)
-            .filter(|pid| running(*pid) != State::Ended)
+            .filter(|pid| state(*pid) != State::Ended)
             .collect();
         pids.sort_unstable();
         pids
@@ -36,8 +36,14 @@ impl Shell {
         }
     }
 
+    /// Whether none is stopped.
+    fn runs(&self) -> bool {
+        !self.states().contains(&State::Stopped)
+    }
+
     fn states(&self) -> Vec<State> {
-        self.tree().into_iter().map(running).collect()
+        let tree = parents_first(Pid::of(&self.0));
+        states(&tree).into_values().collect()
     }
 }
 
@@ -63,7 +69,7 @@ fn a_tree_stops_and_runs_again() {
     assert_eq!(kind, Kind::State);
     assert!(text.contains("frozen already"), "{text}");
     unfreeze(shell.pid()).expect("runs");
-    assert_eq!(shell.states(), [State::Running; 4]);
+    assert!(shell.runs());
     let (kind, text) = error(unfreeze(shell.pid()));
     assert_eq!(kind, Kind::State);
     assert!(text.contains("is not frozen"), "{text}");
@@ -95,7 +101,7 @@ fn the_rest_of_a_tree_that_is_partly_stopped_stops() {
     freeze(shell.pid()).expect("frozen");
     assert_eq!(shell.states(), [State::Stopped; 2]);
     unfreeze(shell.pid()).expect("runs");
-    assert_eq!(shell.states(), [State::Running; 2]);
+    assert!(shell.runs());
 }
 
 #[test]
@@ -107,9 +113,9 @@ fn the_children_of_a_supervisor_stop_without_it() {
     states.sort_by_key(|state| *state == State::Stopped);
     assert_eq!(states[0], State::Running);
     assert_eq!(states[1..], [State::Stopped; 3]);
-    assert_eq!(running(Pid::of(&supervisor.0)), State::Running);
+    assert_eq!(state(Pid::of(&supervisor.0)), State::Running);
     unfreeze_job(supervisor.pid()).expect("runs");
-    assert_eq!(supervisor.states(), [State::Running; 4]);
+    assert!(supervisor.runs());
     let alone = Shell::run("read line < /dev/null; exec sleep 1000");
     let (_, text) = error(freeze_job(alone.pid()));
     assert!(text.contains("the job has no process"), "{text}");
@@ -127,7 +133,7 @@ fn a_failed_freeze_is_undone() {
     let (kind, text) = error(freeze(shell.pid()));
     assert_eq!(kind, Kind::State);
     assert!(text.contains("is traced by process"), "{text}");
-    assert_eq!(shell.states(), [State::Running; 2]);
+    assert!(shell.runs());
 }
 
 #[test]
@@ -146,7 +152,7 @@ fn what_is_never_stopped_is_named() {
     let (_, text) = error(freeze(parent));
     assert!(text.contains("ancestor") || text.contains("init"), "{text}");
     let ended = Shell::run(":");
-    while running(Pid::of(&ended.0)) != State::Ended {
+    while state(Pid::of(&ended.0)) != State::Ended {
         thread::yield_now();
     }
     let (_, text) = error(freeze(ended.pid()));
