@@ -93,6 +93,15 @@ pub(crate) fn has_exited(process: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(poll(&mut fds, PollTimeout::ZERO)? != 0)
 }
 
+/// Whether two processes have the same address space (kcmp(2)), as after vfork.
+pub(crate) fn shares_memory(one: Pid, other: Pid) -> bool {
+    const KCMP_VM: i32 = 1;
+    let (one, other) = (one.as_raw(), other.as_raw());
+    // SAFETY: kcmp takes numbers and touches no memory.
+    let compared = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0_u64, 0_u64) };
+    compared == 0
+}
+
 /// Takes a descriptor that the service manager has passed (sd_listen_fds(3)), and keeps
 /// it from the programs that this process starts.
 ///

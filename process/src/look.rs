@@ -46,7 +46,7 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle
     let Some(root) = Stat::read(pid) else {
         return Err(vec![Obstacle::Missing]);
     };
-    if let Some(obstacle) = never(pid) {
+    if let Some(obstacle) = untouchable(pid) {
         return Err(vec![obstacle]);
     }
     let stats = all();
@@ -56,9 +56,6 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle
         .copied()
         .collect();
     processes.sort_unstable();
-    if processes.contains(&Pid::own()) {
-        return Err(vec![Obstacle::Ancestor]);
-    }
     let mut found = Vec::new();
     for process in &processes {
         if let Some(stat) = stats.get(process) {
@@ -92,15 +89,43 @@ fn all() -> HashMap<Pid, Stat> {
         .collect()
 }
 
-/// Processes that are never dumped.
-fn never(pid: Pid) -> Option<Obstacle> {
+/// Why a process is never stopped, by a dump or otherwise: it does not exist, or this
+/// program or the machine would stop with it.
+pub fn untouchable(pid: Pid) -> Option<Obstacle> {
+    if Stat::read(pid).is_none() {
+        return Some(Obstacle::Missing);
+    }
     if pid.as_raw() == 1 {
         return Some(Obstacle::Init);
     }
     if pid == Pid::own() {
         return Some(Obstacle::Own);
     }
-    is_kernel_thread(pid).then_some(Obstacle::KernelThread)
+    if is_kernel_thread(pid) {
+        return Some(Obstacle::KernelThread);
+    }
+    is_ancestor(pid, Pid::own()).then_some(Obstacle::Ancestor)
+}
+
+/// Whether one process descends from another. Each process has one parent, and a process
+/// that ends meanwhile ends the search.
+fn is_ancestor(ancestor: Pid, pid: Pid) -> bool {
+    let parent = |pid: &Pid| Stat::read(*pid)?.parent;
+    // PIDs are reused, so the number of steps is limited.
+    std::iter::successors(parent(&pid), parent)
+        .take(1 << 16)
+        .any(|parent| parent == ancestor)
+}
+
+/// Names the debugger of a process, which sees its signals first.
+pub fn traced(pid: Pid) -> Option<Obstacle> {
+    let tracer = tracer(pid)?;
+    let name = Stat::read(pid)?.name;
+    Some(Obstacle::Traced {
+        pid,
+        name,
+        tracer: Some(tracer),
+    })
 }
 
 /// `PF_KTHREAD` of the kernel's include/linux/sched.h, in the flags of /proc/PID/stat.

@@ -65,7 +65,7 @@ impl fmt::Display for Obstacle {
             Self::Init => f.write_str("it is init, and everything descends from it"),
             Self::Own => f.write_str("it is this program"),
             Self::Ancestor => f.write_str(
-                "it is an ancestor of this program, which would be checkpointed, too; run this program elsewhere",
+                "it is an ancestor of this program, which would be stopped, too; run this program elsewhere",
             ),
             Self::KernelThread => f.write_str("it is a thread of the kernel"),
             Self::Dead => f.write_str("it has ended, and waits for its parent"),

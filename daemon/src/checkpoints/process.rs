@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use cedana_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -63,6 +64,21 @@ pub(crate) async fn dump(
             }
             n => decoder.push(&buffer[..n]),
         }
+    }
+}
+
+/// The engine's options of a dump that is only asked about.
+pub(crate) fn options(
+    config: &Config,
+    output: Option<PathBuf>,
+    terminal: bool,
+    shell_job: bool,
+) -> cedana_process::DumpOptions {
+    cedana_process::DumpOptions {
+        shell_job,
+        held: worker::held(terminal),
+        output,
+        ..Engine::of(config).dump_options()
     }
 }
 

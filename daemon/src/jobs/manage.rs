@@ -12,11 +12,9 @@ use cedana_api::time::now_micros;
 use cedana_contract::pid::Pid;
 use cedana_contract::pidfd;
 
-use super::{JobError, Jobs, names};
+use super::{JobError, Jobs, Wanted, names};
 use crate::caller::Caller;
-use crate::checkpoints::{
-    DumpOptions, Dumped, Failure, Kind, Tell, containerd, freeze, process, runc,
-};
+use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, containerd, process, runc};
 use crate::job::bytes::Bytes;
 use crate::job::id::JobId;
 use crate::job::quote;
@@ -80,6 +78,22 @@ impl Managed {
     }
 }
 
+/// What runs as a job, or is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A job with a supervisor.
+    Supervised {
+        pid: i32,
+        supervisor: i32,
+        /// The supervisor's file to which it writes.
+        output: Option<std::path::PathBuf>,
+        /// Whether its terminal is the supervisor's.
+        terminal: bool,
+    },
+    /// Something else.
+    Other(Managed),
+}
+
 /// A process that runs, and when it was started.
 struct Running {
     pidfd: OwnedFd,
@@ -114,7 +128,7 @@ impl Jobs {
         let running = Running::of(pid).ok_or_else(missing)?;
         let container = what.container();
         if container.is_none() {
-            freeze::check(pid)?;
+            refuse_untouchable(pid)?;
         }
         let chosen = match (&container, id.is_empty()) {
             (_, false) => id.to_owned(),
@@ -154,6 +168,32 @@ impl Jobs {
         self.changed();
         self.watch_managed(key, running.pidfd);
         Ok(row)
+    }
+
+    /// A job that runs.
+    ///
+    /// # Errors
+    /// There is no such job of the caller's, or it does not run.
+    pub(crate) async fn target(
+        self: &Arc<Self>,
+        caller: &Caller,
+        wanted: Wanted,
+    ) -> Result<Target, JobError> {
+        let job = self.find(caller, wanted).await?;
+        match job.state {
+            JobState::Running { pid, supervisor } => Ok(Target::Supervised {
+                pid,
+                supervisor: supervisor.cast_signed(),
+                output: (!job.terminal && job.log_file.is_none())
+                    .then(|| self.files(&job.key).output()),
+                terminal: job.terminal,
+            }),
+            JobState::Managed { pid } => {
+                self.check_managed(&job, pid)?;
+                Ok(Target::Other(Managed::of(&job, pid)))
+            }
+            state => Err(JobError::not_running(&job.key.id, state)),
+        }
     }
 
     /// Watches the managed jobs of the last daemon, or notes that they have ended.
@@ -253,6 +293,20 @@ impl Jobs {
         let ended = || JobError::not_running(&job.key.id, JobState::Gone);
         let running = found.ok_or_else(ended)?;
         pidfd::signal(running.pidfd.as_fd(), signal).map_err(|_| ended())
+    }
+}
+
+/// Refuses what is never dumped: init, kernel threads, this daemon.
+fn refuse_untouchable(pid: i32) -> Result<(), Failure> {
+    let found = Pid::try_from(pid)
+        .ok()
+        .and_then(cedana_process::untouchable);
+    match found {
+        Some(obstacle) => Err(Failure::new(
+            Kind::State,
+            format!("process {pid} cannot be managed: {obstacle}"),
+        )),
+        None => Ok(()),
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use error::JobError;
 pub use find::Wanted;
-pub(crate) use manage::Managed;
+pub(crate) use manage::{Managed, Target};
 pub(crate) use restore::WantedRestore;
 pub use start::NewJob;
 

@@ -11,7 +11,7 @@ use super::sys;
 
 /// Whether a process is the page source of a restored job, which ends by itself, and cleans
 /// up, when the job has ended. A user's program can't pass for it.
-fn is_page_source(pid: i32) -> bool {
+pub(crate) fn is_page_source(pid: i32) -> bool {
     let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let own = file(Path::new("/proc/self/exe"));

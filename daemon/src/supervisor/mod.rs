@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use descendants::Stat;
+pub(crate) use descendants::is_page_source;
 
 use crate::job::files::JobFiles;
 use protocol::Started;

@@ -75,3 +75,11 @@ fn environment() -> [(&'static str, OsString); 1] {
     let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
     [("PATH", path.unwrap_or_else(|| DEFAULT_SEARCH_PATH.into()))]
 }
+
+/// The descriptors that are the supervisor's, if the process has its terminal.
+pub(crate) fn held(terminal: bool) -> Vec<i32> {
+    match terminal {
+        true => vec![0, 1, 2],
+        false => Vec::new(),
+    }
+}

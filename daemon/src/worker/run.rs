@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use cedana_api::time::now_micros;
 use cedana_contract::pid::Pid;
@@ -22,7 +21,8 @@ use nix::sys::prctl;
 
 use super::FLAG;
 use super::failure::{Failure, Kind};
-use super::task::{Dump, Dumped, Engine, Progress, Restore, Restored, Stored, Task, Told};
+use super::held;
+use super::task::{Dump, Dumped, Progress, Restore, Restored, Stored, Task, Told};
 use crate::job::bytes::Bytes;
 use crate::supervisor::protocol::{Decoder, Frame, put_message};
 
@@ -119,10 +119,6 @@ fn bytes(path: &Path) -> Bytes {
     Bytes(path.as_os_str().as_bytes().to_vec())
 }
 
-fn logs(engine: &Engine) -> (PathBuf, usize) {
-    (path(&engine.log_dir), engine.log_keep)
-}
-
 fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Failure> {
     let pid: Pid = task.pid.try_into().map_err(|_| Failure {
         kind: Kind::Invalid,
@@ -132,29 +128,14 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
         dir: path(&task.directory),
         owner: task.owner.of_engine(),
     };
-    let settings = &task.engine;
     let options = engine::DumpOptions {
         name: task.name.clone(),
         leave_running: task.leave_running,
-        tcp_established: settings.tcp_established,
-        file_locks: settings.file_locks,
-        link_remap: settings.link_remap,
-        ghost_limit: settings.ghost_limit,
         shell_job: task.shell_job,
-        held: match task.terminal {
-            true => vec![0, 1, 2],
-            false => Vec::new(),
-        },
-        compression: match settings.level {
-            Some(level) => engine::Compression::Zstd { level },
-            None => engine::Compression::None,
-        },
-        memory: settings.dump_memory,
-        spare_memory: settings.spare_memory,
-        timeout: Duration::from_secs(settings.timeout),
-        logs: logs(settings),
+        held: held(task.terminal),
         output: task.output.as_ref().map(path),
         published: Some(hook(task, teller)),
+        ..task.engine.dump_options()
     };
     let observer: Arc<Observer> = {
         let teller = Arc::clone(teller);
@@ -242,7 +223,7 @@ fn restore(task: &Restore, cancel: &Cancel) -> Result<Told, Failure> {
         terminal,
         owner: task.owner.of_engine(),
         report: Some(path(&task.report)),
-        logs: logs(settings),
+        logs: settings.logs(),
     };
     let source = Source::open(task.path.as_path(), &task.reader.of_engine()).map_err(failure)?;
     let restored = engine::restore(&source, &options, cancel).map_err(failure)?;

@@ -1,5 +1,8 @@
 //! What a worker does and tells, as messages.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use cedana_config::Config;
 use cedana_contract::progress::Phase;
 use serde::{Deserialize, Serialize};
@@ -251,5 +254,30 @@ impl Engine {
             log_dir: Bytes(config.log_dir.as_os_str().as_encoded_bytes().to_vec()),
             log_keep: config.log_keep,
         }
+    }
+
+    /// The engine's options of a dump, as far as they are settings.
+    pub(crate) fn dump_options(&self) -> cedana_process::DumpOptions {
+        use cedana_process::Compression;
+        cedana_process::DumpOptions {
+            tcp_established: self.tcp_established,
+            file_locks: self.file_locks,
+            link_remap: self.link_remap,
+            ghost_limit: self.ghost_limit,
+            compression: match self.level {
+                Some(level) => Compression::Zstd { level },
+                None => Compression::None,
+            },
+            memory: self.dump_memory,
+            spare_memory: self.spare_memory,
+            timeout: Duration::from_secs(self.timeout),
+            logs: self.logs(),
+            ..cedana_process::DumpOptions::default()
+        }
+    }
+
+    /// The directory of logs of failures, and how many are kept.
+    pub(crate) fn logs(&self) -> (PathBuf, usize) {
+        (self.log_dir.as_path().to_owned(), self.log_keep)
     }
 }
