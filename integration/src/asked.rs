@@ -57,7 +57,7 @@ impl<'a> Asked<'a> {
     pub fn answers(&mut self) {
         self.answers += 1;
         self.daemon.ok(&["kill", "-s", "USR1", &self.id]);
-        let answer = format!("answer {} {}\n", self.answers, self.digest);
+        let answer = format!("answer {} {}", self.answers, self.digest);
         self.daemon.writes(&self.id, &answer);
     }
 

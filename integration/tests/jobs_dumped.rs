@@ -83,8 +83,6 @@ fn a_job_that_runs_on_can_come_back_later_or_beside_itself() {
     daemon.ok(&["kill", "-s", "KILL", "job"]);
     daemon.job_is("job", "ended");
     daemon.ok(&["restore", "job", "job"]);
-    let mut again = job.copy("job");
-    let _ = &mut again;
     let running = daemon.cedana(&["restore", "job", "job"]).refused();
     assert!(running.contains("is running"), "{running}");
     daemon.ok(&["job", "delete", "--force", "job"]);
@@ -134,8 +132,12 @@ fn a_shell_on_a_terminal_comes_back_on_another_one() {
         terminal.type_line(&format!("echo round {round} is $((number + 2))"));
         terminal.expect(&format!("round {round} is 43"));
         // Jobs of the shell work, so it has the terminal as its own.
-        terminal.type_line("sleep 1000 & fg");
+        terminal.type_line(
+            "python3 -c 'import time; print(f\"asleep {6 * 7}\", flush=True); time.sleep(1000)'",
+        );
+        terminal.expect("asleep 42");
         terminal.press(b"\x03");
+        terminal.expect("KeyboardInterrupt");
         terminal.type_line(&format!("echo still $((number + 3)) {round}"));
         terminal.expect(&format!("still 44 {round}"));
         terminal.press(b"\x10\x11");
@@ -151,7 +153,7 @@ fn a_pool_of_processes_keeps_its_shared_memory() {
     let daemon = Daemon::start("dumped");
     let program = r#"
 import multiprocessing, os, signal, time
-from multiprocessing import shared_memory
+multiprocessing.set_start_method('fork')
 memory = multiprocessing.RawArray('Q', 3 << 20)
 def work(n):
     while True:
@@ -175,7 +177,7 @@ while True:
         daemon.ok(&["restore", "job", "pool"]);
         let root = daemon.pid_of("pool");
         command("kill", &["-USR1", &root.to_string()]).ok();
-        daemon.writes("pool", &format!("all of them work {}\n", 4711 + round));
+        daemon.writes("pool", &format!("all of them work {}", 4711 + round));
     }
 }
 
@@ -184,7 +186,8 @@ fn redis_keeps_its_data_and_its_client() {
     let daemon = Daemon::start("dumped");
     let folder = Folder::new("redis");
     let redis = ["redis-server", "--port", "7001", "--save", "", "--dir"];
-    let words = [&["exec", "redis", "--"], &redis[..], &[&folder.text()]].concat();
+    let place = folder.text();
+    let words = [&["exec", "redis", "--"], &redis[..], &[&place]].concat();
     daemon.ok(&words);
     let cli = |words: &[&str]| command("redis-cli", &[&["-p", "7001"], words].concat());
     eventually("redis answers", || {
@@ -263,8 +266,10 @@ fn a_job_comes_back_elsewhere_from_the_archive_alone() {
 fn a_process_that_is_no_job_is_dumped_and_managed() {
     let daemon = Daemon::start("dumped");
     let folder = Folder::new("dumps");
-    let mut sleeper = Command::new("setsid")
-        .args(["sleep", "1000"])
+    let script =
+        "import os; os.closerange(3, 4096); os.setsid(); os.execvp('sleep', ['sleep', '1000'])";
+    let mut sleeper = Command::new("python3")
+        .args(["-c", script])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
