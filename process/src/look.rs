@@ -5,6 +5,7 @@
 //! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
 
 mod descriptors;
+mod owner;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -14,6 +15,7 @@ use cedana_contract::pid::Pid;
 
 use crate::obstacle::Obstacle;
 use crate::options::DumpOptions;
+use crate::owner::Owner;
 
 /// What a dump needs to know.
 #[derive(Debug, Default)]
@@ -33,16 +35,16 @@ pub(crate) struct Tree {
     pub(crate) inherited: BTreeMap<i32, String>,
 }
 
-/// Names what would stop a dump of a process. Nothing is frozen or changed.
+/// Names what would stop a dump of a process for `owner`. Nothing is frozen or changed.
 ///
 /// # Errors
 /// The obstacles.
-pub fn examine(pid: Pid, options: &DumpOptions) -> Result<(), Vec<Obstacle>> {
-    look(pid, options).map(|_| ())
+pub fn examine(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<(), Vec<Obstacle>> {
+    look(pid, options, owner).map(|_| ())
 }
 
 /// Looks at a process and its children.
-pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle>> {
+pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tree, Vec<Obstacle>> {
     let Some(root) = Stat::read(pid) else {
         return Err(vec![Obstacle::Missing]);
     };
@@ -63,6 +65,7 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle
     for process in &processes {
         if let Some(stat) = stats.get(process) {
             found.extend(state(pid, *process, stat));
+            found.extend(owner::foreign(*process, stat, owner));
         }
         found.extend(namespaces(*process));
     }
@@ -194,7 +197,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     fn first(pid: Pid) -> String {
-        let found = look(pid, &DumpOptions::default()).expect_err("an obstacle");
+        let found = look(pid, &DumpOptions::default(), &Owner::ROOT).expect_err("an obstacle");
         found[0].to_string()
     }
 
@@ -231,7 +234,8 @@ mod tests {
     #[test]
     fn a_process_with_its_own_descriptors_has_no_obstacle() {
         let process = sleep(|_| {});
-        let tree = look(Pid::of(&process.0), &DumpOptions::default()).expect("no obstacle");
+        let tree =
+            look(Pid::of(&process.0), &DumpOptions::default(), &Owner::ROOT).expect("no obstacle");
         assert_eq!(tree.processes, [Pid::of(&process.0)]);
         assert_eq!(tree.command, ["sleep", "1000"]);
         assert!(tree.memory > 0 && tree.inherited.is_empty());
@@ -252,7 +256,7 @@ mod tests {
             held: vec![0, 1, 2],
             ..DumpOptions::default()
         };
-        let tree = look(pid, &held).expect("the caller's");
+        let tree = look(pid, &held, &Owner::ROOT).expect("the caller's");
         assert!(tree.inherited[&1].starts_with("pipe:["), "{tree:?}");
     }
 
@@ -274,7 +278,7 @@ mod tests {
             output: Some(path.clone()),
             ..DumpOptions::default()
         };
-        let tree = look(Pid::of(&process.0), &options).expect("no obstacle");
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
         let key = path.to_string_lossy()[1..].to_owned();
         assert_eq!(tree.inherited, [(1, key.clone()), (2, key)].into());
         // A file that is read, too, can't be replaced.
@@ -282,7 +286,7 @@ mod tests {
             command.stdout(append().expect("open"));
             command.stdin(std::fs::File::open(&path).expect("open"));
         });
-        let tree = look(Pid::of(&process.0), &options).expect("no obstacle");
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
         assert!(tree.inherited.is_empty(), "{tree:?}");
     }
 
@@ -302,6 +306,30 @@ mod tests {
         }
         assert!(first(pid).contains("has ended"));
         child.wait().expect("wait");
+    }
+
+    #[test]
+    fn the_processes_of_others_are_not_a_user_s() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let owner = |uid| Owner {
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+        };
+        let process = sleep(|command| {
+            command.uid(12345).gid(12345);
+        });
+        let pid = Pid::of(&process.0);
+        let found = |uid| look(pid, &DumpOptions::default(), &owner(uid));
+        found(12345).expect("the user's own");
+        let found = found(12346).expect_err("another user's");
+        assert!(found[0].to_string().contains("runs as user 12345"));
+        let process = sleep(|_| {});
+        let found = look(Pid::of(&process.0), &DumpOptions::default(), &owner(12345));
+        let found = found.expect_err("root's");
+        assert!(found[0].to_string().contains("runs as user 0"));
     }
 
     #[test]

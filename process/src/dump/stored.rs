@@ -15,6 +15,7 @@ use cedana_checkpoint::format::manifest::{
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::output::units::micros;
+use cedana_checkpoint::precheck::check_dumped;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
 
@@ -80,6 +81,7 @@ impl Storing {
         let dumped = self.start.elapsed();
         let in_capture = |source| Error::Capture { pid, source };
         let mut captured = self.capture.finish().map_err(in_capture)?;
+        check_owner(attempt, &self.destination)?;
         (observer)(Progress {
             phase: Phase::Sync,
             raw: captured.raw_bytes,
@@ -148,6 +150,30 @@ impl Storing {
             })?;
         }
         Ok(published)
+    }
+}
+
+/// Refuses the memory of processes that are not the owner's, before the owner can read it.
+fn check_owner(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), Error> {
+    let owner = attempt.target.owner();
+    let Destination::Archive(archive) = destination else {
+        return Ok(());
+    };
+    if owner.is_root() {
+        return Ok(());
+    }
+    let refused = |why| Error::Foreign {
+        pid: attempt.pid,
+        why,
+    };
+    let found = check_dumped(archive.scratch.dir(), &owner.as_user());
+    let found = found.map_err(|error| refused(error.to_string()))?;
+    match found.is_empty() {
+        true => Ok(()),
+        false => {
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            Err(refused(texts.join("; ")))
+        }
     }
 }
 
