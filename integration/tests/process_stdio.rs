@@ -8,8 +8,9 @@ const SUPERVISOR: &str = r#"
 import fcntl, os, pty, select, subprocess, sys, tempfile, termios, time
 home = tempfile.mkdtemp(dir='/var/tmp')
 os.makedirs(home + '/checkpoints')
-def run(*words):
-    done = subprocess.run(['cedana-process', *words], capture_output=True, text=True)
+def run(*words, kept=[]):
+    done = subprocess.run(['cedana-process', *words], capture_output=True, text=True,
+        pass_fds=kept)
     return done.returncode, done.stdout.split(), done.stderr
 def dump(pid, *flags):
     code, words, error = run('dump', str(pid), home + '/checkpoints', *flags)
@@ -293,6 +294,71 @@ job.wait()
 path, state = open(home + '/second').read().split()
 # The process is in CRIU's hands.
 assert (path, state) == (archive, 't'), (path, state)
+"#,
+    );
+}
+
+#[test]
+fn what_was_given_into_a_namespace_is_dumped_again() {
+    supervises(
+        r#"
+program = '''
+import time
+n = 0
+while True:
+    n += 1
+    print(f'line {n}.', flush=True)
+    time.sleep(0.01)
+'''
+def start(out):
+    return subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=out,
+        stderr=out, start_new_session=True, cwd='/')
+def restore(*words, kept=[]):
+    code, said, error = run('restore', *words, '--namespace', kept=kept)
+    assert code == 0, error
+    return int(said[-1])
+def lines(path): return open(path).read().count('.')
+# A file.
+log = home + '/output.log'
+writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+job = start(writer)
+archive = dump(job.pid, '--output=' + log)
+job.wait()
+for number in range(3):
+    other = f'{home}/other-{number}.log'
+    open(other, 'w').close()
+    pid = restore(archive, '--append=' + other)
+    while lines(other) < 20: time.sleep(0.01)
+    archive = dump(pid, '--output=' + other)
+# A pipe.
+log, writer = os.pipe()
+job = start(writer)
+os.close(writer)
+until(log, b'line 20.')
+archive = dump(job.pid, '--held')
+job.wait()
+for number in range(3):
+    log, writer = os.pipe()
+    pid = restore(archive, f'--stdio=/proc/self/fd/{writer}', kept=[writer])
+    os.close(writer)
+    until(log, b'.')
+    archive = dump(pid, '--held')
+# A terminal.
+master, slave = pty.openpty()
+job = subprocess.Popen(['bash', '--norc', '--noprofile', '-i'], stdin=slave, stdout=slave,
+    stderr=slave, preexec_fn=own, cwd=home)
+os.close(slave)
+os.write(master, b'X=41; echo started $X\n')
+until(master, b'started 41')
+archive = dump(job.pid, '--held')
+job.wait()
+for number in range(3):
+    master, slave = pty.openpty()
+    pid = restore(archive, '--terminal=' + os.ttyname(slave))
+    os.close(slave)
+    os.write(master, b'echo restored $((X + 1))\n')
+    until(master, b'restored 42')
+    archive = dump(pid, '--held')
 "#,
     );
 }

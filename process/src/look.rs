@@ -5,17 +5,19 @@
 //! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
 
 mod descriptors;
+mod namespace;
 mod owner;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use cedana_checkpoint::host::procfs::{self, Stat, descends, memory, namespace_inode};
+use cedana_checkpoint::host::procfs::{self, Stat, descends, memory};
 use cedana_contract::pid::Pid;
 
 use crate::obstacle::Obstacle;
 use crate::options::DumpOptions;
 use crate::owner::Owner;
+pub(crate) use namespace::Within;
 
 /// What a dump needs to know.
 #[derive(Debug, Default)]
@@ -28,11 +30,20 @@ pub(crate) struct Tree {
     pub(crate) command: Vec<String>,
     /// Its effective user.
     pub(crate) uid: u32,
+    /// The namespaces that an earlier restore made for it.
+    pub(crate) within: Option<Within>,
     /// CRIU's key of the terminal that is left out.
     pub(crate) terminal: Option<String>,
     /// CRIU's keys of pipes whose other ends the caller holds, and of the supervisor's
     /// file, by descriptor.
     pub(crate) inherited: BTreeMap<i32, String>,
+}
+
+impl Tree {
+    /// The PID of the root in its namespace, by the one that it has in this one.
+    pub(crate) fn own_pid(&self, pid: Pid) -> Pid {
+        self.within.as_ref().map_or(pid, |within| within.root)
+    }
 }
 
 /// Names what would stop a dump of a process for `owner`. Nothing is frozen or changed.
@@ -61,13 +72,14 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tre
     if processes.contains(&Pid::own()) {
         return Err(vec![Obstacle::Ancestor]);
     }
+    let within = Within::of(pid);
     let mut found = Vec::new();
     for process in &processes {
         if let Some(stat) = stats.get(process) {
             found.extend(state(pid, *process, stat));
             found.extend(owner::foreign(*process, stat, owner));
         }
-        found.extend(namespaces(*process));
+        found.extend(namespace::foreign(*process, within.as_ref()));
     }
     found.extend(session(pid, &root, &processes, options));
     let mut tree = Tree {
@@ -75,6 +87,7 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tre
         command: command(pid),
         uid: status_uid(pid).unwrap_or_default(),
         processes,
+        within,
         ..Tree::default()
     };
     descriptors::check(&mut tree, pid, options, &stats, &mut found);
@@ -144,25 +157,6 @@ fn tracer(pid: Pid) -> Option<Pid> {
     let status = fs::read_to_string(procfs::of(pid).join("status")).ok()?;
     let tracer = procfs::status_number(&status, "TracerPid:")?;
     i64::try_from(tracer).ok()?.try_into().ok()
-}
-
-/// The namespaces that this process must share: CRIU would make others anew, and a
-/// container's are its engine's. CRIU itself restores processes in a time namespace of
-/// their own, so that their clocks go on.
-fn namespaces(pid: Pid) -> Option<Obstacle> {
-    const KINDS: [(&str, &str); 6] = [
-        ("pid", "PID"),
-        ("mnt", "mount"),
-        ("user", "user"),
-        ("net", "network"),
-        ("ipc", "IPC"),
-        ("uts", "UTS"),
-    ];
-    KINDS.into_iter().find_map(|(file, name)| {
-        let theirs = namespace_inode(&pid.to_string(), file).ok()?;
-        let ours = namespace_inode("self", file).ok()?;
-        (theirs != ours).then_some(Obstacle::Namespace { pid, kind: name })
-    })
 }
 
 /// A session whose leader is not in the tree is restored in the restoring one's.

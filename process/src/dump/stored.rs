@@ -35,11 +35,13 @@ impl Storing {
     pub(super) fn begin(attempt: &Attempt<'_>, observer: &Arc<Observer>) -> Result<Self, Error> {
         let destination = Destination::prepare(attempt.pid, attempt.target, &attempt.name())?;
         let images = destination.images();
+        let is_here = attempt.tree.within.is_none();
         let options = Options {
             compression: attempt.options.compression,
             memory: attempt.options.memory,
             flush: true,
-            expected: attempt.options.spare_memory.then_some(Expected {
+            // The links to files in memory lead through /proc, and CRIU may have another.
+            expected: (attempt.options.spare_memory && is_here).then_some(Expected {
                 bytes: attempt.tree.memory,
                 processes: attempt.tree.processes.len(),
             }),
@@ -236,7 +238,7 @@ fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manif
         container: Container::default(),
         process: Some(Process {
             name: attempt.name(),
-            pid: attempt.pid.as_raw(),
+            pid: tree.own_pid(attempt.pid).as_raw(),
             command: tree.command.clone(),
             uid: tree.uid,
             processes: tree.processes.len(),
