@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::format::contents::Contents;
-use cedana_checkpoint::precheck::{OpenFile, User, check_user};
+use cedana_checkpoint::precheck::{OpenFile, check_user};
 use nix::libc;
 
 use crate::owner::Owner;
@@ -49,12 +49,7 @@ pub(super) fn open(
     owner: &Owner,
     is_given: impl Fn(&str) -> bool,
 ) -> Result<Vec<(String, OwnedFd)>, String> {
-    let user = User {
-        uid: owner.uid,
-        gid: owner.gid,
-        groups: owner.groups.clone(),
-    };
-    let found = check_user(images, &user).map_err(|error| error.to_string())?;
+    let found = check_user(images, &owner.as_user()).map_err(|error| error.to_string())?;
     if !found.refusals.is_empty() {
         let texts: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
         return Err(texts.join("; "));
