@@ -83,11 +83,15 @@ pub(crate) fn options(
 }
 
 /// Says what would stop a dump of a process. Nothing is frozen.
-pub(crate) fn check(pid: i32, options: &cedana_process::DumpOptions) -> Result<Checked, Failure> {
+pub(crate) fn check(
+    pid: i32,
+    options: &cedana_process::DumpOptions,
+    owner: &Owner,
+) -> Result<Checked, Failure> {
     let pid = pid
         .try_into()
         .map_err(|_| Failure::new(Kind::Invalid, format!("{pid} is not a process ID")))?;
-    let obstacles = match cedana_process::examine(pid, options) {
+    let obstacles = match cedana_process::examine(pid, options, &owner.of_engine()) {
         Ok(()) => Vec::new(),
         Err(found) => found.iter().map(ToString::to_string).collect(),
     };

@@ -69,6 +69,7 @@ impl Jobs {
             )),
             engine: Engine::of(&options.config),
         };
+        let ends = !options.leave_running;
         let (jobs, key, tell) = (Arc::clone(self), job.key.clone(), tell.clone());
         // A client that goes away must not keep the checkpoint out of the catalogue.
         let (_here, gone) = oneshot::channel::<()>();
@@ -79,6 +80,10 @@ impl Jobs {
                 _ = gone => Err(Failure::new(Kind::Cancelled, "cancelled")),
             };
             jobs.catalogue(&key).await?;
+            if result.is_ok() && ends {
+                // The client may restore it at once.
+                jobs.wait(&key).await?;
+            }
             result
         });
         let stopping =

@@ -22,6 +22,7 @@ use crate::job::spec::RestartPolicy;
 use crate::store::{Checkpoints, Container, JobKey, JobKind, JobRow, JobState, StoreError};
 use crate::supervisor::Stat;
 use crate::sys;
+use crate::worker::Owner;
 
 /// The longest command line that is kept, in words.
 const MAX_WORDS: usize = 64;
@@ -89,6 +90,7 @@ pub(crate) enum Target {
         output: Option<std::path::PathBuf>,
         /// Whether its terminal is the supervisor's.
         terminal: bool,
+        owner: Owner,
     },
     /// Something else.
     Other(Managed),
@@ -178,7 +180,7 @@ impl Jobs {
         self: &Arc<Self>,
         caller: &Caller,
         wanted: Wanted,
-    ) -> Result<Target, JobError> {
+    ) -> Result<Target, Failure> {
         let job = self.find(caller, wanted).await?;
         match job.state {
             JobState::Running { pid, supervisor } => Ok(Target::Supervised {
@@ -187,12 +189,13 @@ impl Jobs {
                 output: (!job.terminal && job.log_file.is_none())
                     .then(|| self.files(&job.key).output()),
                 terminal: job.terminal,
+                owner: self.owner(&job.key).await?,
             }),
             JobState::Managed { pid } => {
                 self.check_managed(&job, pid)?;
                 Ok(Target::Other(Managed::of(&job, pid)))
             }
-            state => Err(JobError::not_running(&job.key.id, state)),
+            state => Err(JobError::not_running(&job.key.id, state).into()),
         }
     }
 

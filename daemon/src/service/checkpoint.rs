@@ -14,6 +14,7 @@ use crate::checkpoints::{
 };
 use crate::jobs::{Jobs, Managed, Target};
 use crate::listen::auth::caller;
+use crate::worker::Owner;
 
 /// Serves checkpoints.
 pub(crate) struct CheckpointService {
@@ -224,13 +225,14 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
                 supervisor: _,
                 output,
                 terminal,
+                owner,
             } => {
                 let options = process::options(&config, output, terminal, false);
-                blocking(move || process::check(pid, &options)).await?
+                blocking(move || process::check(pid, &options, &owner)).await?
             }
             Target::Other(Managed::Process(pid)) => {
                 let options = process::options(&config, None, false, asked.shell_job);
-                blocking(move || process::check(pid, &options)).await?
+                blocking(move || process::check(pid, &options, &Owner::root())).await?
             }
             Target::Other(Managed::Runc(container)) => runc::check(&container).await?,
             Target::Other(Managed::Containerd(container)) => containerd::check(&container).await?,
