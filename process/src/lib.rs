@@ -65,7 +65,7 @@ pub use cedana_contract::pid::Pid;
 pub use destination::Target;
 pub use dump::{Report, dump};
 pub use error::Error;
-pub use look::examine;
+pub use look::{Examined, examine};
 pub use obstacle::Obstacle;
 pub use options::{DumpOptions, Hook, Published};
 pub use owner::Owner;
