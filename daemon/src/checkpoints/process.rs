@@ -91,12 +91,11 @@ pub(crate) fn check(
     let pid = pid
         .try_into()
         .map_err(|_| Failure::new(Kind::Invalid, format!("{pid} is not a process ID")))?;
-    let obstacles = match cedana_process::examine(pid, options, &owner.of_engine()) {
-        Ok(()) => Vec::new(),
-        Err(found) => found.iter().map(ToString::to_string).collect(),
-    };
+    let found = cedana_process::examine(pid, options, &owner.of_engine());
     Ok(Checked {
-        obstacles,
-        ..Checked::default()
+        obstacles: found.obstacles.iter().map(ToString::to_string).collect(),
+        warnings: found.warnings,
+        processes: u32::try_from(found.processes).unwrap_or(u32::MAX),
+        memory: found.memory,
     })
 }
