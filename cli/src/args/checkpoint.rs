@@ -270,9 +270,12 @@ pub(crate) struct Check {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Directory in which the checkpoint would be
+    /// Directory in which the checkpoint would be [default: as of `cedana dump`]
     #[arg(short, long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// The process is a shell's, as of `cedana dump process`
+    #[arg(long, global = true)]
+    pub(crate) shell_job: bool,
 }
 
 #[derive(Debug, Subcommand)]

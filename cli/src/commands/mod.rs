@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 pub(crate) enum Outcome {
     /// Success.
     Done,
-    /// With the exit code of a job's program.
+    /// With this exit code: that of a job's program, or 1 of a check that found something.
     Exit(u8),
 }
 

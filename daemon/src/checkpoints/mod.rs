@@ -13,6 +13,7 @@
 
 pub(crate) mod containerd;
 mod error;
+pub(crate) mod estimate;
 pub(crate) mod freeze;
 pub(crate) mod runc;
 

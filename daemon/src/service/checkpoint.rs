@@ -19,8 +19,8 @@ use tonic::{Code, Request, Response, Status};
 use super::{Answers, QUEUE, convert};
 use crate::caller::Caller;
 use crate::checkpoints::{
-    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, freeze,
-    runc,
+    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, estimate,
+    freeze, runc,
 };
 use crate::jobs::{Jobs, Wanted};
 use crate::listen::auth::caller;
@@ -384,7 +384,9 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
         let caller = caller(&request)?;
-        let checked = match Subject::of(&caller, request.into_inner().subject)? {
+        let request = request.into_inner();
+        let directory = optional_path("the directory", request.directory)?;
+        let checked = match Subject::of(&caller, request.subject)? {
             Subject::Job(_) | Subject::Process(_) => {
                 return Err(Status::unimplemented("not in this version"));
             }
@@ -396,7 +398,14 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             warnings: checked.warnings,
             processes: checked.processes,
             memory_bytes: checked.memory,
-            ..Default::default()
+            // Others than root could look for paths by it that they may not see.
+            free_bytes: directory
+                .filter(|_| caller.is_root())
+                .map_or(0, |directory| estimate::free_bytes(&directory)),
+            frozen_us: match checked.processes {
+                0 => 0,
+                processes => estimate::standstill(checked.memory, processes),
+            },
         }))
     }
 
