@@ -21,7 +21,7 @@ const MIB: u64 = 590;
 /// 175 and 655 ms, 50 processes of 4 MiB each for 265 ms. A loaded machine takes up to three
 /// times as long; the compression adds nothing, because it goes on after the dump.
 pub(crate) fn standstill(memory: u64, processes: u32) -> u64 {
-    let memory = u128::from(memory) * u128::from(MIB) >> 20;
+    let memory = (u128::from(memory) * u128::from(MIB)) >> 20;
     let memory = u64::try_from(memory).unwrap_or(u64::MAX);
     BASE.saturating_add(PROCESS * u64::from(processes))
         .saturating_add(memory)

@@ -45,7 +45,7 @@ pub(super) fn capabilities(machine: &Machine) -> Finding {
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     judged(CHECK, effective(&status).unwrap_or_default())
-        .needed_for("the daemon, CRIU and the engines, if they run here with these")
+        .needed_for("the daemon and the engines, which run as root")
 }
 
 fn effective(status: &str) -> Option<u64> {
