@@ -15,7 +15,9 @@ use crate::output::to_stdout;
 /// # Errors
 /// There is no such thing, or it does not run.
 pub(crate) async fn freeze(context: &Context, what: Subject) -> Result<()> {
-    if let Subject::Process(process) = &what {
+    if let Subject::Process(process) = &what
+        && context.is_local()
+    {
         refuse_ancestor(process.pid)?;
     }
     let request = v1::FreezeRequest {

@@ -48,6 +48,12 @@ impl Context {
         Self { globals }
     }
 
+    /// Whether the daemon is surely on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        let address = self.globals.daemon.as_deref();
+        address.is_none_or(|text| matches!(Address::parse(text), Ok(Address::Socket(_))))
+    }
+
     /// Connects to the daemon.
     ///
     /// # Errors

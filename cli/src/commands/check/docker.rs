@@ -83,10 +83,10 @@ fn judged(info: &Value) -> Vec<Finding> {
     let add = "run `make install DOCKER=1` in the sources of Cedana, and restart Docker";
     let runtime = match info["Runtimes"].get(RUNTIME) {
         Some(found) => {
-            let described = ["runtimeType", "path"].map(|key| found[key].as_str());
-            let described = described.into_iter().flatten().next();
-            let described = described.unwrap_or("registered");
-            Finding::fit("docker-runtime", format!("{RUNTIME}: {described}"))
+            // Docker 26 and later tell only the path of one that is a program.
+            let path = found["path"].as_str().filter(|path| !path.is_empty());
+            let path = path.map_or_else(String::new, |path| format!(", {path}"));
+            Finding::fit("docker-runtime", format!("{RUNTIME}{path}"))
         }
         None => Finding::lesser(
             "docker-runtime",
@@ -139,9 +139,11 @@ mod tests {
         };
         let set = json!({
             "ServerVersion": "28.5.2", "ExperimentalBuild": true,
-            "Runtimes": {"cedana": {"runtimeType": "io.containerd.cedana.v2"}, "runc": {}},
+            "Runtimes": {"cedana": {"path": ""}, "runc": {"path": "runc"}},
         });
-        assert!(judged(&set)[1].found.contains("io.containerd.cedana.v2"));
+        assert_eq!(judged(&set)[1].found, "cedana");
+        let by_path = json!({"Runtimes": {"cedana": {"path": "/x/cedana-runc"}}});
+        assert_eq!(judged(&by_path)[1].found, "cedana, /x/cedana-runc");
         assert_eq!(verdicts(set), [Verdict::Fit; 3]);
         let bare = json!({"Runtimes": null});
         assert_eq!(
