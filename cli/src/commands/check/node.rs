@@ -53,7 +53,12 @@ pub(super) fn key(machine: &Machine) -> Finding {
             format!("others than root may read {}", path.display()),
             format!("chown root {0} && chmod 600 {0}", path.display()),
         ),
-        Err(error) => Finding::missing(CHECK, error.to_string(), MAKE),
+        Err(KeyError::Malformed { path }) => Finding::missing(
+            CHECK,
+            format!("{} has no 64 hexadecimal digits", path.display()),
+            format!("restore it from a backup, or remove it and {MAKE}"),
+        ),
+        Err(error) => Finding::missing(CHECK, error.to_string(), "check the file and its disk"),
     }
     .needed_for("signed checkpoints")
 }

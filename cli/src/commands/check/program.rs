@@ -1,10 +1,14 @@
 //! Other programs that are asked.
 
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use cedana_contract::process::die_with_parent;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -44,20 +48,27 @@ impl Said {
 /// It can't be started, or takes too long; then it is killed.
 pub(super) async fn run(program: &Path, arguments: &[&str], input: &str) -> Result<Said, String> {
     let failed = |error: std::io::Error| format!("cannot run {}: {error}", program.display());
-    let mut child = Command::new(program)
+    let mut command = std::process::Command::new(program);
+    command
         .args(arguments.iter().map(OsStr::new))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+        // With what it starts itself it is one group, which is killed as a whole.
+        .process_group(0);
+    die_with_parent(&mut command);
+    let mut child = Command::from(command).spawn().map_err(failed)?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
     if let Some(mut stdin) = child.stdin.take() {
         // Shorter than a pipe. A program that does not read it says why.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
     let output = timeout(PATIENCE, child.wait_with_output()).await;
     let output = output.map_err(|_| {
+        // A member of the group, which holds the output open, keeps its number taken.
+        if let Some(group) = group {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
         format!(
             "{} did not end in {} s",
             program.display(),
