@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use cedana_api::v1;
 use nix::sys::statvfs::statvfs;
+
+use super::Checked;
 
 /// Microseconds for which one process without memory stands still: CRIU seizes it, puts
 /// its code into it, and lists its files.
@@ -14,13 +17,35 @@ const PROCESS: u64 = 3_000;
 /// Microseconds of each MiB of memory, which CRIU copies to the page cache: 0.6 s for a GiB.
 const MIB: u64 = 590;
 
+/// The answer to a request for a check. Without a directory its room is unknown.
+pub(crate) fn answer(checked: Checked, directory: Option<&Path>) -> v1::CheckResponse {
+    let Checked {
+        obstacles,
+        warnings,
+        processes,
+        memory,
+    } = checked;
+    v1::CheckResponse {
+        obstacles,
+        warnings,
+        processes,
+        memory_bytes: memory,
+        free_bytes: directory.map_or(0, free_bytes),
+        frozen_us: match processes {
+            // They were not counted.
+            0 => 0,
+            processes => standstill(memory, processes),
+        },
+    }
+}
+
 /// The microseconds for which processes stand still during a dump, about.
 ///
 /// The rates are of CRIU 4.2 on a virtual machine with two processors (AMD EPYC), with the
 /// memory's compression beside it. One process of 64, 256 and 1024 MiB stood still for 33,
 /// 175 and 655 ms, 50 processes of 4 MiB each for 265 ms. A loaded machine takes up to three
 /// times as long; the compression adds nothing, because it goes on after the dump.
-pub(crate) fn standstill(memory: u64, processes: u32) -> u64 {
+fn standstill(memory: u64, processes: u32) -> u64 {
     let memory = (u128::from(memory) * u128::from(MIB)) >> 20;
     let memory = u64::try_from(memory).unwrap_or(u64::MAX);
     BASE.saturating_add(PROCESS * u64::from(processes))
@@ -28,7 +53,7 @@ pub(crate) fn standstill(memory: u64, processes: u32) -> u64 {
 }
 
 /// Bytes that are free in a directory for others than root; 0 if that is unknown.
-pub(crate) fn free_bytes(directory: &Path) -> u64 {
+fn free_bytes(directory: &Path) -> u64 {
     statvfs(directory).map_or(0, |stat| {
         stat.blocks_available().saturating_mul(stat.fragment_size())
     })
@@ -60,5 +85,7 @@ mod tests {
     fn room_of_a_directory() {
         assert!(free_bytes(Path::new("/")) > 0);
         assert_eq!(free_bytes(Path::new("/no/such")), 0);
+        let nothing = answer(Checked::default(), None);
+        assert_eq!((nothing.free_bytes, nothing.frozen_us), (0, 0));
     }
 }

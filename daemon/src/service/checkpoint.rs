@@ -393,20 +393,12 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             Subject::Runc(container) => runc::check(&container).await?,
             Subject::Containerd(container) => containerd::check(&container).await?,
         };
-        Ok(Response::new(v1::CheckResponse {
-            obstacles: checked.obstacles,
-            warnings: checked.warnings,
-            processes: checked.processes,
-            memory_bytes: checked.memory,
-            // Others than root could look for paths by it that they may not see.
-            free_bytes: directory
-                .filter(|_| caller.is_root())
-                .map_or(0, |directory| estimate::free_bytes(&directory)),
-            frozen_us: match checked.processes {
-                0 => 0,
-                processes => estimate::standstill(checked.memory, processes),
-            },
-        }))
+        // Others than root could look for paths by it that they may not see.
+        let directory = directory.filter(|_| caller.is_root());
+        Ok(Response::new(estimate::answer(
+            checked,
+            directory.as_deref(),
+        )))
     }
 
     async fn manage(
