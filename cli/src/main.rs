@@ -140,7 +140,11 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
         ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints }) => {
             context.block_on(checkpoint::delete(context, checkpoints))
         }
-        ClientCommand::Check(check) => context.block_on(commands::check::run(context, check)),
+        ClientCommand::Check(check) => {
+            return context
+                .block_on(commands::check::run(context, check))
+                .map_err(Failure::from);
+        }
         ClientCommand::Freeze(what) => context.block_on(freeze::freeze(context, what)),
         ClientCommand::Unfreeze(what) => context.block_on(freeze::unfreeze(context, what)),
         ClientCommand::Manage(what) => context.block_on(freeze::manage(context, what)),

@@ -12,6 +12,7 @@
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
 
 pub(crate) mod containerd;
+pub(crate) mod estimate;
 pub(crate) mod freeze;
 pub(crate) mod process;
 pub(crate) mod runc;

@@ -10,7 +10,7 @@ use super::convert::{self, Users};
 use super::subject::{Subject, Wants, optional_path, restored, settings};
 use super::told::{answers, blocking, dumped, progress};
 use crate::checkpoints::{
-    DumpOptions, RestoreOptions, Tell, Told, containerd, freeze, process, runc,
+    DumpOptions, RestoreOptions, Tell, Told, containerd, estimate, freeze, process, runc,
 };
 use crate::jobs::{Jobs, Managed, Target};
 use crate::listen::auth::caller;
@@ -217,6 +217,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
     ) -> Result<Response<v1::CheckResponse>, Status> {
         let caller = caller(&request)?;
         let asked = request.get_ref().clone();
+        let directory = optional_path("the directory", asked.directory)?;
         let (config, _) = settings(&caller, &asked.settings)?;
         let target = self.target(&request, asked.subject).await?;
         let checked = match target {
@@ -237,13 +238,12 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             Target::Other(Managed::Runc(container)) => runc::check(&container).await?,
             Target::Other(Managed::Containerd(container)) => containerd::check(&container).await?,
         };
-        Ok(Response::new(v1::CheckResponse {
-            obstacles: checked.obstacles,
-            warnings: checked.warnings,
-            processes: checked.processes,
-            memory_bytes: checked.memory,
-            ..Default::default()
-        }))
+        // Others than root could look for paths by it that they may not see.
+        let directory = directory.filter(|_| caller.is_root());
+        Ok(Response::new(estimate::answer(
+            checked,
+            directory.as_deref(),
+        )))
     }
 
     async fn manage(
