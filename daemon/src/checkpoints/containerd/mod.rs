@@ -30,6 +30,7 @@ mod parent;
 mod restore;
 mod settings;
 mod spec;
+mod streams;
 mod task;
 
 use std::path::PathBuf;

@@ -16,6 +16,7 @@ use super::client::{Client, refused};
 use super::index::{self, Index, Origin};
 use super::lease::Lease;
 use super::spec::Spec;
+use super::streams::Streams;
 use super::{Container, content, find, parent, settings, task};
 use crate::checkpoints::{Failure, Kind, RestoreOptions, Tell, Told};
 
@@ -32,6 +33,7 @@ struct Checkpoint {
 struct Made {
     snapshot: bool,
     container: bool,
+    streams: Option<Streams>,
     task: bool,
 }
 
@@ -289,8 +291,7 @@ impl Restore<'_> {
         }
     }
 
-    /// Creates the task from the checkpoint, and starts it. Its standard streams are
-    /// /dev/null: a client that wants others restores with `ctr`.
+    /// Creates the task from the checkpoint, and starts it.
     async fn task(&mut self, mut mounts: Vec<Mount>) -> Result<i32, Failure> {
         if let Some(label) = self.checkpoint.spec.mount_label() {
             for mount in &mut mounts {
@@ -298,10 +299,19 @@ impl Restore<'_> {
             }
         }
         let what = || format!("could not restore container {}", self.id);
+        let terminal = self.checkpoint.spec.has_terminal();
+        let streams = Streams::make(self.id, terminal)?;
+        let streams = self.made.streams.insert(streams);
         let request = CreateTaskRequest {
             container_id: self.id.to_owned(),
             rootfs: mounts,
-            terminal: self.checkpoint.spec.has_terminal(),
+            stdin: streams.stdin.clone(),
+            stdout: streams.output.to_owned(),
+            stderr: match terminal {
+                true => String::new(),
+                false => streams.output.to_owned(),
+            },
+            terminal,
             checkpoint: Some(self.checkpoint.task.clone()),
         };
         let client = &self.client;
@@ -329,6 +339,9 @@ impl Restore<'_> {
     async fn undo(&self) -> Result<(), Failure> {
         if self.made.task {
             task::remove(&self.client, self.id).await?;
+        }
+        if let Some(streams) = &self.made.streams {
+            streams.remove();
         }
         if self.made.container {
             let request = DeleteContainerRequest {
