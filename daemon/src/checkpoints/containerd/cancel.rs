@@ -5,10 +5,37 @@
 //! the end of the future, and ends what it does.
 
 use std::future::Future;
+use std::sync::LazyLock;
 
 use tokio::sync::watch;
 
 use crate::checkpoints::{Failure, Kind};
+
+/// The number of calls that have not come to their end.
+static RUNNING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+
+/// Counts a call.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        RUNNING.send_modify(|calls| *calls += 1);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.send_modify(|calls| *calls -= 1);
+    }
+}
+
+/// Returns when all calls have come to their end. The daemon must not end before: a
+/// container would stay frozen.
+pub(crate) async fn all_ended() {
+    // The sender is never dropped.
+    let _ = RUNNING.subscribe().wait_for(|calls| *calls == 0).await;
+}
 
 /// Whether the caller has cancelled the call.
 pub(super) struct Cancel(watch::Receiver<()>);
@@ -64,7 +91,13 @@ where
     F: Future<Output = Result<T, Failure>> + Send + 'static,
 {
     let (alive, cancel) = watch::channel(());
-    let result = tokio::spawn(work(Cancel(cancel))).await;
+    let running = Running::begin();
+    let work = work(Cancel(cancel));
+    let result = tokio::spawn(async move {
+        let _running = running;
+        work.await
+    });
+    let result = result.await;
     drop(alive);
     result.unwrap_or_else(|error| {
         Err(Failure::new(

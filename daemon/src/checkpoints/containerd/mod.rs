@@ -35,6 +35,8 @@ mod task;
 
 use std::path::PathBuf;
 
+pub(crate) use cancel::all_ended;
+
 use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
 use client::Client;
 
