@@ -20,6 +20,14 @@ pub const PAGE_SOURCE: &str = "--cedana-page-source";
 /// [`progress`](crate::progress) messages are written.
 pub const PROGRESS_FD: &str = "progress-fd";
 
+/// `cedana-runc checkpoint --archive-dir DIR`: the checkpoint becomes one file
+/// `NAME_DATETIME.tar` in this directory, whose path is the output.
+pub const ARCHIVE_DIR: &str = "archive-dir";
+
+/// `cedana-runc checkpoint --archive-name NAME`: the beginning of that file's name,
+/// instead of the container's ID.
+pub const ARCHIVE_NAME: &str = "archive-name";
+
 /// `cedana-runc restore --netns PATH`: the network namespace for a bundle that
 /// names none.
 pub const NETNS: &str = "netns";

@@ -31,7 +31,7 @@ pub(crate) use cedana_contract::id::ContainerId;
 pub(crate) use error::Error;
 pub(crate) use globals::Globals;
 pub(crate) use inspect::{Inspect, Subject};
-pub(crate) use paths::{BundlePath, ImagePath};
+pub(crate) use paths::BundlePath;
 pub(crate) use request::Request;
 pub(crate) use unpack::Unpack;
 
