@@ -11,10 +11,12 @@
 //! sense. A call that takes long is a future that tells its progress ([`Tell`]). Dropping
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
 
+mod bundle;
 pub(crate) mod containerd;
 mod error;
 pub(crate) mod runc;
 
+pub(crate) use bundle::sweep as sweep_bundles;
 pub(crate) use error::{Failure, Kind};
 
 use std::path::PathBuf;
