@@ -16,6 +16,10 @@ pub const HOLD_NETNS: &str = "--cedana-hold-netns";
 /// being restored.
 pub const PAGE_SOURCE: &str = "--cedana-page-source";
 
+/// `cedana-runc --cedana-copy-output`: copies stdin to stdout until stdin ends, and
+/// reads on if nothing can be written: the reader of a restored container's output.
+pub const COPY_OUTPUT: &str = "--cedana-copy-output";
+
 /// `cedana-runc checkpoint --progress-fd N`: the descriptor to which
 /// [`progress`](crate::progress) messages are written.
 pub const PROGRESS_FD: &str = "progress-fd";

@@ -34,6 +34,8 @@ const MAX_EXTENSION: u64 = 1 << 20;
 /// The record of a file's attribute in a header's extension.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
 
+const NOT_A_TAR: &str = "it is not a tar; a compressed one must be decompressed first";
+
 /// Unpacks a tar into a new directory. Returns how many device files were left out.
 ///
 /// # Errors
@@ -69,13 +71,14 @@ pub(super) fn unpack(tar: &Path, to: &Path, cancelled: &AtomicBool) -> Result<us
     Ok(skipped)
 }
 
-/// Unpacks an entry. False if it is a device.
+/// Unpacks an entry. False if it is a device that the container will miss.
 fn unpack_entry(entry: &mut Entry<'_, impl Read>, to: &Path) -> io::Result<bool> {
     let path = entry.path()?.into_owned();
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     match entry.header().entry_type() {
-        EntryType::Char | EntryType::Block => return Ok(false),
+        // A container's /dev is a mount.
+        EntryType::Char | EntryType::Block => return Ok(path.starts_with("dev")),
         EntryType::Fifo => make_fifo(entry, &path, to).map_err(named)?,
         _ => {
             // It says why in its source.
@@ -211,7 +214,7 @@ fn scan(file: &File, length: u64) -> Result<(), String> {
         let mut header = Header::new_old();
         if at + BLOCK > length {
             return Err(match at {
-                0 => "it is not a tar".to_owned(),
+                0 => NOT_A_TAR.to_owned(),
                 _ => truncated(at),
             });
         }
@@ -225,7 +228,7 @@ fn scan(file: &File, length: u64) -> Result<(), String> {
             };
         }
         let not_a_tar = || match at {
-            0 => "it is not a tar; a compressed one must be decompressed first".to_owned(),
+            0 => NOT_A_TAR.to_owned(),
             _ => format!("it is damaged (at byte {at})"),
         };
         if header.cksum().ok() != Some(checksum(header.as_bytes())) {
@@ -339,7 +342,8 @@ mod tests {
             (EntryType::Link, "bin/b", "bin/a", b""),
             (EntryType::Symlink, "sbin", "/bin", b""),
             (EntryType::Fifo, "bin/fifo", "", b""),
-            (EntryType::Char, "dev", "", b""),
+            (EntryType::Char, "dev/null", "", b""),
+            (EntryType::Char, "null", "", b""),
         ]);
         let (dir, skipped) = unpacked(&bytes);
         assert_eq!(skipped, Ok(1));
@@ -351,7 +355,7 @@ mod tests {
             status("bin/fifo").expect("a FIFO").mode() & libc::S_IFMT,
             libc::S_IFIFO
         );
-        assert!(status("dev").is_err());
+        assert!(status("dev").is_err() && status("null").is_err());
     }
 
     #[test]

@@ -145,7 +145,7 @@ async fn run(
     tell: &Tell,
 ) -> Result<i32, Failure> {
     let log = prepared.work.path().join("log.json");
-    let output = prepared.bundle.output()?;
+    let output = wrapper::copy_output(prepared.bundle.output()?)?;
     let mut command = wrapper::command(&prepared.config);
     flag(&mut command, "root", &prepared.root);
     flag(&mut command, "log", &log);

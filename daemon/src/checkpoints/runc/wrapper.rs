@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
 
 use cedana_config::Config;
-use cedana_contract::flags::{PROGRESS_FD, WRAPPER};
+use cedana_contract::flags::{COPY_OUTPUT, PROGRESS_FD, WRAPPER};
 use cedana_contract::progress::{Message, Phase};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,6 +34,29 @@ pub(super) fn command(config: &Config) -> Command {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command
+}
+
+/// Starts the reader of a container's output, which writes to `file` and ends with the
+/// container. Returns the writing end.
+pub(super) fn copy_output(file: std::fs::File) -> Result<PipeWriter, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            Kind::System,
+            format!("cannot start the reader of the container's output: {error}"),
+        )
+    };
+    let (reader, writer) = std::io::pipe().map_err(failed)?;
+    // The daemon reaps it, or init does.
+    Command::new(WRAPPER)
+        .arg(COPY_OUTPUT)
+        .current_dir("/")
+        .stdin(reader)
+        .stdout(file)
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    Ok(writer)
 }
 
 /// Adds a flag with a value, which may begin like a flag.
