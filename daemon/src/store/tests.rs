@@ -29,7 +29,6 @@ fn job(uid: u32, id: &str) -> JobRow {
         working_directory: Bytes(vec![b'/', 0xff]),
         environment: Vec::new(),
         log_file: None,
-        kind: JobKind::default(),
         terminal: None,
         restart: RestartPolicy::OnFailure,
         created: 7,
