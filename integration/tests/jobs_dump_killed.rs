@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::Signal;
 
 use cedana_integration::asked::Asked;
-use cedana_integration::daemon::{Daemon, has_ended, send};
+use cedana_integration::daemon::{Daemon, has_ended, send, supervisors};
 use cedana_integration::eventually;
 use cedana_integration::folder::Folder;
 use cedana_integration::job::children;
@@ -37,14 +37,52 @@ fn comm(pid: i32) -> String {
     text.trim_end().to_owned()
 }
 
-/// Waits for the worker of a supervisor, and its CRIU.
+/// The processes of a dump or a restore that is under way.
+#[derive(Debug, Clone, Copy)]
+struct AtWork {
+    supervisor: i32,
+    worker: i32,
+    criu: i32,
+}
+
+/// Waits for the worker of a supervisor, and its CRIU. `None` if the client has ended
+/// before: then the machine was too busy to see them.
 #[track_caller]
-fn at_work(supervisor: i32) -> (i32, i32) {
-    eventually("CRIU works", || {
-        let worker = child_of(supervisor, "cedana-worker").ok_or("no worker")?;
-        let criu = child_of(worker, "criu").ok_or("no CRIU")?;
-        Ok((worker, criu))
-    })
+fn at_work(client: &mut Child, daemon: &Daemon) -> Option<AtWork> {
+    let state = daemon.path("state");
+    loop {
+        let found = supervisors(&state).into_iter().find_map(|supervisor| {
+            let worker = child_of(supervisor, "cedana-worker")?;
+            let criu = child_of(worker, "criu")?;
+            Some(AtWork {
+                supervisor,
+                worker,
+                criu,
+            })
+        });
+        if found.is_some() || client.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return found;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Kills one of them, and waits for the end of all.
+#[track_caller]
+fn kill(victim: Victim, at_work: AtWork, mut client: Child, daemon: &mut Daemon) {
+    match victim {
+        Victim::Client => drop(client.kill()),
+        Victim::Daemon => daemon.end(Signal::SIGKILL),
+        Victim::Worker => send(at_work.worker, Signal::SIGKILL),
+        Victim::Criu => send(at_work.criu, Signal::SIGKILL),
+    }
+    let status = client.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert!(!status.success(), "{victim:?}: it was not ended");
+    has_ended(at_work.worker);
+    has_ended(at_work.criu);
+    if victim == Victim::Daemon {
+        daemon.again();
+    }
 }
 
 #[track_caller]
@@ -72,22 +110,16 @@ fn a_dump_that_is_killed_leaves_the_job_running_and_nothing_else() {
         .unwrap_or_default()
         .to_owned();
     for (round, victim) in VICTIMS.into_iter().enumerate() {
-        let supervisor = daemon.supervisor_of("job");
-        let mut client = begin(daemon.command(&["dump", "job", "job", "-d", &folder.text()]));
-        let (worker, criu) = at_work(supervisor);
-        match victim {
-            Victim::Client => drop(client.kill()),
-            Victim::Daemon => daemon.end(Signal::SIGKILL),
-            Victim::Worker => send(worker, Signal::SIGKILL),
-            Victim::Criu => send(criu, Signal::SIGKILL),
-        }
-        let status = client.wait().unwrap_or_else(|e| panic!("{e}"));
-        assert!(!status.success(), "{victim:?}: the dump was not ended");
-        has_ended(worker);
-        has_ended(criu);
-        if victim == Victim::Daemon {
-            daemon.again();
-        }
+        let (client, at_work) = loop {
+            let dump = daemon.command(&["dump", "job", "job", "-d", &folder.text()]);
+            let mut client = begin(dump);
+            if let Some(found) = at_work(&mut client, &daemon) {
+                break (client, found);
+            }
+            daemon.ok(&["restore", "job", "job"]);
+            daemon.ok(&["checkpoint", "delete", "job"]);
+        };
+        kill(victim, at_work, client, &mut daemon);
         assert_eq!(daemon.pid_of("job"), pid, "{victim:?}");
         daemon.ok(&["kill", "-s", "USR1", "job"]);
         daemon.writes("job", &format!("answer {} {digest}", round + 2));
@@ -119,28 +151,17 @@ fn a_restore_that_is_killed_leaves_the_checkpoint_and_can_be_repeated() {
     let pid = daemon.pid_of("job");
     daemon.ok(&["dump", "job", "job"]);
     for victim in VICTIMS {
-        let mut restore = daemon.command(&["restore", "job", "job"]);
-        restore.env("CEDANA_RESTORE_MODE", "eager");
-        let mut client = begin(restore);
-        let supervisor = eventually("a supervisor", || {
-            let all = cedana_integration::daemon::supervisors(&daemon.path("state"));
-            all.first().copied().ok_or_else(|| "none".to_owned())
-        });
-        let (worker, criu) = at_work(supervisor);
-        match victim {
-            Victim::Client => drop(client.kill()),
-            Victim::Daemon => daemon.end(Signal::SIGKILL),
-            Victim::Worker => send(worker, Signal::SIGKILL),
-            Victim::Criu => send(criu, Signal::SIGKILL),
-        }
-        let status = client.wait().unwrap_or_else(|e| panic!("{e}"));
-        assert!(!status.success(), "{victim:?}: the restore was not ended");
-        has_ended(supervisor);
-        has_ended(worker);
-        has_ended(criu);
-        if victim == Victim::Daemon {
-            daemon.again();
-        }
+        let (client, at_work) = loop {
+            let mut restore = daemon.command(&["restore", "job", "job"]);
+            restore.env("CEDANA_RESTORE_MODE", "eager");
+            let mut client = begin(restore);
+            if let Some(found) = at_work(&mut client, &daemon) {
+                break (client, found);
+            }
+            daemon.ok(&["dump", "job", "job"]);
+        };
+        kill(victim, at_work, client, &mut daemon);
+        has_ended(at_work.supervisor);
         daemon.job_is("job", "checkpointed");
         has_ended(pid);
     }
@@ -155,12 +176,14 @@ fn a_job_whose_supervisor_is_killed_comes_back_from_its_checkpoint() {
     let mut job = Asked::start(&daemon, "job", &["-e", LARGE]);
     job.answers();
     daemon.ok(&["dump", "job", "job", "--leave-running"]);
-    let (pid, supervisor) = (daemon.pid_of("job"), daemon.supervisor_of("job"));
+    let pid = daemon.pid_of("job");
     let mut client = begin(daemon.command(&["dump", "job", "job"]));
-    let (worker, criu) = at_work(supervisor);
-    send(supervisor, Signal::SIGKILL);
+    let Some(at_work) = at_work(&mut client, &daemon) else {
+        panic!("the dump had ended before it was seen");
+    };
+    send(at_work.supervisor, Signal::SIGKILL);
     let _ = client.wait();
-    for process in [worker, criu, pid] {
+    for process in [at_work.worker, at_work.criu, pid] {
         has_ended(process);
     }
     eventually("the job is known to have ended", || {
