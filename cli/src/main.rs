@@ -3,7 +3,8 @@
 //! ```text
 //! cedana daemon start ──► the daemon (cedana-daemon), in this process
 //! cedana COMMAND ── gRPC ──► the daemon
-//! cedana --cedana-supervise ──► a job's supervisor, in this process
+//! cedana --cedana-... ──► a helper of the daemon, in this process: a job's supervisor, a
+//!                         worker, or a helper of the engine
 //! ```
 //!
 //! ```text
@@ -31,7 +32,7 @@ use error::Error;
 
 fn main() -> ExitCode {
     // First, because a supervisor must need little memory.
-    if let Some(code) = cedana_daemon::supervisor::run_if_asked() {
+    if let Some(code) = cedana_daemon::run_if_helper() {
         return code;
     }
     let Cli { globals, command } = Cli::parse();

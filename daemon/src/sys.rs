@@ -35,6 +35,20 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(groups)
 }
 
+/// Marks all descriptors above 2 close-on-exec.
+pub(crate) fn close_others_on_exec() -> nix::Result<()> {
+    // SAFETY: close_range takes three integers and no memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// `SO_PEERPIDFD` of Linux 6.5 (asm-generic/socket.h).
 const SO_PEERPIDFD: libc::c_int = 77;
 

@@ -7,29 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use cedana_integration::job::{self, Job};
+use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
-
-/// Memory with a pattern, and a thread that counts.
-const MEMORY: &str = r#"
-size = int(os.environ.get('SIZE', 64)) << 20
-data = bytearray(os.urandom(1 << 20) * (size >> 20))
-for at in range(0, size, 4096): data[at:at + 8] = at.to_bytes(8, 'little')
-count = 0
-def beat():
-    global count
-    while True:
-        count += 1
-        time.sleep(0.001)
-threading.Thread(target=beat, daemon=True).start()
-def sum(): return hashlib.sha256(data).hexdigest()
-say(sum())
-while True:
-    if asked():
-        before = count
-        while count == before: time.sleep(0.001)
-        say(sum())
-"#;
 
 #[test]
 fn memory_and_threads_come_back_from_the_archive() {

@@ -8,12 +8,14 @@
 //! An archive's directory may be its owner's. It is opened, and the file made, with the
 //! owner's rights ([`crate::Owner`]). CRIU's own files are in a hidden directory beside it
 //! that is root's alone ([`Scratch`]). A file system without unnamed files gets a hidden
-//! one, whose lock tells it from the leftover of a killed command.
+//! one, whose lock tells it from the leftover of a killed command. It is root's until it is
+//! complete, because its name lets the owner open it: whose memory the archive has is
+//! checked at the end.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::format::publish::{Durability, Scratch, Staging};
@@ -46,6 +48,17 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// The user that can read the checkpoint.
+    pub(crate) fn owner(&self) -> &Owner {
+        static ROOT: Owner = Owner::ROOT;
+        match self {
+            Self::Directory(_) => &ROOT,
+            Self::Archive { owner, .. } => owner,
+        }
+    }
+}
+
 /// What the names of hidden archives begin with.
 const HIDDEN: &str = ".cedana-part-";
 
@@ -65,8 +78,9 @@ pub(crate) struct NewArchive {
     pub(crate) scratch: Scratch,
     dir: OwnedFd,
     name: String,
+    owner: Owner,
     /// The name of a hidden file, and its lock.
-    hidden: Option<(String, Option<Flock<File>>)>,
+    hidden: Option<Hidden>,
 }
 
 impl Destination {
@@ -85,7 +99,13 @@ impl Destination {
                 };
                 let open = || owner.act(|| open(dir));
                 let (opened, above) = (open().map_err(failed)?, open().map_err(failed)?);
-                let (file, hidden) = owner.act(|| make(&opened)).map_err(failed)?;
+                let (file, hidden) = match owner.act(|| unnamed(&opened)).map_err(failed)? {
+                    Some(file) => (file, None),
+                    None => {
+                        let (file, hidden) = make_hidden(&opened, owner).map_err(failed)?;
+                        (file, Some(hidden))
+                    }
+                };
                 let above = OpenedDir::of_file(File::from(above), dir).map_err(failed)?;
                 let scratch = Scratch::create(above);
                 let scratch = scratch.map_err(|source| Error::Publish { pid, source })?;
@@ -97,6 +117,7 @@ impl Destination {
                     scratch,
                     dir: opened,
                     name,
+                    owner: owner.clone(),
                     hidden,
                 })))
             }
@@ -115,6 +136,9 @@ impl Destination {
 impl NewArchive {
     /// Syncs the archive and gives it its name. Returns its path.
     pub(crate) fn publish(self) -> io::Result<PathBuf> {
+        if self.hidden.is_some() && !self.owner.is_root() {
+            fchown(&self.file, Some(self.owner.uid), Some(self.owner.gid))?;
+        }
         self.file.sync_all()?;
         let (from, above, flag) = match &self.hidden {
             Some((name, _)) => (PathBuf::from(name), self.dir.as_fd(), AtFlags::empty()),
@@ -164,11 +188,7 @@ pub(crate) fn free(target: &Target) -> io::Result<(PathBuf, u64)> {
         },
         Target::Archive { dir, .. } => dir.clone(),
     };
-    let owner = match target {
-        Target::Directory(_) => &Owner::ROOT,
-        Target::Archive { owner, .. } => owner,
-    };
-    let opened = owner.act(|| open(&path))?;
+    let opened = target.owner().act(|| open(&path))?;
     let status = fstatvfs(&opened)?;
     Ok((
         path,
@@ -188,27 +208,44 @@ fn open(dir: &Path) -> io::Result<OwnedFd> {
 
 type Hidden = (String, Option<Flock<File>>);
 
-/// Makes an empty file of mode 0600.
-fn make(dir: &OwnedFd) -> io::Result<(File, Option<Hidden>)> {
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    match openat(dir, ".", flags | OFlag::O_TMPFILE, mode) {
-        Ok(file) => return Ok((File::from(file), None)),
-        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {}
-        Err(error) => return Err(error.into()),
+/// A new archive can be read and written by its owner alone.
+fn mode() -> Mode {
+    Mode::S_IRUSR | Mode::S_IWUSR
+}
+
+/// Makes a file without a name; `None` if the file system has none.
+fn unnamed(dir: &OwnedFd) -> io::Result<Option<File>> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_TMPFILE;
+    match openat(dir, ".", flags, mode()) {
+        Ok(file) => Ok(Some(File::from(file))),
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => Ok(None),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Makes a hidden file, which is root's. The owner makes one and removes it first, which
+/// asks the kernel whether the owner may.
+fn make_hidden(dir: &OwnedFd, owner: &Owner) -> io::Result<(File, Hidden)> {
     remove_parts(dir)?;
+    owner.act(|| {
+        let (_, name) = create(dir)?;
+        Ok(unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
+    })?;
+    let (file, name) = create(dir)?;
+    let lock = file.try_clone()?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
+    Ok((file, (name, lock)))
+}
+
+/// Creates an empty hidden file.
+fn create(dir: &OwnedFd) -> io::Result<(File, String)> {
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
     for number in 0u64.. {
         let name = format!("{HIDDEN}{}-{number}", std::process::id());
-        let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-        match openat(dir, name.as_str(), flags, mode) {
+        match openat(dir, name.as_str(), flags, mode()) {
             Err(Errno::EEXIST) => {}
-            file => {
-                let file = File::from(file?);
-                let lock = file.try_clone()?;
-                let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
-                return Ok((file, Some((name, lock))));
-            }
+            file => return Ok((File::from(file?), name)),
         }
     }
     unreachable!("the numbers do not end")
@@ -289,6 +326,43 @@ mod tests {
         assert_eq!(names(dir.path()).len(), 2);
         drop(archive(dir.path()));
         assert_eq!(names(dir.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_hidden_archive_is_the_owner_s_when_it_is_whole() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::os::unix::fs::chown(dir.path(), Some(12345), None).expect("chown");
+        let owner = Owner {
+            uid: 12345,
+            gid: 12346,
+            groups: Vec::new(),
+        };
+        let mut new = archive(dir.path());
+        let opened = open(dir.path()).expect("open");
+        // The leftover of a killed command, and one of another command that runs.
+        std::fs::write(dir.path().join(".cedana-part-1-0"), "x").expect("write");
+        let (_other, (name, lock)) = make_hidden(&opened, &Owner::ROOT).expect("made");
+        assert!(lock.is_some());
+        let (file, hidden) = make_hidden(&opened, &owner).expect("made");
+        let status = file.metadata().expect("status");
+        assert_eq!((status.uid(), status.mode() & 0o777), (0, 0o600));
+        (new.file, new.hidden, new.owner) = (file, Some(hidden), owner.clone());
+        let path = new.publish().expect("publish");
+        let status = path.metadata().expect("status");
+        assert_eq!((status.uid(), status.gid()), (12345, 12346));
+        assert_eq!(status.mode() & 0o7777, 0o600);
+        let hidden = |name: &String| name.starts_with(HIDDEN);
+        let left: Vec<String> = names(dir.path()).into_iter().filter(hidden).collect();
+        assert_eq!(left, [name]);
+        let other = tempfile::tempdir().expect("tempdir");
+        let opened = open(other.path()).expect("open");
+        let refused = make_hidden(&opened, &owner)
+            .map(|_| ())
+            .expect_err("not the owner's");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -5,15 +5,19 @@
 //! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
 
 mod descriptors;
+mod namespace;
+mod owner;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
-use cedana_checkpoint::host::procfs::{self, Stat, descends, memory, namespace_inode};
+use cedana_checkpoint::host::procfs::{self, Stat, descends, memory};
 use cedana_contract::pid::Pid;
 
 use crate::obstacle::Obstacle;
 use crate::options::DumpOptions;
+use crate::owner::Owner;
+pub(crate) use namespace::Within;
 
 /// What a dump needs to know.
 #[derive(Debug, Default)]
@@ -26,22 +30,32 @@ pub(crate) struct Tree {
     pub(crate) command: Vec<String>,
     /// Its effective user.
     pub(crate) uid: u32,
+    /// The namespaces that an earlier restore made for it.
+    pub(crate) within: Option<Within>,
     /// CRIU's key of the terminal that is left out.
     pub(crate) terminal: Option<String>,
-    /// CRIU's keys of pipes whose other ends the caller holds, by descriptor.
+    /// CRIU's keys of pipes whose other ends the caller holds, and of the supervisor's
+    /// file, by descriptor.
     pub(crate) inherited: BTreeMap<i32, String>,
 }
 
-/// Names what would stop a dump of a process. Nothing is frozen or changed.
+impl Tree {
+    /// The PID of the root in its namespace, by the one that it has in this one.
+    pub(crate) fn own_pid(&self, pid: Pid) -> Pid {
+        self.within.as_ref().map_or(pid, |within| within.root)
+    }
+}
+
+/// Names what would stop a dump of a process for `owner`. Nothing is frozen or changed.
 ///
 /// # Errors
 /// The obstacles.
-pub fn examine(pid: Pid, options: &DumpOptions) -> Result<(), Vec<Obstacle>> {
-    look(pid, options).map(|_| ())
+pub fn examine(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<(), Vec<Obstacle>> {
+    look(pid, options, owner).map(|_| ())
 }
 
 /// Looks at a process and its children.
-pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle>> {
+pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tree, Vec<Obstacle>> {
     let Some(root) = Stat::read(pid) else {
         return Err(vec![Obstacle::Missing]);
     };
@@ -55,12 +69,14 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle
         .copied()
         .collect();
     processes.sort_unstable();
+    let within = Within::of(pid);
     let mut found = Vec::new();
     for process in &processes {
         if let Some(stat) = stats.get(process) {
             found.extend(state(pid, *process, stat));
+            found.extend(owner::foreign(*process, stat, owner));
         }
-        found.extend(namespaces(*process));
+        found.extend(namespace::foreign(*process, within.as_ref()));
     }
     found.extend(session(pid, &root, &processes, options));
     let mut tree = Tree {
@@ -68,6 +84,7 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle
         command: command(pid),
         uid: status_uid(pid).unwrap_or_default(),
         processes,
+        within,
         ..Tree::default()
     };
     descriptors::check(&mut tree, pid, options, &stats, &mut found);
@@ -167,25 +184,6 @@ fn tracer(pid: Pid) -> Option<Pid> {
     i64::try_from(tracer).ok()?.try_into().ok()
 }
 
-/// The namespaces that this process must share: CRIU would make others anew, and a
-/// container's are its engine's. CRIU itself restores processes in a time namespace of
-/// their own, so that their clocks go on.
-fn namespaces(pid: Pid) -> Option<Obstacle> {
-    const KINDS: [(&str, &str); 6] = [
-        ("pid", "PID"),
-        ("mnt", "mount"),
-        ("user", "user"),
-        ("net", "network"),
-        ("ipc", "IPC"),
-        ("uts", "UTS"),
-    ];
-    KINDS.into_iter().find_map(|(file, name)| {
-        let theirs = namespace_inode(&pid.to_string(), file).ok()?;
-        let ours = namespace_inode("self", file).ok()?;
-        (theirs != ours).then_some(Obstacle::Namespace { pid, kind: name })
-    })
-}
-
 /// A session whose leader is not in the tree is restored in the restoring one's.
 fn session(pid: Pid, root: &Stat, processes: &[Pid], options: &DumpOptions) -> Option<Obstacle> {
     let leader = root.session.filter(|leader| *leader != pid);
@@ -218,7 +216,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     fn first(pid: Pid) -> String {
-        let found = look(pid, &DumpOptions::default()).expect_err("an obstacle");
+        let found = look(pid, &DumpOptions::default(), &Owner::ROOT).expect_err("an obstacle");
         found[0].to_string()
     }
 
@@ -255,7 +253,8 @@ mod tests {
     #[test]
     fn a_process_with_its_own_descriptors_has_no_obstacle() {
         let process = sleep(|_| {});
-        let tree = look(Pid::of(&process.0), &DumpOptions::default()).expect("no obstacle");
+        let tree =
+            look(Pid::of(&process.0), &DumpOptions::default(), &Owner::ROOT).expect("no obstacle");
         assert_eq!(tree.processes, [Pid::of(&process.0)]);
         assert_eq!(tree.command, ["sleep", "1000"]);
         assert!(tree.memory > 0 && tree.inherited.is_empty());
@@ -276,8 +275,38 @@ mod tests {
             held: vec![0, 1, 2],
             ..DumpOptions::default()
         };
-        let tree = look(pid, &held).expect("the caller's");
+        let tree = look(pid, &held, &Owner::ROOT).expect("the caller's");
         assert!(tree.inherited[&1].starts_with("pipe:["), "{tree:?}");
+    }
+
+    #[test]
+    fn the_supervisor_s_file_is_noted_by_the_root_s_descriptors() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("output.log");
+        let append = || {
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(&path)
+        };
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stderr(append().expect("open"));
+        });
+        let options = DumpOptions {
+            output: Some(path.clone()),
+            ..DumpOptions::default()
+        };
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
+        let key = path.to_string_lossy()[1..].to_owned();
+        assert_eq!(tree.inherited, [(1, key.clone()), (2, key)].into());
+        // A file that is read, too, can't be replaced.
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stdin(std::fs::File::open(&path).expect("open"));
+        });
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
+        assert!(tree.inherited.is_empty(), "{tree:?}");
     }
 
     #[test]
@@ -296,6 +325,30 @@ mod tests {
         }
         assert!(first(pid).contains("has ended"));
         child.wait().expect("wait");
+    }
+
+    #[test]
+    fn the_processes_of_others_are_not_a_user_s() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let owner = |uid| Owner {
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+        };
+        let process = sleep(|command| {
+            command.uid(12345).gid(12345);
+        });
+        let pid = Pid::of(&process.0);
+        let found = |uid| look(pid, &DumpOptions::default(), &owner(uid));
+        found(12345).expect("the user's own");
+        let found = found(12346).expect_err("another user's");
+        assert!(found[0].to_string().contains("runs as user 12345"));
+        let process = sleep(|_| {});
+        let found = look(Pid::of(&process.0), &DumpOptions::default(), &owner(12345));
+        let found = found.expect_err("root's");
+        assert!(found[0].to_string().contains("runs as user 0"));
     }
 
     #[test]

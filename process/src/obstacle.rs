@@ -56,6 +56,12 @@ pub enum Obstacle {
         fd: i32,
         path: String,
     },
+    Foreign {
+        pid: Pid,
+        name: String,
+        has: String,
+        owner: u32,
+    },
 }
 
 impl fmt::Display for Obstacle {
@@ -110,6 +116,15 @@ impl fmt::Display for Obstacle {
                 what,
                 remedy,
             } => write!(f, "descriptor {fd} of process {pid} is {what}; {remedy}"),
+            Self::Foreign {
+                pid,
+                name,
+                has,
+                owner,
+            } => write!(
+                f,
+                "process {pid} ({name}) {has}, so user {owner} may not read its memory; checkpoint it as root"
+            ),
             Self::ForeignMount { pid, fd, path } => write!(
                 f,
                 "descriptor {fd} of process {pid} ({path}) is on a mount that the process doesn't have; close it, or start the process with `cedana exec`"

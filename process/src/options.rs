@@ -1,9 +1,49 @@
 //! Options of a dump.
 
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cedana_checkpoint::format::pages::Compression;
+
+/// What a caller does when a checkpoint is on disk, such as writing a record of it.
+#[derive(Clone)]
+pub struct Hook(Arc<Call>);
+
+type Call = dyn Fn(&Published) -> io::Result<()> + Send + Sync;
+
+impl Hook {
+    /// Wraps a function. If it fails, so does the dump: the process runs on, and the error
+    /// names the checkpoint, which is complete.
+    pub fn new(hook: impl Fn(&Published) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    pub(crate) fn call(&self, published: &Published) -> io::Result<()> {
+        (self.0)(published)
+    }
+}
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+/// A checkpoint that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The archive, or the directory.
+    pub path: PathBuf,
+    /// Bytes of memory.
+    pub raw_bytes: u64,
+    /// The same as stored.
+    pub stored_bytes: u64,
+    /// From the start of CRIU until the checkpoint was on disk.
+    pub total: Duration,
+}
 
 /// Options of a dump.
 #[derive(Debug, Clone)]
@@ -26,6 +66,12 @@ pub struct DumpOptions {
     /// Descriptors of the process, by number, whose other ends its supervisor holds:
     /// log pipes, a terminal. The restore gets others ([`crate::RestoreOptions::stdio`]).
     pub held: Vec<i32>,
+    /// The file that its supervisor has opened, to append to it, as the standard output
+    /// and error. The restore may get another one ([`crate::RestoreOptions::stdio`]);
+    /// without one CRIU opens this path.
+    pub output: Option<PathBuf>,
+    /// Called when the checkpoint is on disk, and before a process that is to end does.
+    pub published: Option<Hook>,
     /// How memory is stored.
     pub compression: Compression,
     /// Limit of the buffers, in bytes.
@@ -49,6 +95,8 @@ impl Default for DumpOptions {
             ghost_limit: 512 << 20,
             shell_job: false,
             held: Vec::new(),
+            output: None,
+            published: None,
             compression: Compression::Zstd { level: 1 },
             memory: 128 << 20,
             spare_memory: true,

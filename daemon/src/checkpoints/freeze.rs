@@ -29,9 +29,9 @@ use cedana_contract::pid::Pid;
 use cedana_contract::pidfd;
 use cedana_process::{Obstacle, traced, untouchable};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 
 use super::{Failure, Kind};
+use crate::supervisor::is_page_source;
 use crate::sys::{has_exited, shares_memory};
 
 /// How long the processes may take to stop. One that waits for a disk or a network file
@@ -190,7 +190,8 @@ impl Tree {
         let mut all = parents_first(top);
         all.retain(|(pid, _)| match self {
             Self::From(_) => true,
-            Self::Below(supervisor) => *pid != supervisor,
+            // A page source goes on, so that the memory of a job that was restored arrives.
+            Self::Below(supervisor) => *pid != supervisor && !is_page_source(pid.as_raw()),
         });
         all
     }
@@ -275,7 +276,7 @@ impl Tree {
         }
         // Parents last, so that they don't see a child that is stopped.
         for (pid, stat) in tree.iter().rev() {
-            let sent = same(*pid, stat).and_then(|fd| pidfd::signal(fd.as_fd(), Signal::SIGCONT));
+            let sent = same(*pid, stat).and_then(|fd| pidfd::signal(fd.as_fd(), libc::SIGCONT));
             match sent {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(error) => {
@@ -317,10 +318,10 @@ impl Stopped {
         if let Some((_, process)) = known
             && !ended(process)
         {
-            return pidfd::signal(process.as_fd(), Signal::SIGSTOP);
+            return pidfd::signal(process.as_fd(), libc::SIGSTOP);
         }
         let process = same(pid, listed)?;
-        pidfd::signal(process.as_fd(), Signal::SIGSTOP)?;
+        pidfd::signal(process.as_fd(), libc::SIGSTOP)?;
         self.0.push((pid, process));
         Ok(())
     }
@@ -335,7 +336,7 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         for (_, process) in self.0.iter().rev() {
             // An error means that it has ended.
-            let _ = pidfd::signal(process.as_fd(), Signal::SIGCONT);
+            let _ = pidfd::signal(process.as_fd(), libc::SIGCONT);
         }
     }
 }

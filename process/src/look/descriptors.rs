@@ -3,7 +3,8 @@
 //! A pipe is a process's own if both ends are in the tree, or if no other process has
 //! one. A terminal is its own if the master side is in the tree. What the caller holds
 //! (a supervisor's log pipes and terminal: [`DumpOptions::held`]) is left out of the
-//! checkpoint, and the caller gives others at the restore.
+//! checkpoint, and the caller gives others at the restore. The file of a supervisor
+//! ([`DumpOptions::output`]) is in the checkpoint, and the caller may give another one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -96,6 +97,9 @@ pub(super) fn check(
             }
         }
     }
+    if let Some(path) = &options.output {
+        tree.inherited.extend(output(path, root, &all));
+    }
     let lone: Vec<(&str, &Descriptor)> = pipes
         .into_iter()
         .filter(|(_, ends)| !has_both(ends))
@@ -116,6 +120,35 @@ pub(super) fn check(
             None => {}
         }
     }
+}
+
+/// CRIU's key of the supervisor's file, by the root's descriptors of it, or by the
+/// standard output if only other processes have it open.
+///
+/// CRIU puts one descriptor in place of all that have the path (criu/files-reg.c,
+/// `open_path`), so a file that is also open in another way is left to CRIU.
+fn output(path: &Path, root: Pid, all: &[Descriptor]) -> BTreeMap<i32, String> {
+    let is_it = |descriptor: &&Descriptor| Path::new(&descriptor.target) == path;
+    let key = path.to_string_lossy().trim_start_matches('/').to_owned();
+    if !all.iter().filter(is_it).all(appends) {
+        return BTreeMap::new();
+    }
+    let mut holders = all.iter().filter(is_it).peekable();
+    let is_open = holders.peek().is_some();
+    let mut numbers: BTreeMap<i32, String> = holders
+        .filter(|descriptor| descriptor.pid == root)
+        .map(|descriptor| (descriptor.fd, key.clone()))
+        .collect();
+    if is_open && numbers.is_empty() {
+        numbers.insert(libc::STDOUT_FILENO, key);
+    }
+    numbers
+}
+
+/// Whether a descriptor can only append.
+fn appends(descriptor: &Descriptor) -> bool {
+    let only = libc::O_ACCMODE | libc::O_APPEND;
+    flags(descriptor).is_some_and(|flags| flags & only == libc::O_WRONLY | libc::O_APPEND)
 }
 
 fn of(pid: Pid) -> Vec<Descriptor> {
@@ -177,8 +210,13 @@ fn has_both(ends: &[&Descriptor]) -> bool {
 }
 
 fn access(descriptor: &Descriptor) -> Option<i32> {
+    Some(flags(descriptor)? & libc::O_ACCMODE)
+}
+
+/// The flags of open(2).
+fn flags(descriptor: &Descriptor) -> Option<i32> {
     let flags = fdinfo(descriptor.pid, descriptor.fd, "flags:")?;
-    Some(i32::from_str_radix(&flags, 8).ok()? & libc::O_ACCMODE)
+    i32::from_str_radix(&flags, 8).ok()
 }
 
 fn fdinfo(pid: Pid, fd: i32, field: &str) -> Option<String> {

@@ -1,5 +1,7 @@
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use super::*;
 
 /// A shell with this script, killed with its descendants when dropped.
