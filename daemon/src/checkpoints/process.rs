@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use cedana_checkpoint::host::process_tree::parents_first;
+use cedana_checkpoint::host::procfs::memory;
 use cedana_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -95,8 +97,11 @@ pub(crate) fn check(
         Ok(()) => Vec::new(),
         Err(found) => found.iter().map(ToString::to_string).collect(),
     };
+    let tree = parents_first(pid);
     Ok(Checked {
         obstacles,
+        processes: u32::try_from(tree.len()).unwrap_or(u32::MAX),
+        memory: tree.iter().filter_map(|(pid, _)| memory(*pid)).sum(),
         ..Checked::default()
     })
 }
