@@ -68,6 +68,14 @@ pub enum Error {
         /// The reason.
         source: format::publish::Error,
     },
+    /// CRIU could not restore it. It runs on.
+    #[error("process {pid} cannot be checkpointed: {why}")]
+    Unrestorable {
+        /// The process.
+        pid: Pid,
+        /// The reason and the remedy.
+        why: String,
+    },
     /// It has memory that the checkpoint's owner may not read. It runs on.
     #[error("process {pid} cannot be checkpointed: {why}; checkpoint it as root")]
     Foreign {

@@ -66,7 +66,7 @@ pub use cedana_contract::pid::Pid;
 pub use destination::Target;
 pub use dump::{Report, dump};
 pub use error::Error;
-pub use look::{examine, traced, untouchable};
+pub use look::{Examined, examine, traced, untouchable};
 pub use obstacle::Obstacle;
 pub use options::{DumpOptions, Hook, Published};
 pub use owner::Owner;

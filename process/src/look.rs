@@ -7,9 +7,11 @@
 mod descriptors;
 mod namespace;
 mod owner;
+mod warnings;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use cedana_checkpoint::host::procfs::{self, Stat, descends, memory};
 use cedana_contract::pid::Pid;
@@ -46,26 +48,58 @@ impl Tree {
     }
 }
 
-/// Names what would stop a dump of a process for `owner`. Nothing is frozen or changed.
-///
-/// # Errors
-/// The obstacles.
-pub fn examine(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<(), Vec<Obstacle>> {
-    look(pid, options, owner).map(|_| ())
+/// What a dump of a process would meet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Examined {
+    /// The number of processes: the process and its descendants.
+    pub processes: usize,
+    /// Bytes of their memory.
+    pub memory: u64,
+    /// What stops the dump, with the remedy.
+    pub obstacles: Vec<Obstacle>,
+    /// What would be lost or different after a restore, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at a process as a dump for `owner` does. Nothing is frozen or changed.
+#[must_use]
+pub fn examine(pid: Pid, options: &DumpOptions, owner: &Owner) -> Examined {
+    let stats = all();
+    let (tree, obstacles) = survey(pid, options, owner, &stats);
+    Examined {
+        processes: tree.processes.len(),
+        memory: tree.memory,
+        warnings: warnings::of(&tree.processes, &stats),
+        obstacles,
+    }
 }
 
 /// Looks at a process and its children.
 pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tree, Vec<Obstacle>> {
-    let Some(root) = Stat::read(pid) else {
-        return Err(vec![Obstacle::Missing]);
+    let (tree, found) = survey(pid, options, owner, &all());
+    match found.is_empty() {
+        true => Ok(tree),
+        false => Err(found),
+    }
+}
+
+/// The tree as far as it can be dumped at all, and all obstacles.
+fn survey(
+    pid: Pid,
+    options: &DumpOptions,
+    owner: &Owner,
+    stats: &HashMap<Pid, Stat>,
+) -> (Tree, Vec<Obstacle>) {
+    let none = |obstacle| (Tree::default(), vec![obstacle]);
+    let Some(root) = stats.get(&pid) else {
+        return none(Obstacle::Missing);
     };
     if let Some(obstacle) = untouchable(pid) {
-        return Err(vec![obstacle]);
+        return none(obstacle);
     }
-    let stats = all();
     let mut processes: Vec<Pid> = stats
         .keys()
-        .filter(|other| descends(**other, pid, &stats))
+        .filter(|other| descends(**other, pid, stats))
         .copied()
         .collect();
     processes.sort_unstable();
@@ -75,10 +109,11 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tre
         if let Some(stat) = stats.get(process) {
             found.extend(state(pid, *process, stat));
             found.extend(owner::foreign(*process, stat, owner));
+            found.extend(program(*process, stat));
         }
         found.extend(namespace::foreign(*process, within.as_ref()));
     }
-    found.extend(session(pid, &root, &processes, options));
+    found.extend(session(pid, root, &processes, options));
     let mut tree = Tree {
         memory: processes.iter().filter_map(|pid| memory(*pid)).sum(),
         command: command(pid),
@@ -87,11 +122,20 @@ pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tre
         within,
         ..Tree::default()
     };
-    descriptors::check(&mut tree, pid, options, &stats, &mut found);
-    match found.is_empty() {
-        true => Ok(tree),
-        false => Err(found),
-    }
+    descriptors::check(&mut tree, pid, options, stats, &mut found);
+    (tree, found)
+}
+
+/// A program that exists in memory only: CRIU stores a memfd that is open or mapped, but not
+/// one that is only a program, and the restore fails (criu/memfd.c).
+fn program(pid: Pid, stat: &Stat) -> Option<Obstacle> {
+    let exe = procfs::of(pid).join("exe");
+    let target = fs::read_link(&exe).ok()?;
+    let is_memfd = target.to_str()?.starts_with("/memfd:");
+    // A file on disk may have such a name, but it has a link.
+    let name = stat.name.clone();
+    (is_memfd && fs::metadata(&exe).is_ok_and(|program| program.nlink() == 0))
+        .then_some(Obstacle::Memfd { pid, name })
 }
 
 /// All processes.

@@ -56,6 +56,10 @@ pub enum Obstacle {
         fd: i32,
         path: String,
     },
+    Memfd {
+        pid: Pid,
+        name: String,
+    },
     Foreign {
         pid: Pid,
         name: String,
@@ -116,6 +120,10 @@ impl fmt::Display for Obstacle {
                 what,
                 remedy,
             } => write!(f, "descriptor {fd} of process {pid} is {what}; {remedy}"),
+            Self::Memfd { pid, name } => write!(
+                f,
+                "the program of process {pid} ({name}) exists in memory only (a memfd), and CRIU can't start it again; have it started from a file"
+            ),
             Self::Foreign {
                 pid,
                 name,

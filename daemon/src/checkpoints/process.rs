@@ -3,8 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use cedana_checkpoint::host::process_tree::parents_first;
-use cedana_checkpoint::host::procfs::memory;
 use cedana_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -93,15 +91,11 @@ pub(crate) fn check(
     let pid = pid
         .try_into()
         .map_err(|_| Failure::new(Kind::Invalid, format!("{pid} is not a process ID")))?;
-    let obstacles = match cedana_process::examine(pid, options, &owner.of_engine()) {
-        Ok(()) => Vec::new(),
-        Err(found) => found.iter().map(ToString::to_string).collect(),
-    };
-    let tree = parents_first(pid);
+    let found = cedana_process::examine(pid, options, &owner.of_engine());
     Ok(Checked {
-        obstacles,
-        processes: u32::try_from(tree.len()).unwrap_or(u32::MAX),
-        memory: tree.iter().filter_map(|(pid, _)| memory(*pid)).sum(),
-        ..Checked::default()
+        obstacles: found.obstacles.iter().map(ToString::to_string).collect(),
+        warnings: found.warnings,
+        processes: u32::try_from(found.processes).unwrap_or(u32::MAX),
+        memory: found.memory,
     })
 }

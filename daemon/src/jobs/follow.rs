@@ -96,6 +96,11 @@ impl Jobs {
                 true => JobState::Checkpointed,
                 false => JobState::Ended(ended.exit),
             };
+            // Of a supervisor that could not restore it, or was killed at its end.
+            let run = self.files(key).run;
+            self.off_loop(move |_| std::fs::remove_dir_all(run))
+                .await?
+                .ok();
             return self.set_state(key, state, ended.at, ended.restarts).await;
         }
         let job = self.get(key).await?;

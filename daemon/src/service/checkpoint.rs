@@ -217,6 +217,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
     ) -> Result<Response<v1::CheckResponse>, Status> {
         let caller = caller(&request)?;
         let asked = request.get_ref().clone();
+        let directory = optional_path("the directory", asked.directory)?;
         let (config, _) = settings(&caller, &asked.settings)?;
         let directory = optional_path("the directory", asked.directory)?;
         let target = self.target(&request, asked.subject).await?;

@@ -3,6 +3,7 @@
 //! ```text
 //! cedana-process dump PID DIR [--directory] [--leave-running] [--none] [--held] [--user=UID]
 //!         [--output=FILE] [--record=FILE]
+//! cedana-process check PID
 //! cedana-process restore PATH [--eager] [--own] [--namespace] [--tcp-close]
 //!         [--leave-stopped] [--user=UID] [--terminal=TTY] [--stdio=PIPE] [--append=FILE]
 //! ```
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use cedana_process::{
     Cancel, Compression, DumpOptions, Hook, Owner, Pid, Placement, RestoreOptions, Source, Target,
-    Tcp, dump, restore, run_as_helper,
+    Tcp, dump, examine, restore, run_as_helper,
 };
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         .partition(|argument| !argument.starts_with("--"));
     let result = match &words[..] {
         ["dump", pid, dir] => run_dump(pid, dir, &flags),
+        ["check", pid] => run_check(pid),
         ["restore", path] => run_restore(path, &flags),
         _ => Err("usage: see the source".to_owned()),
     };
@@ -117,6 +119,20 @@ fn run_dump(pid: &str, dir: &str, flags: &[&str]) -> Result<String, String> {
         report.processes,
         report.path.display()
     ))
+}
+
+fn run_check(pid: &str) -> Result<String, String> {
+    let pid: Pid = pid.parse().map_err(|_| "not a PID".to_owned())?;
+    let found = examine(pid, &DumpOptions::default(), &Owner::ROOT);
+    let obstacles = found.obstacles.iter().map(ToString::to_string);
+    let lines = [format!(
+        "processes {} memory {}",
+        found.processes, found.memory
+    )];
+    let obstacles = obstacles.map(|text| format!("obstacle: {text}"));
+    let warnings = found.warnings.iter().map(|text| format!("warning: {text}"));
+    let lines = lines.into_iter().chain(obstacles).chain(warnings);
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// A hook that records the checkpoint and the state of the process.

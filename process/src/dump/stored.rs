@@ -13,6 +13,7 @@ use cedana_checkpoint::format::manifest::{
     self, Container, Cost, Entry, FORMAT, Key, Kind, Machine, Manifest, Process, Versions,
 };
 use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::images::{Unrestorable, unrestorable};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::output::units::micros;
 use cedana_checkpoint::precheck::check_dumped;
@@ -83,6 +84,7 @@ impl Storing {
         let dumped = self.start.elapsed();
         let in_capture = |source| Error::Capture { pid, source };
         let mut captured = self.capture.finish().map_err(in_capture)?;
+        check_restorable(attempt, &self.destination)?;
         check_owner(attempt, &self.destination)?;
         (observer)(Progress {
             phase: Phase::Sync,
@@ -153,6 +155,28 @@ impl Storing {
         }
         Ok(published)
     }
+}
+
+/// Refuses what CRIU dumps without an error and can't restore.
+fn check_restorable(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), Error> {
+    // Images that can't be read are accepted here, since storing them fails later.
+    let found = unrestorable(&destination.images()).unwrap_or_default();
+    let why = match found.into_iter().next() {
+        None => return Ok(()),
+        Some(Unrestorable::Within { directory, file }) => format!(
+            "the deleted file {file} is open, and so is its deleted directory {directory}, which CRIU can't restore together; close one of them"
+        ),
+        Some(Unrestorable::Thread(path)) => {
+            format!("the thread's file {path} is open, which CRIU can't restore; close it")
+        }
+        Some(Unrestorable::Tiles(process)) => format!(
+            "process {process} has AMX tiles in use, which CRIU does not keep; checkpoint it when it does not compute, or turn AMX off in the program"
+        ),
+    };
+    Err(Error::Unrestorable {
+        pid: attempt.pid,
+        why,
+    })
 }
 
 /// Refuses the memory of processes that are not the owner's, before the owner can read it.

@@ -29,10 +29,11 @@ const PTS: std::ops::RangeInclusive<u32> = 136..=143;
 /// The major number of other terminals: consoles and serial lines.
 const TTY: u32 = 4;
 
-struct Descriptor {
+/// An open descriptor.
+pub(super) struct Descriptor {
     pid: Pid,
-    fd: i32,
-    target: String,
+    pub(super) fd: i32,
+    pub(super) target: String,
 }
 
 impl Descriptor {
@@ -68,6 +69,16 @@ pub(super) fn check(
                 what,
                 remedy,
             });
+        } else if target.ends_with("/net/tun") {
+            // Without a device CRIU can restore it (criu/tun.c).
+            if let Some(device) = fdinfo(pid, fd, "iff:").filter(|device| !device.is_empty()) {
+                found.push(Obstacle::Unsupported {
+                    pid,
+                    fd,
+                    what: format!("the tun device {device}, which CRIU can't restore"),
+                    remedy: "end the process or have it close the device",
+                });
+            }
         } else if target.starts_with("socket:[") {
             if is_mptcp(pid, fd) {
                 found.push(Obstacle::Unsupported {
@@ -151,7 +162,8 @@ fn appends(descriptor: &Descriptor) -> bool {
     flags(descriptor).is_some_and(|flags| flags & only == libc::O_WRONLY | libc::O_APPEND)
 }
 
-fn of(pid: Pid) -> Vec<Descriptor> {
+/// A process's descriptors.
+pub(super) fn of(pid: Pid) -> Vec<Descriptor> {
     let entries = fs::read_dir(procfs::of(pid).join("fd"));
     entries
         .into_iter()
@@ -219,7 +231,8 @@ fn flags(descriptor: &Descriptor) -> Option<i32> {
     i32::from_str_radix(&flags, 8).ok()
 }
 
-fn fdinfo(pid: Pid, fd: i32, field: &str) -> Option<String> {
+/// A field of /proc/PID/fdinfo (proc_pid_fdinfo(5)).
+pub(super) fn fdinfo(pid: Pid, fd: i32, field: &str) -> Option<String> {
     let path = procfs::of(pid).join("fdinfo").join(fd.to_string());
     let text = fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(field))?;
