@@ -219,7 +219,6 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         let asked = request.get_ref().clone();
         let directory = optional_path("the directory", asked.directory)?;
         let (config, _) = settings(&caller, &asked.settings)?;
-        let directory = optional_path("the directory", asked.directory)?;
         let target = self.target(&request, asked.subject).await?;
         let is_job = matches!(target, Target::Supervised { .. });
         let checked = match target {
