@@ -42,6 +42,7 @@ mod leaks;
 mod netfilter;
 pub mod nginx;
 mod pty;
+pub mod runc;
 mod settings;
 mod task;
 mod wait;

@@ -81,8 +81,8 @@ pub fn dump(
     let criu = version::find(&path)?;
     let began = Instant::now();
     loop {
-        let tree =
-            look(pid, options, target.owner()).map_err(|found| Error::Obstacles { pid, found })?;
+        let tree = look(pid, options, options.owner(target))
+            .map_err(|found| Error::Obstacles { pid, found })?;
         complete_memory(pid, &tree, cancel)?;
         check_room(target, options, &tree)?;
         let attempt = Attempt {

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use cedana_checkpoint::format::pages::Compression;
 
+use crate::destination::Target;
+use crate::owner::Owner;
+
 /// What a caller does when a checkpoint is on disk, such as writing a record of it.
 #[derive(Clone)]
 pub struct Hook(Arc<Call>);
@@ -51,6 +54,9 @@ pub struct DumpOptions {
     /// The name of what is dumped, a job's ID or the program's, for the archive's name
     /// and the manifest. Empty means the program's.
     pub name: String,
+    /// The user that all processes must belong to, if not to the archive's owner: a
+    /// checkpoint that the user can't read can still be restored for the user.
+    pub user: Option<Owner>,
     /// The process runs on.
     pub leave_running: bool,
     /// Keep TCP connections, instead of refusing a process that has some.
@@ -88,6 +94,7 @@ impl Default for DumpOptions {
     fn default() -> Self {
         Self {
             name: String::new(),
+            user: None,
             leave_running: false,
             tcp_established: true,
             file_locks: true,
@@ -103,5 +110,12 @@ impl Default for DumpOptions {
             timeout: Duration::from_secs(60),
             logs: (PathBuf::from("/var/log/cedana"), 100),
         }
+    }
+}
+
+impl DumpOptions {
+    /// The user that all processes must belong to; root for those of any.
+    pub(crate) fn owner<'a>(&'a self, target: &'a Target) -> &'a Owner {
+        self.user.as_ref().unwrap_or_else(|| target.owner())
     }
 }

@@ -11,6 +11,7 @@
 //! sense. A call that takes long is a future that tells its progress ([`Tell`]). Dropping
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
 
+mod bundle;
 pub(crate) mod containerd;
 pub(crate) mod estimate;
 pub(crate) mod freeze;
@@ -18,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod runc;
 
 pub(crate) use crate::worker::{Failure, Kind, Progress};
+pub(crate) use bundle::sweep as sweep_bundles;
 
 use std::path::PathBuf;
 

@@ -24,6 +24,7 @@ pub(crate) async fn dump(
         pid,
         directory: Bytes::of_path(&directory),
         owner: Owner::root(),
+        user: Owner::root(),
         name: options.name.clone(),
         leave_running: options.leave_running,
         shell_job,

@@ -44,8 +44,9 @@ impl Jobs {
             };
             return self.dump_managed(job, pid, &options, tell).await;
         }
+        let user = self.owner(&job.key).await?;
         let (directory, owner) = match directory {
-            Some(directory) => (directory, self.owner(&job.key).await?),
+            Some(directory) => (directory, user.clone()),
             None => (self.own_directory(&job.key).await?, Owner::root()),
         };
         let name = match options.name.is_empty() {
@@ -56,6 +57,7 @@ impl Jobs {
             pid: job.pid().unwrap_or_default(),
             directory: Bytes::of_path(&directory),
             owner,
+            user,
             name,
             leave_running: options.leave_running,
             shell_job: false,

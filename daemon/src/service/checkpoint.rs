@@ -23,6 +23,8 @@ pub(crate) struct CheckpointService {
 
 impl CheckpointService {
     pub(crate) fn new(jobs: Arc<Jobs>) -> Self {
+        // Containers may have been deleted while no daemon ran.
+        tokio::task::spawn_blocking(crate::checkpoints::sweep_bundles);
         Self { jobs }
     }
 

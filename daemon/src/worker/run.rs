@@ -130,6 +130,7 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
     };
     let options = engine::DumpOptions {
         name: task.name.clone(),
+        user: Some(task.user.of_engine()),
         leave_running: task.leave_running,
         shell_job: task.shell_job,
         held: held(task.terminal),

@@ -30,6 +30,8 @@ pub struct Dump {
     pub directory: Bytes,
     /// Who may write there, and whose the archive will be.
     pub owner: Owner,
+    /// Whose all processes must be; root's may be anybody's.
+    pub user: Owner,
     /// Beginning of the archive's name; empty for that of the program.
     pub name: String,
     /// It runs on.

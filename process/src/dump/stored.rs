@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{Archive, ArchiveWriter, Capture, Captured, Expected, Options};
+use cedana_checkpoint::capture::{Archive, Capture, Expected, Options};
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{
-    self, Container, Cost, Entry, FORMAT, Key, Kind, Machine, Manifest, Process, Versions,
+    self, Container, Cost, Entry, FORMAT, Key, Machine, Manifest, Process, Versions,
 };
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::images::{Unrestorable, unrestorable};
@@ -21,7 +21,7 @@ use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
 
 use super::attempt::Attempt;
-use crate::destination::{Destination, NewArchive};
+use crate::destination::Destination;
 use crate::error::Error;
 use crate::options::Published;
 
@@ -51,10 +51,10 @@ impl Storing {
         let capture = match &destination {
             Destination::Directory(_) => Capture::start(&images, options, observer),
             Destination::Archive(archive) => {
-                let file = archive.file.try_clone();
+                let file = archive.file().try_clone();
                 let archive = Archive {
                     file: file.map_err(Error::system("copy a descriptor"))?,
-                    path: archive.shown.clone(),
+                    path: archive.shown().to_owned(),
                 };
                 Capture::to_archive(&images, archive, options, observer)
             }
@@ -119,8 +119,8 @@ impl Storing {
                 staging.publish(Some(&manifest)).map_err(in_publish)?;
                 staging.dir().to_owned()
             }
-            Destination::Archive(archive) => {
-                let shown = archive.shown.clone();
+            Destination::Archive(mut archive) => {
+                let shown = archive.shown().to_owned();
                 let failed = |source| Error::Target {
                     path: shown.clone(),
                     source,
@@ -128,8 +128,8 @@ impl Storing {
                 let writer = captured.archive.take();
                 let mut writer =
                     writer.ok_or_else(|| failed(io::Error::other("the archive was not opened")))?;
-                let files = add_small(&archive, &mut writer, captured)
-                    .map_err(|error| error.into_error(pid, &shown))?;
+                let files = writer.add_images(archive.scratch(), captured.files);
+                let files = files.map_err(in_capture)?;
                 let manifest = manifest(files)?;
                 let text = manifest.render().map_err(failed)?;
                 writer
@@ -181,7 +181,7 @@ fn check_restorable(attempt: &Attempt<'_>, destination: &Destination) -> Result<
 
 /// Refuses the memory of processes that are not the owner's, before the owner can read it.
 fn check_owner(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), Error> {
-    let owner = attempt.target.owner();
+    let owner = attempt.options.owner(attempt.target);
     let Destination::Archive(archive) = destination else {
         return Ok(());
     };
@@ -192,7 +192,7 @@ fn check_owner(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), E
         pid: attempt.pid,
         why,
     };
-    let found = check_dumped(archive.scratch.dir(), &owner.as_user());
+    let found = check_dumped(archive.scratch().dir(), &owner.as_user());
     let found = found.map_err(|error| refused(error.to_string()))?;
     match found.is_empty() {
         true => Ok(()),
@@ -201,48 +201,6 @@ fn check_owner(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), E
             Err(refused(texts.join("; ")))
         }
     }
-}
-
-/// Why a small file could not be added.
-enum Small {
-    Read(io::Error),
-    Write(cedana_checkpoint::capture::Error),
-}
-
-impl Small {
-    fn into_error(self, pid: cedana_contract::pid::Pid, path: &Path) -> Error {
-        match self {
-            Self::Read(source) => Error::Target {
-                path: path.to_owned(),
-                source,
-            },
-            Self::Write(source) => Error::Capture { pid, source },
-        }
-    }
-}
-
-/// Adds all files that CRIU wrote but the page files and the log.
-fn add_small(
-    archive: &NewArchive,
-    writer: &mut ArchiveWriter,
-    captured: Captured,
-) -> Result<Vec<Entry>, Small> {
-    let mut entries = captured.files;
-    for (name, _) in archive.scratch.files().map_err(Small::Read)? {
-        // CRIU writes to the log until it exits.
-        if name.ends_with(".log") {
-            continue;
-        }
-        let mut file = archive.scratch.file(&name).map_err(Small::Read)?;
-        let (size, digest) = writer.add(&name, &mut file).map_err(Small::Write)?;
-        let kind = match name.ends_with(".img") {
-            true => Kind::Image,
-            false => Kind::Other,
-        };
-        entries.push(Entry::whole(&name, kind, size, digest));
-    }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
 }
 
 fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manifest {

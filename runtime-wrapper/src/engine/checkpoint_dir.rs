@@ -19,7 +19,7 @@ use std::io;
 
 use cedana_contract::engine::is_temporary_checkpoint;
 
-use crate::cli::ImagePath;
+use crate::cli::Request;
 
 const WHITEOUT: &str = ".wh.cedana";
 
@@ -27,34 +27,41 @@ const WHITEOUT: &str = ".wh.cedana";
 ///
 /// # Errors
 /// The whiteout can't be written.
-pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
-    match is_packed(images) {
-        true => fs::write(images.join(WHITEOUT), ""),
+pub(crate) fn add_whiteout(request: &Request) -> io::Result<()> {
+    match is_packed(request) {
+        true => fs::write(request.images.join(WHITEOUT), ""),
         false => Ok(()),
     }
 }
 
-/// Whether containerd packs this directory.
-pub(crate) fn is_packed(images: &ImagePath) -> bool {
-    is_temporary_checkpoint(images)
+/// Whether containerd packs the checkpoint's directory.
+pub(crate) fn is_packed(request: &Request) -> bool {
+    request.archive_name().is_none() && is_temporary_checkpoint(&request.images)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Invocation, parse};
 
     #[test]
     fn only_packed_directories_get_a_whiteout() {
         let dir = tempfile::tempdir().expect("tempdir");
-        for (name, marked) in [
-            ("ctrd-checkpoint123", true),
-            ("ctrd-checkpoint", false),
-            ("ctrd-checkpoint-mine", false),
-            ("mine", false),
+        for (flag, name, marked) in [
+            ("image-path", "ctrd-checkpoint123", true),
+            ("image-path", "ctrd-checkpoint", false),
+            ("image-path", "ctrd-checkpoint-mine", false),
+            ("image-path", "mine", false),
+            ("archive-dir", "ctrd-checkpoint456", false),
         ] {
             let images = dir.path().join(name);
             fs::create_dir(&images).expect("mkdir");
-            add_whiteout(&ImagePath::of(Some(images.as_os_str()))).expect("write");
+            let flag = format!("--{flag}={}", images.display());
+            let line = ["checkpoint".into(), flag.into(), "c".into()];
+            let Ok(Invocation::Checkpoint(request)) = parse(&line) else {
+                panic!("no checkpoint: {name}");
+            };
+            add_whiteout(&request).expect("write");
             assert_eq!(images.join(WHITEOUT).exists(), marked, "{name}");
         }
     }

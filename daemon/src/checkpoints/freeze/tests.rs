@@ -99,7 +99,7 @@ fn the_rest_of_a_tree_that_is_partly_stopped_stops() {
     let shell = Shell::run("sleep 1000 & wait");
     shell.has(2);
     let child = parents_first(Pid::of(&shell.0))[1].0;
-    nix::sys::signal::kill(child.into(), Signal::SIGSTOP).expect("stopped");
+    nix::sys::signal::kill(child.into(), nix::sys::signal::Signal::SIGSTOP).expect("stopped");
     freeze(shell.pid()).expect("frozen");
     assert_eq!(shell.states(), [State::Stopped; 2]);
     unfreeze(shell.pid()).expect("runs");

@@ -8,7 +8,7 @@ use cedana_checkpoint::inspect::dump_cost;
 use super::attempts::Attempts;
 use super::prepared::Prepared;
 use super::proc_details::complete;
-use super::storage::{Criu, Images, Storage};
+use super::storage::{Criu, Images, Storage, Stored};
 use super::unrestorable;
 use crate::commands::error::Error;
 use crate::criu::Log;
@@ -28,33 +28,48 @@ pub(super) enum Ended<'a> {
 pub(super) struct Captured<'a> {
     pub(super) prepared: &'a Prepared<'a>,
     pub(super) outcome: Outcome,
-    /// The images, if CRIU did not wait for their publication.
-    pub(super) unpublished: Option<Storage<'a>>,
+    /// The images, published if CRIU waited for that.
+    pub(super) images: Written<'a>,
     /// CRIU's statistics.
     pub(super) stats: Log,
     /// CRIU's working directory.
     pub(super) work: PathBuf,
 }
 
+/// Complete images.
+pub(super) enum Written<'a> {
+    Unpublished(Box<Storage<'a>>),
+    Published(Stored),
+}
+
 impl Captured<'_> {
     /// Publishes the checkpoint, if that is not done yet, and reports what its
-    /// caller should know.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    /// caller should know. Returns the archive's path, if it is one.
+    pub(super) fn finish(self) -> Result<Option<PathBuf>, Error> {
         let Prepared {
             request, reporter, ..
         } = self.prepared;
-        if let Some(storing) = self.unpublished {
-            let cost = self
-                .stats
-                .is_new()
-                .then(|| dump_cost(&self.work).ok().flatten())
-                .flatten();
-            storing.finish(Criu::Ended(cost))?;
-            // The container runs on, so there is nothing to refuse.
-            if !request.has("pre-dump") {
-                unrestorable::warn_after_dump(self.prepared, &request.images);
+        let stored = match self.images {
+            Written::Published(stored) => stored,
+            // A caller that has ended the command is not told of a file.
+            Written::Unpublished(_)
+                if self.outcome.signalled && request.archive_name().is_some() =>
+            {
+                return Err(self.prepared.cancelled());
             }
-        }
+            Written::Unpublished(storing) => {
+                let cost = self
+                    .stats
+                    .is_new()
+                    .then(|| dump_cost(&self.work).ok().flatten())
+                    .flatten();
+                // The container runs on, so there is nothing to refuse.
+                if !request.has("pre-dump") {
+                    unrestorable::warn_after_dump(self.prepared, &storing.images());
+                }
+                storing.finish(Criu::Ended(cost))?
+            }
+        };
         to_stderr(&self.outcome.stderr);
         if !self.outcome.status.success() {
             reporter.warning(&format!(
@@ -64,13 +79,13 @@ impl Captured<'_> {
                 self.outcome.status
             ));
         }
-        if let Err(error) = checkpoint_dir::add_whiteout(&request.images) {
+        if let Err(error) = checkpoint_dir::add_whiteout(request) {
             reporter.warning(&format!(
                 "Docker may refuse to restore the checkpoint in {}: {error}",
                 request.images.display()
             ));
         }
-        Ok(())
+        Ok(stored.archive)
     }
 }
 
@@ -103,7 +118,7 @@ impl Failed<'_> {
         thaw(prepared, attempts);
         let (refusal, storing) = match images {
             Images::Captured(storing) => (None, Some(storing)),
-            Images::Published => (None, None),
+            Images::Published(_) => (None, None),
             Images::Refused(error, storing) => (Some(error), storing),
         };
         let cause = log.cause();

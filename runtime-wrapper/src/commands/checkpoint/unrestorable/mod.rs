@@ -73,7 +73,8 @@ pub(super) fn before_dump(
     }
     let inspected = Inspected::of(prepared, stats);
     let mut doubts = Vec::new();
-    if docker::removes_at_end(request, inspected.spec) {
+    // An archive is not in Docker's directory of the container.
+    if request.archive_name().is_none() && docker::removes_at_end(request, inspected.spec) {
         doubts.push(Doubt::new(
             "Docker removes the container, and its checkpoint with it, when it ends (--rm)",
             "run it without --rm",
