@@ -1,7 +1,5 @@
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::Signal;
-
 use super::*;
 
 /// A shell with this script, killed with its descendants when dropped.
