@@ -208,3 +208,85 @@ fn what_cannot_be_frozen_is_named() {
         .refused();
     assert!(refused.contains("cedana freeze containerd"), "{refused}");
 }
+
+#[test]
+fn a_check_says_what_would_stop_a_checkpoint_and_what_it_costs() {
+    let daemon = Daemon::start("check");
+    daemon.ok(&["exec", "fit", "--", "sleep", "1000"]);
+    daemon.pid_of("fit");
+    let said = daemon.ok(&["check", "job", "fit"]);
+    assert!(said.contains("✔ nothing is known to stop"), "{said}");
+    assert!(said.contains("1 process, "), "{said}");
+    assert!(said.contains("would stand still for about"), "{said}");
+    assert!(said.contains(" free"), "{said}");
+    let json = |said: &str| -> Value {
+        serde_json::from_str(said).unwrap_or_else(|e| panic!("{said}: {e}"))
+    };
+    let found = json(&daemon.ok(&["check", "job", "fit", "--json"]));
+    assert_eq!(
+        (&found["ok"], &found["processes"]),
+        (&true.into(), &1.into())
+    );
+    for key in ["memory_bytes", "free_bytes", "frozen_us"] {
+        assert!(
+            found[key].as_u64().is_some_and(|number| number > 0),
+            "{found}"
+        );
+    }
+    // This test's own child has its session.
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("spawn");
+    let pid = child.id().to_string();
+    let folder = Folder::new("check");
+    let refused = daemon.cedana(&["check", "process", &pid, "-d", &folder.text()]);
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(
+        refused.stdout.contains("✘ the leader of its session"),
+        "{refused}"
+    );
+    let refused = daemon.cedana(&["check", "--json", "process", &pid]);
+    assert_eq!(refused.code, 1, "{refused}");
+    let found = json(&refused.stdout);
+    assert_eq!(found["ok"], false);
+    assert!(
+        found["obstacles"][0]
+            .as_str()
+            .is_some_and(|text| text.contains("--shell-job"))
+    );
+    assert!(found["free_bytes"].is_null(), "{found}");
+    let shell = daemon
+        .cedana(&["check", "process", &pid, "--shell-job"])
+        .stdout;
+    assert!(!shell.contains("leader of its session"), "{shell}");
+    child.kill().expect("killed");
+    child.wait().expect("wait");
+    let refused = daemon.cedana(&["check", "job", "none"]).refused();
+    assert!(refused.contains("no job none"), "{refused}");
+}
+
+#[test]
+fn a_job_is_frozen_and_runs_on() {
+    let daemon = Daemon::start("freeze");
+    daemon.ok(&[
+        "exec",
+        "(setsid sleep 1000 &); while :; do sleep 0; done",
+        "job",
+    ]);
+    let pid = daemon.pid_of("job");
+    eventually("the job forks", || match states(pid).len() {
+        0 | 1 => Err("no child".to_owned()),
+        _ => Ok(()),
+    });
+    daemon.ok(&["freeze", "job", "job"]);
+    assert!(
+        states(pid)
+            .iter()
+            .all(|(_, state)| matches!(state, 'T' | 'D'))
+    );
+    let refused = daemon.cedana(&["freeze", "job", "job"]).refused();
+    assert!(refused.contains("frozen already"), "{refused}");
+    daemon.ok(&["unfreeze", "job", "job"]);
+    assert!(states(pid).iter().all(|(_, state)| *state != 'T'));
+}

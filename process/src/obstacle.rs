@@ -85,7 +85,7 @@ impl fmt::Display for Obstacle {
             ),
             Self::Stopped { pid, name } => write!(
                 f,
-                "process {pid} ({name}) is stopped; let it run (kill -CONT {pid}: SIGCONT)"
+                "process {pid} ({name}) is stopped; let it run (`cedana unfreeze`, or kill -CONT {pid}: SIGCONT)"
             ),
             Self::Traced { pid, name, tracer } => {
                 write!(f, "process {pid} ({name}) is traced")?;

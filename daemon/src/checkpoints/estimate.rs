@@ -52,9 +52,12 @@ fn standstill(memory: u64, processes: u32) -> u64 {
         .saturating_add(memory)
 }
 
-/// Bytes that are free in a directory for others than root; 0 if that is unknown.
+/// Bytes that are free for others than root in a directory, or in the one above if it is
+/// still to be made; 0 if that is unknown.
 fn free_bytes(directory: &Path) -> u64 {
-    statvfs(directory).map_or(0, |stat| {
+    let above = || directory.parent().and_then(|above| statvfs(above).ok());
+    let stat = statvfs(directory).ok().or_else(above);
+    stat.map_or(0, |stat| {
         stat.blocks_available().saturating_mul(stat.fragment_size())
     })
 }
@@ -84,6 +87,7 @@ mod tests {
     #[test]
     fn room_of_a_directory() {
         assert!(free_bytes(Path::new("/")) > 0);
+        assert!(free_bytes(Path::new("/new")) > 0);
         assert_eq!(free_bytes(Path::new("/no/such")), 0);
         let nothing = answer(Checked::default(), None);
         assert_eq!((nothing.free_bytes, nothing.frozen_us), (0, 0));

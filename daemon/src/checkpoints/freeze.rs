@@ -113,7 +113,7 @@ fn plain(root: i32, verb: &str) -> Result<Pid, Failure> {
     let of = |pid: &str| namespace_inode(pid, "pid").ok();
     if of(&root.to_string()) != of("self") {
         return Err(refused(&format_args!(
-            "it is in a container, or another PID namespace; {verb} the container, with `cedana {verb} runc` or `cedana {verb} containerd`"
+            "it is in a PID namespace of a container or of a job that was restored; use `cedana {verb} runc`, `cedana {verb} containerd` or `cedana {verb} job`"
         )));
     }
     Ok(root)

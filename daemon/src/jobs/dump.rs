@@ -152,7 +152,7 @@ impl Jobs {
     }
 
     /// The directory of checkpoints that were given none.
-    pub(super) fn checkpoints_dir(&self) -> PathBuf {
+    pub(crate) fn checkpoints_dir(&self) -> PathBuf {
         self.state_dir.join("checkpoints")
     }
 

@@ -222,6 +222,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         let directory = optional_path("the directory", asked.directory)?;
         let (config, _) = settings(&caller, &asked.settings)?;
         let target = self.target(&request, asked.subject).await?;
+        let is_job = matches!(target, Target::Supervised { .. });
         let checked = match target {
             Target::Supervised {
                 pid,
@@ -240,8 +241,11 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             Target::Other(Managed::Runc(container)) => runc::check(&container).await?,
             Target::Other(Managed::Containerd(container)) => containerd::check(&container).await?,
         };
-        // Others than root could look for paths by it that they may not see.
-        let directory = directory.filter(|_| caller.is_root());
+        let directory = match directory {
+            // Others than root could look for paths by it that they may not see.
+            Some(directory) => Some(directory).filter(|_| caller.is_root()),
+            None => is_job.then(|| self.jobs.checkpoints_dir()),
+        };
         Ok(Response::new(estimate::answer(
             checked,
             directory.as_deref(),

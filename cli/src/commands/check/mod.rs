@@ -23,6 +23,7 @@ mod search_path;
 use std::path::PathBuf;
 
 use cedana_api::v1;
+use cedana_checkpoint::output::printable::printable_json;
 use cedana_config::Config;
 use nix::unistd::geteuid;
 
@@ -62,7 +63,7 @@ pub(crate) async fn run(context: &Context, check: Check) -> Result<Outcome> {
             let daemon = context.daemon().await?;
             let found = daemon.checkpoints().check(request).await?.into_inner();
             to_stdout(match check.json {
-                true => format!("{}\n", answer::json(&found)),
+                true => json_line(&answer::json(&found)),
                 false => answer::text(&found, Marks::of_locale()),
             });
             found.obstacles.is_empty()
@@ -82,7 +83,7 @@ async fn machine(context: &Context, json: bool, directory: Option<PathBuf>) -> b
     let mut tell = |finding: Finding| {
         is_fit &= finding.verdict != Verdict::Missing;
         to_stdout(match json {
-            true => format!("{}\n", finding.json()),
+            true => json_line(&finding.json()),
             false => finding.text(marks),
         });
     };
@@ -112,6 +113,11 @@ async fn machine(context: &Context, json: bool, directory: Option<PathBuf>) -> b
         to_stdout("\nwithout root some things can't be seen: sudo cedana check\n");
     }
     is_fit
+}
+
+/// An object on a line, which a terminal only shows: names of processes are in it.
+fn json_line(object: &serde_json::Value) -> String {
+    printable_json(&object.to_string()) + "\n"
 }
 
 /// What several checks need to know.
