@@ -81,6 +81,19 @@ impl Jobs {
                 result = jobs.dump_by_supervisor(&key, task, &tell) => result,
                 _ = gone => Err(Failure::new(Kind::Cancelled, "cancelled")),
             };
+            match &result {
+                Ok(dumped) => {
+                    let path = dumped.path.display();
+                    log::info!("job {} of user {} was dumped to {path}", key.id, key.uid);
+                }
+                Err(failure) => {
+                    log::warn!(
+                        "job {} of user {} was not dumped: {failure}",
+                        key.id,
+                        key.uid
+                    );
+                }
+            }
             jobs.catalogue(&key).await?;
             if result.is_ok() && ends {
                 // The client may restore it at once.

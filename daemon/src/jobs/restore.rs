@@ -73,11 +73,22 @@ impl Jobs {
             let key = plan.key.clone();
             match jobs.run_restore(&plan, gone).await {
                 Ok((status, restored)) => {
+                    let pid = restored.pid;
+                    log::info!(
+                        "job {} of user {} was restored as process {pid}",
+                        key.id,
+                        key.uid
+                    );
                     jobs.enter(&key, &status).await?;
                     tokio::spawn(Arc::clone(&jobs).follow(key.clone()));
                     Ok((jobs.get(&key).await?, restored))
                 }
                 Err(failure) => {
+                    log::warn!(
+                        "job {} of user {} was not restored: {failure}",
+                        key.id,
+                        key.uid
+                    );
                     jobs.undo(&plan).await?;
                     Err(failure)
                 }

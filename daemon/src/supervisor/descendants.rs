@@ -3,25 +3,31 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cedana_contract::flags::PAGE_SOURCE;
 
 use super::sys;
 
 /// Whether a process is the page source of a restored job, which ends by itself, and cleans
-/// up, when the job has ended. A user's program can't pass for it.
+/// up, when the job has ended.
 pub(crate) fn is_page_source(pid: i32) -> bool {
-    let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
-    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let own = file(Path::new("/proc/self/exe"));
-    let words = fs::read(of("cmdline")).unwrap_or_default();
-    let second = words.split(|byte| *byte == 0).nth(1);
-    let owner = fs::metadata(of("")).map(|process| process.uid()).ok();
-    second == Some(PAGE_SOURCE.as_bytes())
-        && owner == Some(0)
-        && own.is_some()
-        && file(&of("exe")) == own
+    is_helper(pid, PAGE_SOURCE)
+}
+
+/// Whether a process is the supervisor of a job.
+pub(crate) fn is_supervisor(pid: i32) -> bool {
+    is_helper(pid, super::FLAG)
+}
+
+/// Whether a process is one of the daemon's helpers, of this version or of another one: it
+/// is root's, so a user's program can't pass for it.
+fn is_helper(pid: i32, flag: &str) -> bool {
+    let path = PathBuf::from(format!("/proc/{pid}"));
+    let words = fs::read(path.join("cmdline")).unwrap_or_default();
+    let first = words.split(|byte| *byte == 0).nth(1);
+    let is_root = fs::metadata(&path).is_ok_and(|process| process.uid() == 0);
+    is_root && first == Some(flag.as_bytes())
 }
 
 /// Kills all children of this process. Their children become ours, so the caller repeats

@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use descendants::Stat;
-pub(crate) use descendants::is_page_source;
+pub(crate) use descendants::{is_page_source, is_supervisor};
 
 use crate::job::files::JobFiles;
 use protocol::Started;
