@@ -37,6 +37,10 @@ pub const ARCHIVE_DIR: &str = "archive-dir";
 /// instead of the container's ID.
 pub const ARCHIVE_NAME: &str = "archive-name";
 
+/// `cedana-runc checkpoint --check`: takes no checkpoint, and prints what would stop one,
+/// one reason a line.
+pub const CHECK: &str = "check";
+
 /// `cedana-runc restore --netns PATH`: the network namespace for a bundle that
 /// names none.
 pub const NETNS: &str = "netns";
