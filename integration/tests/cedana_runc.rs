@@ -78,6 +78,33 @@ fn a_frozen_container_stands_still() {
     assert!(twice.contains("not frozen"), "{twice}");
 }
 
+#[test]
+fn a_check_names_what_would_stop_a_dump() {
+    let daemon = Daemon::start("runc");
+    let container = RuncContainer::start("checked", &WORKLOAD);
+    let before = container.report();
+    let check = ["check", "runc", container.id()];
+    let clean = daemon.cedana(&check).ok().stdout;
+    assert!(!clean.contains("RLIMIT_NOFILE"), "{clean}");
+    let pid = container.pid().to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("descriptors")
+        .count();
+    command("prlimit", &["--pid", &pid, &format!("--nofile={open}:")]).ok();
+    let found = daemon.cedana(&check);
+    assert!(
+        found.stdout.contains("RLIMIT_NOFILE") || found.stderr.contains("RLIMIT_NOFILE"),
+        "{found}"
+    );
+    // The dump is refused for that.
+    let folder = Folder::new("checked");
+    let dump = daemon.cedana(&["dump", "runc", container.id(), "-d", &folder.text()]);
+    assert!(dump.refused().contains("RLIMIT_NOFILE"));
+    assert_eq!(folder.names(), [""; 0]);
+    command("prlimit", &["--pid", &pid, "--nofile=64:"]).ok();
+    container.report().continues(&before);
+}
+
 /// `cedana` in the background.
 fn begin(daemon: &Daemon, arguments: &[&str]) -> Child {
     let mut command = daemon.command(arguments);

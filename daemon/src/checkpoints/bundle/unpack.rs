@@ -326,7 +326,10 @@ mod tests {
         (dir, result)
     }
 
-    fn tar_of(entries: &[(EntryType, &str, &str, &[u8])]) -> Vec<u8> {
+    /// Kind, name, link and content.
+    type Listed<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
+
+    fn tar_of(entries: &[Listed<'_>]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
         for (kind, name, link, text) in entries {
             entry(&mut builder, *kind, name, link, text);
@@ -360,7 +363,7 @@ mod tests {
 
     #[test]
     fn nothing_leaves_the_directory() {
-        let hostile: [&[(EntryType, &str, &str, &[u8])]; 5] = [
+        let hostile: [&[Listed<'_>]; 5] = [
             &[(EntryType::Regular, "../outside/x", "", b"x")],
             &[
                 (EntryType::Symlink, "link", "../outside", b""),

@@ -155,7 +155,10 @@ pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
     let config = config.map_err(|error| Failure::new(Kind::State, error.to_string()))?;
     let mut command = wrapper::command(&config);
     flag(&mut command, "root", &root);
-    command.args(["checkpoint", &format!("--{CHECK}"), "--", &container.id]);
+    command.args(["checkpoint", &format!("--{CHECK}")]);
+    // Not looked at, but a dump makes an archive.
+    flag(&mut command, ARCHIVE_DIR, "/");
+    command.args(["--", &container.id]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running::start(&mut command, ())?;
     let (stdout, stderr) = running.output();
