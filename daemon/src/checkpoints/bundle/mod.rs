@@ -13,6 +13,7 @@
 
 pub(crate) mod archive;
 mod own;
+mod scan;
 mod spec;
 mod unpack;
 
