@@ -203,16 +203,21 @@ impl<'a> Storage<'a> {
     fn complete(&mut self, criu: Criu) -> Result<Option<PathBuf>, Error> {
         let request = self.prepared.request;
         let dumped = self.start.elapsed();
-        let Some(capture) = self.capture.take() else {
-            return self.publish_unread();
+        let captured = match self.capture.take() {
+            Some(capture) => {
+                let captured = capture.finish();
+                Some(captured.map_err(|source| in_capture(request, source))?)
+            }
+            None => None,
         };
-        let captured = capture.finish();
-        let captured = captured.map_err(|source| in_capture(request, source))?;
         let parent = match (parent(request), &self.place) {
             (Some(parent), Place::Directory(staging)) => staging.parent(parent),
             _ => Ok(None),
         };
         let parent = parent.map_err(|source| in_store(request, source))?;
+        let Some(captured) = captured else {
+            return self.publish_unread();
+        };
         let Captured {
             files,
             raw_bytes,
