@@ -62,6 +62,31 @@ fn a_container_comes_back_with_its_bundle() {
 }
 
 #[test]
+fn a_bundle_may_be_a_tar() {
+    let daemon = Daemon::start("runc");
+    let container = RuncContainer::start("packed", &WORKLOAD);
+    let before = container.report();
+    let folder = Folder::new("packed");
+    let text = folder.text();
+    daemon.ok(&["dump", "runc", container.id(), "-d", &text]);
+    runc::delete(container.id());
+    let new = unique("unpacked");
+    for within in [".", "rootfs"] {
+        let tar = folder.file("bundle.tar").display().to_string();
+        let from = Path::new(&container.bundle()).join(within);
+        command(
+            "tar",
+            &["-cf", &tar, "-C", &from.display().to_string(), "."],
+        )
+        .ok();
+        daemon.ok(&["restore", "--bundle", &tar, "-i", &new, "-d", &text]);
+        container.report_of(&new).continues(&before);
+        runc::delete(&new);
+        runc::no_bundle(&new);
+    }
+}
+
+#[test]
 fn a_frozen_container_stands_still() {
     let daemon = Daemon::start("runc");
     let container = RuncContainer::start("still", &WORKLOAD);

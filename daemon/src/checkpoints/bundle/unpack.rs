@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
@@ -73,16 +73,14 @@ fn unpack_entry(entry: &mut Entry<'_, impl Read>, to: &Path) -> io::Result<bool>
         // A container's /dev is a mount.
         EntryType::Char | EntryType::Block => return Ok(path.starts_with("dev")),
         EntryType::Fifo => make_fifo(entry, &path, to).map_err(named)?,
+        EntryType::Link => make_link(entry, &path, to).map_err(named)?,
         _ => {
             // It says why in its source.
             let inside = entry
                 .unpack_in(to)
                 .map_err(|error| named(with_sources(&error)))?;
             if !inside {
-                return Err(named(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it leads out of the container's root",
-                )));
+                return Err(named(outside()));
             }
         }
     }
@@ -102,26 +100,49 @@ fn with_sources(error: &io::Error) -> io::Error {
 
 /// Makes a FIFO, which the crate tar does not.
 fn make_fifo(entry: &Entry<'_, impl Read>, path: &Path, to: &Path) -> io::Result<()> {
-    let outside = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it leads out of the container's root",
-        )
-    };
-    let plain = path
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
-    let place = to.join(path);
-    let above = place.parent().unwrap_or(to).canonicalize()?;
-    if !plain || !above.starts_with(to.canonicalize()?) {
-        return Err(outside());
-    }
+    let place = within(path, to)?;
     let header = entry.header();
     let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
     let (uid, gid) = (id(header.uid()?)?, id(header.gid()?)?);
     mkfifo(&place, Mode::S_IRUSR | Mode::S_IWUSR)?;
     std::os::unix::fs::lchown(&place, Some(uid), Some(gid))?;
     fs::set_permissions(&place, fs::Permissions::from_mode(header.mode()? & 0o7777))
+}
+
+/// Makes a hard link. The crate tar refuses one to a symbolic link that leads out of the
+/// directory, as absolute ones do.
+fn make_link(entry: &Entry<'_, impl Read>, path: &Path, to: &Path) -> io::Result<()> {
+    let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+    let (target, place) = (within(&target, to)?, within(path, to)?);
+    match fs::remove_file(&place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // linkat(2) without flags does not follow links.
+        _ => fs::hard_link(target, place),
+    }
+}
+
+/// The place of an entry, whose directory exists and is below `to`.
+fn within(path: &Path, to: &Path) -> io::Result<PathBuf> {
+    let mut place = to.to_owned();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::CurDir | Component::RootDir => {}
+            _ => return Err(outside()),
+        }
+    }
+    let above = place.parent().unwrap_or(to).canonicalize()?;
+    match place != to && above.starts_with(to.canonicalize()?) {
+        true => Ok(place),
+        false => Err(outside()),
+    }
+}
+
+fn outside() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it leads out of the container's root",
+    )
 }
 
 /// Sets what the entry has of capabilities, access lists and users' attributes.
@@ -249,7 +270,9 @@ mod tests {
             (EntryType::Regular, "bin/a", "", b"content"),
             (EntryType::Link, "bin/b", "bin/a", b""),
             (EntryType::Symlink, "sbin", "/bin", b""),
-            (EntryType::Fifo, "bin/fifo", "", b""),
+            (EntryType::Fifo, "./bin/fifo", "", b""),
+            (EntryType::Symlink, "bin/c", "/etc/passwd", b""),
+            (EntryType::Link, "bin/d", "bin/c", b""),
             (EntryType::Char, "dev/null", "", b""),
             (EntryType::Char, "null", "", b""),
         ]);
@@ -258,6 +281,7 @@ mod tests {
         let status = |name: &str| fs::symlink_metadata(dir.path().join("root").join(name));
         let a = status("bin/a").expect("a");
         assert_eq!((a.mode() & 0o7777, a.nlink(), a.mtime()), (0o4755, 2, 1));
+        assert!(status("bin/d").expect("a link").is_symlink());
         assert!(status("sbin").expect("a link").is_symlink());
         assert_eq!(
             status("bin/fifo").expect("a FIFO").mode() & libc::S_IFMT,
@@ -268,7 +292,7 @@ mod tests {
 
     #[test]
     fn nothing_leaves_the_directory() {
-        let hostile: [&[Listed<'_>]; 5] = [
+        let hostile: [&[Listed<'_>]; 6] = [
             &[(EntryType::Regular, "../outside/x", "", b"x")],
             &[
                 (EntryType::Symlink, "link", "../outside", b""),
@@ -279,6 +303,10 @@ mod tests {
                 (EntryType::Fifo, "link/x", "", b""),
             ],
             &[(EntryType::Link, "hosts", "../a.tar", b"")],
+            &[
+                (EntryType::Symlink, "link", "../outside", b""),
+                (EntryType::Link, "link/x", "link", b""),
+            ],
             &[(EntryType::Fifo, "../outside/x", "", b"")],
         ];
         for entries in hostile {
