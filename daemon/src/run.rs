@@ -24,6 +24,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Server, ServerTlsConfig};
 
+use crate::checkpoints;
 use crate::error::Error;
 use crate::jobs::Jobs;
 use crate::listen::auth::Auth;
@@ -89,7 +90,10 @@ async fn serve(options: Options) -> Result<(), Error> {
             .tcp
             .map_or_else(String::new, |address| format!(" and {address}"))
     );
-    answer(listener, tcp, services).await
+    let answered = answer(listener, tcp, services).await;
+    // The servers have been dropped, which cancels what they have begun.
+    checkpoints::containerd::all_ended().await;
+    answered
 }
 
 /// The most calls at a time on one connection.

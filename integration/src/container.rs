@@ -190,6 +190,14 @@ impl Container {
         &self.id
     }
 
+    /// A copy of it that a client restores under this name.
+    pub fn restored_as(&self, id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            out: Arc::clone(&self.out),
+        }
+    }
+
     /// The directory it sees as `/out`.
     pub fn out(&self) -> &Path {
         &self.out.0

@@ -34,6 +34,17 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// The user that can read the checkpoint.
+    pub(crate) fn owner(&self) -> &Owner {
+        static ROOT: Owner = Owner::ROOT;
+        match self {
+            Self::Directory(_) => &ROOT,
+            Self::Archive { owner, .. } => owner,
+        }
+    }
+}
+
 /// A place that is prepared for one attempt.
 pub(crate) enum Destination {
     Directory(Box<Staging>),
@@ -55,7 +66,8 @@ impl Destination {
                     source,
                 };
                 let place = owner.act(|| ArchivePlace::open(dir)).map_err(failed)?;
-                let archive = NewArchive::begin(place, name);
+                let user = (!owner.is_root()).then_some((owner.uid, owner.gid));
+                let archive = NewArchive::begin(place, name, user);
                 let archive = archive.map_err(|source| Error::Publish { pid, source })?;
                 Ok(Self::Archive(Box::new(archive)))
             }
@@ -80,11 +92,7 @@ pub(crate) fn free(target: &Target) -> io::Result<(PathBuf, u64)> {
         },
         Target::Archive { dir, .. } => dir.clone(),
     };
-    let owner = match target {
-        Target::Directory(_) => &Owner::ROOT,
-        Target::Archive { owner, .. } => owner,
-    };
-    let opened = owner.act(|| open_directory(&path))?;
+    let opened = target.owner().act(|| open_directory(&path))?;
     let status = fstatvfs(&opened)?;
     Ok((
         path,

@@ -2,8 +2,27 @@
 //! (prctl(2)), so each of them becomes its child when its own parent ends.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use cedana_contract::flags::PAGE_SOURCE;
 
 use super::sys;
+
+/// Whether a process is the page source of a restored job, which ends by itself, and cleans
+/// up, when the job has ended. A user's program can't pass for it.
+pub(crate) fn is_page_source(pid: i32) -> bool {
+    let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let own = file(Path::new("/proc/self/exe"));
+    let words = fs::read(of("cmdline")).unwrap_or_default();
+    let second = words.split(|byte| *byte == 0).nth(1);
+    let owner = fs::metadata(of("")).map(|process| process.uid()).ok();
+    second == Some(PAGE_SOURCE.as_bytes())
+        && owner == Some(0)
+        && own.is_some()
+        && file(&of("exe")) == own
+}
 
 /// Kills all children of this process. Their children become ours, so the caller repeats
 /// this until there is nothing left to reap.
@@ -23,7 +42,7 @@ pub(super) fn kill_children() {
         let Ok(stat) = fs::read(entry.path().join("stat")) else {
             continue;
         };
-        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) {
+        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) && !is_page_source(pid) {
             // Our children stay zombies until we reap them, so the PID is still theirs.
             let _ = sys::kill(pid, libc::SIGKILL);
         }

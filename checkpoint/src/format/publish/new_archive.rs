@@ -7,12 +7,14 @@
 //! The directory may be a user's: [`ArchivePlace::open`] opens it and makes the file with
 //! the rights of the calling thread. CRIU's own files are in a hidden directory beside it
 //! that is this process's alone ([`Scratch`]). A file system without unnamed files gets a
-//! hidden one, whose lock tells it from the leftover of a killed command.
+//! hidden one, whose lock tells it from the leftover of a killed command. It is this
+//! process's, too, until it is complete, because its name lets its owner open it: whose
+//! memory the archive has is checked at the end.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -42,8 +44,8 @@ pub struct ArchivePlace {
     shown: PathBuf,
     dir: OwnedFd,
     above: OwnedFd,
-    file: File,
-    hidden: Option<Hidden>,
+    /// `None` on a file system without unnamed files.
+    file: Option<File>,
 }
 
 /// An archive that is being written. Dropping it before [`NewArchive::publish`] removes
@@ -55,6 +57,7 @@ pub struct NewArchive {
     scratch: Scratch,
     dir: OwnedFd,
     name: String,
+    owner: Option<(u32, u32)>,
     /// The name of a hidden file, and its lock.
     hidden: Option<Hidden>,
 }
@@ -67,31 +70,46 @@ impl ArchivePlace {
     /// The directory can't be opened or written to.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let (opened, above) = (open_directory(dir)?, open_directory(dir)?);
-        let (file, hidden) = make(&opened)?;
+        let file = unnamed(&opened)?;
+        if file.is_none() {
+            // This asks the kernel whether the caller may.
+            let (_, name) = create(&opened)?;
+            unlinkat(&opened, name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
         Ok(Self {
             shown: dir.to_owned(),
             dir: opened,
             above,
             file,
-            hidden,
         })
     }
 }
 
 impl NewArchive {
     /// Begins an archive. `name` is the beginning of its name; what no file should have
-    /// in its name is replaced.
+    /// in its name is replaced. `owner` is the user and the group that the archive will
+    /// belong to, if not to this process.
     ///
     /// # Errors
     /// There can be no directory for CRIU's files.
-    pub fn begin(place: ArchivePlace, name: &str) -> Result<Self, Error> {
+    pub fn begin(
+        place: ArchivePlace,
+        name: &str,
+        owner: Option<(u32, u32)>,
+    ) -> Result<Self, Error> {
         let ArchivePlace {
             shown,
             dir,
             above,
             file,
-            hidden,
         } = place;
+        let (file, hidden) = match file {
+            Some(file) => (file, None),
+            None => {
+                let (file, hidden) = make_hidden(&dir).map_err(at("write to", &shown))?;
+                (file, Some(hidden))
+            }
+        };
         let above = OpenedDir::of_file(File::from(above), &shown).map_err(at("open", &shown))?;
         let scratch = Scratch::create(above)?;
         let time = timestamp::compact(OffsetDateTime::now_utc());
@@ -102,6 +120,7 @@ impl NewArchive {
             scratch,
             dir,
             name,
+            owner,
             hidden,
         })
     }
@@ -130,6 +149,9 @@ impl NewArchive {
     /// # Errors
     /// It can't be synced or linked. Then it has no name.
     pub fn publish(&mut self) -> io::Result<PathBuf> {
+        if let (Some(_), Some((uid, gid))) = (&self.hidden, self.owner) {
+            fchown(&self.file, Some(uid), Some(gid))?;
+        }
         self.file.sync_all()?;
         let (from, above, flag) = match &self.hidden {
             Some((name, _)) => (PathBuf::from(name), self.dir.as_fd(), AtFlags::empty()),
@@ -182,27 +204,39 @@ pub fn open_directory(dir: &Path) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Makes an empty file of mode 0600.
-fn make(dir: &OwnedFd) -> io::Result<(File, Option<Hidden>)> {
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    match openat(dir, ".", flags | OFlag::O_TMPFILE, mode) {
-        Ok(file) => return Ok((File::from(file), None)),
-        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => {}
-        Err(error) => return Err(error.into()),
+/// A new archive can be read and written by its owner alone.
+fn mode() -> Mode {
+    Mode::S_IRUSR | Mode::S_IWUSR
+}
+
+/// Makes a file without a name; `None` if the file system has none.
+fn unnamed(dir: &OwnedFd) -> io::Result<Option<File>> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_TMPFILE;
+    match openat(dir, ".", flags, mode()) {
+        Ok(file) => Ok(Some(File::from(file))),
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT | Errno::EINVAL) => Ok(None),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Makes a hidden file, and locks it.
+fn make_hidden(dir: &OwnedFd) -> io::Result<(File, Hidden)> {
     remove_parts(dir)?;
+    let (file, name) = create(dir)?;
+    let lock = file.try_clone()?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
+    Ok((file, (name, lock)))
+}
+
+/// Creates an empty hidden file.
+fn create(dir: &OwnedFd) -> io::Result<(File, String)> {
+    let flags =
+        OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
     for number in 0u64.. {
         let name = format!("{HIDDEN}{}-{number}", std::process::id());
-        let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-        match openat(dir, name.as_str(), flags, mode) {
+        match openat(dir, name.as_str(), flags, mode()) {
             Err(Errno::EEXIST) => {}
-            file => {
-                let file = File::from(file?);
-                let lock = file.try_clone()?;
-                let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
-                return Ok((file, Some((name, lock))));
-            }
+            file => return Ok((File::from(file?), name)),
         }
     }
     unreachable!("the numbers do not end")
@@ -251,7 +285,7 @@ mod tests {
 
     fn archive(dir: &Path) -> NewArchive {
         let place = ArchivePlace::open(dir).expect("open");
-        NewArchive::begin(place, "a b/c").expect("begin")
+        NewArchive::begin(place, "a b/c", None).expect("begin")
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -278,6 +312,33 @@ mod tests {
         assert_eq!(names(dir.path()).len(), 2);
         drop(archive(dir.path()));
         assert_eq!(names(dir.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_hidden_archive_is_the_owner_s_when_it_is_whole() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("tempdir");
+        // The leftover of a killed command, and one of another command that runs.
+        std::fs::write(dir.path().join(".cedana-part-1-0"), "x").expect("write");
+        let opened = open_directory(dir.path()).expect("open");
+        let (_other, (name, lock)) = make_hidden(&opened).expect("made");
+        assert!(lock.is_some());
+        let mut place = ArchivePlace::open(dir.path()).expect("open");
+        place.file = None;
+        let owner = Some((12345, 12346));
+        let mut new = NewArchive::begin(place, "job", owner).expect("begin");
+        let status = new.file.metadata().expect("status");
+        assert_eq!((status.uid(), status.mode() & 0o777), (0, 0o600));
+        let path = new.publish().expect("publish");
+        let status = path.metadata().expect("status");
+        assert_eq!((status.uid(), status.gid()), (12345, 12346));
+        assert_eq!(status.mode() & 0o7777, 0o600);
+        drop(new);
+        let hidden = |name: &String| name.starts_with(HIDDEN);
+        let left: Vec<String> = names(dir.path()).into_iter().filter(hidden).collect();
+        assert_eq!(left, [name]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Place {
         let dir = &request.images;
         if let Some(name) = request.archive_name() {
             let place = ArchivePlace::open(dir).map_err(|source| in_archive(request, source))?;
-            let archive = NewArchive::begin(place, &name);
+            let archive = NewArchive::begin(place, &name, None);
             let archive = archive.map_err(|source| in_store(request, source))?;
             return Ok(Self::Archive(Box::new(archive)));
         }

@@ -1,0 +1,138 @@
+//! The task of a container: its processes, as its shim sees them.
+
+use super::api::Status as State;
+use super::api::tasks::{
+    DeleteTaskRequest, GetRequest, KillRequest, ListPidsRequest, PauseTaskRequest,
+    ResumeTaskRequest, WaitRequest,
+};
+use super::client::{Client, refused};
+use crate::checkpoints::{Failure, Kind};
+
+/// A container's task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Task {
+    /// Its first process.
+    pub(super) pid: i32,
+    pub(super) state: State,
+}
+
+impl Task {
+    pub(super) fn is_paused(&self) -> bool {
+        matches!(self.state, State::Paused | State::Pausing)
+    }
+
+    /// Whether it has processes.
+    pub(super) fn is_alive(&self) -> bool {
+        self.state == State::Running || self.is_paused()
+    }
+}
+
+/// The task of a container; `None` if it has none.
+pub(super) async fn get(client: &Client, id: &str) -> Result<Option<Task>, Failure> {
+    let request = GetRequest {
+        container_id: id.to_owned(),
+    };
+    let process = match client.tasks().get(request).await {
+        Ok(answer) => answer.into_inner().process.unwrap_or_default(),
+        Err(status) if status.code() == tonic::Code::NotFound => return Ok(None),
+        Err(status) => return Err(refused(format!("could not find the task of {id}"))(status)),
+    };
+    Ok(Some(Task {
+        pid: process.pid.cast_signed(),
+        state: process.status(),
+    }))
+}
+
+pub(super) async fn pause(client: &Client, id: &str) -> Result<(), Failure> {
+    let request = PauseTaskRequest {
+        container_id: id.to_owned(),
+    };
+    let answer = client.tasks().pause(request).await;
+    answer
+        .map(drop)
+        .map_err(refused(format!("could not freeze container {id}")))
+}
+
+pub(super) async fn resume(client: &Client, id: &str) -> Result<(), Failure> {
+    let request = ResumeTaskRequest {
+        container_id: id.to_owned(),
+    };
+    let answer = client.tasks().resume(request).await;
+    answer
+        .map(drop)
+        .map_err(refused(format!("could not unfreeze container {id}")))
+}
+
+/// Lets a task run that was paused; one that runs, or has ended, is none of its concern.
+///
+/// # Errors
+/// The task is still paused.
+pub(super) async fn let_run(client: &Client, id: &str) -> Result<(), Failure> {
+    let Err(failure) = resume(client, id).await else {
+        return Ok(());
+    };
+    match get(client, id).await {
+        Ok(Some(task)) if task.is_paused() => Err(failure),
+        Ok(_) => Ok(()),
+        Err(_) => Err(failure),
+    }
+}
+
+/// The process IDs of all its processes.
+pub(super) async fn pids(client: &Client, id: &str) -> Result<Vec<u32>, Failure> {
+    let request = ListPidsRequest {
+        container_id: id.to_owned(),
+    };
+    let answer = client.tasks().list_pids(request).await;
+    let answer = answer.map_err(refused(format!("could not list the processes of {id}")))?;
+    let processes = answer.into_inner().processes.into_iter();
+    Ok(processes.map(|process| process.pid).collect())
+}
+
+/// Kills all processes of a task, frozen or not, and waits for their end. The task stays,
+/// stopped.
+pub(super) async fn kill(client: &Client, id: &str) -> Result<(), Failure> {
+    let what = || format!("could not stop container {id}");
+    let request = KillRequest {
+        container_id: id.to_owned(),
+        signal: libc::SIGKILL.cast_unsigned(),
+        all: true,
+    };
+    match client.tasks().kill(request).await {
+        Err(status) if status.code() != tonic::Code::NotFound => {
+            return Err(refused(what())(status));
+        }
+        _ => {}
+    }
+    // A frozen process takes the signal when it is let go, before its next instruction.
+    let_run(client, id).await?;
+    let request = WaitRequest {
+        container_id: id.to_owned(),
+    };
+    match client.tasks().wait(request).await {
+        // A client that waits for the end, such as `ctr run`, may have deleted it.
+        Err(status) if status.code() != tonic::Code::NotFound => Err(refused(what())(status)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a task, whatever its state.
+pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Failure> {
+    if delete(client, id).await.is_ok() {
+        return Ok(());
+    }
+    kill(client, id).await?;
+    delete(client, id).await
+}
+
+async fn delete(client: &Client, id: &str) -> Result<(), Failure> {
+    let request = DeleteTaskRequest {
+        container_id: id.to_owned(),
+    };
+    let answer = client.tasks().delete(request).await;
+    let failed = refused(format!("could not remove the task of {id}"));
+    match answer.map(drop).map_err(failed) {
+        Err(failure) if failure.kind == Kind::NotFound => Ok(()),
+        result => result,
+    }
+}
