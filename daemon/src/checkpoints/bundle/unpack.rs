@@ -115,7 +115,7 @@ fn make_link(entry: &Entry<'_, impl Read>, path: &Path, to: &Path) -> io::Result
     let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
     let (target, place) = (within(&target, to)?, within(path, to)?);
     match fs::remove_file(&place) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         // linkat(2) without flags does not follow links.
         _ => fs::hard_link(target, place),
     }

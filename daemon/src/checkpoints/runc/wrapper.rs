@@ -35,6 +35,15 @@ pub(super) fn command(config: &Config) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    let hook = || {
+        // The daemon's would take what a restore makes for its mounts from the
+        // container's users. A checkpoint sets its own.
+        // SAFETY: umask touches no memory.
+        unsafe { libc::umask(0o022) };
+        Ok(())
+    };
+    // SAFETY: the hook runs between fork and exec, and umask is async-signal-safe.
+    unsafe { command.pre_exec(hook) };
     command
 }
 
