@@ -20,6 +20,11 @@ pub const PAGE_SOURCE: &str = "--cedana-page-source";
 /// reads on if nothing can be written: the reader of a restored container's output.
 pub const COPY_OUTPUT: &str = "--cedana-copy-output";
 
+/// `cedana-runc --cedana-hold-terminal`: the same for a container with a terminal. stdin
+/// is a listening socket for `--console-socket`; the next connection to it says that the
+/// restore has ended.
+pub const HOLD_TERMINAL: &str = "--cedana-hold-terminal";
+
 /// `cedana-runc checkpoint --progress-fd N`: the descriptor to which
 /// [`progress`](crate::progress) messages are written.
 pub const PROGRESS_FD: &str = "progress-fd";
@@ -31,6 +36,10 @@ pub const ARCHIVE_DIR: &str = "archive-dir";
 /// `cedana-runc checkpoint --archive-name NAME`: the beginning of that file's name,
 /// instead of the container's ID.
 pub const ARCHIVE_NAME: &str = "archive-name";
+
+/// `cedana-runc checkpoint --check`: takes no checkpoint, and prints what would stop one,
+/// one reason a line.
+pub const CHECK: &str = "check";
 
 /// `cedana-runc restore --netns PATH`: the network namespace for a bundle that
 /// names none.

@@ -8,7 +8,7 @@ use std::path::Path;
 use cedana_integration::daemon::Daemon;
 use cedana_integration::docker::{Container, Run, docker_ok};
 use cedana_integration::folder::Folder;
-use cedana_integration::{command, runc, unique};
+use cedana_integration::{command, eventually, runc, unique};
 
 /// A container with threads, above the size that is restored lazily.
 const WORKLOAD: [&str; 6] = ["--memory", "16", "--threads", "2", "--file", "/f"];
@@ -121,4 +121,94 @@ fn a_name_is_no_id() {
     );
     container.running();
     assert_eq!(folder.names(), [""; 0]);
+}
+
+/// The processes that read the output of a restored container, by their files.
+fn readers(new: &str) -> Vec<String> {
+    let log = runc::bundle_of(new).join("output.log");
+    let log = log.to_string_lossy();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .map(|process| process.path())
+        .filter(|process| {
+            fs::read_link(process.join("fd/1")).is_ok_and(|file| {
+                // A removed file's name ends with " (deleted)".
+                file.to_string_lossy().starts_with(&*log)
+            })
+        })
+        .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default())
+        .collect()
+}
+
+/// A container that writes comes back, and its output is in the bundle.
+#[track_caller]
+fn output_is_kept(flags: &[&str]) {
+    let daemon = Daemon::start("docker-runc");
+    let script = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done";
+    let container = Run::new("output")
+        .flags(flags)
+        .command(&["sh", "-c", script])
+        .start();
+    eventually("it writes", || match container.logs() {
+        lines if lines.contains("line 2") => Ok(()),
+        lines => Err(lines),
+    });
+    let folder = Folder::new("output");
+    let id = container.inspect("{{.Id}}");
+    daemon.ok(&["dump", "runc", &id, "-d", &folder.text()]);
+    container.exited();
+    let tar = exported(&container, &folder);
+    let new = unique("new");
+    daemon.ok(&[
+        "restore",
+        "--bundle",
+        &tar,
+        "-i",
+        &new,
+        "-d",
+        &folder.text(),
+    ]);
+    let log = runc::bundle_of(&new).join("output.log");
+    eventually("its output is in the bundle", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        match text.matches("line").count() {
+            0..4 => Err(text),
+            _ => Ok(()),
+        }
+    });
+    let text = fs::read_to_string(&log).expect("the output");
+    assert!(
+        !text.contains("line 1\n") && !text.contains("line 1\r"),
+        "{text}"
+    );
+    assert_eq!(readers(&new).len(), 1, "{:?}", readers(&new));
+    daemon.ok(&["dump", "runc", &new, "-d", &folder.text()]);
+    runc::delete(&new);
+    runc::no_bundle(&new);
+    eventually("no process reads it", || match readers(&new) {
+        none if none.is_empty() => Ok(()),
+        some => Err(some.join("; ")),
+    });
+    daemon.ok(&[
+        "restore",
+        "--bundle",
+        &tar,
+        "-i",
+        &new,
+        "-d",
+        &folder.text(),
+    ]);
+    runc::pid(&new);
+    runc::delete(&new);
+    runc::no_bundle(&new);
+}
+
+#[test]
+fn the_output_of_a_restored_container_is_in_its_bundle() {
+    output_is_kept(&[]);
+}
+
+#[test]
+fn a_restored_container_keeps_its_terminal() {
+    output_is_kept(&["--tty"]);
 }

@@ -80,6 +80,7 @@ fn main() -> ExitCode {
                 .map_err(Into::into)
         }
         Ok(Invocation::CopyOutput) => return copy_output::run(),
+        Ok(Invocation::HoldTerminal) => return copy_output::hold_terminal(),
         Ok(Invocation::ServePages) => return session::serve(),
         Ok(Invocation::PassThrough) => passthrough::exec(&args, &reporter)
             .map(|never| match never {})

@@ -35,7 +35,7 @@ pub(crate) use paths::BundlePath;
 pub(crate) use request::Request;
 pub(crate) use unpack::Unpack;
 
-use cedana_contract::flags::{COPY_OUTPUT, HOLD_NETNS, OWN_VERSION, PAGE_SOURCE};
+use cedana_contract::flags::{COPY_OUTPUT, HOLD_NETNS, HOLD_TERMINAL, OWN_VERSION, PAGE_SOURCE};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(crate) enum Invocation {
     HoldNetns(Option<PathBuf>),
     /// Copy the output of a container from a pipe to a file.
     CopyOutput,
+    /// Hold the terminal of a container, and copy its output to a file.
+    HoldTerminal,
     /// Serve the memory of a container that is being restored.
     ServePages,
     /// Exec the wrapped runtime with the same arguments.
@@ -66,7 +68,7 @@ impl Invocation {
             | Self::Inspect(_)
             | Self::Unpack(_)
             | Self::HoldNetns(_) => true,
-            Self::OwnVersion | Self::PassThrough | Self::CopyOutput => false,
+            Self::OwnVersion | Self::PassThrough | Self::CopyOutput | Self::HoldTerminal => false,
         }
     }
 }
@@ -76,6 +78,7 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
     match args {
         [only] if only == OWN_VERSION => return Ok(Invocation::OwnVersion),
         [only] if only == COPY_OUTPUT => return Ok(Invocation::CopyOutput),
+        [only] if only == HOLD_TERMINAL => return Ok(Invocation::HoldTerminal),
         [only] if only == PAGE_SOURCE => return Ok(Invocation::ServePages),
         [hold] if hold == HOLD_NETNS => return Ok(Invocation::HoldNetns(None)),
         [hold, images] if hold == HOLD_NETNS => {

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, NETNS, PROGRESS_FD};
+use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, CHECK, NETNS, PROGRESS_FD};
 use cedana_contract::id::ContainerId;
 
 use super::argument::Argument;
@@ -75,6 +75,8 @@ pub(crate) struct Request {
     pub(crate) images: ImagePath,
     /// The bundle of a `restore`.
     pub(crate) bundle: BundlePath,
+    /// Whether it is only looked for what would stop a checkpoint.
+    pub(crate) checks: bool,
     /// The descriptor that progress is written to.
     pub(crate) progress_fd: Option<i32>,
     flags: Vec<(String, Option<OsString>)>,
@@ -95,6 +97,7 @@ impl Request {
     ) -> Result<Option<Self>, Error> {
         let mut flags = Vec::new();
         let mut progress_fd = None;
+        let mut checks = false;
         let mut after = Vec::new();
         let mut id = None;
         let mut only_plain = false;
@@ -115,6 +118,11 @@ impl Request {
             let flag = || format!("--{name}");
             if matches!(name.as_str(), "h" | "help" | "?" | "usage") {
                 return Ok(None);
+            }
+            if (verb, name.as_str()) == ("checkpoint", CHECK) {
+                after.pop();
+                checks = !is_false(value.as_deref());
+                continue;
             }
             let is_own = matches!(
                 (verb, name.as_str()),
@@ -165,6 +173,7 @@ impl Request {
             verb,
             after,
             id,
+            checks,
             progress_fd,
             flags,
         }))

@@ -141,6 +141,13 @@ fn an_archive_has_a_directory_and_a_name() {
 }
 
 #[test]
+fn a_check_is_of_a_checkpoint() {
+    assert!(request("checkpoint --check c").checks);
+    assert!(!request("checkpoint --check=false c").checks);
+    assert!(parse(&args("restore --check c")).is_err());
+}
+
+#[test]
 fn our_own_flags_do_not_reach_the_runtime() {
     for line in [
         "checkpoint --leave-running --progress-fd 7 --work-path /w c",

@@ -73,6 +73,7 @@ impl Console {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         };
+        stream.set_nonblocking(true)?;
         let (name, master) = receive(&stream)?;
         let caller = UnixStream::connect(to)?;
         let descriptors = [master.as_raw_fd()];
@@ -99,9 +100,17 @@ fn path(dir: &File) -> PathBuf {
     procfs::descriptor(dir).join(SOCKET)
 }
 
+/// Waits for a terminal's master on a console socket.
+///
+/// # Errors
+/// A connection without a terminal.
+pub(crate) fn accept(listener: &UnixListener) -> io::Result<OwnedFd> {
+    let (stream, _) = listener.accept()?;
+    receive(&stream).map(|(_, master)| master)
+}
+
 /// The terminal's name and its master.
 fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, OwnedFd)> {
-    stream.set_nonblocking(true)?;
     let mut name = vec![0; MAX_NAME];
     let mut parts = [IoSliceMut::new(&mut name)];
     let mut space = nix::cmsg_space!([RawFd; 1]);

@@ -13,6 +13,7 @@
 
 pub(crate) mod archive;
 mod own;
+mod scan;
 mod spec;
 mod unpack;
 
@@ -55,6 +56,8 @@ pub(crate) struct New<'a> {
 pub(crate) struct Bundle {
     path: PathBuf,
     own: Option<Own>,
+    /// Whether the container has a terminal.
+    pub(crate) has_terminal: bool,
     /// What the caller should know of it.
     pub(crate) warnings: Vec<String>,
 }
@@ -66,7 +69,7 @@ impl Bundle {
     /// It is no bundle, is damaged, or has no configuration. Nothing is left.
     pub(crate) fn prepare(path: &Path, new: &New<'_>) -> Result<Self, Failure> {
         let given = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-        let bundle = match given.is_dir() {
+        let mut bundle = match given.is_dir() {
             true => Self::of_directory(path, new)?,
             false => Self::of_tar(path, new)?,
         };
@@ -79,6 +82,7 @@ impl Bundle {
             return Ok(Self {
                 path: path.to_owned(),
                 own: None,
+                has_terminal: false,
                 warnings: Vec::new(),
             });
         }
@@ -113,6 +117,7 @@ impl Bundle {
             return Ok(Self {
                 path,
                 own: Some(own),
+                has_terminal: false,
                 warnings,
             });
         }
@@ -146,12 +151,13 @@ impl Bundle {
         Ok(Self {
             path: own.path().to_owned(),
             own: Some(own),
+            has_terminal: false,
             warnings,
         })
     }
 
-    /// Refuses what a restore by the daemon can't do, in words.
-    fn check(&self) -> Result<(), Failure> {
+    /// Refuses a bundle without a root, in words, and looks for a terminal.
+    fn check(&mut self) -> Result<(), Failure> {
         let spec = self.config()?;
         let root = spec["root"]["path"].as_str().unwrap_or_default();
         if root.is_empty() || !self.path.join(root).is_dir() {
@@ -163,12 +169,7 @@ impl Bundle {
                 ),
             ));
         }
-        if spec["process"]["terminal"] == true {
-            return Err(Failure::new(
-                Kind::State,
-                "the container has a terminal, which the daemon has none for; restore it by `cedana-runc restore --console-socket`, or checkpoint one that was started without -t",
-            ));
-        }
+        self.has_terminal = spec["process"]["terminal"] == true;
         Ok(())
     }
 

@@ -76,7 +76,7 @@ pub(super) fn adapt(mut spec: Value, place: &Place<'_>) -> Result<(Value, Vec<St
     for mount in array(&mut spec, "mounts").filter(|mount| is_bind(mount)) {
         let text = |key: &str| mount[key].as_str().unwrap_or_default().to_owned();
         let (source, destination) = (text("source"), text("destination"));
-        if OF_ENGINE.contains(&&*destination) && source != destination {
+        if is_of_engine(&source, &destination) {
             let copy = copy(Path::new(&source), &destination, place);
             mount["source"] = copy?.into();
         } else {
@@ -86,6 +86,14 @@ pub(super) fn adapt(mut spec: Value, place: &Place<'_>) -> Result<(Value, Vec<St
         }
     }
     Ok((spec, warnings))
+}
+
+/// Whether a mount is one of the files that an engine makes. Another file, which a hostile
+/// checkpoint may name, is not copied.
+fn is_of_engine(source: &str, destination: &str) -> bool {
+    OF_ENGINE.contains(&destination)
+        && source != destination
+        && Path::new(source).file_name() == Path::new(destination).file_name()
 }
 
 fn array<'a>(value: &'a mut Value, key: &str) -> impl Iterator<Item = &'a mut Value> {
@@ -157,7 +165,8 @@ mod tests {
     fn a_docker_container_gets_a_place_of_its_own() {
         let dir = tempfile::tempdir().expect("tempdir");
         fs::create_dir_all(dir.path().join("rootfs/etc")).expect("mkdir");
-        let engines = dir.path().join("engine-hosts");
+        let engines = dir.path().join("engine/hosts");
+        fs::create_dir(dir.path().join("engine")).expect("mkdir");
         fs::write(&engines, "127.0.0.1 old").expect("write");
         fs::write(dir.path().join("rootfs/etc/hostname"), "root").expect("write");
         let bind = |destination: &str, source: &Path| json!({"destination": destination, "source": source, "type": "bind", "options": ["rbind"]});
@@ -176,8 +185,8 @@ mod tests {
                 ]},
                 "mounts": [
                     bind("/etc/hosts", &engines),
-                    bind("/etc/hostname", &gone),
-                    bind("/etc/resolv.conf", &gone),
+                    bind("/etc/hostname", &gone.join("hostname")),
+                    bind("/etc/resolv.conf", &gone.join("resolv.conf")),
                     bind("/data", &gone),
                     {"destination": "/proc", "type": "proc", "source": "proc"},
                 ],
@@ -200,6 +209,7 @@ mod tests {
             fs::read_to_string(source).expect("read")
         };
         assert_eq!([read(0), read(1), read(2)], ["127.0.0.1 old", "root", ""]);
+        assert!(!is_of_engine("/etc/shadow", "/etc/hosts"));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("at /data"), "{warnings:?}");
     }

@@ -14,27 +14,20 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use tar::{Archive, Entry, EntryType, Header};
+use tar::{Archive, Entry, EntryType};
 
+use super::scan::scan;
 use super::{Failure, Kind, invalid, unreadable};
-
-const BLOCK: u64 = 512;
-
-/// The most bytes of a header's extension, which is held in memory: a path, and the
-/// attributes of one file, which are of 64 KiB each.
-const MAX_EXTENSION: u64 = 1 << 20;
 
 /// The record of a file's attribute in a header's extension.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
-
-const NOT_A_TAR: &str = "it is not a tar; a compressed one must be decompressed first";
 
 /// Unpacks a tar into a new directory. Returns how many device files were left out.
 ///
@@ -80,16 +73,14 @@ fn unpack_entry(entry: &mut Entry<'_, impl Read>, to: &Path) -> io::Result<bool>
         // A container's /dev is a mount.
         EntryType::Char | EntryType::Block => return Ok(path.starts_with("dev")),
         EntryType::Fifo => make_fifo(entry, &path, to).map_err(named)?,
+        EntryType::Link => make_link(entry, &path, to).map_err(named)?,
         _ => {
             // It says why in its source.
             let inside = entry
                 .unpack_in(to)
                 .map_err(|error| named(with_sources(&error)))?;
             if !inside {
-                return Err(named(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it leads out of the container's root",
-                )));
+                return Err(named(outside()));
             }
         }
     }
@@ -109,26 +100,49 @@ fn with_sources(error: &io::Error) -> io::Error {
 
 /// Makes a FIFO, which the crate tar does not.
 fn make_fifo(entry: &Entry<'_, impl Read>, path: &Path, to: &Path) -> io::Result<()> {
-    let outside = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it leads out of the container's root",
-        )
-    };
-    let plain = path
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
-    let place = to.join(path);
-    let above = place.parent().unwrap_or(to).canonicalize()?;
-    if !plain || !above.starts_with(to.canonicalize()?) {
-        return Err(outside());
-    }
+    let place = within(path, to)?;
     let header = entry.header();
     let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
     let (uid, gid) = (id(header.uid()?)?, id(header.gid()?)?);
     mkfifo(&place, Mode::S_IRUSR | Mode::S_IWUSR)?;
     std::os::unix::fs::lchown(&place, Some(uid), Some(gid))?;
     fs::set_permissions(&place, fs::Permissions::from_mode(header.mode()? & 0o7777))
+}
+
+/// Makes a hard link. The crate tar refuses one to a symbolic link that leads out of the
+/// directory, as absolute ones do.
+fn make_link(entry: &Entry<'_, impl Read>, path: &Path, to: &Path) -> io::Result<()> {
+    let target = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+    let (target, place) = (within(&target, to)?, within(path, to)?);
+    match fs::remove_file(&place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // linkat(2) without flags does not follow links.
+        _ => fs::hard_link(target, place),
+    }
+}
+
+/// The place of an entry, whose directory exists and is below `to`.
+fn within(path: &Path, to: &Path) -> io::Result<PathBuf> {
+    let mut place = to.to_owned();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => place.push(name),
+            Component::CurDir | Component::RootDir => {}
+            _ => return Err(outside()),
+        }
+    }
+    let above = place.parent().unwrap_or(to).canonicalize()?;
+    match place != to && above.starts_with(to.canonicalize()?) {
+        true => Ok(place),
+        false => Err(outside()),
+    }
+}
+
+fn outside() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it leads out of the container's root",
+    )
 }
 
 /// Sets what the entry has of capabilities, access lists and users' attributes.
@@ -204,100 +218,12 @@ impl Read for Cancellable<'_> {
     }
 }
 
-/// Reads all headers. The reason if it is not a tar that is unpacked.
-fn scan(file: &File, length: u64) -> Result<(), String> {
-    let truncated = |at: u64| format!("it is truncated (at byte {at}); copy it again");
-    let mut at = 0;
-    // The size in the extension before a header.
-    let mut extended: Option<u64> = None;
-    loop {
-        let mut header = Header::new_old();
-        if at + BLOCK > length {
-            return Err(match at {
-                0 => NOT_A_TAR.to_owned(),
-                _ => truncated(at),
-            });
-        }
-        let unread = |error: io::Error| format!("it cannot be read: {error}");
-        file.read_exact_at(header.as_mut_bytes(), at)
-            .map_err(unread)?;
-        if header.as_bytes().iter().all(|byte| *byte == 0) {
-            return match at {
-                0 => Err("it is empty".to_owned()),
-                _ => Ok(()),
-            };
-        }
-        let not_a_tar = || match at {
-            0 => NOT_A_TAR.to_owned(),
-            _ => format!("it is damaged (at byte {at})"),
-        };
-        if header.cksum().ok() != Some(checksum(header.as_bytes())) {
-            return Err(not_a_tar());
-        }
-        let size = header.entry_size().map_err(|_| not_a_tar())?;
-        let start = at + BLOCK;
-        let size = match header.entry_type() {
-            EntryType::XHeader | EntryType::GNULongName | EntryType::GNULongLink => {
-                if size > MAX_EXTENSION {
-                    return Err(format!("a header is too long (at byte {at})"));
-                }
-                if header.entry_type() == EntryType::XHeader {
-                    let mut text = vec![0; size as usize];
-                    let read = file.read_exact_at(&mut text, start);
-                    read.map_err(|_| truncated(at))?;
-                    extended = size_in(&text).or(extended);
-                }
-                size
-            }
-            EntryType::Regular => extended.take().unwrap_or(size),
-            EntryType::Link
-            | EntryType::Symlink
-            | EntryType::Directory
-            | EntryType::Fifo
-            | EntryType::Char
-            | EntryType::Block => {
-                extended = None;
-                if size != 0 {
-                    return Err(not_a_tar());
-                }
-                0
-            }
-            other => {
-                return Err(format!(
-                    "it has an entry of an unknown kind ({:?}, at byte {at})",
-                    char::from(other.as_byte())
-                ));
-            }
-        };
-        let end = size
-            .checked_next_multiple_of(BLOCK)
-            .and_then(|size| start.checked_add(size));
-        at = end
-            .filter(|end| *end <= length)
-            .ok_or_else(|| truncated(at))?;
-    }
-}
-
-/// The sum of a header's bytes, its own field taken as blanks.
-fn checksum(header: &[u8; BLOCK as usize]) -> u32 {
-    let sum = |bytes: &[u8]| -> u32 { bytes.iter().map(|byte| u32::from(*byte)).sum() };
-    sum(&header[..148]) + 8 * u32::from(b' ') + sum(&header[156..])
-}
-
-/// The size in a header's extension, if it has one.
-fn size_in(text: &[u8]) -> Option<u64> {
-    tar::PaxExtensions::new(text)
-        .filter_map(Result::ok)
-        .filter(|record| record.key() == Ok("size"))
-        .filter_map(|record| record.value().ok()?.parse().ok())
-        .last()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoints::bundle::scan::checksum;
     use std::os::unix::fs::MetadataExt;
-    use tar::Builder;
+    use tar::{Builder, Header};
 
     fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, text: &[u8]) {
         let mut header = Header::new_gnu();
@@ -326,7 +252,10 @@ mod tests {
         (dir, result)
     }
 
-    fn tar_of(entries: &[(EntryType, &str, &str, &[u8])]) -> Vec<u8> {
+    /// Kind, name, link and content.
+    type Listed<'a> = (EntryType, &'a str, &'a str, &'a [u8]);
+
+    fn tar_of(entries: &[Listed<'_>]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
         for (kind, name, link, text) in entries {
             entry(&mut builder, *kind, name, link, text);
@@ -341,7 +270,9 @@ mod tests {
             (EntryType::Regular, "bin/a", "", b"content"),
             (EntryType::Link, "bin/b", "bin/a", b""),
             (EntryType::Symlink, "sbin", "/bin", b""),
-            (EntryType::Fifo, "bin/fifo", "", b""),
+            (EntryType::Fifo, "./bin/fifo", "", b""),
+            (EntryType::Symlink, "bin/c", "/etc/passwd", b""),
+            (EntryType::Link, "bin/d", "bin/c", b""),
             (EntryType::Char, "dev/null", "", b""),
             (EntryType::Char, "null", "", b""),
         ]);
@@ -350,6 +281,7 @@ mod tests {
         let status = |name: &str| fs::symlink_metadata(dir.path().join("root").join(name));
         let a = status("bin/a").expect("a");
         assert_eq!((a.mode() & 0o7777, a.nlink(), a.mtime()), (0o4755, 2, 1));
+        assert!(status("bin/d").expect("a link").is_symlink());
         assert!(status("sbin").expect("a link").is_symlink());
         assert_eq!(
             status("bin/fifo").expect("a FIFO").mode() & libc::S_IFMT,
@@ -360,7 +292,7 @@ mod tests {
 
     #[test]
     fn nothing_leaves_the_directory() {
-        let hostile: [&[(EntryType, &str, &str, &[u8])]; 5] = [
+        let hostile: [&[Listed<'_>]; 6] = [
             &[(EntryType::Regular, "../outside/x", "", b"x")],
             &[
                 (EntryType::Symlink, "link", "../outside", b""),
@@ -371,6 +303,10 @@ mod tests {
                 (EntryType::Fifo, "link/x", "", b""),
             ],
             &[(EntryType::Link, "hosts", "../a.tar", b"")],
+            &[
+                (EntryType::Symlink, "link", "../outside", b""),
+                (EntryType::Link, "link/x", "link", b""),
+            ],
             &[(EntryType::Fifo, "../outside/x", "", b"")],
         ];
         for entries in hostile {

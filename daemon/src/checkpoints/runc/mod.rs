@@ -21,7 +21,7 @@ use std::process::Stdio;
 use cedana_checkpoint::format::manifest::Manifest;
 use cedana_checkpoint::opened::OpenedDir;
 use cedana_config::Config;
-use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME};
+use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, CHECK};
 use tokio::process::Command;
 
 use super::{Checked, DumpOptions, Dumped, Failure, Kind, RestoreOptions, Tell};
@@ -151,7 +151,30 @@ async fn finish(command: &mut Command) -> Result<(), Failure> {
 pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
     let root = roots::find(container)?;
     let init = state::init(&root, &container.id)?;
-    Ok(state::look(init))
+    let config = Config::load();
+    let config = config.map_err(|error| Failure::new(Kind::State, error.to_string()))?;
+    let mut command = wrapper::command(&config);
+    flag(&mut command, "root", &root);
+    command.args(["checkpoint", &format!("--{CHECK}")]);
+    // Not looked at, but a dump makes an archive.
+    flag(&mut command, ARCHIVE_DIR, "/");
+    command.args(["--", &container.id]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(&mut command, ())?;
+    let (stdout, stderr) = running.output();
+    let (found, said) = tokio::join!(wrapper::read(stdout), wrapper::read(stderr));
+    let (status, ()) = running.wait().await?;
+    let said = Said::on_stderr(&said);
+    let mut obstacles: Vec<String> = found.lines().map(str::to_owned).collect();
+    if !status.success() {
+        // It would stop a checkpoint, too.
+        obstacles.push(said.error.unwrap_or_else(|| status.to_string()));
+    }
+    Ok(Checked {
+        obstacles,
+        warnings: said.warnings,
+        ..state::look(init)
+    })
 }
 
 /// Returns the process ID of a running container's first process.

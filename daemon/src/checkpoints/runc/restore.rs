@@ -16,7 +16,7 @@ use cedana_checkpoint::opened::OpenedDir;
 use cedana_config::Config;
 
 use super::roots::RUNC;
-use super::wrapper::{self, Running, Said, Undo, flag};
+use super::wrapper::{self, Running, Said, Terminal, Undo, flag};
 use super::{Container, Failure, Kind, RestoreOptions, Tell, state};
 use crate::checkpoints::Told;
 use crate::checkpoints::bundle::{self, Bundle, archive};
@@ -47,7 +47,9 @@ struct Prepared {
     root: PathBuf,
     id: String,
     bundle: Bundle,
-    /// For cedana-runc's log and PID file.
+    /// The holder of its terminal, if it has one.
+    terminal: Option<Terminal>,
+    /// For cedana-runc's log, and a socket.
     work: Scratch,
     config: Config,
 }
@@ -90,6 +92,7 @@ pub(crate) async fn restore(
         root,
         id,
         bundle,
+        terminal: None,
         work,
         config: options.config.clone(),
     };
@@ -139,13 +142,20 @@ fn work() -> std::io::Result<Scratch> {
 }
 
 async fn run(
-    prepared: Prepared,
+    mut prepared: Prepared,
     checkpoint: &Path,
     tcp_close: bool,
     tell: &Tell,
 ) -> Result<i32, Failure> {
     let log = prepared.work.path().join("log.json");
-    let output = wrapper::copy_output(prepared.bundle.output()?)?;
+    let output = prepared.bundle.output()?;
+    prepared.terminal = match prepared.bundle.has_terminal {
+        true => Some(Terminal::hold(
+            &prepared.work.path(),
+            output.try_clone().map_err(copied)?,
+        )?),
+        false => None,
+    };
     let mut command = wrapper::command(&prepared.config);
     flag(&mut command, "root", &prepared.root);
     flag(&mut command, "log", &log);
@@ -155,12 +165,16 @@ async fn run(
     if tcp_close {
         command.arg("--tcp-close");
     }
+    match &prepared.terminal {
+        Some(terminal) => flag(&mut command, "console-socket", terminal.path()),
+        // cedana-runc passes its stdio on to the container.
+        None => {
+            let output = wrapper::copy_output(output)?;
+            command.stdout(output.try_clone().map_err(copied)?);
+            command.stderr(output);
+        }
+    }
     command.args(["--", &prepared.id]);
-    // cedana-runc passes its stdio on to the container.
-    let again = output.try_clone().map_err(|error| {
-        Failure::new(Kind::System, format!("cannot copy a descriptor: {error}"))
-    })?;
-    command.stdout(output).stderr(again);
     let running = Running::start(&mut command, prepared)?;
     let (status, prepared) = running.wait().await?;
     let said = fs::read(&log).unwrap_or_default();
@@ -177,6 +191,10 @@ async fn run(
             Err(failure)
         }
     }
+}
+
+fn copied(error: std::io::Error) -> Failure {
+    Failure::new(Kind::System, format!("cannot copy a descriptor: {error}"))
 }
 
 impl Undo for Prepared {

@@ -7,10 +7,12 @@
 use std::ffi::OsStr;
 use std::io::PipeWriter;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use cedana_config::Config;
-use cedana_contract::flags::{COPY_OUTPUT, PROGRESS_FD, WRAPPER};
+use cedana_contract::flags::{COPY_OUTPUT, HOLD_TERMINAL, PROGRESS_FD, WRAPPER};
 use cedana_contract::progress::{Message, Phase};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,6 +35,15 @@ pub(super) fn command(config: &Config) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    let hook = || {
+        // The daemon's would take what a restore makes for its mounts from the
+        // container's users. A checkpoint sets its own.
+        // SAFETY: umask touches no memory.
+        unsafe { libc::umask(0o022) };
+        Ok(())
+    };
+    // SAFETY: the hook runs between fork and exec, and umask is async-signal-safe.
+    unsafe { command.pre_exec(hook) };
     command
 }
 
@@ -57,6 +68,49 @@ pub(super) fn copy_output(file: std::fs::File) -> Result<PipeWriter, Failure> {
         .spawn()
         .map_err(failed)?;
     Ok(writer)
+}
+
+/// The holder of a container's terminal. It ends with the container, or, when this is
+/// dropped, if it has got no terminal.
+pub(super) struct Terminal {
+    path: PathBuf,
+}
+
+impl Terminal {
+    /// Starts a holder that writes what the container writes to `file`. Its socket is in
+    /// `dir`.
+    pub(super) fn hold(dir: &Path, file: std::fs::File) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::new(
+                Kind::System,
+                format!("cannot start the holder of the container's terminal: {error}"),
+            )
+        };
+        let path = dir.join("console.sock");
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        Command::new(WRAPPER)
+            .arg(HOLD_TERMINAL)
+            .current_dir("/")
+            .stdin(OwnedFd::from(listener))
+            .stdout(file)
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self { path })
+    }
+
+    /// The path for `--console-socket`.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It says that the restore has ended.
+        let _ = UnixStream::connect(&self.path);
+    }
 }
 
 /// Adds a flag with a value, which may begin like a flag.

@@ -144,7 +144,7 @@ impl Failed<'_> {
                 Some(Error::failed(prepared.request, failure))
             }
         };
-        if let Some(Err(error)) = storing.map(Storage::abandon) {
+        if let Some(Err(error)) = storing.map(|storing| storing.abandon()) {
             prepared.reporter.warning(&format!(
                 "cannot remove the incomplete checkpoint in {}: {error}",
                 prepared.request.images.display()

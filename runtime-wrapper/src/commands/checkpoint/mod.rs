@@ -20,6 +20,7 @@
 
 mod attempts;
 mod captured;
+mod check;
 mod compression;
 pub(crate) mod doubt;
 mod dump_options;
@@ -53,6 +54,9 @@ use running::Running;
 pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Error> {
     // Before the first thread starts.
     let signals = Signals::block().map_err(Error::Signals)?;
+    if request.checks {
+        return check::run(request, reporter, &signals);
+    }
     let progress = Progress::new(request.progress_fd)?;
     let prepared = Prepared::prepare(request, reporter, &signals)?;
     let mut attempts = Attempts::of(&prepared);

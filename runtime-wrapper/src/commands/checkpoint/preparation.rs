@@ -32,6 +32,26 @@ impl<'a> Prepared<'a> {
         reporter: &'a Reporter,
         signals: &'a Signals,
     ) -> Result<Self, Error> {
+        let mut prepared = Self::read(request, reporter, signals)?;
+        prepared.refuse_what_docker_cannot_start()?;
+        prepared.wait_for_memory()?;
+        prepared.paused = prepared.wait_for_containerd()?;
+        let stats = stats_of(&prepared.processes());
+        prechecks::refuse_full_tables(request, prepared.container.init, &stats)?;
+        prechecks::warn_of_foreign(request, prepared.container.init, &stats, reporter);
+        unrestorable::before_dump(&prepared, &stats).map_err(|doubt| prepared.refused(doubt))?;
+        // A checkpoint holds the application's secrets: its files and its directory
+        // are for root alone.
+        umask(Mode::from_bits_truncate(0o077));
+        Ok(prepared)
+    }
+
+    /// Reads settings and container.
+    pub(super) fn read(
+        request: &'a Request,
+        reporter: &'a Reporter,
+        signals: &'a Signals,
+    ) -> Result<Self, Error> {
         let config = Config::load()?;
         let runtime = Runtime::find(&config.runtime)?;
         let container = Container::find(request, &runtime)?;
@@ -50,7 +70,7 @@ impl<'a> Prepared<'a> {
             let version = scope.spawn(|| runtime.version());
             (criu::check(request), version.join().unwrap_or_default())
         });
-        let mut prepared = Self {
+        Ok(Self {
             request,
             reporter,
             signals,
@@ -63,18 +83,7 @@ impl<'a> Prepared<'a> {
             cgroup: container.cgroup.as_deref().and_then(Cgroup::open),
             container,
             config,
-        };
-        prepared.refuse_what_docker_cannot_start()?;
-        prepared.wait_for_memory()?;
-        prepared.paused = prepared.wait_for_containerd()?;
-        let stats = stats_of(&prepared.processes());
-        prechecks::refuse_full_tables(request, prepared.container.init, &stats)?;
-        prechecks::warn_of_foreign(request, prepared.container.init, &stats, reporter);
-        unrestorable::before_dump(&prepared, &stats).map_err(|doubt| prepared.refused(doubt))?;
-        // A checkpoint holds the application's secrets: its files and its directory
-        // are for root alone.
-        umask(Mode::from_bits_truncate(0o077));
-        Ok(prepared)
+        })
     }
 
     fn refuse_what_docker_cannot_start(&self) -> Result<(), Error> {

@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
             processes,
             log: Log::before(paths.work.join("dump.log")),
             stats: Log::before(paths.work.join("stats-dump")),
-            images: Images::Captured(storing),
+            images: Images::Captured(Box::new(storing)),
             paths,
             command,
             _options: options,
@@ -173,7 +173,7 @@ impl<'a> Running<'a> {
             Images::Captured(storing) if dumped => Ended::Captured(Captured {
                 prepared,
                 outcome,
-                images: Written::Unpublished(Box::new(storing)),
+                images: Written::Unpublished(storing),
                 stats: self.stats,
                 work: paths.work,
             }),
@@ -213,7 +213,7 @@ fn finished_alone(images: &Images<'_>, log: &Log, paths: &Paths, hook: &Option<P
 }
 
 /// Publishes captured images unless they could never be restored.
-fn publish<'a>(prepared: &'a Prepared<'a>, storing: Storage<'a>, images: &Path) -> Images<'a> {
+fn publish<'a>(prepared: &'a Prepared<'a>, storing: Box<Storage<'a>>, images: &Path) -> Images<'a> {
     if let Err(doubt) = unrestorable::after_dump(prepared, images) {
         return Images::Refused(prepared.refused(doubt), Some(storing));
     }

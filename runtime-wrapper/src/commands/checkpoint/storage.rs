@@ -4,23 +4,28 @@
 //! ```text
 //! Directory  CRIU and the capture write to a staging directory, which is renamed
 //! Archive    CRIU writes to a hidden directory, the capture to the archive, which is linked
+//!
+//! place      either of them
+//! record     the manifest
 //! ```
 
-use std::collections::BTreeMap;
+mod place;
+mod record;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use cedana_checkpoint::capture::{self, ArchiveWriter, Capture, Captured, Expected};
-use cedana_checkpoint::format::manifest::{self, Cost, Entry, Key, Machine, Manifest, Versions};
+use cedana_checkpoint::format::manifest::{self, Cost, Entry, Manifest};
 use cedana_checkpoint::format::pages::Compression;
-use cedana_checkpoint::format::publish::{self, ArchivePlace, Durability, NewArchive, Staging};
+use cedana_checkpoint::format::publish::{self, Durability, NewArchive};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
-use cedana_contract::files;
-use serde_json::Value;
+
+use place::Place;
 
 use super::compression;
 use super::prepared::Prepared;
@@ -29,12 +34,6 @@ use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::engine::checkpoint_dir;
 use crate::output::units::micros;
-
-/// Annotations that hold the name of a container's image (containerd's CRI, CRI-O).
-const IMAGE_NAMES: [&str; 2] = [
-    "io.kubernetes.cri.image-name",
-    "io.kubernetes.cri-o.ImageName",
-];
 
 /// The state of CRIU when a checkpoint is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +54,6 @@ pub(super) struct Storage<'a> {
     start: Instant,
 }
 
-/// Where a checkpoint goes.
-enum Place {
-    Directory(Box<Staging>),
-    Archive(Box<NewArchive>),
-}
-
 /// A checkpoint that is published.
 pub(super) struct Stored {
     /// The archive, if it is one.
@@ -72,11 +65,11 @@ pub(super) struct Stored {
 /// The images that CRIU writes.
 pub(super) enum Images<'a> {
     /// Still being captured, or captured and not yet published.
-    Captured(Storage<'a>),
+    Captured(Box<Storage<'a>>),
     /// Published as a checkpoint.
     Published(Stored),
     /// Unusable. They are removed, and the container runs on.
-    Refused(Error, Option<Storage<'a>>),
+    Refused(Error, Option<Box<Storage<'a>>>),
 }
 
 /// Paths for the runtime and CRIU.
@@ -210,16 +203,21 @@ impl<'a> Storage<'a> {
     fn complete(&mut self, criu: Criu) -> Result<Option<PathBuf>, Error> {
         let request = self.prepared.request;
         let dumped = self.start.elapsed();
-        let Some(capture) = self.capture.take() else {
-            return self.publish_unread();
+        let captured = match self.capture.take() {
+            Some(capture) => {
+                let captured = capture.finish();
+                Some(captured.map_err(|source| in_capture(request, source))?)
+            }
+            None => None,
         };
-        let captured = capture.finish();
-        let captured = captured.map_err(|source| in_capture(request, source))?;
         let parent = match (parent(request), &self.place) {
             (Some(parent), Place::Directory(staging)) => staging.parent(parent),
             _ => Ok(None),
         };
         let parent = parent.map_err(|source| in_store(request, source))?;
+        let Some(captured) = captured else {
+            return self.publish_unread();
+        };
         let Captured {
             files,
             raw_bytes,
@@ -236,7 +234,7 @@ impl<'a> Storage<'a> {
         });
         let mut archive = archive;
         let files = self.other_files(files, archive.as_mut())?;
-        let mut manifest = self.manifest(files)?;
+        let mut manifest = record::manifest(self.prepared, self.compression, files)?;
         manifest.parent = parent;
         manifest.cost = Cost {
             frozen_us: match criu {
@@ -250,7 +248,7 @@ impl<'a> Storage<'a> {
             raw_bytes,
             stored_bytes,
         };
-        sign(&mut manifest, self.prepared);
+        record::sign(&mut manifest, self.prepared);
         self.publish(&manifest, archive)
     }
 
@@ -348,48 +346,6 @@ impl<'a> Storage<'a> {
         Ok(Some(path))
     }
 
-    fn manifest(&self, files: Vec<Entry>) -> Result<Manifest, Error> {
-        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let Prepared {
-            request,
-            criu,
-            runtime_version,
-            container,
-            spec,
-            ..
-        } = self.prepared;
-        Ok(Manifest {
-            format: Manifest::format_of(&files),
-            created: created.map_or(0, |since| since.as_secs()),
-            files,
-            parent: None,
-            machine: Machine::here().map_err(|source| Error::Machine {
-                id: request.id.clone(),
-                source,
-            })?,
-            versions: Versions {
-                cedana: env!("CARGO_PKG_VERSION").to_owned(),
-                criu: criu.to_string(),
-                runtime: runtime_version
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-            },
-            container: manifest::Container {
-                id: request.id.to_string(),
-                image: IMAGE_NAMES
-                    .iter()
-                    .find_map(|name| container.annotations.get(*name).cloned()),
-                spec: spec.clone(),
-            },
-            process: None,
-            options: options(self.prepared, self.compression),
-            cost: Cost::default(),
-            signature: None,
-        })
-    }
-
     /// Stops the capture and removes the images.
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
         self.capture = None;
@@ -400,101 +356,9 @@ impl<'a> Storage<'a> {
     }
 }
 
-impl Place {
-    fn prepare(prepared: &Prepared<'_>, durability: Durability) -> Result<Self, Error> {
-        let Prepared { request, kind, .. } = prepared;
-        if let Some(parent) = parent(request) {
-            Staging::check_parent(parent).map_err(|source| in_store(request, source))?;
-        }
-        let dir = &request.images;
-        if let Some(name) = request.archive_name() {
-            let place = ArchivePlace::open(dir).map_err(|source| in_archive(request, source))?;
-            let archive = NewArchive::begin(place, &name, None);
-            let archive = archive.map_err(|source| in_store(request, source))?;
-            return Ok(Self::Archive(Box::new(archive)));
-        }
-        let staging = match kind.lazy {
-            true => Staging::in_place(dir),
-            false => Staging::prepare(dir, durability),
-        };
-        let staging = staging.map_err(|source| in_store(request, source))?;
-        Ok(Self::Directory(Box::new(staging)))
-    }
-
-    fn capture(
-        &self,
-        options: capture::Options,
-        observer: Arc<Observer>,
-    ) -> Result<Capture, capture::Error> {
-        match self {
-            Self::Directory(staging) => Capture::start(staging.place(), options, observer),
-            Self::Archive(archive) => {
-                let file = archive.file().try_clone().map_err(capture::Error::Start)?;
-                let to = capture::Archive {
-                    file,
-                    path: archive.shown().to_owned(),
-                };
-                Capture::to_archive(&archive.scratch().path(), to, options, observer)
-            }
-        }
-    }
-}
-
-/// Signs a manifest with the node's key, if the node has one.
-fn sign(manifest: &mut Manifest, prepared: &Prepared<'_>) {
-    let signed = Key::read(Path::new(files::KEY)).map_err(|error| error.to_string());
-    let signed = signed.and_then(|key| match key {
-        Some(key) => manifest.sign(&key).map_err(|error| error.to_string()),
-        None => Ok(()),
-    });
-    if let Err(error) = signed {
-        let id = &prepared.request.id;
-        prepared.reporter.quiet_warning(&format!(
-            "the checkpoint of container {id} is not signed: {error}"
-        ));
-    }
-}
-
 fn parent(request: &Request) -> Option<&Path> {
     let parent = request.value("parent-path")?;
     (!parent.is_empty()).then(|| Path::new(parent))
-}
-
-/// The options of the dump, by the names of settings and flags.
-fn options(prepared: &Prepared<'_>, compression: Compression) -> BTreeMap<String, Value> {
-    let Prepared {
-        request,
-        config,
-        kind,
-        ..
-    } = prepared;
-    let settings = &config.checkpoint;
-    let flag = |name: &'static str, setting: bool| {
-        (
-            name,
-            Value::from(setting || request.has(&name.replace('_', "-"))),
-        )
-    };
-    let mut options = vec![
-        flag("tcp_established", settings.tcp_established),
-        flag("file_locks", settings.file_locks),
-        flag("ext_unix_sk", settings.ext_unix_sk),
-        flag("link_remap", settings.link_remap),
-        flag("shell_job", false),
-        ("ghost_limit", Value::from(settings.ghost_limit)),
-        ("leave_running", Value::from(!kind.ends)),
-    ];
-    match compression {
-        Compression::None => options.push(("compression", Value::from("none"))),
-        Compression::Zstd { level } => options.extend([
-            ("compression", Value::from("zstd")),
-            ("level", Value::from(level)),
-        ]),
-    }
-    options
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
 }
 
 fn in_store(request: &Request, source: publish::Error) -> Error {

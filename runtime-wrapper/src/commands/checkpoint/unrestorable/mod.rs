@@ -64,13 +64,18 @@ pub(super) fn before_dump(
     prepared: &Prepared<'_>,
     stats: &HashMap<Pid, Stat>,
 ) -> Result<(), Doubt> {
+    // A pre-dump can't be restored from, and its container continues.
+    if prepared.request.has("pre-dump") {
+        return Ok(());
+    }
+    refuse_or_warn(prepared, doubts(prepared, stats))
+}
+
+/// What a checkpoint could never be restored for, as far as a running container shows it.
+pub(super) fn doubts(prepared: &Prepared<'_>, stats: &HashMap<Pid, Stat>) -> Vec<Doubt> {
     let Prepared {
         request, container, ..
     } = prepared;
-    // A pre-dump can't be restored from, and its container continues.
-    if request.has("pre-dump") {
-        return Ok(());
-    }
     let inspected = Inspected::of(prepared, stats);
     let mut doubts = Vec::new();
     // An archive is not in Docker's directory of the container.
@@ -88,7 +93,7 @@ pub(super) fn before_dump(
     if container.kind == Kind::Runc {
         doubts.extend(pids::check(&inspected));
     }
-    refuse_or_warn(prepared, doubts)
+    doubts
 }
 
 /// Checks CRIU's images. Images that can't be read are accepted here, since storing

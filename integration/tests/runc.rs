@@ -62,6 +62,31 @@ fn a_container_comes_back_with_its_bundle() {
 }
 
 #[test]
+fn a_bundle_may_be_a_tar() {
+    let daemon = Daemon::start("runc");
+    let container = RuncContainer::start("packed", &WORKLOAD);
+    let before = container.report();
+    let folder = Folder::new("packed");
+    let text = folder.text();
+    daemon.ok(&["dump", "runc", container.id(), "-d", &text]);
+    runc::delete(container.id());
+    let new = unique("unpacked");
+    for within in [".", "rootfs"] {
+        let tar = folder.file("bundle.tar").display().to_string();
+        let from = Path::new(&container.bundle()).join(within);
+        command(
+            "tar",
+            &["-cf", &tar, "-C", &from.display().to_string(), "."],
+        )
+        .ok();
+        daemon.ok(&["restore", "--bundle", &tar, "-i", &new, "-d", &text]);
+        container.report_of(&new).continues(&before);
+        runc::delete(&new);
+        runc::no_bundle(&new);
+    }
+}
+
+#[test]
 fn a_frozen_container_stands_still() {
     let daemon = Daemon::start("runc");
     let container = RuncContainer::start("still", &WORKLOAD);
@@ -76,6 +101,33 @@ fn a_frozen_container_stands_still() {
         .cedana(&["unfreeze", "runc", container.id()])
         .refused();
     assert!(twice.contains("not frozen"), "{twice}");
+}
+
+#[test]
+fn a_check_names_what_would_stop_a_dump() {
+    let daemon = Daemon::start("runc");
+    let container = RuncContainer::start("checked", &WORKLOAD);
+    let before = container.report();
+    let check = ["check", "runc", container.id()];
+    let clean = daemon.cedana(&check).ok().stdout;
+    assert!(!clean.contains("RLIMIT_NOFILE"), "{clean}");
+    let pid = container.pid().to_string();
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("descriptors")
+        .count();
+    command("prlimit", &["--pid", &pid, &format!("--nofile={open}:")]).ok();
+    let found = daemon.cedana(&check);
+    assert!(
+        found.stdout.contains("RLIMIT_NOFILE") || found.stderr.contains("RLIMIT_NOFILE"),
+        "{found}"
+    );
+    // The dump is refused for that.
+    let folder = Folder::new("checked");
+    let dump = daemon.cedana(&["dump", "runc", container.id(), "-d", &folder.text()]);
+    assert!(dump.refused().contains("RLIMIT_NOFILE"));
+    assert_eq!(folder.names(), [""; 0]);
+    command("prlimit", &["--pid", &pid, "--nofile=64:"]).ok();
+    container.report().continues(&before);
 }
 
 /// `cedana` in the background.
@@ -109,15 +161,54 @@ fn no_child_of(daemon: &Daemon) {
     });
 }
 
-#[test]
-fn an_interrupted_dump_leaves_the_container_running() {
-    let gate = Gate::before("checkpoint");
-    let folder = Folder::new("interrupted");
+/// A daemon whose runtime waits at a gate.
+fn daemon_with(gate: &Gate) -> (Daemon, Folder) {
+    let folder = Folder::new("settings");
     let settings = folder.file("config.toml");
     let runtime = gate.program().display().to_string();
     fs::write(&settings, format!("runtime = \"{runtime}\"\n")).expect("settings");
     let settings = settings.display().to_string();
     let daemon = Daemon::start_with_settings("runc", &["--tcp", "off"], &settings);
+    (daemon, folder)
+}
+
+#[test]
+fn an_interrupted_restore_leaves_nothing() {
+    let gate = Gate::before("restore");
+    let (daemon, _settings) = daemon_with(&gate);
+    let container = RuncContainer::start("again", &WORKLOAD);
+    let before = container.report();
+    let to = Folder::new("again");
+    let text = to.text();
+    daemon.ok(&["dump", "runc", container.id(), "-d", &text]);
+    runc::delete(container.id());
+    let new = unique("again");
+    let rootfs = format!("{}/rootfs", container.bundle());
+    let restore = ["restore", "--bundle", &rootfs, "-i", &new, "-d", &text];
+    let cedana = begin(&daemon, &restore);
+    gate.arrived();
+    assert!(bundle_of(&new).exists());
+    interrupt(cedana);
+    no_child_of(&daemon);
+    runc::no_bundle(&new);
+    assert_ne!(runc::state(&new).code, 0);
+    drop(gate);
+    // The same can be restored, dumped again, and restored from that.
+    daemon.ok(&restore);
+    container.report_of(&new).continues(&before);
+    daemon.ok(&["dump", "runc", &new, "-d", &text]);
+    runc::delete(&new);
+    runc::no_bundle(&new);
+    daemon.ok(&restore);
+    container.report_of(&new).continues(&before);
+    runc::delete(&new);
+    runc::no_bundle(&new);
+}
+
+#[test]
+fn an_interrupted_dump_leaves_the_container_running() {
+    let gate = Gate::before("checkpoint");
+    let (daemon, _settings) = daemon_with(&gate);
     let container = RuncContainer::start("interrupted", &WORKLOAD);
     let before = container.report();
     let to = Folder::new("interrupted");
@@ -258,8 +349,10 @@ fn a_damaged_checkpoint_is_refused_and_stays() {
     ]);
     let path = archive(&said);
     let mut bytes = fs::read(&path).expect("the archive");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0xff;
+    // Memory is verified when it is read; small images are before CRIU runs.
+    let name = b"core-1.img\0";
+    let header = bytes.windows(name.len()).position(|bytes| bytes == name);
+    bytes[header.expect("an image") + 512 + 100] ^= 0xff;
     fs::write(&path, &bytes).expect("the archive");
     let rootfs = Path::new(&container.bundle())
         .join("rootfs")
