@@ -243,6 +243,52 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
 }
 
 #[test]
+fn a_part_of_a_lazily_restored_tree_has_all_of_its_memory() {
+    // The root exits after the restore, or stays.
+    for quits in [true, false] {
+        let mut job = Job::start(&format!(
+            r#"
+if os.fork() == 0:
+    os.setsid()
+    data = bytearray(os.urandom(1 << 20) * 256)
+    open('pid', 'w').write(str(os.getpid()))
+    say(hashlib.sha256(data).hexdigest())
+    while True:
+        if asked(): say(hashlib.sha256(data).hexdigest())
+while {} or not os.path.exists('quit'): time.sleep(0.001)
+"#,
+            if quits { "False" } else { "True" }
+        ));
+        let sum = job.line(1);
+        let archive = job.dump(&[]);
+        job.ended();
+        fs::write(job.dir().join("quit"), "").unwrap_or_else(|error| panic!("{error}"));
+        let said = job.try_restore(&archive, &[]).ok().stdout;
+        assert!(said.contains("lazy true"), "{said}");
+        if quits {
+            job.ended();
+        }
+        let pid = fs::read_to_string(job.dir().join("pid")).unwrap_or_default();
+        let place = job.checkpoints().display().to_string();
+        let said = command(job::program(), &["dump", &pid, &place]).ok().stdout;
+        let child = said.split_whitespace().last().unwrap_or_default();
+        let gone = format!("/proc/{pid}");
+        eventually("the child has ended", || {
+            // Its parent does not wait for it.
+            let stat = fs::read_to_string(format!("{gone}/stat")).unwrap_or_default();
+            match stat.is_empty() || stat.contains(") Z ") {
+                true => Ok(()),
+                false => Err(stat),
+            }
+        });
+        let restored = job.try_restore(Path::new(child), &[]).ok().stdout;
+        assert_eq!(job.ask(), sum, "quits: {quits}");
+        let restored = restored.split_whitespace().last().map(str::parse);
+        job::kill(restored.and_then(Result::ok).unwrap_or_default());
+    }
+}
+
+#[test]
 fn a_check_names_what_would_be_lost_and_what_stops_a_dump() {
     let job = Job::start(
         r#"
