@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
@@ -243,6 +243,52 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
 }
 
 #[test]
+fn a_part_of_a_lazily_restored_tree_has_all_of_its_memory() {
+    // The root exits after the restore, or stays.
+    for quits in [true, false] {
+        let mut job = Job::start(&format!(
+            r#"
+if os.fork() == 0:
+    os.setsid()
+    data = bytearray(os.urandom(1 << 20) * 256)
+    open('pid', 'w').write(str(os.getpid()))
+    say(hashlib.sha256(data).hexdigest())
+    while True:
+        if asked(): say(hashlib.sha256(data).hexdigest())
+while {} or not os.path.exists('quit'): time.sleep(0.001)
+"#,
+            if quits { "False" } else { "True" }
+        ));
+        let sum = job.line(1);
+        let archive = job.dump(&[]);
+        job.ended();
+        fs::write(job.dir().join("quit"), "").unwrap_or_else(|error| panic!("{error}"));
+        let said = job.try_restore(&archive, &[]).ok().stdout;
+        assert!(said.contains("lazy true"), "{said}");
+        if quits {
+            job.ended();
+        }
+        let pid = fs::read_to_string(job.dir().join("pid")).unwrap_or_default();
+        let place = job.checkpoints().display().to_string();
+        let said = command(job::program(), &["dump", &pid, &place]).ok().stdout;
+        let child = said.split_whitespace().last().unwrap_or_default();
+        let gone = format!("/proc/{pid}");
+        eventually("the child has ended", || {
+            // Its parent does not wait for it.
+            let stat = fs::read_to_string(format!("{gone}/stat")).unwrap_or_default();
+            match stat.is_empty() || stat.contains(") Z ") {
+                true => Ok(()),
+                false => Err(stat),
+            }
+        });
+        let restored = job.try_restore(Path::new(child), &[]).ok().stdout;
+        assert_eq!(job.ask(), sum, "quits: {quits}");
+        let restored = restored.split_whitespace().last().map(str::parse);
+        job::kill(restored.and_then(Result::ok).unwrap_or_default());
+    }
+}
+
+#[test]
 fn a_check_names_what_would_be_lost_and_what_stops_a_dump() {
     let job = Job::start(
         r#"
@@ -391,143 +437,4 @@ fn a_full_disk_leaves_the_job_running_and_nothing_behind() {
     );
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(job.ask(), sum);
-}
-
-/// Starts a dump, and returns when CRIU has written some memory.
-fn dumping(job: &Job) -> Child {
-    let place = job.checkpoints();
-    let child = Command::new(job::program())
-        .args(["dump", &job.pid().to_string()])
-        .arg(&place)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{error}"));
-    let written = || -> Option<PathBuf> {
-        let hidden = fs::read_dir(&place).ok()?.flatten().next()?.path();
-        let pages = hidden.join("pages-1.img");
-        (fs::metadata(&pages).ok()?.len() > 0).then_some(pages)
-    };
-    while written().is_none() {
-        std::thread::yield_now();
-    }
-    child
-}
-
-#[track_caller]
-fn runs_on(job: &Job, sum: &str) {
-    assert_eq!(job.ask(), sum);
-    eventually("no CRIU is left", || {
-        let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
-        let criu = format!("criu: dump --rpc -t {}", job.pid());
-        match found.lines().find(|line| line.contains(&criu)) {
-            Some(line) => Err(line.to_owned()),
-            None => Ok(()),
-        }
-    });
-}
-
-#[test]
-fn a_dump_that_is_cancelled_or_killed_leaves_the_job_running() {
-    let job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 384"));
-    let sum = job.line(1);
-    // Its caller.
-    let mut child = dumping(&job);
-    signal(child.id().cast_signed(), "TERM");
-    let mut said = String::new();
-    if let Some(stderr) = &mut child.stderr {
-        let _ = stderr.read_to_string(&mut said);
-    }
-    let status = child.wait().unwrap_or_else(|error| panic!("{error}"));
-    assert!(!status.success() && said.contains("cancelled"), "{said}");
-    assert!(job.names().is_empty(), "{:?}", job.names());
-    runs_on(&job, &sum);
-    // CRIU.
-    let mut child = dumping(&job);
-    for (pid, line) in job::children(child.id()) {
-        assert!(line.contains("criu"), "{line}");
-        job::kill(pid);
-    }
-    let status = child.wait().unwrap_or_else(|error| panic!("{error}"));
-    assert!(!status.success());
-    assert!(job.names().is_empty(), "{:?}", job.names());
-    runs_on(&job, &sum);
-    // The program itself: the next dump removes what it leaves.
-    let mut child = dumping(&job);
-    job::kill(child.id().cast_signed());
-    let _ = child.wait();
-    runs_on(&job, &sum);
-    let archive = job.dump(&["--leave-running"]);
-    let name = archive
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    assert_eq!(job.names(), Vec::from_iter(name));
-    runs_on(&job, &sum);
-}
-
-#[test]
-fn a_restore_that_is_killed_leaves_nothing() {
-    let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 384"));
-    let sum = job.line(1);
-    let archive = job.dump(&[]);
-    job.ended();
-    for flags in [&["--eager"][..], &["--eager", "--namespace"]] {
-        let mut child = Command::new(job::program())
-            .arg("restore")
-            .arg(&archive)
-            .args(flags)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{error}"));
-        // CRIU has begun, and reads memory for a while.
-        let work = format!("/run/cedana/process/.cedana-work-{}-0", child.id());
-        while !Path::new(&work).join("restore.log").exists() {
-            std::thread::yield_now();
-        }
-        job::kill(child.id().cast_signed());
-        let _ = child.wait();
-        eventually("nothing of it runs", || {
-            let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
-            let left = |line: &&str| line.contains("criu: restore") || line.contains("criu swrk");
-            let path = format!("/proc/{}", job.pid());
-            match found.lines().find(left) {
-                Some(line) => Err(line.to_owned()),
-                None if Path::new(&path).exists() => Err("the job runs".to_owned()),
-                None => Ok(()),
-            }
-        });
-        // The next restore removes what it left.
-        job.restore(&archive, &["--own"]);
-        assert!(!Path::new(&work).exists());
-        assert_eq!(job.ask(), sum);
-        job.kill();
-    }
-}
-
-#[test]
-fn a_restored_job_does_not_outlive_its_page_source() {
-    let mut job = Job::start(&MEMORY.replace("'SIZE', 64", "'SIZE', 640"));
-    let archive = job.dump(&[]);
-    job.ended();
-    let said = job.try_restore(&archive, &[]).ok().stdout;
-    assert!(said.contains("lazy true"), "{said}");
-    // The one that has this archive open.
-    let pages = command("pgrep", &["-x", "cedana-pages"]).ok().stdout;
-    let serves = |pid: &&str| {
-        // Another story's may end at any moment.
-        let open = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        let mut open = open
-            .flatten()
-            .filter_map(|fd| fs::read_link(fd.path()).ok());
-        open.any(|path| path == archive)
-    };
-    let source = pages.lines().find(serves);
-    let source = source.unwrap_or_else(|| panic!("no page source: {pages}"));
-    job::kill(source.parse().unwrap_or_else(|error| panic!("{error}")));
-    job.ended();
-    let mut mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    mounts.retain(|c| c != '\0');
-    assert!(!mounts.contains("fuse.cedana"), "{mounts}");
 }

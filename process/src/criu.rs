@@ -32,8 +32,8 @@ pub(crate) fn criu(program: &Path) -> Command {
     command
 }
 
-/// Makes CRIU's next write fail, so that it undoes a dump. It is a child of this process
-/// that has not been reaped, so its PID is not another process's.
+/// Makes CRIU's next write fail, so that it undoes a dump. The caller knows that it has not
+/// been reaped, so its PID is not another process's.
 pub(crate) fn stop_writing(criu: Pid) {
     let none = libc::rlimit {
         rlim_cur: 0,

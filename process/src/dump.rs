@@ -15,6 +15,7 @@
 //! runs on at once, because it runs on in any case.
 
 mod attempt;
+mod memory;
 mod stored;
 
 use std::path::PathBuf;
@@ -24,10 +25,8 @@ use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::version;
 use cedana_checkpoint::format::pages::Compression;
-use cedana_checkpoint::host::procfs::Stat;
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::Observer;
-use cedana_checkpoint::session;
 use cedana_contract::pid::Pid;
 
 use crate::cancel::Cancel;
@@ -83,7 +82,7 @@ pub fn dump(
     loop {
         let tree = look(pid, options, options.owner(target))
             .map_err(|found| Error::Obstacles { pid, found })?;
-        complete_memory(pid, &tree, cancel)?;
+        memory::complete(pid, &tree, cancel)?;
         check_room(target, options, &tree)?;
         let attempt = Attempt {
             pid,
@@ -108,22 +107,6 @@ pub fn dump(
         // The kernel reports the end of none of these causes.
         thread::sleep(PAUSE);
     }
-}
-
-/// Completes what an earlier lazy restore has not brought yet. The restored tree may be a
-/// part of this one or the other way round, and one in a namespace is known by its keeper.
-fn complete_memory(pid: Pid, tree: &Tree, cancel: &Cancel) -> Result<(), Error> {
-    let parent = |pid: &Pid| Stat::read(*pid).and_then(|stat| stat.parent);
-    // A chain has an end; the limit is for a process ID that is used again meanwhile.
-    let above = std::iter::successors(parent(&pid), parent).take(10_000);
-    for process in tree.processes.iter().copied().chain(above) {
-        match session::finish(process, cancel) {
-            Err(session::Incomplete::Interrupted) => return Err(Error::Cancelled),
-            Err(source) => return Err(Error::Incomplete { pid, source }),
-            Ok(()) => {}
-        }
-    }
-    Ok(())
 }
 
 fn check_room(target: &Target, options: &DumpOptions, tree: &Tree) -> Result<(), Error> {

@@ -31,7 +31,9 @@
 //! | what is killed | what happens |
 //! |---|---|
 //! | the caller, while CRIU dumps | CRIU's question has no reader, so CRIU resumes the processes |
-//! | CRIU, while it dumps | the kernel resumes the processes, and CRIU's code in them ends itself |
+//! | CRIU, while it dumps | the kernel resumes the processes, and CRIU's code in them ends itself; a process into which CRIU was just putting its code gets SIGTRAP (seen with stock CRIU, 2 of 97 times) |
+//! | the helper or the relay of a dump in a namespace | CRIU's question has no reader, so CRIU resumes the processes |
+//! | the keeper of a namespace | the kernel ends the processes and a dump of them |
 //! | the caller or CRIU, while CRIU restores | what was restored ends |
 //! | the page source | its watchdog kills the processes, whose memory is not complete |
 //!

@@ -247,7 +247,8 @@ fn command(pid: Pid) -> Vec<String> {
     words
 }
 
-fn status_uid(pid: Pid) -> Option<u32> {
+/// A process's effective user.
+pub(crate) fn status_uid(pid: Pid) -> Option<u32> {
     let status = fs::read_to_string(procfs::of(pid).join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()

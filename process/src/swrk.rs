@@ -9,21 +9,43 @@
 //! limit of no bytes: CRIU's next write fails, which it handles as a full disk. That needs
 //! SIGXFSZ to be ignored.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 use crate::criu::{criu, stop_writing};
 use crate::enter::{self, Namespaces};
 use crate::{init, relay};
 use cedana_checkpoint::criu::rpc::{Answer, MAX_MESSAGE, Request};
+use cedana_checkpoint::host::process_tree;
 use cedana_checkpoint::host::sys::pidfd_open;
 use cedana_contract::pid::Pid;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+};
+
+/// How long CRIU may take to end or resume the processes when its helper was killed. What
+/// it leaves after that is removed by the next dump.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a process's end. Returns whether it has ended.
+fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut ended, timeout) {
+            Err(Errno::EINTR) => {}
+            ended => return ended.is_ok_and(|ended| ended > 0),
+        }
+    }
+}
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(
@@ -40,6 +62,8 @@ pub(crate) struct Swrk {
     pidfd: OwnedFd,
     socket: OwnedFd,
     role: Role,
+    /// What the helper has started.
+    started: OnceCell<Vec<(Pid, OwnedFd)>>,
 }
 
 /// What the child is.
@@ -105,6 +129,7 @@ impl Swrk {
             pidfd,
             socket: ours,
             role,
+            started: OnceCell::new(),
         })
     }
 
@@ -134,6 +159,37 @@ impl Swrk {
         }
     }
 
+    /// Notes what the helper has started, when CRIU has asked something.
+    pub(crate) fn note(&self) {
+        if self.role == Role::Helper {
+            self.started.get_or_init(|| {
+                let pids = process_tree::pids(Pid::of(&self.child));
+                let open = |pid| Some((pid, pidfd_open(pid).ok()?));
+                pids.into_iter().filter_map(open).collect()
+            });
+        }
+    }
+
+    /// Waits for what outlives a helper that was killed: CRIU still writes to the
+    /// directory of images. Unless it `may_finish`, it undoes the dump.
+    ///
+    /// It is not killed: its code in the processes could stay, or end them by SIGPIPE.
+    pub(crate) fn settle(&self, may_finish: bool) {
+        if !may_finish {
+            // CRIU's next question has no answer, and its next write fails.
+            let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+        }
+        for (pid, process) in self.started.get().into_iter().flatten() {
+            // A process that has not ended has its PID.
+            if !may_finish && !ends_within(process, Duration::ZERO) {
+                stop_writing(*pid);
+            }
+        }
+        for (_, process) in self.started.get().into_iter().flatten() {
+            ends_within(process, PATIENCE);
+        }
+    }
+
     /// Makes CRIU's next write fail, so that it undoes a dump.
     pub(crate) fn stop_writing(&self) {
         match self.role {
@@ -147,7 +203,7 @@ impl Swrk {
 
     /// Kills CRIU and its children.
     pub(crate) fn kill(&self) {
-        cedana_checkpoint::host::process_tree::kill(Pid::of(&self.child));
+        process_tree::kill(Pid::of(&self.child));
     }
 
     /// Waits for CRIU's end, and returns whether it succeeded. `restored` says that it

@@ -174,6 +174,8 @@ impl Attempt<'_> {
     ) -> Result<Option<bool>, Error> {
         let mut result = None;
         let mut stopped = false;
+        // CRIU ends the processes, or lets them go, and must not be interrupted.
+        let mut resumes = false;
         let mut watch = Watch::new(self.pid);
         loop {
             let mut ready = vec![
@@ -193,10 +195,15 @@ impl Attempt<'_> {
                 stopped = true;
                 swrk.stop_writing();
             }
+            if ended {
+                swrk.settle(resumes);
+            }
             loop {
                 match swrk.receive() {
                     Ok(Some(Answer::Notify { step })) => {
-                        let success = self.answer(&step, images, observer);
+                        swrk.note();
+                        let success = !ended && self.answer(&step, images, observer);
+                        resumes |= success && step == POST_DUMP;
                         // CRIU may have been killed; its end says so.
                         let _ = swrk.send(&Request::Notified { success });
                         watch.progressed();
