@@ -91,7 +91,6 @@ async fn serve(options: Options) -> Result<(), Error> {
             .map_or_else(String::new, |address| format!(" and {address}"))
     );
     let answered = answer(listener, tcp, services).await;
-    // The servers have been dropped, which cancels what they have begun.
     checkpoints::containerd::all_ended().await;
     answered
 }
@@ -127,6 +126,7 @@ async fn answer(socket: UnixListener, tcp: Option<Tcp>, services: Routes) -> Res
     let stop_on_signal = async {
         wait_for_signal().await?;
         service_manager::notify("STOPPING=1");
+        checkpoints::containerd::cancel_all();
         log::info!("stopping; jobs go on");
         // The receivers live in the servers.
         let _ = stop.send(true);

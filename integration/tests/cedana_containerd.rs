@@ -302,9 +302,13 @@ fn a_daemon_that_is_stopped_leaves_the_container_running() {
     let mut dump = story.begun(&words);
     gate.arrived();
     send(story.daemon.pid().cast_signed(), Signal::SIGTERM);
-    dump.wait().expect("ended");
+    eventually("the daemon stops", || match story.daemon.log() {
+        log if log.contains("stopping") => Ok(()),
+        log => Err(log),
+    });
     gate.open();
     story.daemon.end(Signal::SIGTERM);
+    dump.wait().expect("ended");
     container.pid();
     container.report().continues(&report);
     before.unchanged();
@@ -356,7 +360,7 @@ fn a_restore_that_fails_or_is_cancelled_leaves_nothing() {
             interrupt(restore);
             gate.open();
         } else {
-            story.refused(&words, &["could not restore", &id, "broken here"]);
+            story.refused(&words, &["could not restore", &id, "the wrapped runtime failed"]);
         }
         before.unchanged();
         leaks.none();

@@ -35,7 +35,7 @@ mod task;
 
 use std::path::PathBuf;
 
-pub(crate) use cancel::all_ended;
+pub(crate) use cancel::{all_ended, cancel_all};
 
 use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
 use client::Client;
