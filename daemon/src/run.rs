@@ -83,6 +83,8 @@ async fn serve(options: Options) -> Result<(), Error> {
         .and_then(|()| UnixListener::from_std(listener))
         .map_err(Error::file("listen on", &options.socket))?;
     let services = services(&jobs, &Auth::new(token))?;
+    // Not awaited: a containerd may hang.
+    tokio::spawn(checkpoints::containerd::finish());
     log::info!(
         "listening on {}{}",
         options.socket.display(),

@@ -315,6 +315,41 @@ fn a_daemon_that_is_stopped_leaves_the_container_running() {
 }
 
 #[test]
+fn a_container_runs_on_after_its_daemon_was_killed() {
+    let mut story = Story::begin();
+    let gate = Gate::before("checkpoint");
+    let run = Run::new("killed").runtime_binary(&gate.program());
+    let container = run.workload(&STATE).detach();
+    let report = container.report();
+    let before = Stored::now();
+    let image = Image::named(unique("never"));
+    let words = ["dump", "containerd", "-i", image.name(), container.id()];
+    let mut dump = story.begun(&words);
+    gate.arrived();
+    story.daemon.end(Signal::SIGKILL);
+    dump.wait().expect("ended");
+    gate.open();
+    story.daemon.again();
+    eventually("it runs on", || container.is("RUNNING"));
+    container.report().continues(&report);
+    before.unchanged();
+}
+
+#[test]
+fn a_checkpoint_that_could_not_be_restored_is_refused() {
+    let story = Story::begin();
+    let run = Run::new("doubtful");
+    let container = run.workload(&["--program-in-memory"]).detach();
+    let report = container.report();
+    let before = Stored::now();
+    let words = ["dump", "containerd", "-i", "never", container.id()];
+    story.refused(&words, &["could never be restored", "memfd"]);
+    container.pid();
+    container.report().continues(&report);
+    before.unchanged();
+}
+
+#[test]
 fn a_failed_dump_leaves_the_container_running() {
     let story = Story::begin();
     let failing = Failing::at("checkpoint");
@@ -360,7 +395,10 @@ fn a_restore_that_fails_or_is_cancelled_leaves_nothing() {
             interrupt(restore);
             gate.open();
         } else {
-            story.refused(&words, &["could not restore", &id, "the wrapped runtime failed"]);
+            story.refused(
+                &words,
+                &["could not restore", &id, "the wrapped runtime failed"],
+            );
         }
         before.unchanged();
         leaks.none();

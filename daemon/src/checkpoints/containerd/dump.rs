@@ -25,6 +25,7 @@ use super::cancel::Cancel;
 use super::client::{Client, refused};
 use super::index::{self, Index, Origin, Part};
 use super::lease::Lease;
+use super::unfinished::Mark;
 use super::{Container, content, figures, find, settings, task};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Progress, Tell, Told};
 
@@ -71,8 +72,14 @@ pub(super) async fn dump(
     cancel.check()?;
     let lease = Lease::create(&client).await?;
     let result = async {
+        let client = client.with_lease(lease.id())?;
+        // A container that its user has frozen stays so in any case.
+        let mark = match found.is_paused() {
+            true => None,
+            false => Some(Mark::make(container, &lease)?),
+        };
         let dump = Dump {
-            client: client.with_lease(lease.id())?,
+            client,
             lease: &lease,
             record,
             base,
@@ -82,7 +89,11 @@ pub(super) async fn dump(
             cancel,
             was_frozen: found.is_paused(),
         };
-        dump.run().await
+        let result = dump.run().await;
+        if let Some(mark) = mark {
+            mark.remove();
+        }
+        result
     };
     let result = result.await;
     // What a failed dump has stored is removed at once.
@@ -231,7 +242,11 @@ impl Dump<'_> {
         let known: Vec<_> = parts.iter().map(|part| part.digest.clone()).collect();
         let known = [&known[..], std::slice::from_ref(&layer.digest)].concat();
         parts.push(Part::for_this_machine(layer));
-        let options = settings::checkpoint_options(&self.options.config);
+        let options = settings::checkpoint_options(
+            &self.options.config,
+            &self.origin().runtime,
+            self.options.leave_running,
+        );
         let checkpoint = self.checkpoint(options.clone(), &known);
         let dumped = self.cancel.or(checkpoint, let_run()).await?;
         self.progress(Phase::Sync);
@@ -377,16 +392,19 @@ impl Dump<'_> {
         }
     }
 
-    /// Makes the image.
-    async fn image(&self, parts: Vec<Part>) -> Result<(), Failure> {
+    fn origin(&self) -> Origin {
         let record = &self.record;
-        let origin = Origin {
+        Origin {
             image: record.image.clone(),
             runtime: record.runtime.clone().unwrap_or_default().name,
             snapshotter: record.snapshotter.clone(),
             container: Some(record.id.clone()),
-        };
-        let index = Index::of(origin, parts);
+        }
+    }
+
+    /// Makes the image.
+    async fn image(&self, parts: Vec<Part>) -> Result<(), Failure> {
+        let index = Index::of(self.origin(), parts);
         let what = format!("could not make image {}", self.name);
         let data = serde_json::to_vec(&index)
             .map_err(|error| Failure::new(Kind::System, format!("{what}: {error}")))?;

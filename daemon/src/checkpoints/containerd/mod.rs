@@ -32,10 +32,12 @@ mod settings;
 mod spec;
 mod streams;
 mod task;
+mod unfinished;
 
 use std::path::PathBuf;
 
 pub(crate) use cancel::{all_ended, cancel_all};
+pub(crate) use unfinished::finish;
 
 use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
 use client::Client;

@@ -36,11 +36,13 @@ mod programs;
 mod sessions;
 
 use std::collections::HashMap;
+use std::env;
 use std::fs;
 use std::path::Path;
 
 use cedana_checkpoint::images::{Unrestorable, deleted_directories, unrestorable};
 use cedana_config::Doubtful;
+use cedana_contract::variables;
 use serde_json::Value;
 
 use super::doubt::Doubt;
@@ -142,7 +144,8 @@ fn is_replaced(root: &Path, path: &str) -> bool {
 
 /// Refuses the checkpoint for the first doubt, or warns of all.
 fn refuse_or_warn(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
-    let ends = !prepared.request.has("leave-running");
+    let ends =
+        !prepared.request.has("leave-running") || env::var_os(variables::STOPPED_LATER).is_some();
     for doubt in doubts {
         if ends && prepared.config.checkpoint.doubtful == Doubtful::Refuse {
             return Err(doubt);
