@@ -56,7 +56,10 @@ impl Stored {
             let now = Self::now();
             match now == *self {
                 true => Ok(()),
-                false => Err(format!("{:?}", now.0.symmetric_difference(&self.0))),
+                false => {
+                    let differing = now.0.symmetric_difference(&self.0);
+                    Err(differing.cloned().collect::<Vec<_>>().join("\n"))
+                }
             }
         });
     }
@@ -199,6 +202,22 @@ fn a_container_comes_back_after_it_was_deleted() {
 }
 
 #[test]
+fn a_container_comes_back_without_the_name_of_its_image() {
+    let story = Story::begin();
+    let name = "cedana.test/gone:latest";
+    ctr_ok(&["images", "tag", BUSYBOX, name]);
+    let container = Run::new("unnamed").image(name).workload(&STATE).detach();
+    let report = container.report();
+    let image = story.dump(&container, &[]);
+    delete(&container);
+    ctr_ok(&["images", "rm", "--sync", name]);
+    let restored = story.restore(&container, &image);
+    restored.report().continues(&report);
+    let words = ["dump", "containerd", "-i", "never", restored.id()];
+    story.refused(&words, &[name, "no longer in containerd"]);
+}
+
+#[test]
 fn a_checkpoint_by_ctr_is_restored() {
     let story = Story::begin();
     let container = Run::new("by-ctr").workload(&STATE).detach();
@@ -281,6 +300,8 @@ fn a_cancelled_dump_leaves_the_container_running() {
     let words = ["dump", "containerd", "-i", image.name(), container.id()];
     let dump = story.begun(&words);
     gate.arrived();
+    let id = container.id();
+    story.refused(&["unfreeze", "containerd", id], &["is being dumped"]);
     interrupt(dump);
     gate.open();
     eventually("it runs on", || container.is("RUNNING"));
@@ -364,7 +385,7 @@ fn a_failed_dump_leaves_the_container_running() {
         let words = ["dump", "containerd", "-i", "never", container.id()];
         story.refused(&words, &["could not dump", container.id(), "broken here"]);
         if frozen {
-            // By its user, who has it frozen still.
+            // The user has frozen it, so it stays frozen.
             container.is("PAUSED").expect("frozen");
             story.daemon.ok(&["unfreeze", "containerd", container.id()]);
         }

@@ -34,6 +34,20 @@ pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
     }
 }
 
+/// Removes a directory of containerd's after a failure.
+///
+/// containerd removes it as soon as its client goes away, while the runtime is still
+/// running. The runtime then makes the directory again, which containerd would leave.
+///
+/// # Errors
+/// It can't be removed.
+pub(crate) fn remove_packed(images: &ImagePath) -> io::Result<()> {
+    match is_packed(images).then(|| fs::remove_dir_all(&**images)) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Whether containerd packs this directory.
 pub(crate) fn is_packed(images: &ImagePath) -> bool {
     is_temporary_checkpoint(images)
@@ -42,6 +56,19 @@ pub(crate) fn is_packed(images: &ImagePath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_packed_directories_are_removed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        for (name, removed) in [("ctrd-checkpoint123", true), ("mine", false)] {
+            let images = dir.path().join(name);
+            fs::create_dir_all(images.join(".cedana-new")).expect("mkdir");
+            for _ in 0..2 {
+                remove_packed(&ImagePath::of(Some(images.as_os_str()))).expect("removed");
+            }
+            assert_eq!(!images.exists(), removed, "{name}");
+        }
+    }
 
     #[test]
     fn only_packed_directories_get_a_whiteout() {

@@ -63,7 +63,7 @@ pub(super) async fn resume(client: &Client, id: &str) -> Result<(), Failure> {
         .map_err(refused(format!("could not unfreeze container {id}")))
 }
 
-/// Lets a task run that was paused; one that runs, or has ended, is none of its concern.
+/// Lets a task run that was paused. A task that runs, or has ended, stays as it is.
 ///
 /// # Errors
 /// The task is still paused.
@@ -116,7 +116,7 @@ pub(super) async fn kill(client: &Client, id: &str) -> Result<(), Failure> {
     }
 }
 
-/// Removes a task, whatever its state.
+/// Removes a task in any state.
 pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Failure> {
     if delete(client, id).await.is_ok() {
         return Ok(());

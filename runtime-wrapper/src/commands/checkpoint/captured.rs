@@ -135,7 +135,16 @@ impl Failed<'_> {
                 prepared.request.images.display()
             ));
         }
-        failure.map_or(Ok(()), Err)
+        let Some(failure) = failure else {
+            return Ok(());
+        };
+        if let Err(error) = checkpoint_dir::remove_packed(&prepared.request.images) {
+            prepared.reporter.warning(&format!(
+                "cannot remove the directory {} of an incomplete checkpoint: {error}",
+                prepared.request.images.display()
+            ));
+        }
+        Err(failure)
     }
 }
 
