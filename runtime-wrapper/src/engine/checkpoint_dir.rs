@@ -23,6 +23,10 @@ use crate::cli::ImagePath;
 
 const WHITEOUT: &str = ".wh.cedana";
 
+/// The directory in which the runtime writes, until the checkpoint is published
+/// (`cedana_checkpoint::format::publish`).
+const UNPUBLISHED: &str = ".cedana-new";
+
 /// Adds a whiteout to a checkpoint that containerd packs.
 ///
 /// # Errors
@@ -34,10 +38,16 @@ pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
     }
 }
 
-/// Removes a directory of containerd's after a failure.
+/// Whether a directory of containerd's was removed while the runtime was running.
 ///
-/// containerd removes it as soon as its client goes away, while the runtime is still
-/// running. The runtime then makes the directory again, which containerd would leave.
+/// containerd removes it as soon as its client goes away. The runtime then makes the
+/// directory again, and containerd would leave it. The checkpoint was published in the
+/// directory that was removed.
+pub(crate) fn was_made_again(images: &ImagePath) -> bool {
+    is_packed(images) && images.join(UNPUBLISHED).exists()
+}
+
+/// Removes a directory of containerd's after a failure: see [`was_made_again`].
 ///
 /// # Errors
 /// It can't be removed.
@@ -62,7 +72,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         for (name, removed) in [("ctrd-checkpoint123", true), ("mine", false)] {
             let images = dir.path().join(name);
-            fs::create_dir_all(images.join(".cedana-new")).expect("mkdir");
+            fs::create_dir_all(images.join(UNPUBLISHED)).expect("mkdir");
+            let images_path = ImagePath::of(Some(images.as_os_str()));
+            assert_eq!(was_made_again(&images_path), removed, "{name}");
             for _ in 0..2 {
                 remove_packed(&ImagePath::of(Some(images.as_os_str()))).expect("removed");
             }

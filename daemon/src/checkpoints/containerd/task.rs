@@ -8,6 +8,11 @@ use super::api::tasks::{
 use super::client::{Client, refused};
 use crate::checkpoints::{Failure, Kind};
 
+/// The answer of runc ("container not paused") and crun for a container that runs or has
+/// ended. runc unfreezes a container that it kills, and containerd's shim takes it for
+/// paused until it has seen the end.
+const NOT_PAUSED: &str = "not paused";
+
 /// A container's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Task {
@@ -71,6 +76,9 @@ pub(super) async fn let_run(client: &Client, id: &str) -> Result<(), Failure> {
     let Err(failure) = resume(client, id).await else {
         return Ok(());
     };
+    if failure.text.contains(NOT_PAUSED) {
+        return Ok(());
+    }
     match get(client, id).await {
         Ok(Some(task)) if task.is_paused() => Err(failure),
         Ok(_) => Ok(()),

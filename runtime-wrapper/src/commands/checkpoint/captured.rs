@@ -40,6 +40,17 @@ impl Captured<'_> {
     /// Publishes the checkpoint, if that is not done yet, and reports what its
     /// caller should know.
     pub(super) fn finish(self) -> Result<(), Error> {
+        let prepared = self.prepared;
+        let result = self.publish();
+        // The images of a container that has ended may be all that is left of it.
+        let left = result.is_err() && prepared.request.has("leave-running");
+        if left || checkpoint_dir::was_made_again(&prepared.request.images) {
+            remove_packed(prepared);
+        }
+        result
+    }
+
+    fn publish(self) -> Result<(), Error> {
         let Prepared {
             request, reporter, ..
         } = self.prepared;
@@ -50,9 +61,11 @@ impl Captured<'_> {
                 .then(|| dump_cost(&self.work).ok().flatten())
                 .flatten();
             storing.finish(Criu::Ended(cost))?;
-            // The container runs on, so there is nothing to refuse.
+            // The container runs on, so there is nothing to refuse, unless the client
+            // stops it later.
             if !request.has("pre-dump") {
-                unrestorable::warn_after_dump(self.prepared, &request.images);
+                unrestorable::after_publication(self.prepared, &request.images)
+                    .map_err(|doubt| self.prepared.refused(doubt))?;
             }
         }
         to_stderr(&self.outcome.stderr);
@@ -138,13 +151,18 @@ impl Failed<'_> {
         let Some(failure) = failure else {
             return Ok(());
         };
-        if let Err(error) = checkpoint_dir::remove_packed(&prepared.request.images) {
-            prepared.reporter.warning(&format!(
-                "cannot remove the directory {} of an incomplete checkpoint: {error}",
-                prepared.request.images.display()
-            ));
-        }
+        remove_packed(prepared);
         Err(failure)
+    }
+}
+
+/// Removes a directory of containerd's that has no checkpoint.
+fn remove_packed(prepared: &Prepared<'_>) {
+    if let Err(error) = checkpoint_dir::remove_packed(&prepared.request.images) {
+        prepared.reporter.warning(&format!(
+            "cannot remove the directory {} of an incomplete checkpoint: {error}",
+            prepared.request.images.display()
+        ));
     }
 }
 

@@ -98,11 +98,21 @@ pub(super) fn after_dump(prepared: &Prepared<'_>, images: &Path) -> Result<(), D
     refuse_or_warn(prepared, in_images(prepared, images))
 }
 
-/// Checks the images of a finished checkpoint, which can't be refused any more.
-pub(super) fn warn_after_dump(prepared: &Prepared<'_>, images: &Path) {
-    for doubt in in_images(prepared, images) {
+/// Checks the images of a finished checkpoint. It can be refused only if the container
+/// still runs and the client stops it later.
+pub(super) fn after_publication(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
+    let doubts = in_images(prepared, images);
+    if is_stopped_later() {
+        return refuse_or_warn(prepared, doubts);
+    }
+    for doubt in doubts {
         warn(prepared, &doubt);
     }
+    Ok(())
+}
+
+fn is_stopped_later() -> bool {
+    env::var_os(variables::STOPPED_LATER).is_some()
 }
 
 fn in_images(prepared: &Prepared<'_>, images: &Path) -> Vec<Doubt> {
@@ -144,8 +154,7 @@ fn is_replaced(root: &Path, path: &str) -> bool {
 
 /// Refuses the checkpoint for the first doubt, or warns of all.
 fn refuse_or_warn(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
-    let ends =
-        !prepared.request.has("leave-running") || env::var_os(variables::STOPPED_LATER).is_some();
+    let ends = !prepared.request.has("leave-running") || is_stopped_later();
     for doubt in doubts {
         if ends && prepared.config.checkpoint.doubtful == Doubtful::Refuse {
             return Err(doubt);
