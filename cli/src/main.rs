@@ -3,7 +3,8 @@
 //! ```text
 //! cedana daemon start ──► the daemon (cedana-daemon), in this process
 //! cedana COMMAND ── gRPC ──► the daemon
-//! cedana --cedana-supervise ──► a job's supervisor, in this process
+//! cedana --cedana-... ──► a helper of the daemon, in this process: a job's supervisor, a
+//!                         worker, or a helper of the engine
 //! ```
 //!
 //! ```text
@@ -31,7 +32,7 @@ use error::Error;
 
 fn main() -> ExitCode {
     // First, because a supervisor must need little memory.
-    if let Some(code) = cedana_daemon::supervisor::run_if_asked() {
+    if let Some(code) = cedana_daemon::run_if_helper() {
         return code;
     }
     let Cli { globals, command } = Cli::parse();
@@ -139,7 +140,11 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
         ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints }) => {
             context.block_on(checkpoint::delete(context, checkpoints))
         }
-        ClientCommand::Check(check) => context.block_on(commands::check::run(context, check)),
+        ClientCommand::Check(check) => {
+            return context
+                .block_on(commands::check::run(context, check))
+                .map_err(Failure::from);
+        }
         ClientCommand::Freeze(what) => context.block_on(freeze::freeze(context, what)),
         ClientCommand::Unfreeze(what) => context.block_on(freeze::unfreeze(context, what)),
         ClientCommand::Manage(what) => context.block_on(freeze::manage(context, what)),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::limit::Exceeded;
-use crate::{Config, file, layers, setting, user};
+use crate::{Config, ENV_PREFIX, file, layers, setting, user};
 
 /// A setting, its value, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,19 @@ impl Config {
     pub fn user_template() -> Result<String, Error> {
         let (config, _) = layered(file::read()?, None, [], |_| {})?;
         Ok(user::template(&config))
+    }
+
+    /// The environment of a program that is to have these settings.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(String, String)> {
+        setting::all()
+            .map(|setting| {
+                (
+                    format!("{ENV_PREFIX}{}", setting.variable()),
+                    setting.get(self),
+                )
+            })
+            .collect()
     }
 
     fn shown(&self, sources: &Sources) -> Vec<Shown> {
@@ -214,6 +227,19 @@ mod tests {
             let own = serde_json::json!({"checkpoint": {"ghost_limit": value}}).to_string();
             let _ = shown("", &own, &[]);
         }
+    }
+
+    #[test]
+    fn a_program_gets_these_settings() {
+        let own = [
+            ("CEDANA_CHECKPOINT_LEVEL", "-2"),
+            ("CEDANA_RESTORE_TCP", "close"),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::from_sources(None, own).expect("valid");
+        let again = Config::from_sources(None, config.variables()).expect("valid");
+        assert_eq!(again, config);
+        assert_ne!(again, Config::default());
     }
 
     #[test]

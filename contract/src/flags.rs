@@ -16,9 +16,21 @@ pub const HOLD_NETNS: &str = "--cedana-hold-netns";
 /// being restored.
 pub const PAGE_SOURCE: &str = "--cedana-page-source";
 
+/// `cedana-runc --cedana-copy-output`: copies stdin to stdout until stdin ends, and
+/// reads on if nothing can be written: the reader of a restored container's output.
+pub const COPY_OUTPUT: &str = "--cedana-copy-output";
+
 /// `cedana-runc checkpoint --progress-fd N`: the descriptor to which
 /// [`progress`](crate::progress) messages are written.
 pub const PROGRESS_FD: &str = "progress-fd";
+
+/// `cedana-runc checkpoint --archive-dir DIR`: the checkpoint becomes one file
+/// `NAME_DATETIME.tar` in this directory, whose path is the output.
+pub const ARCHIVE_DIR: &str = "archive-dir";
+
+/// `cedana-runc checkpoint --archive-name NAME`: the beginning of that file's name,
+/// instead of the container's ID.
+pub const ARCHIVE_NAME: &str = "archive-name";
 
 /// `cedana-runc restore --netns PATH`: the network namespace for a bundle that
 /// names none.

@@ -24,10 +24,18 @@ pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
 /// # Errors
 /// ESRCH after its exit.
 pub fn kill(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
+    signal(pidfd, libc::SIGKILL)
+}
+
+/// Sends a signal, by its number, to the process of a pidfd.
+///
+/// # Errors
+/// ESRCH after its exit, EINVAL for a number that is no signal.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     let fd = pidfd.as_raw_fd();
     // SAFETY: pidfd_send_signal takes numbers and a pointer that may be null.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, no_info, 0) };
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, no_info, 0) };
     Errno::result(sent).map(drop)
 }
 

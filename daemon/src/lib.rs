@@ -20,6 +20,7 @@
 //! jobs        starting, finding, signalling and removing jobs
 //! store       the database
 //! supervisor  a job's supervisor, a process of its own
+//! worker      a dump or a restore of processes, a process of its own
 //! job         what supervisor and daemon both know of a job
 //! ```
 //!
@@ -40,7 +41,18 @@ pub mod store;
 pub mod supervisor;
 mod sys;
 pub mod tail;
+pub mod worker;
 
 pub use error::Error;
 pub use options::{Options, TlsFiles};
 pub use run::run;
+
+/// Runs a helper, if this process was started as one: a job's supervisor, a worker, or a
+/// helper of the engine. The program calls it first, before it starts a thread or reads
+/// its arguments.
+#[must_use]
+pub fn run_if_helper() -> Option<std::process::ExitCode> {
+    supervisor::run_if_asked()
+        .or_else(worker::run_if_asked)
+        .or_else(cedana_process::run_as_helper)
+}

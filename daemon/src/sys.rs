@@ -35,6 +35,20 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(groups)
 }
 
+/// Marks all descriptors above 2 close-on-exec.
+pub(crate) fn close_others_on_exec() -> nix::Result<()> {
+    // SAFETY: close_range takes three integers and no memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// `SO_PEERPIDFD` of Linux 6.5 (asm-generic/socket.h).
 const SO_PEERPIDFD: libc::c_int = 77;
 
@@ -77,6 +91,15 @@ pub(crate) fn peer_process(socket: BorrowedFd<'_>, pid: i32) -> io::Result<Optio
 pub(crate) fn has_exited(process: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
     Ok(poll(&mut fds, PollTimeout::ZERO)? != 0)
+}
+
+/// Whether two processes have the same address space (kcmp(2)), as after vfork.
+pub(crate) fn shares_memory(one: Pid, other: Pid) -> bool {
+    const KCMP_VM: i32 = 1;
+    let (one, other) = (one.as_raw(), other.as_raw());
+    // SAFETY: kcmp takes numbers and touches no memory.
+    let compared = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0_u64, 0_u64) };
+    compared == 0
 }
 
 /// Takes a descriptor that the service manager has passed (sd_listen_fds(3)), and keeps

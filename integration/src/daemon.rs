@@ -248,7 +248,7 @@ impl TestUser {
             &groups,
             "--inh-caps=-all",
         ];
-        let shell = ["sh", "-c", "umask 027; exec \"$@\"", "sh"];
+        let shell = ["sh", "-c", "umask 027; export HOME=/; exec \"$@\"", "sh"];
         command("setpriv", &[&setpriv[..], &shell, arguments].concat())
     }
 }

@@ -24,6 +24,28 @@ def asked():
     return True
 "#;
 
+/// A program with memory that has a pattern, and a thread that counts. It says the sum of its
+/// memory.
+pub const MEMORY: &str = r#"
+size = int(os.environ.get('SIZE', 64)) << 20
+data = bytearray(os.urandom(1 << 20) * (size >> 20))
+for at in range(0, size, 4096): data[at:at + 8] = at.to_bytes(8, 'little')
+count = 0
+def beat():
+    global count
+    while True:
+        count += 1
+        time.sleep(0.001)
+threading.Thread(target=beat, daemon=True).start()
+def sum(): return hashlib.sha256(data).hexdigest()
+say(sum())
+while True:
+    if asked():
+        before = count
+        while count == before: time.sleep(0.001)
+        say(sum())
+"#;
+
 /// A running job, which is killed when dropped, wherever it has been restored.
 pub struct Job {
     dir: PathBuf,

@@ -23,6 +23,7 @@
 //! | `CEDANA_ROUNDS` | rounds of each program's story in `tests/apps.rs`, 10 if unset |
 //! | `CEDANA_RESTORE_MODE` | `eager` or `lazy`, for those programs' containers; the default settings if unset |
 
+pub mod asked;
 mod bare;
 pub mod checkpointed;
 mod container;
@@ -41,6 +42,7 @@ mod leaks;
 mod netfilter;
 pub mod nginx;
 mod pty;
+pub mod runc;
 mod settings;
 mod task;
 mod wait;

@@ -47,6 +47,28 @@ fn a_python_client_runs_and_lists_jobs_over_socket_and_tcp() {
     assert!(refused.contains("UNAUTHENTICATED"), "{refused}");
 }
 
+#[test]
+fn a_python_client_dumps_and_restores_a_job() {
+    let daemon = Daemon::start("grpc");
+    let (folder, dumps) = (Folder::new("python"), Folder::new("dumps"));
+    let socket = format!("unix:{}", daemon.path("socket"));
+    let dump = format!("--dump={}", dumps.text());
+    let said = python(&folder, &[&dump, &socket, ""]).ok().stdout;
+    let words: Vec<Vec<&str>> = said.lines().map(|l| l.split(' ').collect()).collect();
+    let [dumped, restored] = &words[..] else {
+        panic!("{said}");
+    };
+    let (job, bytes, path) = (dumped[1], dumped[2], dumped[3]);
+    assert!(bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0), "{said}");
+    assert!(path.starts_with(&dumps.text()), "{said}");
+    let archive = fs::metadata(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    assert!(archive.len() > 0);
+    assert_eq!(restored[..2], ["restored", job]);
+    assert_eq!(daemon.pid_of(job).to_string(), restored[2]);
+    assert_eq!(daemon.job(job)["checkpoints"]["local"], 1);
+    daemon.ok(&["kill", job]);
+}
+
 /// Makes an authority, and certificates that it has signed.
 fn certificates(folder: &Folder, address: &str) {
     let script = r#"

@@ -7,29 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use cedana_integration::job::{self, Job};
+use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
-
-/// Memory with a pattern, and a thread that counts.
-const MEMORY: &str = r#"
-size = int(os.environ.get('SIZE', 64)) << 20
-data = bytearray(os.urandom(1 << 20) * (size >> 20))
-for at in range(0, size, 4096): data[at:at + 8] = at.to_bytes(8, 'little')
-count = 0
-def beat():
-    global count
-    while True:
-        count += 1
-        time.sleep(0.001)
-threading.Thread(target=beat, daemon=True).start()
-def sum(): return hashlib.sha256(data).hexdigest()
-say(sum())
-while True:
-    if asked():
-        before = count
-        while count == before: time.sleep(0.001)
-        say(sum())
-"#;
 
 #[test]
 fn memory_and_threads_come_back_from_the_archive() {
@@ -261,6 +240,62 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
     );
     assert!(missing.refused().contains("/nowhere/at/all"));
     assert_eq!(job.ask(), sum);
+}
+
+#[test]
+fn a_check_names_what_would_be_lost_and_what_stops_a_dump() {
+    let job = Job::start(
+        r#"
+import ctypes, fcntl
+libc = ctypes.CDLL(None)
+data = bytearray(os.urandom(32 << 20))
+if os.fork() == 0:
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    libc.prctl(29, 123456)  # PR_SET_TIMERSLACK
+    libc.eventfd(3, 1)  # EFD_SEMAPHORE
+    locked = open('locked', 'w+')
+    locked.truncate(4096)
+    mapped = mmap.mmap(locked.fileno(), 4096)
+    fcntl.lockf(locked, fcntl.LOCK_EX)
+    open('child', 'w').close()
+    while True: time.sleep(1)
+while not os.path.exists('child'): time.sleep(0.01)
+say('ready')
+while not asked(): pass
+program = os.memfd_create('program')
+os.write(program, open('/bin/sleep', 'rb').read())
+os.execve(program, ['sleep', '1000'], {})
+"#,
+    );
+    let check = |pid: &str| command(job::program(), &["check", pid]).ok().stdout;
+    let pid = job.pid().to_string();
+    let found = check(&pid);
+    assert!(found.starts_with("processes 2 memory "), "{found}");
+    let memory = found.split_whitespace().nth(3);
+    let memory: u64 = memory.and_then(|text| text.parse().ok()).unwrap_or(0);
+    assert!(memory > 32 << 20, "{found}");
+    assert!(!found.contains("obstacle: "), "{found}");
+    let child = job::children(job.pid().cast_unsigned())[0].0;
+    for lost in ["POSIX lock", "EFD_SEMAPHORE", "processors", "timer slack"] {
+        let warned = |line: &str| {
+            line.starts_with(&format!("warning: process {child} (python3) ")) && line.contains(lost)
+        };
+        // On one processor there is no other.
+        let is_single = lost == "processors"
+            && std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        assert!(is_single || found.lines().any(warned), "{lost}: {found}");
+    }
+    fs::write(job.dir().join("ask"), "").unwrap_or_else(|error| panic!("{error}"));
+    eventually("the program in memory is named", || {
+        let found = check(&pid);
+        let named = |line: &str| line.starts_with("obstacle: ") && line.contains("memfd");
+        match found.lines().any(named) {
+            true => Ok(()),
+            false => Err(found),
+        }
+    });
+    job::kill(child);
+    assert!(check("4194303").contains("obstacle: there is no such process"));
 }
 
 fn signal(pid: i32, name: &str) {

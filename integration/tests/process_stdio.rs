@@ -1,5 +1,5 @@
 //! Plain processes whose terminal or log pipe a supervisor holds: it keeps its end, and
-//! gives them another one at the restore.
+//! gives them another one at the restore. A file of the supervisor's may be replaced.
 
 use cedana_integration::command;
 
@@ -8,8 +8,9 @@ const SUPERVISOR: &str = r#"
 import fcntl, os, pty, select, subprocess, sys, tempfile, termios, time
 home = tempfile.mkdtemp(dir='/var/tmp')
 os.makedirs(home + '/checkpoints')
-def run(*words):
-    done = subprocess.run(['cedana-process', *words], capture_output=True, text=True)
+def run(*words, kept=[]):
+    done = subprocess.run(['cedana-process', *words], capture_output=True, text=True,
+        pass_fds=kept)
     return done.returncode, done.stdout.split(), done.stderr
 def dump(pid, *flags):
     code, words, error = run('dump', str(pid), home + '/checkpoints', *flags)
@@ -31,7 +32,14 @@ def own():
 #[track_caller]
 fn supervises(story: &str) {
     let clean = "\nimport shutil; shutil.rmtree(home)\n";
-    command("python3", &["-c", &[SUPERVISOR, story, clean].concat()]).ok();
+    let done = command("python3", &["-c", &[SUPERVISOR, story, clean].concat()]).ok();
+    for line in done
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("skipped: "))
+    {
+        println!("{line}");
+    }
 }
 
 #[test]
@@ -123,28 +131,234 @@ fn another_user_gets_nothing() {
         r#"
 job = subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL,
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd='/')
-# To a directory that the user can't write to, or not even reach.
-for place in [home + '/checkpoints', '/etc', '/root']:
-    code, _, error = run('dump', str(job.pid), place, '--user=4242')
-    assert code == 1 and 'Permission denied' in error, error
 theirs = home + '/theirs'
 os.mkdir(theirs); os.chown(theirs, 4242, 4242); os.chmod(home, 0o755)
-code, words, error = run('dump', str(job.pid), theirs, '--user=4242')
-assert code == 0, error
-archive = words[-1]
+# No memory of root's process.
+code, _, error = run('dump', str(job.pid), theirs, '--user=4242')
+assert code == 1 and '(sleep) runs as user 0' in error and 'as root' in error, error
+assert os.listdir(theirs) == [] and job.poll() is None
+# Nor of one that has root's process below it.
+pair = subprocess.Popen(['python3', '-c', '''
+import os, time
+if os.fork() == 0:
+    os.setresuid(4242, 4242, 4242)
+time.sleep(1000)
+'''], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    start_new_session=True, cwd='/')
+code, _, error = run('dump', str(pair.pid), theirs, '--user=4242')
+assert code == 1 and 'runs as user 0' in error, error
+os.killpg(pair.pid, 9); pair.wait()
+archive = dump(job.pid)
 job.wait()
-status = os.stat(archive)
-assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (4242, 4242, 0o600)
-assert os.listdir(theirs) == [os.path.basename(archive)], os.listdir(theirs)
 # Another user may not read it, and gets no process of root's.
 code, _, error = run('restore', archive, '--user=4243')
 assert code == 1 and 'Permission denied' in error, error
+os.chown(archive, 4242, 4242)
+os.rename(archive, theirs + '/archive')
+archive = theirs + '/archive'
 code, _, error = run('restore', archive, '--user=4242')
 assert code == 1 and ('signature' in error or 'no key' in error or 'is of user 0' in error), error
 assert not os.path.exists(f'/proc/{job.pid}')
 code, words, error = run('restore', archive)
 assert code == 0, error
 os.kill(int(words[-1]), 9)
+"#,
+    );
+}
+
+#[test]
+fn a_user_s_own_process_is_the_user_s() {
+    supervises(
+        r#"
+def demote():
+    os.setgroups([4242]); os.setresgid(4242, 4242, 4242); os.setresuid(4242, 4242, 4242)
+def start(*command):
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True, cwd='/', preexec_fn=demote)
+theirs = home + '/theirs'
+os.mkdir(theirs); os.chown(theirs, 4242, 4242); os.chmod(home, 0o755)
+job = start('sleep', '1000')
+# To a directory that the user can't write to, or not even reach.
+for place in [home + '/checkpoints', '/etc', '/root']:
+    code, _, error = run('dump', str(job.pid), place, '--user=4242')
+    assert code == 1 and 'Permission denied' in error, error
+# A protected process is not.
+protected = start('python3', '-c',
+    'import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(1000)')
+end = time.monotonic() + 60
+while os.stat(f'/proc/{protected.pid}/environ').st_uid: assert time.monotonic() < end
+code, _, error = run('dump', str(protected.pid), theirs, '--user=4242')
+assert code == 1 and 'is protected' in error, error
+protected.kill()
+# CRIU needs it to read and set the limits of processes of another uid.
+effective = [line for line in open('/proc/self/status') if line.startswith('CapEff:')]
+if not int(effective[0].split()[1], 16) & 1 << 24:
+    print('skipped: this machine gives no CAP_SYS_RESOURCE, which CRIU needs to dump another user\'s process')
+    job.kill()
+else:
+    code, words, error = run('dump', str(job.pid), theirs, '--user=4242')
+    assert code == 0, error
+    archive = words[-1]
+    job.wait()
+    status = os.stat(archive)
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (4242, 4242, 0o600)
+    assert os.listdir(theirs) == [os.path.basename(archive)], os.listdir(theirs)
+    code, words, error = run('restore', archive)
+    assert code == 0, error
+    assert os.stat(f'/proc/{words[-1]}').st_uid == 4242
+    os.kill(int(words[-1]), 9)
+"#,
+    );
+}
+
+#[test]
+fn a_job_gets_another_output_file_or_its_own() {
+    supervises(
+        r#"
+program = '''
+import os, time
+child = os.fork()
+n = 0
+while True:
+    n += 1
+    print(f'{"child" if child == 0 else "root"} {n}.', flush=True)
+    time.sleep(0.01)
+'''
+jobs = home + '/jobs'
+os.mkdir(jobs, 0o700)
+log = jobs + '/output.log'
+writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+job = subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=writer,
+    stderr=writer, start_new_session=True, cwd='/')
+os.close(writer)
+def last(path, who):
+    lines = [line for line in open(path).read().split('\n') if line.startswith(who)]
+    return int(lines[-1].split()[1][:-1]) if lines else 0
+def reaches(path, who, number):
+    end = time.monotonic() + 60
+    while last(path, who) < number:
+        assert time.monotonic() < end, open(path).read()
+        time.sleep(0.01)
+def goes_on(path, since):
+    for who in ('root', 'child'):
+        reaches(path, who, since[who] + 20)
+def now(path): return {who: last(path, who) for who in ('root', 'child')}
+goes_on(log, {'root': 0, 'child': 0})
+archive = dump(job.pid, '--output=' + log)
+job.wait()
+# Stock: the file is where it was.
+since = now(log)
+code, words, error = run('restore', archive)
+assert code == 0 and int(words[-1]) == job.pid, error
+goes_on(log, since)
+archive = dump(job.pid, '--output=' + log)
+since = now(log)
+# Another file, and the old one is missing: on another machine, or of a deleted job.
+import shutil; shutil.rmtree(jobs)
+code, _, error = run('restore', archive)
+assert code == 1 and 'output.log' in error, error
+other = home + '/other.log'
+open(other, 'w').close()
+for flags in [[], ['--namespace']]:
+    code, words, error = run('restore', archive, '--append=' + other, *flags)
+    assert code == 0, error
+    goes_on(other, since)
+    # Each line is whole, so both append.
+    assert all(line.endswith('.') for line in open(other).read().split('\n') if line), other
+    assert not os.path.exists(log)
+    pid = int(words[-1])
+    os.killpg(pid, 9)
+    while os.path.exists(f'/proc/{pid}'): time.sleep(0.01)
+    open(other, 'w').close()
+"#,
+    );
+}
+
+#[test]
+fn a_record_is_written_before_the_process_ends() {
+    supervises(
+        r#"
+job = subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL,
+    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd='/')
+# A record that can't be written does not end the process.
+code, _, error = run('dump', str(job.pid), home + '/checkpoints', '--record=/nowhere/record')
+assert code == 1 and 'is complete, but cannot be recorded' in error, error
+assert job.poll() is None
+for archive in os.listdir(home + '/checkpoints'):
+    assert archive.endswith('.tar'), archive
+    os.unlink(home + '/checkpoints/' + archive)
+archive = dump(job.pid, '--leave-running', '--record=' + home + '/first')
+assert open(home + '/first').read().split()[0] == archive
+archive = dump(job.pid, '--record=' + home + '/second')
+job.wait()
+path, state = open(home + '/second').read().split()
+# The process is in CRIU's hands.
+assert (path, state) == (archive, 't'), (path, state)
+"#,
+    );
+}
+
+#[test]
+fn what_was_given_into_a_namespace_is_dumped_again() {
+    supervises(
+        r#"
+program = '''
+import time
+n = 0
+while True:
+    n += 1
+    print(f'line {n}.', flush=True)
+    time.sleep(0.01)
+'''
+def start(out):
+    return subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=out,
+        stderr=out, start_new_session=True, cwd='/')
+def restore(*words, kept=[]):
+    code, said, error = run('restore', *words, '--namespace', kept=kept)
+    assert code == 0, error
+    return int(said[-1])
+def lines(path): return open(path).read().count('.')
+# A file.
+log = home + '/output.log'
+writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+job = start(writer)
+archive = dump(job.pid, '--output=' + log)
+job.wait()
+for number in range(3):
+    other = f'{home}/other-{number}.log'
+    open(other, 'w').close()
+    pid = restore(archive, '--append=' + other)
+    while lines(other) < 20: time.sleep(0.01)
+    archive = dump(pid, '--output=' + other)
+# A pipe.
+log, writer = os.pipe()
+job = start(writer)
+os.close(writer)
+until(log, b'line 20.')
+archive = dump(job.pid, '--held')
+job.wait()
+for number in range(3):
+    log, writer = os.pipe()
+    pid = restore(archive, f'--stdio=/proc/self/fd/{writer}', kept=[writer])
+    os.close(writer)
+    until(log, b'.')
+    archive = dump(pid, '--held')
+# A terminal.
+master, slave = pty.openpty()
+job = subprocess.Popen(['bash', '--norc', '--noprofile', '-i'], stdin=slave, stdout=slave,
+    stderr=slave, preexec_fn=own, cwd=home)
+os.close(slave)
+os.write(master, b'X=41; echo started $X\n')
+until(master, b'started 41')
+archive = dump(job.pid, '--held')
+job.wait()
+for number in range(3):
+    master, slave = pty.openpty()
+    pid = restore(archive, '--terminal=' + os.ttyname(slave))
+    os.close(slave)
+    os.write(master, b'echo restored $((X + 1))\n')
+    until(master, b'restored 42')
+    archive = dump(pid, '--held')
 "#,
     );
 }

@@ -1,19 +1,19 @@
 //! CRIU's command.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cedana_contract::pid::Pid;
+use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-/// CRIU's command, with `socket` as its standard input.
-pub(crate) fn criu(program: &Path, socket: OwnedFd) -> Command {
+/// CRIU's command. Its standard input must be the socket of its caller.
+pub(crate) fn criu(program: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .args(["swrk", "0"])
         .current_dir("/")
-        .stdin(Stdio::from(socket))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
@@ -30,4 +30,22 @@ pub(crate) fn criu(program: &Path, socket: OwnedFd) -> Command {
     // calls (sigprocmask, sigaction) and allocates nothing.
     unsafe { command.pre_exec(prepare) };
     command
+}
+
+/// Makes CRIU's next write fail, so that it undoes a dump. It is a child of this process
+/// that has not been reaped, so its PID is not another process's.
+pub(crate) fn stop_writing(criu: Pid) {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: prlimit reads one structure, which lives for the whole call.
+    let _ = unsafe {
+        libc::prlimit(
+            criu.as_raw(),
+            libc::RLIMIT_FSIZE,
+            &raw const none,
+            std::ptr::null_mut(),
+        )
+    };
 }

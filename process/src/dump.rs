@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use cedana_checkpoint::criu::version;
 use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::host::procfs::Stat;
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::Observer;
 use cedana_checkpoint::session;
@@ -80,7 +81,8 @@ pub fn dump(
     let criu = version::find(&path)?;
     let began = Instant::now();
     loop {
-        let tree = look(pid, options).map_err(|found| Error::Obstacles { pid, found })?;
+        let tree = look(pid, options, options.owner(target))
+            .map_err(|found| Error::Obstacles { pid, found })?;
         complete_memory(pid, &tree, cancel)?;
         check_room(target, options, &tree)?;
         let attempt = Attempt {
@@ -108,10 +110,14 @@ pub fn dump(
     }
 }
 
-/// Completes what an earlier lazy restore has not brought yet.
+/// Completes what an earlier lazy restore has not brought yet. The restored tree may be a
+/// part of this one or the other way round, and one in a namespace is known by its keeper.
 fn complete_memory(pid: Pid, tree: &Tree, cancel: &Cancel) -> Result<(), Error> {
-    for process in &tree.processes {
-        match session::finish(*process, cancel) {
+    let parent = |pid: &Pid| Stat::read(*pid).and_then(|stat| stat.parent);
+    // A chain has an end; the limit is for a process ID that is used again meanwhile.
+    let above = std::iter::successors(parent(&pid), parent).take(10_000);
+    for process in tree.processes.iter().copied().chain(above) {
+        match session::finish(process, cancel) {
             Err(session::Incomplete::Interrupted) => return Err(Error::Cancelled),
             Err(source) => return Err(Error::Incomplete { pid, source }),
             Ok(()) => {}

@@ -68,6 +68,34 @@ pub enum Error {
         /// The reason.
         source: format::publish::Error,
     },
+    /// CRIU could not restore it. It runs on.
+    #[error("process {pid} cannot be checkpointed: {why}")]
+    Unrestorable {
+        /// The process.
+        pid: Pid,
+        /// The reason and the remedy.
+        why: String,
+    },
+    /// It has memory that the checkpoint's owner may not read. It runs on.
+    #[error("process {pid} cannot be checkpointed: {why}; checkpoint it as root")]
+    Foreign {
+        /// The process.
+        pid: Pid,
+        /// The reason.
+        why: String,
+    },
+    /// The caller's hook failed ([`crate::Hook`]). The process runs on.
+    #[error(
+        "the checkpoint {} of process {pid} is complete, but cannot be recorded: {source}; the process runs on", path.display()
+    )]
+    Record {
+        /// The process.
+        pid: Pid,
+        /// The checkpoint.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
     /// Memory of an earlier lazy restore is missing.
     #[error("process {pid} cannot be checkpointed: {source}")]
     Incomplete {

@@ -13,18 +13,19 @@
 //! of its peer through /proc, and a peer outside of the namespace has no entry there.
 //!
 //! CRIU must not be the first process itself: the kernel kills a namespace with it. Init
-//! stays, reaps, and ends when no process is left, with the status of the root. The
-//! keeper ends with the same status. If the keeper is killed, so is init, and the kernel
-//! kills the namespace.
+//! stays and reaps. When the root ends, it kills what that leaves behind, and ends with its
+//! status, and so does the keeper. If the keeper is killed, so is init, and the kernel
+//! kills the namespace. A dump of the processes enters it ([`crate::enter`]).
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use cedana_checkpoint::criu::rpc::{Answer, MAX_MESSAGE};
+use cedana_checkpoint::host::procfs::Stat;
 use cedana_checkpoint::host::sys;
 use cedana_contract::process::die_with_parent;
 use nix::errno::Errno;
@@ -33,14 +34,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, fork};
 
 use crate::criu::criu;
+use crate::{enter, relay, reopen};
 
 /// The first argument of the keeper. The second is CRIU's program.
 pub(crate) const FLAG: &str = "--cedana-process-init";
+
+/// The name of keeper and init.
+pub(crate) const NAME: &CStr = c"cedana-init";
 
 /// The keeper's command. `socket` becomes its standard input.
 pub(crate) fn command(program: &Path, socket: OwnedFd) -> Command {
@@ -67,7 +71,7 @@ pub(crate) fn run(program: &Path) -> ExitCode {
 }
 
 fn keep(program: &Path) -> io::Result<u8> {
-    sys::rename(c"cedana-init");
+    sys::rename(NAME);
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
     let keeper = nix::unistd::getpid();
     // SAFETY: this process has one thread, so the child may do anything.
@@ -81,6 +85,7 @@ fn keep(program: &Path) -> io::Result<u8> {
             // The caller reads the end when init has closed its copy.
             let null = File::open("/dev/null")?;
             nix::unistd::dup2_stdin(&null)?;
+            drop(null);
             sys::close_all_but_standard()?;
             debug_assert_ne!(keeper, child);
             loop {
@@ -95,7 +100,7 @@ fn keep(program: &Path) -> io::Result<u8> {
 }
 
 /// The exit code of a status, as a shell has it.
-fn code(status: WaitStatus) -> u8 {
+pub(crate) fn code(status: WaitStatus) -> u8 {
     let number = match status {
         WaitStatus::Exited(_, code) => code,
         WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
@@ -110,7 +115,10 @@ fn be_init(program: &Path) -> io::Result<u8> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, NONE)?;
-    let root = relay(program)?;
+    reopen::inherited();
+    let mut command = criu(program);
+    die_with_parent(&mut command);
+    let root = relay::run(command)?;
     // Everything that was passed for CRIU is closed, the caller's socket too.
     let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
@@ -120,66 +128,48 @@ fn be_init(program: &Path) -> io::Result<u8> {
     let mut result = 1;
     loop {
         match waitpid(None, None) {
-            Ok(status) if status.pid() == Some(root) => result = code(status),
+            Ok(status) if status.pid() == Some(root) => {
+                result = code(status);
+                // What the root leaves behind ends with it, but a CRIU that dumps it.
+                wait_for_dumps();
+                // Fails if nothing is left.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), Signal::SIGKILL);
+            }
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return Ok(result),
+            Err(_) => {
+                wait_for_dumps();
+                return Ok(result);
+            }
         }
     }
 }
 
-/// Runs CRIU and relays its messages until its end. Returns the restored root.
-fn relay(program: &Path) -> io::Result<Option<Pid>> {
-    let caller = io::stdin();
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
-    let mut command = criu(program, theirs);
-    // The descriptors that the caller passed are inherited as they are.
-    die_with_parent(&mut command);
-    let mut child = command.spawn()?;
-    drop(command);
-    let mut root = None;
-    let mut buffer = vec![0; MAX_MESSAGE];
-    let mut hears = true;
+/// Waits until no CRIU dumps the processes from within the namespace
+/// ([`crate::enter`]): the kernel would kill it with this process, before it has answered.
+/// Its parent is outside of the namespace, so `waitpid` does not know it.
+fn wait_for_dumps() {
     loop {
-        let mut ready = vec![PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
-        if hears {
-            ready.push(PollFd::new(caller.as_fd(), PollFlags::POLLIN));
+        let dumps = entered();
+        if dumps.is_empty() {
+            return;
         }
-        match poll(&mut ready, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let is_ready = |at: usize| ready.get(at).is_some_and(|fd| fd.any() == Some(true));
-        let (from_criu, from_caller) = (is_ready(0), is_ready(1));
-        if from_caller {
-            match recv(caller.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(0) | Err(_) => {
-                    // The caller was killed: CRIU's next question has no answer.
-                    hears = false;
-                    nix::sys::socket::shutdown(ours.as_raw_fd(), nix::sys::socket::Shutdown::Both)?;
-                }
-                Ok(length) => {
-                    let _ = send(ours.as_raw_fd(), &buffer[..length], MsgFlags::MSG_NOSIGNAL);
-                }
-            }
-        }
-        if from_criu {
-            match recv(ours.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(0) | Err(_) => break,
-                Ok(length) => {
-                    let message = &buffer[..length];
-                    if let Some(Answer::Done { success: true, pid }) = Answer::decode(message) {
-                        root = pid.map(Pid::from_raw);
-                    }
-                    let _ = send(caller.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL);
-                }
-            }
+        for dump in dumps {
+            let mut ended = [PollFd::new(dump.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
         }
     }
-    let status = child.wait()?;
-    Ok(root.filter(|_| status.success()))
+}
+
+/// The processes that entered the namespace to dump it.
+fn entered() -> Vec<OwnedFd> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_dump = |pid: &cedana_contract::pid::Pid| {
+        Stat::read(*pid).is_some_and(|stat| {
+            let is_ours = stat.name.as_bytes() == enter::NAME.to_bytes();
+            is_ours && stat.parent.is_none() && !stat.is_dead()
+        })
+    };
+    let dumps = pids.filter(is_dump);
+    dumps.filter_map(|pid| sys::pidfd_open(pid).ok()).collect()
 }

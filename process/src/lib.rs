@@ -20,6 +20,9 @@
 //! swrk            CRIU as a child
 //! criu            CRIU's command
 //! init            the first process of a PID namespace
+//! enter           CRIU in the namespace of restored processes
+//! relay           the messages of a CRIU in a namespace
+//! reopen          files that were passed into a namespace
 //! owner           a user on whose behalf files are opened and made
 //! cancel          the end of a command by its caller
 //! work            CRIU's working directory
@@ -39,12 +42,15 @@ mod cancel;
 mod criu;
 mod destination;
 mod dump;
+mod enter;
 mod error;
 mod init;
 mod look;
 mod obstacle;
 mod options;
 mod owner;
+mod relay;
+mod reopen;
 mod restore;
 mod swrk;
 mod work;
@@ -55,28 +61,34 @@ use std::process::ExitCode;
 pub use cancel::Cancel;
 pub use cedana_checkpoint::format::pages::Compression;
 pub use cedana_checkpoint::progress::{Observer, Phase, Progress};
+pub use cedana_checkpoint::view::Accept;
 pub use cedana_contract::pid::Pid;
 pub use destination::Target;
 pub use dump::{Report, dump};
 pub use error::Error;
-pub use look::examine;
+pub use look::{Examined, examine, traced, untouchable};
 pub use obstacle::Obstacle;
-pub use options::DumpOptions;
+pub use options::{DumpOptions, Hook, Published};
 pub use owner::Owner;
 pub use restore::{Placement, RestoreOptions, Restored, Source, Tcp, restore};
 
-/// Runs a helper process of a restore, if this process was started as one: the page
-/// source, or the first process of a PID namespace. A program that calls [`restore`] calls
-/// this first, before it starts a thread or reads its arguments.
+/// Runs a helper process of a dump or a restore, if this process was started as one: the
+/// page source, the first process of a PID namespace, or one that enters such a namespace. A
+/// program that calls [`dump`] or [`restore`] calls this first, before it starts a thread
+/// or reads its arguments.
 #[must_use]
 pub fn run_as_helper() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next()?;
-    match (arguments.next(), arguments.next()) {
-        (None, _) if first == cedana_contract::flags::PAGE_SOURCE => {
+    let others: Vec<_> = arguments.take(4).collect();
+    match &others[..] {
+        [] if first == cedana_contract::flags::PAGE_SOURCE => {
             Some(cedana_checkpoint::session::serve())
         }
-        (Some(program), None) if first == init::FLAG => Some(init::run(Path::new(&program))),
+        [program] if first == init::FLAG => Some(init::run(Path::new(program))),
+        [program, pid, mount] if first == enter::FLAG => {
+            Some(enter::run(Path::new(program), pid, mount))
+        }
         _ => None,
     }
 }

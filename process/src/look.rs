@@ -5,15 +5,21 @@
 //! looks, so CRIU's own reasons remain ([`cedana_checkpoint::criu::Cause`]).
 
 mod descriptors;
+mod namespace;
+mod owner;
+mod warnings;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
-use cedana_checkpoint::host::procfs::{self, Stat, descends, memory, namespace_inode};
+use cedana_checkpoint::host::procfs::{self, Stat, descends, memory};
 use cedana_contract::pid::Pid;
 
 use crate::obstacle::Obstacle;
 use crate::options::DumpOptions;
+use crate::owner::Owner;
+pub(crate) use namespace::Within;
 
 /// What a dump needs to know.
 #[derive(Debug, Default)]
@@ -26,58 +32,110 @@ pub(crate) struct Tree {
     pub(crate) command: Vec<String>,
     /// Its effective user.
     pub(crate) uid: u32,
+    /// The namespaces that an earlier restore made for it.
+    pub(crate) within: Option<Within>,
     /// CRIU's key of the terminal that is left out.
     pub(crate) terminal: Option<String>,
-    /// CRIU's keys of pipes whose other ends the caller holds, by descriptor.
+    /// CRIU's keys of pipes whose other ends the caller holds, and of the supervisor's
+    /// file, by descriptor.
     pub(crate) inherited: BTreeMap<i32, String>,
 }
 
-/// Names what would stop a dump of a process. Nothing is frozen or changed.
-///
-/// # Errors
-/// The obstacles.
-pub fn examine(pid: Pid, options: &DumpOptions) -> Result<(), Vec<Obstacle>> {
-    look(pid, options).map(|_| ())
+impl Tree {
+    /// The PID of the root in its namespace, by the one that it has in this one.
+    pub(crate) fn own_pid(&self, pid: Pid) -> Pid {
+        self.within.as_ref().map_or(pid, |within| within.root)
+    }
+}
+
+/// What a dump of a process would meet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Examined {
+    /// The number of processes: the process and its descendants.
+    pub processes: usize,
+    /// Bytes of their memory.
+    pub memory: u64,
+    /// What stops the dump, with the remedy.
+    pub obstacles: Vec<Obstacle>,
+    /// What would be lost or different after a restore, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at a process as a dump for `owner` does. Nothing is frozen or changed.
+#[must_use]
+pub fn examine(pid: Pid, options: &DumpOptions, owner: &Owner) -> Examined {
+    let stats = all();
+    let (tree, obstacles) = survey(pid, options, owner, &stats);
+    Examined {
+        processes: tree.processes.len(),
+        memory: tree.memory,
+        warnings: warnings::of(&tree.processes, &stats),
+        obstacles,
+    }
 }
 
 /// Looks at a process and its children.
-pub(crate) fn look(pid: Pid, options: &DumpOptions) -> Result<Tree, Vec<Obstacle>> {
-    let Some(root) = Stat::read(pid) else {
-        return Err(vec![Obstacle::Missing]);
-    };
-    if let Some(obstacle) = never(pid) {
-        return Err(vec![obstacle]);
+pub(crate) fn look(pid: Pid, options: &DumpOptions, owner: &Owner) -> Result<Tree, Vec<Obstacle>> {
+    let (tree, found) = survey(pid, options, owner, &all());
+    match found.is_empty() {
+        true => Ok(tree),
+        false => Err(found),
     }
-    let stats = all();
+}
+
+/// The tree as far as it can be dumped at all, and all obstacles.
+fn survey(
+    pid: Pid,
+    options: &DumpOptions,
+    owner: &Owner,
+    stats: &HashMap<Pid, Stat>,
+) -> (Tree, Vec<Obstacle>) {
+    let none = |obstacle| (Tree::default(), vec![obstacle]);
+    let Some(root) = stats.get(&pid) else {
+        return none(Obstacle::Missing);
+    };
+    if let Some(obstacle) = untouchable(pid) {
+        return none(obstacle);
+    }
     let mut processes: Vec<Pid> = stats
         .keys()
-        .filter(|other| descends(**other, pid, &stats))
+        .filter(|other| descends(**other, pid, stats))
         .copied()
         .collect();
     processes.sort_unstable();
-    if processes.contains(&Pid::own()) {
-        return Err(vec![Obstacle::Ancestor]);
-    }
+    let within = Within::of(pid);
     let mut found = Vec::new();
     for process in &processes {
         if let Some(stat) = stats.get(process) {
             found.extend(state(pid, *process, stat));
+            found.extend(owner::foreign(*process, stat, owner));
+            found.extend(program(*process, stat));
         }
-        found.extend(namespaces(*process));
+        found.extend(namespace::foreign(*process, within.as_ref()));
     }
-    found.extend(session(pid, &root, &processes, options));
+    found.extend(session(pid, root, &processes, options));
     let mut tree = Tree {
         memory: processes.iter().filter_map(|pid| memory(*pid)).sum(),
         command: command(pid),
         uid: status_uid(pid).unwrap_or_default(),
         processes,
+        within,
         ..Tree::default()
     };
-    descriptors::check(&mut tree, pid, options, &stats, &mut found);
-    match found.is_empty() {
-        true => Ok(tree),
-        false => Err(found),
-    }
+    descriptors::check(&mut tree, pid, options, stats, &mut found);
+    (tree, found)
+}
+
+/// A program that exists in memory only: CRIU stores a memfd that is open or mapped, but not
+/// one that is only a program, and the restore fails (criu/memfd.c).
+fn program(pid: Pid, stat: &Stat) -> Option<Obstacle> {
+    let exe = procfs::of(pid).join("exe");
+    let target = fs::read_link(&exe).ok()?;
+    let is_memfd = target.to_str()?.starts_with("/memfd:");
+    // A file on disk may have such a name, but it has a link.
+    let name = stat.name.clone();
+    (is_memfd && fs::metadata(&exe).is_ok_and(|program| program.nlink() == 0))
+        .then_some(Obstacle::Memfd { pid, name })
 }
 
 /// All processes.
@@ -91,15 +149,43 @@ fn all() -> HashMap<Pid, Stat> {
         .collect()
 }
 
-/// Processes that are never dumped.
-fn never(pid: Pid) -> Option<Obstacle> {
+/// Why a process is never stopped, by a dump or otherwise: it does not exist, or this
+/// program or the machine would stop with it.
+pub fn untouchable(pid: Pid) -> Option<Obstacle> {
+    if Stat::read(pid).is_none() {
+        return Some(Obstacle::Missing);
+    }
     if pid.as_raw() == 1 {
         return Some(Obstacle::Init);
     }
     if pid == Pid::own() {
         return Some(Obstacle::Own);
     }
-    is_kernel_thread(pid).then_some(Obstacle::KernelThread)
+    if is_kernel_thread(pid) {
+        return Some(Obstacle::KernelThread);
+    }
+    is_ancestor(pid, Pid::own()).then_some(Obstacle::Ancestor)
+}
+
+/// Whether one process descends from another. Each process has one parent, and a process
+/// that ends meanwhile ends the search.
+fn is_ancestor(ancestor: Pid, pid: Pid) -> bool {
+    let parent = |pid: &Pid| Stat::read(*pid)?.parent;
+    // PIDs are reused, so the number of steps is limited.
+    std::iter::successors(parent(&pid), parent)
+        .take(1 << 16)
+        .any(|parent| parent == ancestor)
+}
+
+/// Names the debugger of a process, which sees its signals first.
+pub fn traced(pid: Pid) -> Option<Obstacle> {
+    let tracer = tracer(pid)?;
+    let name = Stat::read(pid)?.name;
+    Some(Obstacle::Traced {
+        pid,
+        name,
+        tracer: Some(tracer),
+    })
 }
 
 /// `PF_KTHREAD` of the kernel's include/linux/sched.h, in the flags of /proc/PID/stat.
@@ -142,25 +228,6 @@ fn tracer(pid: Pid) -> Option<Pid> {
     i64::try_from(tracer).ok()?.try_into().ok()
 }
 
-/// The namespaces that this process must share: CRIU would make others anew, and a
-/// container's are its engine's. CRIU itself restores processes in a time namespace of
-/// their own, so that their clocks go on.
-fn namespaces(pid: Pid) -> Option<Obstacle> {
-    const KINDS: [(&str, &str); 6] = [
-        ("pid", "PID"),
-        ("mnt", "mount"),
-        ("user", "user"),
-        ("net", "network"),
-        ("ipc", "IPC"),
-        ("uts", "UTS"),
-    ];
-    KINDS.into_iter().find_map(|(file, name)| {
-        let theirs = namespace_inode(&pid.to_string(), file).ok()?;
-        let ours = namespace_inode("self", file).ok()?;
-        (theirs != ours).then_some(Obstacle::Namespace { pid, kind: name })
-    })
-}
-
 /// A session whose leader is not in the tree is restored in the restoring one's.
 fn session(pid: Pid, root: &Stat, processes: &[Pid], options: &DumpOptions) -> Option<Obstacle> {
     let leader = root.session.filter(|leader| *leader != pid);
@@ -193,7 +260,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
 
     fn first(pid: Pid) -> String {
-        let found = look(pid, &DumpOptions::default()).expect_err("an obstacle");
+        let found = look(pid, &DumpOptions::default(), &Owner::ROOT).expect_err("an obstacle");
         found[0].to_string()
     }
 
@@ -230,7 +297,8 @@ mod tests {
     #[test]
     fn a_process_with_its_own_descriptors_has_no_obstacle() {
         let process = sleep(|_| {});
-        let tree = look(Pid::of(&process.0), &DumpOptions::default()).expect("no obstacle");
+        let tree =
+            look(Pid::of(&process.0), &DumpOptions::default(), &Owner::ROOT).expect("no obstacle");
         assert_eq!(tree.processes, [Pid::of(&process.0)]);
         assert_eq!(tree.command, ["sleep", "1000"]);
         assert!(tree.memory > 0 && tree.inherited.is_empty());
@@ -251,8 +319,38 @@ mod tests {
             held: vec![0, 1, 2],
             ..DumpOptions::default()
         };
-        let tree = look(pid, &held).expect("the caller's");
+        let tree = look(pid, &held, &Owner::ROOT).expect("the caller's");
         assert!(tree.inherited[&1].starts_with("pipe:["), "{tree:?}");
+    }
+
+    #[test]
+    fn the_supervisor_s_file_is_noted_by_the_root_s_descriptors() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("output.log");
+        let append = || {
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(&path)
+        };
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stderr(append().expect("open"));
+        });
+        let options = DumpOptions {
+            output: Some(path.clone()),
+            ..DumpOptions::default()
+        };
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
+        let key = path.to_string_lossy()[1..].to_owned();
+        assert_eq!(tree.inherited, [(1, key.clone()), (2, key)].into());
+        // A file that is read, too, can't be replaced.
+        let process = sleep(|command| {
+            command.stdout(append().expect("open"));
+            command.stdin(std::fs::File::open(&path).expect("open"));
+        });
+        let tree = look(Pid::of(&process.0), &options, &Owner::ROOT).expect("no obstacle");
+        assert!(tree.inherited.is_empty(), "{tree:?}");
     }
 
     #[test]
@@ -271,6 +369,30 @@ mod tests {
         }
         assert!(first(pid).contains("has ended"));
         child.wait().expect("wait");
+    }
+
+    #[test]
+    fn the_processes_of_others_are_not_a_user_s() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let owner = |uid| Owner {
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+        };
+        let process = sleep(|command| {
+            command.uid(12345).gid(12345);
+        });
+        let pid = Pid::of(&process.0);
+        let found = |uid| look(pid, &DumpOptions::default(), &owner(uid));
+        found(12345).expect("the user's own");
+        let found = found(12346).expect_err("another user's");
+        assert!(found[0].to_string().contains("runs as user 12345"));
+        let process = sleep(|_| {});
+        let found = look(Pid::of(&process.0), &DumpOptions::default(), &owner(12345));
+        let found = found.expect_err("root's");
+        assert!(found[0].to_string().contains("runs as user 0"));
     }
 
     #[test]

@@ -56,6 +56,16 @@ pub enum Obstacle {
         fd: i32,
         path: String,
     },
+    Memfd {
+        pid: Pid,
+        name: String,
+    },
+    Foreign {
+        pid: Pid,
+        name: String,
+        has: String,
+        owner: u32,
+    },
 }
 
 impl fmt::Display for Obstacle {
@@ -65,7 +75,7 @@ impl fmt::Display for Obstacle {
             Self::Init => f.write_str("it is init, and everything descends from it"),
             Self::Own => f.write_str("it is this program"),
             Self::Ancestor => f.write_str(
-                "it is an ancestor of this program, which would be checkpointed, too; run this program elsewhere",
+                "it is an ancestor of this program, which would be stopped, too; run this program elsewhere",
             ),
             Self::KernelThread => f.write_str("it is a thread of the kernel"),
             Self::Dead => f.write_str("it has ended, and waits for its parent"),
@@ -75,7 +85,7 @@ impl fmt::Display for Obstacle {
             ),
             Self::Stopped { pid, name } => write!(
                 f,
-                "process {pid} ({name}) is stopped; let it run (kill -CONT {pid}: SIGCONT)"
+                "process {pid} ({name}) is stopped; let it run (`cedana unfreeze`, or kill -CONT {pid}: SIGCONT)"
             ),
             Self::Traced { pid, name, tracer } => {
                 write!(f, "process {pid} ({name}) is traced")?;
@@ -110,6 +120,19 @@ impl fmt::Display for Obstacle {
                 what,
                 remedy,
             } => write!(f, "descriptor {fd} of process {pid} is {what}; {remedy}"),
+            Self::Memfd { pid, name } => write!(
+                f,
+                "the program of process {pid} ({name}) exists in memory only (a memfd), and CRIU can't start it again; have it started from a file"
+            ),
+            Self::Foreign {
+                pid,
+                name,
+                has,
+                owner,
+            } => write!(
+                f,
+                "process {pid} ({name}) {has}, so user {owner} may not read its memory; checkpoint it as root"
+            ),
             Self::ForeignMount { pid, fd, path } => write!(
                 f,
                 "descriptor {fd} of process {pid} ({path}) is on a mount that the process doesn't have; close it, or start the process with `cedana exec`"

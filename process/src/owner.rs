@@ -8,6 +8,7 @@
 use std::io;
 use std::thread;
 
+use cedana_checkpoint::precheck::User;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -40,7 +41,7 @@ impl Owner {
     ///
     /// # Errors
     /// That of `act`, or the credentials can't be taken.
-    pub(crate) fn act<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    pub fn act<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         if self.is_root() {
             return act();
         }
@@ -52,6 +53,15 @@ impl Owner {
             let ended = |_| io::Error::other("a thread panicked");
             thread.join().map_err(ended)?
         })
+    }
+
+    /// This user for a check of a checkpoint's credentials.
+    pub(crate) fn as_user(&self) -> User {
+        User {
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups.clone(),
+        }
     }
 
     /// Changes the calling thread's credentials for good.
@@ -67,7 +77,10 @@ impl Owner {
                 groups,
             ))?;
             Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-            Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+            // The real and the saved user stay root's: with them the user could send the
+            // thread a signal, which ends this process (kill(2)). The effective one decides
+            // about files, and without it the thread has no capability in effect.
+            Errno::result(libc::syscall(libc::SYS_setresuid, 0, uid, 0))?;
         }
         Ok(())
     }

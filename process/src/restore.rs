@@ -20,6 +20,7 @@ mod attempt;
 mod placement;
 mod user_files;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -59,6 +60,22 @@ impl Source {
             Ok(opened) => Ok(Self { opened, path }),
             Err(source) => Err(Error::Open { path, source }),
         }
+    }
+}
+
+impl Source {
+    /// What its manifest says of the process.
+    ///
+    /// # Errors
+    /// It is damaged, or no process's.
+    pub fn process(&self) -> Result<Process, Error> {
+        let refused = |why: String| Error::Refused {
+            path: self.path.clone(),
+            why,
+        };
+        let manifest = Manifest::read(&self.opened).map_err(|error| refused(error.to_string()))?;
+        let process = manifest.and_then(|manifest| manifest.process);
+        process.ok_or_else(|| refused("it is not a checkpoint of a process".to_owned()))
     }
 }
 
@@ -102,7 +119,8 @@ pub struct RestoreOptions {
     /// The checkpoints that are accepted.
     pub accept: Accept,
     /// Descriptors in place of those that the dump left out
-    /// ([`crate::DumpOptions::held`]), by the process's numbers.
+    /// ([`crate::DumpOptions::held`]) and of the supervisor's file
+    /// ([`crate::DumpOptions::output`]), by the process's numbers.
     pub stdio: Vec<(i32, OwnedFd)>,
     /// The slave of a terminal in place of the one that the dump left out.
     pub terminal: Option<OwnedFd>,
@@ -200,12 +218,16 @@ pub fn restore(
         Placement::Auto => placement::check_free(&ids).is_err(),
         Placement::Namespace => true,
     };
+    let mut inherit = inherit(&process, options).map_err(&refused)?;
     let opened = match options.owner.is_root() {
         true => Vec::new(),
-        false => user_files::open(view.images(), &options.owner).map_err(&refused)?,
+        false => {
+            let is_given = |key: &str| inherit.contains_key(key);
+            user_files::open(view.images(), &options.owner, is_given).map_err(&refused)?
+        }
     };
-    let mut inherit = inherit(&process, options).map_err(&refused)?;
     inherit.extend(opened.iter().map(|(key, file)| (key.clone(), file)));
+    let inherit: Vec<(String, &OwnedFd)> = inherit.into_iter().collect();
     let attempt = Attempt {
         criu: &criu,
         source: &source.path,
@@ -263,30 +285,71 @@ fn needs(options: &RestoreOptions) -> Needs {
     }
 }
 
-/// CRIU's keys of what the dump left out, with the caller's descriptors.
+/// The caller's descriptors by CRIU's keys of what they replace, each key once.
 fn inherit<'a>(
     process: &Process,
     options: &'a RestoreOptions,
-) -> Result<Vec<(String, &'a OwnedFd)>, String> {
-    let mut inherit = Vec::new();
+) -> Result<BTreeMap<String, &'a OwnedFd>, String> {
+    let mut inherit = BTreeMap::new();
     if let Some(key) = &process.terminal {
         let terminal = options.terminal.as_ref().ok_or(
             "its terminal belonged to its supervisor and is not in the checkpoint; give it another one",
         )?;
-        inherit.push((key.clone(), terminal));
+        inherit.insert(key.clone(), terminal);
     }
     for (number, key) in &process.inherited {
         let given = options.stdio.iter().find(|(given, _)| given == number);
-        let (_, given) = given.ok_or_else(|| {
-            format!("its descriptor {number} was a pipe to its supervisor and is not in the checkpoint; give it another one")
-        })?;
-        inherit.push((key.clone(), given));
+        match given {
+            Some((_, given)) => {
+                inherit.entry(key.clone()).or_insert(given);
+            }
+            None if is_file(key) => {}
+            None => {
+                return Err(format!(
+                    "its descriptor {number} was a pipe to its supervisor and is not in the checkpoint; give it another one"
+                ));
+            }
+        }
     }
     Ok(inherit)
+}
+
+/// Whether CRIU's key is a file's path, without its first slash: the file is in the
+/// checkpoint, so it need not be replaced.
+fn is_file(key: &str) -> bool {
+    !["pipe:[", "tty["].iter().any(|kind| key.starts_with(kind))
 }
 
 /// The processes of a tree by their IDs.
 fn processes(ids: &Ids) -> Vec<Pid> {
     let pid = |id: &u32| (*id).try_into().ok();
     ids.processes.iter().filter_map(pid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor() -> OwnedFd {
+        std::fs::File::open("/dev/null").expect("open").into()
+    }
+
+    #[test]
+    fn a_pipe_must_be_given_and_a_file_may_be() {
+        let process = |key: &str| Process {
+            inherited: [(1, key.to_owned()), (2, key.to_owned())].into(),
+            ..Process::default()
+        };
+        let given = RestoreOptions {
+            stdio: vec![(1, descriptor()), (2, descriptor())],
+            ..RestoreOptions::default()
+        };
+        let none = RestoreOptions::default();
+        for key in ["pipe:[7]", "var/lib/output.log"] {
+            let found = inherit(&process(key), &given).expect("given");
+            assert_eq!(found.keys().collect::<Vec<_>>(), [key]);
+            let found = inherit(&process(key), &none);
+            assert_eq!(found.is_ok(), is_file(key), "{key}");
+        }
+    }
 }

@@ -15,14 +15,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
-use crate::criu::criu;
-use crate::init;
+use crate::criu::{criu, stop_writing};
+use crate::enter::{self, Namespaces};
+use crate::{init, relay};
 use cedana_checkpoint::criu::rpc::{Answer, MAX_MESSAGE, Request};
 use cedana_checkpoint::host::sys::pidfd_open;
 use cedana_contract::pid::Pid;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -39,30 +39,52 @@ pub(crate) struct Swrk {
     child: Child,
     pidfd: OwnedFd,
     socket: OwnedFd,
-    /// The child is the keeper of a namespace, and stays.
-    relayed: bool,
+    role: Role,
+}
+
+/// What the child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Criu,
+    /// The keeper of a namespace, which stays.
+    Keeper,
+    /// The helper of a CRIU in a namespace.
+    Helper,
 }
 
 impl Swrk {
     /// Starts CRIU, which inherits the descriptors `kept` under their numbers.
     pub(crate) fn start(program: &Path, kept: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let (ours, theirs) = pair()?;
-        let command = criu(program, theirs);
-        Self::of(command, ours, kept, false)
+        let mut command = criu(program);
+        command.stdin(theirs);
+        Self::of(command, ours, kept, Role::Criu)
     }
 
     /// Starts CRIU in a PID namespace of its own ([`init`]).
     pub(crate) fn start_in_namespace(program: &Path, kept: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let (ours, theirs) = pair()?;
         let command = init::command(program, theirs);
-        Self::of(command, ours, kept, true)
+        Self::of(command, ours, kept, Role::Keeper)
+    }
+
+    /// Starts CRIU in the namespaces of processes ([`enter`]).
+    pub(crate) fn start_within(
+        program: &Path,
+        namespaces: &Namespaces,
+        kept: &[BorrowedFd<'_>],
+    ) -> io::Result<Self> {
+        let (ours, theirs) = pair()?;
+        let command = enter::command(program, namespaces, theirs);
+        let kept = [kept, &namespaces.descriptors()].concat();
+        Self::of(command, ours, &kept, Role::Helper)
     }
 
     fn of(
         mut command: Command,
         ours: OwnedFd,
         kept: &[BorrowedFd<'_>],
-        relayed: bool,
+        role: Role,
     ) -> io::Result<Self> {
         let kept: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
         let keep = move || {
@@ -82,7 +104,7 @@ impl Swrk {
             child,
             pidfd,
             socket: ours,
-            relayed,
+            role,
         })
     }
 
@@ -114,20 +136,13 @@ impl Swrk {
 
     /// Makes CRIU's next write fail, so that it undoes a dump.
     pub(crate) fn stop_writing(&self) {
-        let none = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        // SAFETY: prlimit reads one structure, which lives for the whole call. The child
-        // has not been reaped, so its PID is not another process's.
-        let _ = unsafe {
-            libc::prlimit(
-                Pid::of(&self.child).as_raw(),
-                libc::RLIMIT_FSIZE,
-                &raw const none,
-                std::ptr::null_mut(),
-            )
-        };
+        match self.role {
+            Role::Criu => stop_writing(Pid::of(&self.child)),
+            Role::Keeper | Role::Helper => {
+                // It fails if the relay was killed, and then CRIU undoes the dump anyway.
+                let _ = send(self.socket.as_raw_fd(), relay::STOP, MsgFlags::MSG_NOSIGNAL);
+            }
+        }
     }
 
     /// Kills CRIU and its children.
@@ -141,7 +156,7 @@ impl Swrk {
         mut self,
         restored: bool,
     ) -> io::Result<(Option<ExitStatus>, Option<Child>)> {
-        match self.relayed && restored {
+        match self.role == Role::Keeper && restored {
             true => Ok((None, Some(self.child))),
             false => Ok((Some(self.child.wait()?), None)),
         }

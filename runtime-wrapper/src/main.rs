@@ -48,7 +48,7 @@ use std::process::ExitCode;
 
 use cedana_checkpoint::session;
 use cli::Invocation;
-use commands::{checkpoint, inspect, passthrough, restore, unpack};
+use commands::{checkpoint, copy_output, inspect, passthrough, restore, unpack};
 use criu::{post_dump, post_resume};
 use host::sys;
 use network::netns;
@@ -79,6 +79,7 @@ fn main() -> ExitCode {
             netns::hold(|netns| images.map(|images| restore::lock_network(&images, netns)))
                 .map_err(Into::into)
         }
+        Ok(Invocation::CopyOutput) => return copy_output::run(),
         Ok(Invocation::ServePages) => return session::serve(),
         Ok(Invocation::PassThrough) => passthrough::exec(&args, &reporter)
             .map(|never| match never {})

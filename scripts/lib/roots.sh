@@ -9,7 +9,7 @@
 #          instance doesn't copy them but mounts them at the paths in layers/paths.
 
 SUITES=(trixie sid)
-ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpointctl,iproute2,iptables,nftables,procps,python3,ca-certificates,strace,curl,zstd,e2fsprogs,erofs-utils,fuse-overlayfs,openssl,python3-grpcio
+ROOT_PACKAGES=containerd,runc,crun,docker.io,docker-cli,podman,conmon,checkpointctl,iproute2,iptables,nftables,procps,python3,ca-certificates,strace,curl,zstd,e2fsprogs,erofs-utils,fuse-overlayfs,openssl,python3-grpcio,redis-server,redis-tools
 
 check_suite() {
   local suite

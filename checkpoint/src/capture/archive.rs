@@ -32,6 +32,8 @@ use super::disk::{Disk, Queue, Stream};
 use super::error::{Error, at};
 use super::page_file::PageFile;
 use crate::archive::{BLOCK, Header, padding};
+use crate::format::manifest::{Entry, Kind};
+use crate::format::publish::Scratch;
 
 /// A tar that is being written.
 pub(super) struct Tar {
@@ -147,6 +149,32 @@ impl ArchiveWriter {
         }
         let size = self.tar.end().map_err(&failed)?;
         Ok((size, hasher.finalize()))
+    }
+
+    /// Adds all files of CRIU's directory but the log, and returns the manifest's list of
+    /// files. The page files, whose entries are `pages`, are in the archive already.
+    ///
+    /// # Errors
+    /// One can't be read or written.
+    pub fn add_images(&mut self, dir: &Scratch, pages: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+        let mut entries = pages;
+        let files = dir.files().map_err(at("read", dir.shown()))?;
+        for (name, _) in files {
+            // CRIU writes to the log until it exits.
+            if name.ends_with(".log") {
+                continue;
+            }
+            let file = dir.file(&name);
+            let mut file = file.map_err(at("read", &dir.shown().join(&name)))?;
+            let (size, digest) = self.add(&name, &mut file)?;
+            let kind = match name.ends_with(".img") {
+                true => Kind::Image,
+                false => Kind::Other,
+            };
+            entries.push(Entry::whole(&name, kind, size, digest));
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
     }
 
     /// Writes the end and the headers. The caller syncs the file.

@@ -8,15 +8,20 @@ use crate::host::procfs::{self, Stat, descends};
 use crate::host::sys;
 use cedana_contract::pid::Pid;
 
-/// The PIDs of all processes that descend from one, with their parents.
-fn listed(pid: Pid) -> Vec<(Pid, Option<Pid>)> {
+/// All processes of the machine.
+fn stats() -> HashMap<Pid, Stat> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats: HashMap<Pid, Stat> = entries
+    entries
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             Some((pid, Stat::read(pid)?))
         })
-        .collect();
+        .collect()
+}
+
+/// The PIDs of all processes that descend from one, with their parents.
+fn listed(pid: Pid) -> Vec<(Pid, Option<Pid>)> {
+    let stats = stats();
     stats
         .iter()
         .filter(|(other, _)| **other != pid && descends(**other, pid, &stats))
@@ -27,6 +32,29 @@ fn listed(pid: Pid) -> Vec<(Pid, Option<Pid>)> {
 /// The PIDs of all processes that descend from one.
 pub fn pids(pid: Pid) -> Vec<Pid> {
     listed(pid).into_iter().map(|(pid, _)| pid).collect()
+}
+
+/// A process and all that descend from it, each after its parent. Empty if the process
+/// does not exist.
+pub fn parents_first(root: Pid) -> Vec<(Pid, Stat)> {
+    let mut stats = stats();
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for (&pid, stat) in &stats {
+        if let Some(parent) = stat.parent {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut ahead = vec![root];
+    let mut found = Vec::new();
+    while let Some(pid) = ahead.pop() {
+        // Removed, so that PIDs that were reused meanwhile can't make a loop.
+        let Some(stat) = stats.remove(&pid) else {
+            continue;
+        };
+        found.push((pid, stat));
+        ahead.extend(children.remove(&pid).unwrap_or_default());
+    }
+    found
 }
 
 /// All processes that descend from one.

@@ -53,6 +53,21 @@ impl Images for Path {
     }
 }
 
+/// A directory that this process fills, reached by its descriptor.
+impl Images for OpenedDir {
+    fn path(&self) -> &Path {
+        OpenedDir::path(self)
+    }
+
+    fn image(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(self.file(name)?))
+    }
+
+    fn files(&self) -> io::Result<Vec<(String, u64)>> {
+        OpenedDir::files(self, |_| true)
+    }
+}
+
 impl Images for PathBuf {
     fn path(&self) -> &Path {
         self

@@ -81,12 +81,12 @@ pub fn dump_cost(work: &Path) -> Result<Option<DumpCost>, images::Error> {
     sizes::dump_cost(&Dir(work))
 }
 
-/// Inspects the checkpoint in `path`.
+/// Inspects the checkpoint in `path`, a directory or an archive.
 ///
 /// # Errors
-/// The directory is not a checkpoint, or a small image is damaged. Memory is not read.
+/// It is not a checkpoint, or a small image is damaged. Memory is not read.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    let opened = OpenedDir::open(path).map_err(|source| images::Error::Directory {
+    let opened = OpenedDir::open_any(path).map_err(|source| images::Error::Directory {
         dir: path.to_owned(),
         source,
     })?;

@@ -61,6 +61,11 @@ messages! {
         19 cap_amb: Vec<u32>,
     }
 
+    /// mm-N.img: a process's memory.
+    Mm {
+        15 dumpable: Option<i32>,
+    }
+
     /// seccomp.img: one record.
     Seccomp {
         1 seccomp_filters: Vec<SeccompFilter>,
@@ -153,6 +158,7 @@ messages! {
 
     /// ghost-file-N.img, the first record: a file that CRIU makes again.
     Ghost {
+        1 uid: u32,
         3 mode: u32,
     }
 

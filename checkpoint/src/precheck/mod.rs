@@ -29,6 +29,7 @@
 //! cgroups       names of cgroups and of their properties
 //! limits        resource limits, OOM score, scheduling
 //! user          plain processes of an unprivileged user
+//! dumped        what a dump may give to an unprivileged user
 //! files         images and descriptors that no container has
 //! ```
 //!
@@ -43,6 +44,7 @@ mod capabilities;
 mod cgroups;
 mod covers;
 mod credentials;
+mod dumped;
 mod files;
 mod granted;
 mod limits;
@@ -62,6 +64,7 @@ mod user;
 use std::path::Path;
 
 pub use capabilities::CapabilitySet;
+pub use dumped::check_dumped;
 pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, NestedMount, User};
 pub use refusal::Refusal;
 pub use user::{OpenFile, UserFiles, check_user};

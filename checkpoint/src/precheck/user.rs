@@ -114,7 +114,8 @@ fn kind(kind: u32, refusals: &mut Refusals) {
     );
 }
 
-fn credentials(process: &Process, user: &User, refusals: &mut Refusals) {
+/// Refuses threads that have another user's rights.
+pub(super) fn credentials(process: &Process, user: &User, refusals: &mut Refusals) {
     for thread in &process.threads {
         let Some(creds) = &thread.creds else {
             refusals.process(
@@ -129,7 +130,7 @@ fn credentials(process: &Process, user: &User, refusals: &mut Refusals) {
             refusals.process(
                 process,
                 &format!("is of user {uid}"),
-                &format!("it is restored for user {}", user.uid),
+                &format!("the checkpoint is for user {}", user.uid),
             );
         }
         let gids = [creds.gid, creds.egid, creds.sgid, creds.fsgid];

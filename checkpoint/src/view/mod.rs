@@ -135,7 +135,7 @@ pub enum Subject {
 }
 
 impl ImagesView {
-    /// Checks a checkpoint and mounts it. `lazy` decides whether CRIU leaves lazy pages
+    /// Checks a checkpoint, a directory or an archive, and mounts it. `lazy` decides whether CRIU leaves lazy pages
     /// unread; `warn` is called if the checkpoint is unpacked and so takes space on disk.
     pub fn new(
         dir: &Path,
@@ -143,11 +143,13 @@ impl ImagesView {
         lazy: impl FnOnce(&Manifest, &Contents) -> bool,
         warn: impl Fn(&str),
     ) -> Result<Self, Error> {
-        let opened = OpenedDir::open(dir).map_err(|source| {
+        let opened = OpenedDir::open_any(dir).map_err(|source| {
             let dir = dir.to_owned();
             format::Error::from(images::Error::Directory { dir, source })
         })?;
-        publish::recover(&opened)?;
+        if !opened.is_archive() {
+            publish::recover(&opened)?;
+        }
         Self::of(&opened, needs, lazy, warn)
     }
 

@@ -263,16 +263,31 @@ pub(crate) enum Subject {
     Containerd(ContainerdName),
 }
 
+/// Of `cedana check`.
+const CHECK: &str = "\
+Exit codes:
+  0  nothing that is needed is missing, or nothing is known to stop the checkpoint
+  1  something is
+  3  the daemon does not answer; it is asked about jobs, processes and containers
+
+A line begins with a check mark (ok), a cross (NO), `!` for what works less well than it
+could, `-` for what is not installed and not needed, or `?` for what only root can see.";
+
 #[derive(Debug, Args)]
+#[command(after_help = CHECK)]
 pub(crate) struct Check {
     #[command(subcommand)]
     pub(crate) what: Option<Subject>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Directory in which the checkpoint would be
+    /// Directory in which the checkpoint would be [default: that of
+    /// `cedana dump`]
     #[arg(short, long, global = true, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// The process is a shell's, as for `cedana dump process`
+    #[arg(long, global = true)]
+    pub(crate) shell_job: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -195,10 +195,10 @@ pub(crate) enum ClientCommand {
     Checkpoints(ListCheckpoints),
     /// Check this machine, or say what would stop a checkpoint
     Check(Check),
-    /// Stop all processes of something
+    /// Stop all processes of a job, a process or a container, until they are unfrozen
     #[command(subcommand)]
     Freeze(Subject),
-    /// Let frozen processes run
+    /// Let a frozen job, process or container run
     #[command(subcommand)]
     Unfreeze(Subject),
     /// Make a job of what runs already

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 pub(crate) enum Outcome {
     /// Success.
     Done,
-    /// With the exit code of a job's program.
+    /// With this exit code: that of a job's program, or 1 of a check that found something.
     Exit(u8),
 }
 
@@ -46,6 +46,12 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(globals: Globals) -> Self {
         Self { globals }
+    }
+
+    /// Whether the daemon is surely on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        let address = self.globals.daemon.as_deref();
+        address.is_none_or(|text| matches!(Address::parse(text), Ok(Address::Socket(_))))
     }
 
     /// Connects to the daemon.

@@ -1,6 +1,7 @@
 //! stdout and stderr, tables, and text about jobs.
 
 pub(crate) mod json;
+pub(crate) mod marks;
 pub(crate) mod progress;
 pub(crate) mod status;
 pub(crate) mod table;

@@ -11,16 +11,19 @@
 //! sense. A call that takes long is a future that tells its progress ([`Tell`]). Dropping
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
 
+mod bundle;
 pub(crate) mod containerd;
-mod error;
+pub(crate) mod estimate;
+pub(crate) mod freeze;
+pub(crate) mod process;
 pub(crate) mod runc;
 
-pub(crate) use error::{Failure, Kind};
+pub(crate) use crate::worker::{Failure, Kind, Progress};
+pub(crate) use bundle::sweep as sweep_bundles;
 
 use std::path::PathBuf;
 
 use cedana_config::Config;
-use cedana_contract::progress::Phase;
 use tokio::sync::mpsc;
 
 /// What a call tells before its result.
@@ -29,17 +32,6 @@ pub(crate) enum Told {
     Progress(Progress),
     /// Something that was done otherwise than asked, for people.
     Warning(String),
-}
-
-/// How far a dump is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) phase: Phase,
-    /// Bytes of memory that were written, those of them that are stored, and the same as
-    /// stored.
-    pub(crate) raw: u64,
-    pub(crate) done: u64,
-    pub(crate) stored: u64,
 }
 
 /// Where a call tells it. Progress that has no room is left out (`try_send`); a receiver

@@ -24,6 +24,14 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// The bytes of a path.
+    #[must_use]
+    pub fn of_path(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().to_vec())
+    }
+}
+
 impl From<&str> for Bytes {
     fn from(text: &str) -> Self {
         Self(text.as_bytes().to_vec())

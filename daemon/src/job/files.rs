@@ -4,7 +4,9 @@
 //! /var/lib/cedana/jobs/UID/ID/  spec.json   what the job is made of
 //!                               output.log  what it wrote
 //!                               exit.json   how it ended
+//!                               checkpoints its checkpoints, a line each
 //! /run/cedana/jobs/UID/ID/      socket      its supervisor's socket, while it runs
+//!                               restore.json  what the supervisor is to restore
 //! ```
 //!
 //! A file is whole or missing: it is written under another name, synced and renamed.
@@ -19,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use super::id::JobId;
 use super::spec::{Ended, Spec};
+use crate::worker::{Restore, Stored};
 
 /// The paths of a job's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,74 @@ impl JobFiles {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         self.state.join("output.log")
+    }
+
+    /// The record of the job's checkpoints: a [`Stored`] in JSON a line.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.state.join("checkpoints")
+    }
+
+    /// The checkpoints in the record, oldest first. A line that was cut off is left out.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Stored> {
+        let text = fs::read(self.checkpoints()).unwrap_or_default();
+        text.split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
+    }
+
+    /// Writes the record anew.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn rewrite_record(&self, stored: &[Stored]) -> io::Result<()> {
+        let mut text = Vec::new();
+        for stored in stored {
+            serde_json::to_writer(&mut text, stored)?;
+            text.push(b'\n');
+        }
+        write_text(&self.checkpoints(), &text)
+    }
+
+    /// Prepares the files of a job that exists for a supervisor that restores it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn prepare_restore(&self, restore: &Restore) -> io::Result<()> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.run)?;
+        write(&self.restore(), restore)
+    }
+
+    /// Reads what is to be restored, once.
+    ///
+    /// # Errors
+    /// The system's, or that of JSON.
+    pub fn take_restore(&self) -> io::Result<Option<Restore>> {
+        let path = self.restore();
+        match read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(restore) => fs::remove_file(path).map(|()| Some(restore)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn restore(&self) -> PathBuf {
+        self.run.join("restore.json")
+    }
+
+    /// Removes what says how the job ended.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget_end(&self) -> io::Result<()> {
+        match fs::remove_file(self.state.join("exit.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Creates both directories, empty, and writes the spec.
@@ -117,7 +188,10 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
 }
 
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec(value)?;
+    write_text(path, &serde_json::to_vec(value)?)
+}
+
+fn write_text(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
@@ -125,7 +199,7 @@ fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.write_all(&text)?;
+    file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     match path.parent() {
@@ -150,6 +224,7 @@ mod tests {
             exit: Exit::Code(3),
             at: 5,
             restarts: 0,
+            checkpointed: false,
         };
         files.write_ended(&ended).expect("written");
         assert_eq!(files.ended().expect("readable"), Some(ended));

@@ -119,6 +119,9 @@ pub struct Ended {
     pub at: i64,
     /// Number of times that the program was started again.
     pub restarts: u32,
+    /// Whether a checkpoint has ended it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub checkpointed: bool,
 }
 
 #[cfg(test)]
@@ -144,6 +147,7 @@ mod tests {
             exit: Exit::Signal(15),
             at: 1,
             restarts: 2,
+            checkpointed: false,
         };
         let json = r#"{"exit":{"signal":15},"at":1,"restarts":2}"#;
         assert_eq!(serde_json::to_string(&ended).expect("JSON"), json);

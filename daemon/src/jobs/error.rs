@@ -82,6 +82,11 @@ impl JobError {
                 format!("was ended by signal {signal}")
             }
             JobState::Lost => "was killed together with its supervisor".to_owned(),
+            JobState::Checkpointed => {
+                format!("was ended by a checkpoint; `cedana restore job {id}` restores it")
+            }
+            JobState::Managed { .. } => "was not started by the daemon".to_owned(),
+            JobState::Gone => "has ended".to_owned(),
             JobState::Starting => "is being started; try again".to_owned(),
             JobState::Running { .. } | JobState::Restarting { .. } => "is ending".to_owned(),
         };

@@ -43,7 +43,7 @@ impl Jobs {
                     if let Err(error) = self.enter(key, &status).await {
                         log::error!("job {} of user {}: {error}", key.id, key.uid);
                     }
-                    if let Phase::Ended(_) = status.phase {
+                    if let Phase::Ended(_) | Phase::Checkpointed = status.phase {
                         return true;
                     }
                 }
@@ -68,10 +68,12 @@ impl Jobs {
         status: &Status,
     ) -> Result<(), JobError> {
         let supervisor = status.supervisor;
+        self.catalogue(key).await?;
         let state = match status.phase {
             Phase::Running(pid) => JobState::Running { pid, supervisor },
             Phase::Restarting(exit) => JobState::Restarting { exit, supervisor },
             Phase::Ended(exit) => JobState::Ended(exit),
+            Phase::Checkpointed => JobState::Checkpointed,
         };
         self.set_state(key, state, status.since, status.restarts)
             .await
@@ -80,6 +82,7 @@ impl Jobs {
     /// Records the end of a job whose supervisor is not there: what `exit.json` says, or
     /// that the job is lost. What is left of a lost job is killed.
     pub(super) async fn settle(self: &Arc<Self>, key: &JobKey) -> Result<(), JobError> {
+        self.catalogue(key).await?;
         let files = self.files(key);
         let ended = self
             .off_loop(move |_| files.ended())
@@ -89,9 +92,16 @@ impl Jobs {
                 None
             });
         if let Some(ended) = ended {
-            return self
-                .set_state(key, JobState::Ended(ended.exit), ended.at, ended.restarts)
-                .await;
+            let state = match ended.checkpointed {
+                true => JobState::Checkpointed,
+                false => JobState::Ended(ended.exit),
+            };
+            // Of a supervisor that could not restore it, or was killed at its end.
+            let run = self.files(key).run;
+            self.off_loop(move |_| std::fs::remove_dir_all(run))
+                .await?
+                .ok();
+            return self.set_state(key, state, ended.at, ended.restarts).await;
         }
         let job = self.get(key).await?;
         let first = match job.state {
@@ -114,8 +124,14 @@ impl Jobs {
             key.id,
             key.uid
         );
-        self.set_state(key, JobState::Lost, now_micros(), job.restarts)
-            .await
+        // The supervisor may have been killed after the checkpoint and before the end.
+        let files = self.files(key);
+        let last = self.off_loop(move |_| files.recorded().pop()).await?;
+        let state = match last.is_some_and(|last| last.ends && last.at >= job.since) {
+            true => JobState::Checkpointed,
+            false => JobState::Lost,
+        };
+        self.set_state(key, state, now_micros(), job.restarts).await
     }
 
     async fn set_state(

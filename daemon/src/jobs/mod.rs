@@ -10,25 +10,31 @@
 //! the database before its supervisor exists, and its files are removed before its row.
 //! [`recover`](Jobs::recover) finishes at the next start what was begun.
 
+mod checkpoints;
+mod dump;
 mod environment;
 mod error;
 mod find;
 mod follow;
 pub(crate) mod link;
+mod manage;
 mod names;
 mod orphans;
 mod recover;
 mod remove;
+mod restore;
 mod signal;
 mod start;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use error::JobError;
 pub use find::Wanted;
+pub(crate) use manage::{Managed, Target};
+pub(crate) use restore::WantedRestore;
 pub use start::NewJob;
 
 use crate::job::files::JobFiles;
@@ -42,17 +48,21 @@ pub struct Jobs {
     run_dir: PathBuf,
     /// Counts the changes of jobs, for requests that wait for one.
     changes: watch::Sender<u64>,
+    /// Turns of dumps: more at a time than cores would only take memory.
+    dumps: Semaphore,
 }
 
 impl Jobs {
     /// The jobs in this database and these directories.
     #[must_use]
     pub fn new(store: Store, state_dir: PathBuf, run_dir: PathBuf) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Arc::new(Self {
             store,
             state_dir,
             run_dir,
             changes: watch::Sender::new(0),
+            dumps: Semaphore::new(cores),
         })
     }
 

@@ -17,7 +17,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use crate::job::bytes::Bytes;
 use crate::job::spec::Spec;
-use crate::supervisor::Stat;
+use crate::supervisor::{Stat, is_supervisor};
 
 /// The variable with the mark.
 pub(super) const MARK: &str = "CEDANA_JOB";
@@ -25,6 +25,9 @@ pub(super) const MARK: &str = "CEDANA_JOB";
 /// The difference between the start of a process and the time that its supervisor has
 /// noted, in microseconds. Within that time the kernel uses no process ID twice.
 const SLACK: u64 = 2_000_000;
+
+/// The most ancestors that are looked at.
+const MAX_DEPTH: usize = 1000;
 
 /// The rounds in which processes that fork meanwhile are looked for again.
 const ROUNDS: usize = 20;
@@ -70,7 +73,27 @@ fn kill_if_its(pid: Pid, entry: &[u8], session: Option<i32>) -> bool {
             .split(|byte| *byte == 0)
             .any(|line| line == entry)
     };
+    // A job that was restored from another's checkpoint has that one's mark.
+    if has_supervisor(pid) {
+        return false;
+    }
     (in_session || marked()) && pidfd::kill(process.as_fd()).is_ok()
+}
+
+/// Whether a process descends from a supervisor, so that its job is not lost.
+fn has_supervisor(pid: Pid) -> bool {
+    let mut pid = pid.as_raw();
+    // No tree is deeper than that; parents may change meanwhile.
+    for _ in 0..MAX_DEPTH {
+        match stat(pid).map(|stat| stat.parent.cast_signed()) {
+            Some(parent) if parent > 1 => pid = parent,
+            _ => return false,
+        }
+        if is_supervisor(pid) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a process was started at that time, and leads its session.

@@ -13,7 +13,7 @@ use super::link::{self, Reader, Writer};
 use super::{JobError, Jobs};
 use crate::job::files::JobFiles;
 use crate::job::id::JobId;
-use crate::store::{JobKey, JobRow, StoreError};
+use crate::store::{JobKey, JobRow, JobState, StoreError};
 
 impl Jobs {
     /// Connects to the supervisors of all live jobs, and records the end of those that
@@ -24,7 +24,12 @@ impl Jobs {
     pub async fn recover(self: &Arc<Self>) -> Result<(), JobError> {
         self.adopt_unknown().await?;
         let live = self.query(|store| store.live()).await??;
-        for JobRow { key, .. } in live {
+        for job in live {
+            if let JobState::Managed { .. } = job.state {
+                self.recover_managed(job).await?;
+                continue;
+            }
+            let key = job.key;
             let link = self.connect_or_forbid(&key).await;
             let alive = link.is_ok();
             let following = Arc::clone(self).follow_link(key.clone(), link);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{JobError, Jobs};
-use crate::store::JobRow;
+use crate::store::{JobRow, JobState};
 
 impl Jobs {
     /// Removes a job. With `force` one that runs is killed first.
@@ -12,7 +12,9 @@ impl Jobs {
     /// # Errors
     /// The job runs.
     pub async fn remove(self: &Arc<Self>, job: &JobRow, force: bool) -> Result<(), JobError> {
-        if job.state.is_live() {
+        // What is managed runs on without a job.
+        let is_managed = matches!(job.state, JobState::Managed { .. });
+        if job.state.is_live() && !is_managed {
             if !force {
                 return Err(JobError::State {
                     id: job.key.id.clone(),
@@ -31,6 +33,7 @@ impl Jobs {
         }
         let key = job.key.clone();
         self.off_loop(move |jobs| {
+            jobs.remove_own_checkpoints(&key)?;
             jobs.files(&key)
                 .remove()
                 .map_err(JobError::system("remove the job's directory"))?;

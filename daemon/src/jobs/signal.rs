@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::link::{self, Reader, Writer};
 use super::{JobError, Jobs};
 use crate::job::spec::TerminalSize;
-use crate::store::JobRow;
+use crate::store::{JobRow, JobState};
 use crate::supervisor::protocol::{Answer, Frame, Request};
 
 impl Jobs {
@@ -19,6 +19,9 @@ impl Jobs {
             return Err(JobError::Invalid(format!(
                 "{signal} is not a signal; `kill -l` lists them"
             )));
+        }
+        if let JobState::Managed { pid } = job.state {
+            return self.signal_managed(job, pid, signal);
         }
         self.request(job, Request::Signal(signal)).await.map(drop)
     }

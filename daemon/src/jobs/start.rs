@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use cedana_api::time::now_micros;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 
 use super::{JobError, Jobs, environment, names, orphans};
 use crate::caller::Caller;
@@ -22,7 +21,6 @@ use crate::job::bytes::Bytes;
 use crate::job::id::JobId;
 use crate::job::spec::{RestartPolicy, Spec, TerminalSize};
 use crate::store::{JobKey, JobRow, StoreError};
-use crate::supervisor;
 use crate::supervisor::protocol::{Started, Status};
 
 /// The limit of the arguments' bytes; the kernel's is usually two MiB.
@@ -140,16 +138,8 @@ impl Jobs {
         self.off_loop(move |_| created.create(&spec))
             .await?
             .map_err(JobError::system("create the job's directory"))?;
-        // The running program, even if the file was replaced by another version.
-        let mut supervisor = Command::new("/proc/self/exe")
-            .arg(supervisor::FLAG)
-            .args([&files.state, &files.run])
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+        let mut supervisor = self
+            .spawn_supervisor(&files, Stdio::null())
             .map_err(JobError::system("start the job's supervisor"))?;
         let mut line = String::new();
         if let Some(stdout) = supervisor.stdout.take() {
@@ -161,7 +151,8 @@ impl Jobs {
         let reason = match serde_json::from_str(&line) {
             Ok(Started::Running(status)) => return Ok(status),
             Ok(Started::Failed(reason)) => reason,
-            Err(_) => "the job's supervisor was killed".to_owned(),
+            Ok(Started::NotRestored(failure)) => failure.text,
+            Ok(Started::Restored(..)) | Err(_) => "the job's supervisor was killed".to_owned(),
         };
         Err(JobError::NotStarted {
             id: key.id.clone(),

@@ -1,28 +1,20 @@
 //! `CheckpointService`.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::future::Future;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cedana_api::v1;
-use cedana_api::v1::subject::What;
-use cedana_config::Config;
-use cedana_contract::id::ContainerId;
-use cedana_contract::progress::Phase;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::{Answers, QUEUE, convert};
-use crate::caller::Caller;
+use super::Answers;
+use super::convert::{self, Users};
+use super::subject::{Subject, Wants, optional_path, restored, settings};
+use super::told::{answers, blocking, dumped, progress};
 use crate::checkpoints::{
-    DumpOptions, Dumped, Failure, Kind, Progress, RestoreOptions, Tell, Told, containerd, runc,
+    DumpOptions, RestoreOptions, Tell, Told, containerd, estimate, freeze, process, runc,
 };
-use crate::jobs::{Jobs, Wanted};
+use crate::jobs::{Jobs, Managed, Target};
 use crate::listen::auth::caller;
+use crate::worker::Owner;
 
 /// Serves checkpoints.
 pub(crate) struct CheckpointService {
@@ -31,196 +23,24 @@ pub(crate) struct CheckpointService {
 
 impl CheckpointService {
     pub(crate) fn new(jobs: Arc<Jobs>) -> Self {
+        // Containers may have been deleted while no daemon ran.
+        tokio::task::spawn_blocking(crate::checkpoints::sweep_bundles);
         Self { jobs }
     }
-}
 
-/// What a request is about, with the caller's right to it checked as far as it does not
-/// depend on the thing itself.
-enum Subject {
-    Job(Wanted),
-    Process(i32),
-    Runc(runc::Container),
-    Containerd(containerd::Container),
-}
-
-impl Subject {
-    fn of(caller: &Caller, subject: Option<v1::Subject>) -> Result<Self, Status> {
-        let what = subject.and_then(|subject| subject.what);
-        let what = what.ok_or_else(|| Status::invalid_argument("the request names nothing"))?;
-        if !caller.is_root() && !matches!(what, What::Job(_)) {
-            return Err(Status::permission_denied(
-                "only root may do this to containers and to processes that are no jobs; start the program with `cedana exec`, or use sudo",
-            ));
-        }
-        Ok(match what {
-            What::Job(job) => Self::Job(convert::wanted(Some(job))?),
-            What::Process(pid) => Self::Process(
-                i32::try_from(pid)
-                    .ok()
-                    .filter(|pid| *pid > 0)
-                    .ok_or_else(|| {
-                        Status::invalid_argument(format!("{pid} is not a process ID"))
-                    })?,
-            ),
-            What::Runc(container) => Self::Runc(runc_container(container.id, container.root)?),
-            What::Containerd(container) => Self::Containerd(containerd_container(container)?),
+    /// What a request is about, which must run.
+    async fn target<T>(
+        &self,
+        request: &Request<T>,
+        subject: Option<v1::Subject>,
+    ) -> Result<Target, Status> {
+        let caller = caller(request)?;
+        Ok(match Subject::of(&caller, subject)? {
+            Subject::Job(wanted) => self.jobs.target(&caller, wanted).await?,
+            Subject::Process(pid) => Target::Other(Managed::Process(pid)),
+            Subject::Runc(container) => Target::Other(Managed::Runc(container)),
+            Subject::Containerd(container) => Target::Other(Managed::Containerd(container)),
         })
-    }
-}
-
-fn runc_container(id: String, root: Vec<u8>) -> Result<runc::Container, Status> {
-    Ok(runc::Container {
-        id: container_id(id)?,
-        root: optional_path("the directory of containers", root)?,
-    })
-}
-
-fn containerd_container(
-    container: v1::ContainerdContainer,
-) -> Result<containerd::Container, Status> {
-    let or = |text: String, usual: &str| match text.is_empty() {
-        true => usual.to_owned(),
-        false => text,
-    };
-    let address = optional_path("containerd's address", container.address)?;
-    Ok(containerd::Container {
-        id: container_id(container.id)?,
-        namespace: or(container.namespace, "default"),
-        address: address.unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
-    })
-}
-
-/// An ID is a name in runc's and containerd's directories.
-fn container_id(id: String) -> Result<String, Status> {
-    match ContainerId::parse(&id) {
-        Some(_) => Ok(id),
-        None => Err(Status::invalid_argument(format!(
-            "{id:?} is not a container's ID: it is one part of a path"
-        ))),
-    }
-}
-
-fn optional_path(what: &str, bytes: Vec<u8>) -> Result<Option<PathBuf>, Status> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let path = PathBuf::from(OsString::from_vec(bytes));
-    match path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) {
-        true => Ok(Some(path)),
-        false => Err(Status::invalid_argument(format!(
-            "{what} {} is not an absolute path",
-            path.display()
-        ))),
-    }
-}
-
-fn path(what: &str, bytes: Vec<u8>) -> Result<PathBuf, Status> {
-    let missing = || Status::invalid_argument(format!("{what} is missing"));
-    optional_path(what, bytes)?.ok_or_else(missing)
-}
-
-/// The node's settings with those of a call, and what is beyond its limits.
-fn settings(
-    caller: &Caller,
-    sent: &HashMap<String, String>,
-) -> Result<(Config, Vec<String>), Status> {
-    let node = Config::load().map_err(|error| Status::failed_precondition(error.to_string()))?;
-    let mut warnings = Vec::new();
-    let sent = sent.iter().map(|(key, text)| (&**key, &**text));
-    let config = node.with_call(sent, caller.is_root(), |exceeded| {
-        warnings.push(exceeded.to_string());
-    });
-    let config = config.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    Ok((config, warnings))
-}
-
-/// What a call that takes long answers, until the client goes away.
-fn answers<A, R, F>(
-    warnings: Vec<String>,
-    told: impl Fn(Told) -> Option<A> + Send + Sync + 'static,
-    done: impl FnOnce(R) -> A + Send + 'static,
-    call: impl FnOnce(Tell) -> F + Send + 'static,
-) -> Answers<A>
-where
-    A: Send + 'static,
-    R: Send + 'static,
-    F: Future<Output = Result<R, Status>> + Send,
-{
-    let (answers, queue) = mpsc::channel(QUEUE);
-    let (tell, mut telling) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
-        for warning in warnings {
-            if let Some(answer) = told(Told::Warning(warning)) {
-                // The client may be gone, which ends the call below.
-                let _ = answers.send(Ok(answer)).await;
-            }
-        }
-        let call = call(tell);
-        tokio::pin!(call);
-        let result = loop {
-            tokio::select! {
-                biased;
-                // Dropping the call cancels it.
-                () = answers.closed() => return,
-                Some(news) = telling.recv() => if let Some(answer) = told(news) {
-                    let _ = answers.send(Ok(answer)).await;
-                },
-                result = &mut call => break result,
-            }
-        };
-        while let Ok(news) = telling.try_recv() {
-            if let Some(answer) = told(news) {
-                let _ = answers.send(Ok(answer)).await;
-            }
-        }
-        let _ = answers.send(result.map(done)).await;
-    });
-    Box::pin(ReceiverStream::new(queue))
-}
-
-impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
-        let code = match failure.kind {
-            Kind::Invalid => Code::InvalidArgument,
-            Kind::NotFound => Code::NotFound,
-            Kind::Exists => Code::AlreadyExists,
-            Kind::Denied => Code::PermissionDenied,
-            Kind::State => Code::FailedPrecondition,
-            Kind::Full => Code::ResourceExhausted,
-            Kind::Cancelled => Code::Cancelled,
-            Kind::System => Code::Internal,
-        };
-        if code == Code::Internal {
-            log::error!("{failure}");
-        }
-        Self::new(code, failure.text)
-    }
-}
-
-fn progress(progress: Progress) -> v1::Progress {
-    let phase = match progress.phase {
-        Phase::Dump => v1::Phase::Dump,
-        Phase::Compress => v1::Phase::Compress,
-        Phase::Sync | Phase::Done => v1::Phase::Sync,
-        Phase::Unknown => v1::Phase::Unspecified,
-    };
-    v1::Progress {
-        phase: phase.into(),
-        raw_bytes: progress.raw,
-        done_bytes: progress.done,
-        stored_bytes: progress.stored,
-    }
-}
-
-fn dumped(done: Dumped) -> v1::Dumped {
-    v1::Dumped {
-        path: done.path.into_os_string().into_vec(),
-        image: done.image,
-        raw_bytes: done.raw_bytes,
-        stored_bytes: done.stored_bytes,
-        frozen_us: done.frozen_us,
-        total_us: done.total_us,
     }
 }
 
@@ -246,7 +66,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             leave_running: request.leave_running,
             config,
         };
-        let image = request.image;
+        let (image, shell_job) = (request.image, request.shell_job);
         match &subject {
             Subject::Containerd(_) if image.is_empty() => {
                 return Err(Status::invalid_argument("the request names no image"));
@@ -268,10 +88,14 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         };
         let done = move |done| answer(Message::Done(dumped(done)));
         let call = move |tell| async move {
-            let _ = jobs;
             match subject {
-                Subject::Job(_) | Subject::Process(_) => {
-                    Err(Status::unimplemented("not in this version"))
+                Subject::Job(wanted) => {
+                    let job = jobs.find(&caller, wanted).await?;
+                    Ok(jobs.dump(&job, directory, &options, &tell).await?)
+                }
+                Subject::Process(pid) => {
+                    let _turn = jobs.dump_turn().await;
+                    Ok(process::dump(pid, shell_job, &options, &tell).await?)
                 }
                 Subject::Runc(container) => Ok(runc::dump(&container, &options, &tell).await?),
                 Subject::Containerd(container) => {
@@ -318,16 +142,24 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             container,
             ..Default::default()
         };
-        let what = match what {
-            What::Job(_) => return Err(Status::unimplemented("not in this version")),
-            What::Runc(request) => Wants::Runc(restore_runc(request)?),
-            What::Containerd(request) => {
-                let container = request.container.unwrap_or_default();
-                Wants::Containerd(containerd_container(container)?, request.image)
-            }
-        };
-        let call = move |tell| async move {
+        let what = restored(what)?;
+        let jobs = Arc::clone(&self.jobs);
+        let call = move |tell: Tell| async move {
             match what {
+                Wants::Job(what) => {
+                    let (job, restored) = jobs.restore(&caller, what, options).await?;
+                    if let Some(why) = restored.eager_because {
+                        let text = format!("its memory was read before it runs: {why}");
+                        // The client may be gone.
+                        let _ = tell.send(Told::Warning(text)).await;
+                    }
+                    Ok(v1::Restored {
+                        pid: restored.pid.cast_unsigned(),
+                        lazy: restored.lazy,
+                        job: Some(Users::default().job(job)),
+                        ..Default::default()
+                    })
+                }
                 Wants::Runc(what) => {
                     let pid = runc::restore(&what, &options, &tell).await?;
                     Ok(of_container(pid, what.container.id))
@@ -345,13 +177,18 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         &self,
         request: Request<v1::FreezeRequest>,
     ) -> Result<Response<v1::FreezeResponse>, Status> {
-        let caller = caller(&request)?;
-        match Subject::of(&caller, request.into_inner().subject)? {
-            Subject::Job(_) | Subject::Process(_) => {
-                return Err(Status::unimplemented("not in this version"));
+        let subject = request.get_ref().subject.clone();
+        match self.target(&request, subject).await? {
+            Target::Supervised { supervisor, .. } => {
+                blocking(move || freeze::freeze_job(supervisor)).await?;
             }
-            Subject::Runc(container) => runc::freeze(&container).await?,
-            Subject::Containerd(container) => containerd::freeze(&container).await?,
+            Target::Other(Managed::Process(pid)) => {
+                blocking(move || freeze::freeze(pid)).await?;
+            }
+            Target::Other(Managed::Runc(container)) => runc::freeze(&container).await?,
+            Target::Other(Managed::Containerd(container)) => {
+                containerd::freeze(&container).await?;
+            }
         }
         Ok(Response::new(v1::FreezeResponse {}))
     }
@@ -360,13 +197,18 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         &self,
         request: Request<v1::UnfreezeRequest>,
     ) -> Result<Response<v1::UnfreezeResponse>, Status> {
-        let caller = caller(&request)?;
-        match Subject::of(&caller, request.into_inner().subject)? {
-            Subject::Job(_) | Subject::Process(_) => {
-                return Err(Status::unimplemented("not in this version"));
+        let subject = request.get_ref().subject.clone();
+        match self.target(&request, subject).await? {
+            Target::Supervised { supervisor, .. } => {
+                blocking(move || freeze::unfreeze_job(supervisor)).await?;
             }
-            Subject::Runc(container) => runc::unfreeze(&container).await?,
-            Subject::Containerd(container) => containerd::unfreeze(&container).await?,
+            Target::Other(Managed::Process(pid)) => {
+                blocking(move || freeze::unfreeze(pid)).await?;
+            }
+            Target::Other(Managed::Runc(container)) => runc::unfreeze(&container).await?,
+            Target::Other(Managed::Containerd(container)) => {
+                containerd::unfreeze(&container).await?;
+            }
         }
         Ok(Response::new(v1::UnfreezeResponse {}))
     }
@@ -376,58 +218,81 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         request: Request<v1::CheckRequest>,
     ) -> Result<Response<v1::CheckResponse>, Status> {
         let caller = caller(&request)?;
-        let checked = match Subject::of(&caller, request.into_inner().subject)? {
-            Subject::Job(_) | Subject::Process(_) => {
-                return Err(Status::unimplemented("not in this version"));
+        let asked = request.get_ref().clone();
+        let directory = optional_path("the directory", asked.directory)?;
+        let (config, _) = settings(&caller, &asked.settings)?;
+        let target = self.target(&request, asked.subject).await?;
+        let is_job = matches!(target, Target::Supervised { .. });
+        let checked = match target {
+            Target::Supervised {
+                pid,
+                supervisor: _,
+                output,
+                terminal,
+                owner,
+            } => {
+                let options = process::options(&config, output, terminal, false);
+                blocking(move || process::check(pid, &options, &owner)).await?
             }
-            Subject::Runc(container) => runc::check(&container).await?,
-            Subject::Containerd(container) => containerd::check(&container).await?,
+            Target::Other(Managed::Process(pid)) => {
+                let options = process::options(&config, None, false, asked.shell_job);
+                blocking(move || process::check(pid, &options, &Owner::root())).await?
+            }
+            Target::Other(Managed::Runc(container)) => runc::check(&container).await?,
+            Target::Other(Managed::Containerd(container)) => containerd::check(&container).await?,
         };
-        Ok(Response::new(v1::CheckResponse {
-            obstacles: checked.obstacles,
-            warnings: checked.warnings,
-            processes: checked.processes,
-            memory_bytes: checked.memory,
-            ..Default::default()
-        }))
+        let directory = match directory {
+            // Others than root could look for paths by it that they may not see.
+            Some(directory) => Some(directory).filter(|_| caller.is_root()),
+            None => is_job.then(|| self.jobs.checkpoints_dir()),
+        };
+        Ok(Response::new(estimate::answer(
+            checked,
+            directory.as_deref(),
+        )))
     }
 
     async fn manage(
         &self,
-        _request: Request<v1::ManageRequest>,
+        request: Request<v1::ManageRequest>,
     ) -> Result<Response<v1::ManageResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let what = match Subject::of(&caller, request.subject)? {
+            Subject::Job(_) => return Err(Status::invalid_argument("it is a job already")),
+            Subject::Process(pid) => Managed::Process(pid),
+            Subject::Runc(container) => Managed::Runc(container),
+            Subject::Containerd(container) => Managed::Containerd(container),
+        };
+        let job = self.jobs.manage(&caller, what, &request.id).await?;
+        Ok(Response::new(v1::ManageResponse {
+            job: Some(Users::default().job(job)),
+        }))
     }
 
     async fn list_checkpoints(
         &self,
-        _request: Request<v1::ListCheckpointsRequest>,
+        request: Request<v1::ListCheckpointsRequest>,
     ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let job = request.into_inner().job;
+        let wanted = job.map(|job| convert::wanted(Some(job))).transpose()?;
+        let found = self.jobs.checkpoints(&caller, wanted).await?;
+        let mut users = Users::default();
+        let checkpoints = found
+            .into_iter()
+            .map(|(row, present)| users.checkpoint(row, present))
+            .collect();
+        Ok(Response::new(v1::ListCheckpointsResponse { checkpoints }))
     }
 
     async fn delete_checkpoint(
         &self,
-        _request: Request<v1::DeleteCheckpointRequest>,
+        request: Request<v1::DeleteCheckpointRequest>,
     ) -> Result<Response<v1::DeleteCheckpointResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let caller = caller(&request)?;
+        let number = request.into_inner().number;
+        self.jobs.delete_checkpoint(&caller, number).await?;
+        Ok(Response::new(v1::DeleteCheckpointResponse {}))
     }
-}
-
-/// What is restored.
-enum Wants {
-    Runc(runc::Restore),
-    Containerd(containerd::Container, String),
-}
-
-fn restore_runc(request: v1::RestoreRunc) -> Result<runc::Restore, Status> {
-    let checkpoint = match optional_path("the checkpoint", request.path)? {
-        Some(path) => runc::From::Path(path),
-        None => runc::From::Newest(path("the checkpoint", request.directory)?),
-    };
-    Ok(runc::Restore {
-        container: runc_container(request.id, request.root)?,
-        bundle: path("the bundle", request.bundle)?,
-        checkpoint,
-    })
 }

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use crate::job::spec::{Exit, RestartPolicy, TerminalSize};
 use crate::jobs::{JobError, NewJob, Wanted};
-use crate::store::{JobRow, JobState, StoreError};
+use crate::store::{CheckpointRow, Container, JobKind, JobRow, JobState, StoreError};
 
 impl From<JobError> for Status {
     fn from(error: JobError) -> Self {
@@ -91,6 +91,20 @@ impl Users {
         self.0.entry(uid).or_insert_with(look_up).clone()
     }
 
+    /// A checkpoint as the API describes it.
+    pub(super) fn checkpoint(&mut self, row: CheckpointRow, present: bool) -> v1::Checkpoint {
+        v1::Checkpoint {
+            number: row.number.cast_unsigned(),
+            uid: row.key.uid,
+            user: self.name(row.key.uid),
+            job: row.key.id.into(),
+            created: Some(from_micros(row.created)),
+            path: row.path.0,
+            bytes: row.bytes,
+            present,
+        }
+    }
+
     /// A job as the API describes it.
     pub(super) fn job(&mut self, job: JobRow) -> v1::Job {
         let (state, pid, exit) = match job.state {
@@ -99,17 +113,26 @@ impl Users {
             JobState::Restarting { exit, .. } => (v1::JobState::Restarting, None, Some(exit)),
             JobState::Ended(exit) => (v1::JobState::Ended, None, Some(exit)),
             JobState::Lost => (v1::JobState::Lost, None, None),
+            JobState::Checkpointed => (v1::JobState::Checkpointed, None, None),
+            JobState::Managed { pid } => (v1::JobState::Running, Some(pid), None),
+            JobState::Gone => (v1::JobState::Gone, None, None),
         };
         let restart_policy = match job.restart_policy {
             RestartPolicy::Never => v1::RestartPolicy::Never,
             RestartPolicy::OnFailure => v1::RestartPolicy::OnFailure,
             RestartPolicy::Always => v1::RestartPolicy::Always,
         };
+        let (kind, container) = match &job.kind.container {
+            None => (v1::JobType::Process, String::new()),
+            Some(Container::Runc { id, .. }) => (v1::JobType::Runc, id.clone()),
+            Some(Container::Containerd { id, .. }) => (v1::JobType::Containerd, id.clone()),
+        };
+        let supervised = job.kind == JobKind::default();
         v1::Job {
             id: job.key.id.into(),
             uid: job.key.uid,
             user: self.name(job.key.uid),
-            r#type: v1::JobType::Process.into(),
+            r#type: kind.into(),
             state: state.into(),
             since: Some(from_micros(job.since)),
             created: Some(from_micros(job.created)),
@@ -127,8 +150,8 @@ impl Users {
                 remote: job.checkpoints.remote,
                 bytes: job.checkpoints.bytes,
             }),
-            container: String::new(),
-            supervised: true,
+            container,
+            supervised,
         }
     }
 }

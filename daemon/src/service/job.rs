@@ -73,7 +73,7 @@ impl v1::job_service_server::JobService for Service {
             JobState::Running { supervisor, .. } | JobState::Restarting { supervisor, .. } => {
                 supervisor
             }
-            JobState::Starting | JobState::Ended(_) | JobState::Lost => 0,
+            _ => 0,
         };
         let files = self.jobs.files(&job.key);
         let spec = tokio::task::spawn_blocking(move || files.spec()).await;

@@ -8,6 +8,8 @@ mod info;
 mod job;
 mod list;
 mod log;
+mod subject;
+mod told;
 
 pub(crate) use checkpoint::CheckpointService;
 pub(crate) use info::InfoService;

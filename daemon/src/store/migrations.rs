@@ -5,7 +5,8 @@ use rusqlite::Connection;
 
 use super::error::OpenError;
 
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE jobs (
         uid INTEGER NOT NULL,
         id TEXT NOT NULL,
@@ -35,7 +36,12 @@ const MIGRATIONS: [&str; 1] = ["
         FOREIGN KEY (uid, job) REFERENCES jobs (uid, id) ON DELETE CASCADE
     ) STRICT;
     CREATE INDEX checkpoints_of_job ON checkpoints (uid, job, created, remote, bytes);
-"];
+",
+    "
+    ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT '{}';
+    CREATE UNIQUE INDEX checkpoint_of_job ON checkpoints (uid, job, path);
+",
+];
 
 /// Brings the database to the present version. A newer one is left as it is.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {

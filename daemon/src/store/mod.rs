@@ -20,14 +20,14 @@ use rusqlite::{Connection, OptionalExtension, Params, Statement, params};
 
 use error::OpenError;
 pub use error::StoreError;
-pub use row::{Checkpoints, JobKey, JobRow, JobState};
+pub use row::{CheckpointRow, Checkpoints, Container, JobKey, JobKind, JobRow, JobState};
 
 const FILE: &str = "cedana.db";
 
 const SELECT: &str = "
     SELECT jobs.uid, jobs.id, state, since, jobs.created, pid, supervisor, exit_code, exit_signal,
            restarts, restart_policy, command, working_directory, terminal, log_file,
-           newest, local, remote, bytes
+           kind, newest, local, remote, bytes
     FROM jobs LEFT JOIN (
         SELECT uid AS owner, job, max(created) AS newest, count(*) - sum(remote) AS local,
                sum(remote) AS remote, sum(iif(remote, 0, bytes)) AS bytes
@@ -73,8 +73,8 @@ impl Store {
             connection.execute(
                 "INSERT OR IGNORE INTO jobs (uid, id, state, since, created, pid, supervisor,
                      exit_code, exit_signal, restarts, restart_policy, command,
-                     working_directory, terminal, log_file)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                     working_directory, terminal, log_file, kind)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
                 params![
                     job.key.uid,
                     &*job.key.id,
@@ -91,6 +91,7 @@ impl Store {
                     job.working_directory.0,
                     job.terminal,
                     job.log_file.as_ref().map(|file| &file.0),
+                    serde_json::to_string(&job.kind).unwrap_or_default(),
                 ],
             )
         })?;
@@ -182,7 +183,7 @@ impl Store {
     pub fn list(&self, owner: Option<u32>, all: bool) -> Result<Vec<JobRow>, StoreError> {
         let query = format!(
             "{SELECT} WHERE (?1 IS NULL OR jobs.uid = ?1)
-                 AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost'))"
+                 AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost', 'checkpointed', 'gone'))"
         );
         let mut jobs =
             self.with(|connection| rows(connection.prepare_cached(&query)?, params![owner, all]))?;
@@ -196,11 +197,74 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn live(&self) -> Result<Vec<JobRow>, StoreError> {
-        let query = format!("{SELECT} WHERE state NOT IN ('ended', 'lost')");
+        let query =
+            format!("{SELECT} WHERE state NOT IN ('ended', 'lost', 'checkpointed', 'gone')");
         Ok(self.with(|connection| rows(connection.prepare_cached(&query)?, []))?)
     }
 
-    /// Records a checkpoint of a job.
+    /// Makes a job that has ended one that is being started. Returns false if it has not
+    /// ended, or there is none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begin_restore(&self, key: &JobKey) -> Result<bool, StoreError> {
+        let changed = self.with(|connection| {
+            connection.execute(
+                "UPDATE jobs SET state = 'starting', pid = NULL, supervisor = NULL
+                 WHERE uid = ?1 AND id = ?2
+                     AND state IN ('ended', 'lost', 'checkpointed', 'gone')",
+                params![key.uid, &*key.id],
+            )
+        })?;
+        Ok(changed > 0)
+    }
+
+    /// Notes the end of a managed job, unless a checkpoint has ended it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn managed_ended(&self, key: &JobKey, at: i64) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute(
+                "UPDATE jobs SET state = 'gone', since = ?3, pid = NULL
+                 WHERE uid = ?1 AND id = ?2 AND state = 'managed'",
+                params![key.uid, &*key.id, at],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The checkpoints of one owner or of all, of one job or of all, oldest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn checkpoints(
+        &self,
+        owner: Option<u32>,
+        job: Option<&str>,
+    ) -> Result<Vec<CheckpointRow>, StoreError> {
+        let query = "SELECT number, uid, job, path, created, bytes FROM checkpoints
+             WHERE (?1 IS NULL OR uid = ?1) AND (?2 IS NULL OR job = ?2)
+             ORDER BY created, number";
+        Ok(self.with(|connection| {
+            let mut statement = connection.prepare_cached(query)?;
+            let found = statement.query_map(params![owner, job], CheckpointRow::read)?;
+            found.collect::<Result<_, _>>()
+        })?)
+    }
+
+    /// Removes a checkpoint from the catalogue.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn remove_checkpoint(&self, number: i64) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute("DELETE FROM checkpoints WHERE number = ?1", [number])
+        })?;
+        Ok(())
+    }
+
+    /// Records a checkpoint of a job, unless it is recorded.
     ///
     /// # Errors
     /// SQLite's; there is no such job.
@@ -214,7 +278,7 @@ impl Store {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.with(|connection| {
             connection.execute(
-                "INSERT INTO checkpoints (uid, job, path, created, bytes, remote)
+                "INSERT OR IGNORE INTO checkpoints (uid, job, path, created, bytes, remote)
                  VALUES (?1, ?2, ?3, ?4, ?5, 0)",
                 params![key.uid, &*key.id, path, created, bytes],
             )

@@ -2,6 +2,7 @@
 
 use rusqlite::Row;
 use rusqlite::types::FromSql;
+use serde::{Deserialize, Serialize};
 
 use crate::job::bytes::Bytes;
 use crate::job::id::JobId;
@@ -39,13 +40,25 @@ pub enum JobState {
     Ended(Exit),
     /// The supervisor was killed or the machine was restarted.
     Lost,
+    /// A checkpoint has ended the program.
+    Checkpointed,
+    /// What is managed, and was not started by the daemon, runs.
+    Managed {
+        /// Its first process.
+        pid: i32,
+    },
+    /// What was managed has ended by itself.
+    Gone,
 }
 
 impl JobState {
     /// Whether the job has a supervisor, or will have one.
     #[must_use]
     pub fn is_live(self) -> bool {
-        !matches!(self, Self::Ended(_) | Self::Lost)
+        !matches!(
+            self,
+            Self::Ended(_) | Self::Lost | Self::Checkpointed | Self::Gone
+        )
     }
 
     fn name(self) -> &'static str {
@@ -55,12 +68,16 @@ impl JobState {
             Self::Restarting { .. } => "restarting",
             Self::Ended(_) => "ended",
             Self::Lost => "lost",
+            Self::Checkpointed => "checkpointed",
+            Self::Managed { .. } => "managed",
+            Self::Gone => "gone",
         }
     }
 
     pub(super) fn columns(self) -> StateColumns {
         let (pid, supervisor, exit) = match self {
-            Self::Starting | Self::Lost => (None, None, None),
+            Self::Starting | Self::Lost | Self::Checkpointed | Self::Gone => (None, None, None),
+            Self::Managed { pid } => (Some(pid), None, None),
             Self::Running { pid, supervisor } => (Some(pid), Some(supervisor), None),
             Self::Restarting { exit, supervisor } => (None, Some(supervisor), Some(exit)),
             Self::Ended(exit) => (None, None, Some(exit)),
@@ -112,8 +129,78 @@ pub struct JobRow {
     pub terminal: bool,
     /// File of the owner with the output.
     pub log_file: Option<Bytes>,
+    /// What it is made of.
+    pub kind: JobKind,
     /// Its checkpoints.
     pub checkpoints: Checkpoints,
+}
+
+/// What a job is made of. JSON in the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobKind {
+    /// The container, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    /// The start of a managed process, in clock ticks since boot: its ID may mean another
+    /// process later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
+}
+
+/// A container that is managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Container {
+    /// Of runc.
+    Runc {
+        /// Its ID.
+        id: String,
+        /// The directory of containers.
+        root: Option<Bytes>,
+    },
+    /// Of containerd.
+    Containerd {
+        /// Its ID.
+        id: String,
+        /// The namespace.
+        namespace: String,
+        /// containerd's socket.
+        address: Bytes,
+    },
+}
+
+/// A checkpoint of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointRow {
+    /// Unique in this database.
+    pub number: i64,
+    /// The job.
+    pub key: JobKey,
+    /// The archive, or containerd's image.
+    pub path: Bytes,
+    /// Microseconds since 1970.
+    pub created: i64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+impl CheckpointRow {
+    /// Reads number, owner, job, path, time and bytes.
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let mut columns = Columns { row, next: 0 };
+        let number = columns.next()?;
+        let uid = columns.next()?;
+        let id = JobId::parse(columns.next_text()?).map_err(|_| {
+            rusqlite::Error::ToSqlConversionFailure("the database has an invalid ID".into())
+        })?;
+        Ok(Self {
+            number,
+            key: JobKey { uid, id },
+            path: Bytes(columns.next()?),
+            created: columns.next()?,
+            bytes: columns.next::<i64>()?.try_into().unwrap_or_default(),
+        })
+    }
 }
 
 /// The checkpoints of a job.
@@ -130,6 +217,15 @@ pub struct Checkpoints {
 }
 
 impl JobRow {
+    /// The first process, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        match self.state {
+            JobState::Running { pid, .. } | JobState::Managed { pid } => Some(pid),
+            _ => None,
+        }
+    }
+
     /// A new job.
     #[must_use]
     pub fn new(spec: &Spec) -> Self {
@@ -147,6 +243,7 @@ impl JobRow {
             working_directory: spec.working_directory.clone(),
             terminal: spec.terminal.is_some(),
             log_file: spec.log_file.clone(),
+            kind: JobKind::default(),
             checkpoints: Checkpoints::default(),
         }
     }
@@ -178,6 +275,9 @@ impl JobRow {
             }
             ("ended", _, _, Some(exit)) => JobState::Ended(exit),
             ("lost", ..) => JobState::Lost,
+            ("checkpointed", ..) => JobState::Checkpointed,
+            ("managed", Some(pid), ..) => JobState::Managed { pid },
+            ("gone", ..) => JobState::Gone,
             _ => return Err(invalid("an unknown state of a job")),
         };
         Ok(Self {
@@ -192,6 +292,8 @@ impl JobRow {
             working_directory: Bytes(columns.next()?),
             terminal: columns.next()?,
             log_file: columns.next::<Option<Vec<u8>>>()?.map(Bytes),
+            kind: serde_json::from_str(columns.next_text()?)
+                .map_err(|_| invalid("an unknown kind of job"))?,
             checkpoints: Checkpoints {
                 newest: columns.next()?,
                 local: columns.next::<Option<u32>>()?.unwrap_or_default(),

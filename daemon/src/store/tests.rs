@@ -105,7 +105,12 @@ fn an_ended_job_is_listed_while_it_has_a_checkpoint() {
     assert!(store.live().expect("list").is_empty());
     for (created, bytes) in [(10, 100), (20, 200)] {
         store
-            .add_checkpoint(&key(1, "a"), b"/x", created, bytes)
+            .add_checkpoint(
+                &key(1, "a"),
+                format!("/{created}").as_bytes(),
+                created,
+                bytes,
+            )
             .expect("added");
     }
     let listed = store.list(None, false).expect("list");

@@ -146,7 +146,7 @@ impl Child {
         if let Some(log) = &self.log {
             append_to(log)?;
         }
-        sys::close_others_on_exec().map_err(at(Step::Exec))
+        crate::sys::close_others_on_exec().map_err(at(Step::Exec))
     }
 
     fn set_oom_score_adj(&self) -> nix::Result<()> {

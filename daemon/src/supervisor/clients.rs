@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     pub(super) stream: UnixStream,
     pub(super) role: Role,
+    id: u64,
     decoder: Decoder,
     queue: Vec<u8>,
     full_since: Option<Instant>,
@@ -42,8 +43,9 @@ pub(super) enum Role {
 }
 
 impl Client {
-    fn new(stream: UnixStream) -> Self {
+    fn new(id: u64, stream: UnixStream) -> Self {
         Self {
+            id,
             stream,
             role: Role::Control,
             decoder: Decoder::default(),
@@ -62,6 +64,11 @@ impl Client {
         );
         interest.set(PollFlags::POLLOUT, !self.queue.is_empty());
         interest
+    }
+
+    /// What tells it from other connections, of before and after, too.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Queues an answer.
@@ -116,7 +123,7 @@ impl Client {
 
 /// All connections.
 #[derive(Debug, Default)]
-pub(super) struct Clients(pub(super) Vec<Client>);
+pub(super) struct Clients(pub(super) Vec<Client>, u64);
 
 impl Clients {
     /// Accepts a connection.
@@ -125,7 +132,20 @@ impl Clients {
         if let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
-            self.0.push(Client::new(stream));
+            self.1 += 1;
+            self.0.push(Client::new(self.1, stream));
+        }
+    }
+
+    /// Whether this connection is there.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.0.iter().any(|client| client.id == id && !client.gone)
+    }
+
+    /// Queues an answer, if this connection is there.
+    pub(super) fn answer(&mut self, id: u64, answer: &Answer) {
+        if let Some(client) = self.0.iter_mut().find(|client| client.id == id) {
+            client.answer(answer);
         }
     }
 
@@ -185,7 +205,7 @@ mod tests {
     fn a_client_that_reads_nothing_fills_its_queue_and_loses_nothing_until_then() {
         let (ours, mut theirs) = UnixStream::pair().expect("sockets");
         ours.set_nonblocking(true).expect("nonblocking");
-        let mut clients = Clients(vec![Client::new(ours)]);
+        let mut clients = Clients(vec![Client::new(1, ours)], 1);
         clients.0[0].role = Role::Attached;
         let mut sent = 0;
         while !clients.are_full() {

@@ -2,8 +2,33 @@
 //! (prctl(2)), so each of them becomes its child when its own parent ends.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use cedana_contract::flags::PAGE_SOURCE;
 
 use super::sys;
+
+/// Whether a process is the page source of a restored job, which ends by itself, and cleans
+/// up, when the job has ended.
+pub(crate) fn is_page_source(pid: i32) -> bool {
+    is_helper(pid, PAGE_SOURCE)
+}
+
+/// Whether a process is the supervisor of a job.
+pub(crate) fn is_supervisor(pid: i32) -> bool {
+    is_helper(pid, super::FLAG)
+}
+
+/// Whether a process is one of the daemon's helpers, of this version or of another one: it
+/// is root's, so a user's program can't pass for it.
+fn is_helper(pid: i32, flag: &str) -> bool {
+    let path = PathBuf::from(format!("/proc/{pid}"));
+    let words = fs::read(path.join("cmdline")).unwrap_or_default();
+    let first = words.split(|byte| *byte == 0).nth(1);
+    let is_root = fs::metadata(&path).is_ok_and(|process| process.uid() == 0);
+    is_root && first == Some(flag.as_bytes())
+}
 
 /// Kills all children of this process. Their children become ours, so the caller repeats
 /// this until there is nothing left to reap.
@@ -23,7 +48,7 @@ pub(super) fn kill_children() {
         let Ok(stat) = fs::read(entry.path().join("stat")) else {
             continue;
         };
-        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) {
+        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) && !is_page_source(pid) {
             // Our children stay zombies until we reap them, so the PID is still theirs.
             let _ = sys::kill(pid, libc::SIGKILL);
         }

@@ -60,14 +60,20 @@ impl Supervisor {
                 Ok(_) => continue,
                 Err(_) => break self.cleared(),
             };
+            if self.worker_ended(pid.as_raw()) {
+                continue;
+            }
             self.stage = match std::mem::replace(&mut self.stage, Stage::Leaving(Instant::now())) {
-                Stage::Running(program) if program.pid == pid.as_raw() => {
+                Stage::Running(program) if program.child == pid.as_raw() => {
                     Stage::Clearing(program, exit)
                 }
                 other => other,
             };
         }
-        if let Stage::Clearing(..) = self.stage {
+        // The worker has ended its dump by itself soon, and CRIU with it.
+        if let Stage::Clearing(..) = self.stage
+            && self.dumping.is_none()
+        {
             descendants::kill_children();
         }
     }
@@ -78,6 +84,9 @@ impl Supervisor {
             return;
         };
         while self.show_output() {}
+        if self.checkpointed {
+            return self.leave(exit, Phase::Checkpointed);
+        }
         if self.ended_by_user || !self.spec.restart.applies(exit) {
             return self.end(exit);
         }
@@ -111,8 +120,13 @@ impl Supervisor {
     }
 
     pub(super) fn end(&mut self, exit: Exit) {
+        self.leave(exit, Phase::Ended(exit));
+    }
+
+    fn leave(&mut self, exit: Exit, phase: Phase) {
         let ended = Ended {
             exit,
+            checkpointed: phase == Phase::Checkpointed,
             at: now_micros(),
             restarts: self.status.restarts,
         };
@@ -122,13 +136,13 @@ impl Supervisor {
         // that starts in between reads exit.json.
         let _ = fs::remove_dir_all(&self.files.run);
         self.stage = Stage::Leaving(Instant::now() + FAREWELL);
-        self.enter(Phase::Ended(exit));
+        self.enter(phase);
     }
 
     fn enter(&mut self, phase: Phase) {
         self.status.phase = phase;
         self.status.since = now_micros();
-        let last = matches!(phase, Phase::Ended(_));
+        let last = matches!(phase, Phase::Ended(_) | Phase::Checkpointed);
         self.clients
             .announce(&Answer::Status(self.status.clone()), last);
     }

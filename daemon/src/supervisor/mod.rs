@@ -15,6 +15,7 @@
 //! - The daemon exits or is killed: nothing changes. The next daemon connects again.
 //! - The supervisor is killed: the daemon, or the next one, kills the program and what it
 //!   has started, and marks the job as lost.
+//! - A checkpoint ends the program: the job has ended, and can be restored.
 //! - The program ends: the supervisor kills what it has left behind, writes `exit.json`,
 //!   tells its clients, removes its directory in /run, and exits.
 
@@ -22,9 +23,11 @@ mod backoff;
 mod child;
 mod clients;
 mod descendants;
+mod dumping;
 mod lifecycle;
 mod program;
 pub mod protocol;
+mod restored;
 mod state;
 mod supervise;
 mod sys;
@@ -35,6 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use descendants::Stat;
+pub(crate) use descendants::{is_page_source, is_supervisor};
 
 use crate::job::files::JobFiles;
 use protocol::Started;
@@ -60,7 +64,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     Some(match supervise::supervise(files) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            report(&Started::Failed(why));
+            report(&why);
             ExitCode::FAILURE
         }
     })

@@ -16,7 +16,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::process::{Command, Stdio};
 
@@ -34,6 +34,8 @@ use crate::job::spec::{Spec, TerminalSize};
 pub(super) struct Program {
     /// Its first process, which leads its session and process group.
     pub(super) pid: i32,
+    /// The child that ends with it: the same, or the keeper of its PID namespace.
+    pub(super) child: i32,
     /// The supervisor's end of its terminal.
     pub(super) terminal: Option<Terminal>,
 }
@@ -48,7 +50,8 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    fn open(size: TerminalSize, uid: u32) -> io::Result<Self> {
+    /// Opens a terminal of this user.
+    pub(super) fn open(size: TerminalSize, uid: u32) -> io::Result<Self> {
         let OpenptyResult { master, slave } = openpty(None, None)?;
         for end in [&master, &slave] {
             fcntl(end, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
@@ -61,6 +64,11 @@ impl Terminal {
             master: master.into(),
             slave,
         })
+    }
+
+    /// The program's end.
+    pub(super) fn slave(&self) -> BorrowedFd<'_> {
+        self.slave.as_fd()
     }
 
     /// Changes the size. The kernel sends SIGWINCH to the processes in the foreground.
@@ -139,6 +147,7 @@ pub(super) fn start(spec: &Spec, output: &File, size: TerminalSize) -> Result<Pr
     match started {
         Ok(started) => Ok(Program {
             pid: started.id().cast_signed(),
+            child: started.id().cast_signed(),
             terminal,
         }),
         Err(error) => {

@@ -4,6 +4,7 @@
 //! daemon ── Watch ────────► supervisor ── Status at once and after each change ──► daemon
 //!        ── Signal ───────►            ── Done or Failed ──►
 //!        ── Attach, Resize, data ─►    ── data, then the last Status ──►
+//!        ── Dump ─────────►            ── Told, until the result ──►
 //! ```
 //!
 //! A frame is a kind (one byte), a length (four bytes, little endian) and that many
@@ -14,6 +15,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::job::spec::{Exit, TerminalSize};
+use crate::worker::{Dump, Failure, Restored, Told};
 
 /// The largest payload of a frame.
 pub const MAX_PAYLOAD: usize = 64 << 10;
@@ -23,7 +25,7 @@ const MESSAGE: u8 = 1;
 const DATA: u8 = 2;
 
 /// What the daemon asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Report the state now and after each change.
@@ -34,6 +36,9 @@ pub enum Request {
     Attach(TerminalSize),
     /// Change the terminal's size.
     Resize(TerminalSize),
+    /// Dump the program, and tell the progress and the result. The supervisor fills in
+    /// what it knows. The end of the connection cancels it.
+    Dump(Box<Dump>),
 }
 
 /// What the supervisor answers.
@@ -46,6 +51,8 @@ pub enum Answer {
     Done,
     /// It was not; the reason, for people.
     Failed(String),
+    /// What a dump tells.
+    Told(Told),
 }
 
 /// The state of a job.
@@ -71,6 +78,8 @@ pub enum Phase {
     Restarting(Exit),
     /// It has ended, and `exit.json` is written.
     Ended(Exit),
+    /// A checkpoint has ended it, and `exit.json` is written.
+    Checkpointed,
 }
 
 /// The first line that a supervisor writes to its stdout.
@@ -81,6 +90,10 @@ pub enum Started {
     Running(Status),
     /// The program could not be started; the reason, for people.
     Failed(String),
+    /// The program was restored, and the socket is open.
+    Restored(Status, Restored),
+    /// It could not be restored.
+    NotRestored(Failure),
 }
 
 /// One frame.

@@ -9,6 +9,7 @@ use nix::sys::signalfd::SignalFd;
 
 use super::backoff::Backoff;
 use super::clients::Clients;
+use super::dumping::Dumping;
 use super::program::Program;
 use super::protocol::Status;
 use crate::job::files::JobFiles;
@@ -42,6 +43,10 @@ pub(super) struct Supervisor {
     pub(super) backoff: Backoff,
     /// Whether a user has ended the job, whatever its policy says.
     pub(super) ended_by_user: bool,
+    /// A dump that is under way.
+    pub(super) dumping: Option<Dumping>,
+    /// Whether the last checkpoint ends the program.
+    pub(super) checkpointed: bool,
 }
 
 impl Supervisor {

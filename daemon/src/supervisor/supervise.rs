@@ -12,23 +12,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{dup2_stdout, setsid};
+use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
 
 use super::backoff::Backoff;
 use super::clients::{Clients, Role};
 use super::program::{self, Program};
 use super::protocol::{Answer, Frame, Phase, Request, Started, Status};
 use super::state::{Stage, Supervisor};
-use super::{report, sys};
+use super::{report, restored};
 use crate::job::files::JobFiles;
 use crate::job::spec::TerminalSize;
+use crate::worker::Told;
 
 /// Supervises one job until it has ended.
 ///
 /// # Errors
-/// Why the program could not be started the first time, for people.
-pub(super) fn supervise(files: JobFiles) -> Result<(), String> {
-    let failed = |what: &str, error: io::Error| format!("cannot {what}: {error}");
+/// Why the program could not be started the first time, or restored.
+pub(super) fn supervise(files: JobFiles) -> Result<(), Started> {
+    let failed = |what: &str, error: io::Error| Started::Failed(format!("cannot {what}: {error}"));
     let signals = detach().map_err(|error| failed("set up the job's supervisor", error.into()))?;
     let spec = files
         .spec()
@@ -42,17 +43,42 @@ pub(super) fn supervise(files: JobFiles) -> Result<(), String> {
         rows: 24,
         columns: 80,
     });
-    let program = program::start(&spec, &output, size)?;
+    let restore = files
+        .take_restore()
+        .map_err(|error| failed("read restore.json of the job", error))?;
+    let (program, restored) = match restore {
+        None => {
+            let program = program::start(&spec, &output, size).map_err(Started::Failed)?;
+            (program, None)
+        }
+        Some(task) => {
+            let (program, restored) =
+                restored::start(task, &spec, &output, size).map_err(Started::NotRestored)?;
+            (program, Some(restored))
+        }
+    };
     let status = Status {
         phase: Phase::Running(program.pid),
         since: now_micros(),
         restarts: 0,
         supervisor: std::process::id(),
     };
-    report(&Started::Running(status.clone()));
+    if restored.is_some() {
+        // How it ended before says nothing any more.
+        files
+            .forget_end()
+            .map_err(|error| failed("remove exit.json of the job", error))?;
+    }
+    report(&match restored {
+        None => Started::Running(status.clone()),
+        Some(restored) => Started::Restored(status.clone(), restored),
+    });
     // The daemon reads until the end of this pipe.
     File::open("/dev/null")
-        .and_then(|null| Ok(dup2_stdout(null)?))
+        .and_then(|null| {
+            dup2_stdout(&null)?;
+            Ok(dup2_stdin(null)?)
+        })
         .map_err(|error| failed("leave the daemon", error))?;
     Supervisor {
         files,
@@ -68,6 +94,8 @@ pub(super) fn supervise(files: JobFiles) -> Result<(), String> {
         started: Instant::now(),
         backoff: Backoff::default(),
         ended_by_user: false,
+        dumping: None,
+        checkpointed: false,
     }
     .run();
     Ok(())
@@ -78,7 +106,7 @@ fn detach() -> nix::Result<SignalFd> {
     // Fails only if it is the leader of a group, so it has left already.
     let _ = setsid();
     // Whatever the daemon had open is not ours; nor is it the program's.
-    sys::close_others_on_exec()?;
+    crate::sys::close_others_on_exec()?;
     prctl::set_name(c"cedana-job")?;
     prctl::set_child_subreaper(true)?;
     // The program's memory is what should be freed, not its supervisor. Needs
@@ -107,6 +135,7 @@ impl Supervisor {
             }
             self.wait_and_handle();
             self.clients.sweep();
+            self.cancel_dump_of_gone_client();
         }
     }
 
@@ -135,6 +164,10 @@ impl Supervisor {
             interest.set(PollFlags::POLLOUT, !self.typed.is_empty());
             fds.push(PollFd::new(terminal.master.as_fd(), interest));
         }
+        let of_worker = fds.len();
+        if let Some(dumping) = self.dumping.as_ref().filter(|dumping| !dumping.is_silent) {
+            fds.push(PollFd::new(dumping.stream.as_fd(), PollFlags::POLLIN));
+        }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // Only out of memory. The next round tries again.
@@ -148,7 +181,11 @@ impl Supervisor {
         let (signal, connection) = (happened(0), happened(1));
         let clients = self.clients.0.len();
         let of_clients: Vec<_> = (0..clients).map(|n| happened(2 + n)).collect();
-        let of_terminal = happened(2 + clients);
+        let of_terminal = match of_worker > 2 + clients {
+            true => happened(2 + clients),
+            false => PollFlags::empty(),
+        };
+        let of_worker = happened(of_worker);
         if of_terminal.contains(PollFlags::POLLOUT) {
             self.type_queued();
         }
@@ -167,6 +204,9 @@ impl Supervisor {
         }
         if !connection.is_empty() {
             self.clients.accept(&self.listener);
+        }
+        if !of_worker.is_empty() {
+            self.hear_worker();
         }
         if !signal.is_empty() {
             self.handle_signals();
@@ -217,6 +257,13 @@ impl Supervisor {
             }
             Frame::Message(Request::Attach(_)) => {
                 Answer::Failed("the job has no terminal".to_owned())
+            }
+            Frame::Message(Request::Dump(task)) => {
+                let id = self.clients.0[client].id();
+                match self.start_dump(id, *task) {
+                    Ok(()) => return,
+                    Err(failure) => Answer::Told(Told::Failed(failure)),
+                }
             }
             Frame::Message(Request::Resize(size)) => {
                 self.resize(size);

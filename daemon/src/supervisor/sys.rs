@@ -55,20 +55,6 @@ pub(super) fn drop_capabilities() -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
-/// Marks all descriptors above 2 close-on-exec.
-pub(super) fn close_others_on_exec() -> nix::Result<()> {
-    // SAFETY: close_range takes three integers and no memory.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
 /// Makes the terminal on stdin the controlling one of this session.
 pub(super) fn take_terminal() -> nix::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer and no memory.

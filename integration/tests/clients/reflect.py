@@ -1,8 +1,10 @@
 """A client that knows nothing of our messages: it asks the daemon for them.
 
-reflect.py TARGET TOKEN [CA CERTIFICATE KEY]
+reflect.py [--dump=DIRECTORY] TARGET TOKEN [CA CERTIFICATE KEY]
 
 Starts a job, lists the jobs until it has ended, and prints its ID, state and exit code.
+With --dump, dumps the job into a directory and restores it, and prints the size of its
+memory, the checkpoint's path and the process ID.
 """
 
 import sys
@@ -38,63 +40,108 @@ def fields(data):
             data = data[length:]
 
 
-def main():
-    target, token, *tls = sys.argv[1:]
-    if tls:
-        ca, certificate, key = (open(path, "rb").read() for path in tls)
-        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
-        channel = grpc.secure_channel(target, credentials)
-    else:
-        channel = grpc.insecure_channel(target)
-    metadata = [("authorization", "Bearer " + token)] if token else []
-    raw = {"request_serializer": bytes, "response_deserializer": bytes}
-    reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-    ask = channel.stream_stream(reflection, **raw)
-    pool = descriptor_pool.DescriptorPool()
-    added = set()
+class Daemon:
+    """The daemon at an address, with the messages that it has told."""
 
-    def add(request):
-        for answer in ask(iter([request]), metadata=metadata):
+    def __init__(self, target, token, tls):
+        if tls:
+            ca, certificate, key = (open(path, "rb").read() for path in tls)
+            credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+            self.channel = grpc.secure_channel(target, credentials)
+        else:
+            self.channel = grpc.insecure_channel(target)
+        self.metadata = [("authorization", "Bearer " + token)] if token else []
+        self.pool = descriptor_pool.DescriptorPool()
+        self.added = set()
+
+    def learn(self, service):
+        """Asks for the file of a service, and for the files that it needs."""
+        self.ask(field(4, service.encode()))
+        return self.pool.FindServiceByName(service)
+
+    def ask(self, request):
+        raw = {"request_serializer": bytes, "response_deserializer": bytes}
+        reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        ask = self.channel.stream_stream(reflection, **raw)
+        for answer in ask(iter([request]), metadata=self.metadata):
             for number, files in fields(answer):
                 if number != 4:
                     continue
                 for _, encoded in fields(files):
                     file = descriptor_pb2.FileDescriptorProto.FromString(encoded)
-                    if file.name in added:
+                    if file.name in self.added:
                         continue
-                    added.add(file.name)
+                    self.added.add(file.name)
                     for needed in file.dependency:
-                        add(field(3, needed.encode()))
-                    pool.Add(file)
+                        self.ask(field(3, needed.encode()))
+                    self.pool.Add(file)
 
-    add(field(4, b"cedana.daemon.v1.JobService"))
-
-    def message(name):
-        found = pool.FindMessageTypeByName("cedana.daemon.v1." + name)
+    def message(self, name):
+        found = self.pool.FindMessageTypeByName("cedana.daemon.v1." + name)
         if hasattr(message_factory, "GetMessageClass"):
             return message_factory.GetMessageClass(found)
-        return message_factory.MessageFactory(pool).GetPrototype(found)
+        return message_factory.MessageFactory(self.pool).GetPrototype(found)
 
-    service = pool.FindServiceByName("cedana.daemon.v1.JobService")
-
-    def call(name, kind):
+    def call(self, service, name, kind, request):
         method = service.methods_by_name[name]
-        return getattr(channel, kind)(
+        call = getattr(self.channel, kind)(
             f"/{service.full_name}/{name}",
-            request_serializer=message(method.input_type.name).SerializeToString,
-            response_deserializer=message(method.output_type.name).FromString,
+            request_serializer=self.message(method.input_type.name).SerializeToString,
+            response_deserializer=self.message(method.output_type.name).FromString,
         )
+        return call(request, metadata=self.metadata)
 
-    start = message("StartJobRequest")(arguments=[b"sh", b"-c", b"exit 3"])
-    job = call("StartJob", "unary_unary")(start, metadata=metadata).job
-    watch = message("ListJobsRequest")(all=True, watch=True)
-    for part in call("ListJobs", "unary_stream")(watch, metadata=metadata):
+
+def name_of(message, key):
+    """The name of an enum's value."""
+    kind = message.DESCRIPTOR.fields_by_name[key].enum_type
+    return kind.values_by_number[getattr(message, key)].name
+
+
+def watch(daemon, jobs):
+    """Starts a job, and lists the jobs until it has ended."""
+    start = daemon.message("StartJobRequest")(arguments=[b"sh", b"-c", b"exit 3"])
+    job = daemon.call(jobs, "StartJob", "unary_unary", start).job
+    request = daemon.message("ListJobsRequest")(all=True, watch=True)
+    for part in daemon.call(jobs, "ListJobs", "unary_stream", request):
         for listed in part.jobs:
-            state = listed.DESCRIPTOR.fields_by_name["state"].enum_type
-            name = state.values_by_number[listed.state].name
+            name = name_of(listed, "state")
             if listed.id == job.id and name == "JOB_STATE_ENDED":
                 print(listed.id, listed.user, name, listed.exit.code)
                 return
+
+
+def dump(daemon, jobs, directory):
+    """Starts a job, dumps it, and restores it."""
+    checkpoints = daemon.learn("cedana.daemon.v1.CheckpointService")
+    start = daemon.message("StartJobRequest")(arguments=[b"sleep", b"1000"])
+    job = daemon.call(jobs, "StartJob", "unary_unary", start).job
+    request = daemon.message("DumpRequest")(directory=directory.encode())
+    request.subject.job.id = job.id
+    for answer in daemon.call(checkpoints, "Dump", "unary_stream", request):
+        last = answer.WhichOneof("message")
+        if last == "done":
+            print("dumped", job.id, answer.done.raw_bytes, answer.done.path.decode())
+    assert last == "done", "the last message of a dump"
+    request = daemon.message("RestoreRequest")()
+    request.job.job.id = job.id
+    for answer in daemon.call(checkpoints, "Restore", "unary_stream", request):
+        last = answer.WhichOneof("message")
+        if last == "done":
+            print("restored", answer.done.job.id, answer.done.pid)
+    assert last == "done", "the last message of a restore"
+
+
+def main():
+    words = sys.argv[1:]
+    directory = words.pop(0).removeprefix("--dump=") if words[0].startswith("--dump=") else None
+    target, token, *tls = words
+    daemon = Daemon(target, token, tls)
+    jobs = daemon.learn("cedana.daemon.v1.JobService")
+    if directory:
+        dump(daemon, jobs, directory)
+    else:
+        watch(daemon, jobs)
 
 
 main()

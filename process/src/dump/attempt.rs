@@ -16,12 +16,13 @@ use cedana_contract::pid::Pid;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::stored::{Criu, Published, Storing, directory};
+use super::stored::{Criu, Storing, directory};
 use super::{DumpOptions, Report};
 use crate::cancel::Cancel;
 use crate::destination::Target;
 use crate::error::Error;
 use crate::look::Tree;
+use crate::options::Published;
 use crate::swrk::Swrk;
 use crate::work;
 
@@ -83,7 +84,15 @@ impl Attempt<'_> {
         let work = work::directory().map_err(Error::system("make a directory in /run/cedana"))?;
         let log = work.path().join(LOG);
         let start = storing.start;
-        let swrk = Swrk::start(&self.criu.0, &[]).map_err(Error::system("run CRIU"))?;
+        let swrk = match &self.tree.within {
+            // CRIU finds them in its peer, the relay within.
+            Some(within) => {
+                let kept = [images.as_fd(), work.as_fd()];
+                Swrk::start_within(&self.criu.0, &within.namespaces, &kept)
+            }
+            None => Swrk::start(&self.criu.0, &[]),
+        };
+        let swrk = swrk.map_err(Error::system("run CRIU"))?;
         let sent = swrk.send(&Request::Dump(
             self.request(images.as_raw_fd(), work.as_fd().as_raw_fd()),
         ));
@@ -146,7 +155,7 @@ impl Attempt<'_> {
                 shell_job: options.shell_job,
                 link_remap: options.link_remap,
             },
-            pid: self.pid.as_raw(),
+            pid: self.tree.own_pid(self.pid).as_raw(),
             leave_running: options.leave_running,
             ghost_limit: u32::try_from(options.ghost_limit).unwrap_or(u32::MAX),
             timeout: u32::try_from(options.timeout.as_secs()).unwrap_or(u32::MAX),

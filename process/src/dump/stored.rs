@@ -5,22 +5,25 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{Archive, ArchiveWriter, Capture, Captured, Expected, Options};
+use cedana_checkpoint::capture::{Archive, Capture, Expected, Options};
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{
-    self, Container, Cost, Entry, FORMAT, Key, Kind, Machine, Manifest, Process, Versions,
+    self, Container, Cost, Entry, FORMAT, Key, Machine, Manifest, Process, Versions,
 };
 use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::images::{Unrestorable, unrestorable};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::output::units::micros;
+use cedana_checkpoint::precheck::check_dumped;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
 
 use super::attempt::Attempt;
-use crate::destination::{Destination, NewArchive};
+use crate::destination::Destination;
 use crate::error::Error;
+use crate::options::Published;
 
 /// The images of a dump that CRIU writes.
 pub(super) struct Storing {
@@ -29,23 +32,17 @@ pub(super) struct Storing {
     pub(super) start: Instant,
 }
 
-/// A checkpoint that is on disk.
-pub(super) struct Published {
-    pub(super) path: PathBuf,
-    pub(super) raw_bytes: u64,
-    pub(super) stored_bytes: u64,
-    pub(super) total: Duration,
-}
-
 impl Storing {
     pub(super) fn begin(attempt: &Attempt<'_>, observer: &Arc<Observer>) -> Result<Self, Error> {
         let destination = Destination::prepare(attempt.pid, attempt.target, &attempt.name())?;
         let images = destination.images();
+        let is_here = attempt.tree.within.is_none();
         let options = Options {
             compression: attempt.options.compression,
             memory: attempt.options.memory,
             flush: true,
-            expected: attempt.options.spare_memory.then_some(Expected {
+            // The links to files in memory lead through /proc, and CRIU may have another.
+            expected: (attempt.options.spare_memory && is_here).then_some(Expected {
                 bytes: attempt.tree.memory,
                 processes: attempt.tree.processes.len(),
             }),
@@ -54,10 +51,10 @@ impl Storing {
         let capture = match &destination {
             Destination::Directory(_) => Capture::start(&images, options, observer),
             Destination::Archive(archive) => {
-                let file = archive.file.try_clone();
+                let file = archive.file().try_clone();
                 let archive = Archive {
                     file: file.map_err(Error::system("copy a descriptor"))?,
-                    path: archive.shown.clone(),
+                    path: archive.shown().to_owned(),
                 };
                 Capture::to_archive(&images, archive, options, observer)
             }
@@ -75,8 +72,8 @@ impl Storing {
         self.destination.images()
     }
 
-    /// Stores what is left, and publishes the checkpoint. `cost` is CRIU's, if it has
-    /// ended.
+    /// Stores what is left, and publishes the checkpoint, and tells the caller's hook. `cost`
+    /// is CRIU's, if it has ended.
     pub(super) fn publish(
         self,
         attempt: &Attempt<'_>,
@@ -87,6 +84,8 @@ impl Storing {
         let dumped = self.start.elapsed();
         let in_capture = |source| Error::Capture { pid, source };
         let mut captured = self.capture.finish().map_err(in_capture)?;
+        check_restorable(attempt, &self.destination)?;
+        check_owner(attempt, &self.destination)?;
         (observer)(Progress {
             phase: Phase::Sync,
             raw: captured.raw_bytes,
@@ -120,8 +119,8 @@ impl Storing {
                 staging.publish(Some(&manifest)).map_err(in_publish)?;
                 staging.dir().to_owned()
             }
-            Destination::Archive(archive) => {
-                let shown = archive.shown.clone();
+            Destination::Archive(mut archive) => {
+                let shown = archive.shown().to_owned();
                 let failed = |source| Error::Target {
                     path: shown.clone(),
                     source,
@@ -129,8 +128,8 @@ impl Storing {
                 let writer = captured.archive.take();
                 let mut writer =
                     writer.ok_or_else(|| failed(io::Error::other("the archive was not opened")))?;
-                let files = add_small(&archive, &mut writer, captured)
-                    .map_err(|error| error.into_error(pid, &shown))?;
+                let files = writer.add_images(archive.scratch(), captured.files);
+                let files = files.map_err(in_capture)?;
                 let manifest = manifest(files)?;
                 let text = manifest.render().map_err(failed)?;
                 writer
@@ -140,55 +139,68 @@ impl Storing {
                 archive.publish().map_err(failed)?
             }
         };
-        Ok(Published {
+        let published = Published {
             path,
             raw_bytes,
             stored_bytes,
             total: self.start.elapsed(),
-        })
-    }
-}
-
-/// Why a small file could not be added.
-enum Small {
-    Read(io::Error),
-    Write(cedana_checkpoint::capture::Error),
-}
-
-impl Small {
-    fn into_error(self, pid: cedana_contract::pid::Pid, path: &Path) -> Error {
-        match self {
-            Self::Read(source) => Error::Target {
-                path: path.to_owned(),
-                source,
-            },
-            Self::Write(source) => Error::Capture { pid, source },
-        }
-    }
-}
-
-/// Adds all files that CRIU wrote but the page files and the log.
-fn add_small(
-    archive: &NewArchive,
-    writer: &mut ArchiveWriter,
-    captured: Captured,
-) -> Result<Vec<Entry>, Small> {
-    let mut entries = captured.files;
-    for (name, _) in archive.scratch.files().map_err(Small::Read)? {
-        // CRIU writes to the log until it exits.
-        if name.ends_with(".log") {
-            continue;
-        }
-        let mut file = archive.scratch.file(&name).map_err(Small::Read)?;
-        let (size, digest) = writer.add(&name, &mut file).map_err(Small::Write)?;
-        let kind = match name.ends_with(".img") {
-            true => Kind::Image,
-            false => Kind::Other,
         };
-        entries.push(Entry::whole(&name, kind, size, digest));
+        if let Some(hook) = &attempt.options.published {
+            let recorded = hook.call(&published);
+            recorded.map_err(|source| Error::Record {
+                pid,
+                path: published.path.clone(),
+                source,
+            })?;
+        }
+        Ok(published)
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+}
+
+/// Refuses what CRIU dumps without an error and can't restore.
+fn check_restorable(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), Error> {
+    // Images that can't be read are accepted here, since storing them fails later.
+    let found = unrestorable(&destination.images()).unwrap_or_default();
+    let why = match found.into_iter().next() {
+        None => return Ok(()),
+        Some(Unrestorable::Within { directory, file }) => format!(
+            "the deleted file {file} is open, and so is its deleted directory {directory}, which CRIU can't restore together; close one of them"
+        ),
+        Some(Unrestorable::Thread(path)) => {
+            format!("the thread's file {path} is open, which CRIU can't restore; close it")
+        }
+        Some(Unrestorable::Tiles(process)) => format!(
+            "process {process} has AMX tiles in use, which CRIU does not keep; checkpoint it when it does not compute, or turn AMX off in the program"
+        ),
+    };
+    Err(Error::Unrestorable {
+        pid: attempt.pid,
+        why,
+    })
+}
+
+/// Refuses the memory of processes that are not the owner's, before the owner can read it.
+fn check_owner(attempt: &Attempt<'_>, destination: &Destination) -> Result<(), Error> {
+    let owner = attempt.options.owner(attempt.target);
+    let Destination::Archive(archive) = destination else {
+        return Ok(());
+    };
+    if owner.is_root() {
+        return Ok(());
+    }
+    let refused = |why| Error::Foreign {
+        pid: attempt.pid,
+        why,
+    };
+    let found = check_dumped(archive.scratch().dir(), &owner.as_user());
+    let found = found.map_err(|error| refused(error.to_string()))?;
+    match found.is_empty() {
+        true => Ok(()),
+        false => {
+            let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
+            Err(refused(texts.join("; ")))
+        }
+    }
 }
 
 fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manifest {
@@ -208,7 +220,7 @@ fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manif
         container: Container::default(),
         process: Some(Process {
             name: attempt.name(),
-            pid: attempt.pid.as_raw(),
+            pid: tree.own_pid(attempt.pid).as_raw(),
             command: tree.command.clone(),
             uid: tree.uid,
             processes: tree.processes.len(),

@@ -3,7 +3,8 @@
 //! A pipe is a process's own if both ends are in the tree, or if no other process has
 //! one. A terminal is its own if the master side is in the tree. What the caller holds
 //! (a supervisor's log pipes and terminal: [`DumpOptions::held`]) is left out of the
-//! checkpoint, and the caller gives others at the restore.
+//! checkpoint, and the caller gives others at the restore. The file of a supervisor
+//! ([`DumpOptions::output`]) is in the checkpoint, and the caller may give another one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -28,10 +29,11 @@ const PTS: std::ops::RangeInclusive<u32> = 136..=143;
 /// The major number of other terminals: consoles and serial lines.
 const TTY: u32 = 4;
 
-struct Descriptor {
+/// An open descriptor.
+pub(super) struct Descriptor {
     pid: Pid,
-    fd: i32,
-    target: String,
+    pub(super) fd: i32,
+    pub(super) target: String,
 }
 
 impl Descriptor {
@@ -67,6 +69,16 @@ pub(super) fn check(
                 what,
                 remedy,
             });
+        } else if target.ends_with("/net/tun") {
+            // Without a device CRIU can restore it (criu/tun.c).
+            if let Some(device) = fdinfo(pid, fd, "iff:").filter(|device| !device.is_empty()) {
+                found.push(Obstacle::Unsupported {
+                    pid,
+                    fd,
+                    what: format!("the tun device {device}, which CRIU can't restore"),
+                    remedy: "end the process or have it close the device",
+                });
+            }
         } else if target.starts_with("socket:[") {
             if is_mptcp(pid, fd) {
                 found.push(Obstacle::Unsupported {
@@ -96,6 +108,9 @@ pub(super) fn check(
             }
         }
     }
+    if let Some(path) = &options.output {
+        tree.inherited.extend(output(path, root, &all));
+    }
     let lone: Vec<(&str, &Descriptor)> = pipes
         .into_iter()
         .filter(|(_, ends)| !has_both(ends))
@@ -118,7 +133,37 @@ pub(super) fn check(
     }
 }
 
-fn of(pid: Pid) -> Vec<Descriptor> {
+/// CRIU's key of the supervisor's file, by the root's descriptors of it, or by the
+/// standard output if only other processes have it open.
+///
+/// CRIU puts one descriptor in place of all that have the path (criu/files-reg.c,
+/// `open_path`), so a file that is also open in another way is left to CRIU.
+fn output(path: &Path, root: Pid, all: &[Descriptor]) -> BTreeMap<i32, String> {
+    let is_it = |descriptor: &&Descriptor| Path::new(&descriptor.target) == path;
+    let key = path.to_string_lossy().trim_start_matches('/').to_owned();
+    if !all.iter().filter(is_it).all(appends) {
+        return BTreeMap::new();
+    }
+    let mut holders = all.iter().filter(is_it).peekable();
+    let is_open = holders.peek().is_some();
+    let mut numbers: BTreeMap<i32, String> = holders
+        .filter(|descriptor| descriptor.pid == root)
+        .map(|descriptor| (descriptor.fd, key.clone()))
+        .collect();
+    if is_open && numbers.is_empty() {
+        numbers.insert(libc::STDOUT_FILENO, key);
+    }
+    numbers
+}
+
+/// Whether a descriptor can only append.
+fn appends(descriptor: &Descriptor) -> bool {
+    let only = libc::O_ACCMODE | libc::O_APPEND;
+    flags(descriptor).is_some_and(|flags| flags & only == libc::O_WRONLY | libc::O_APPEND)
+}
+
+/// A process's descriptors.
+pub(super) fn of(pid: Pid) -> Vec<Descriptor> {
     let entries = fs::read_dir(procfs::of(pid).join("fd"));
     entries
         .into_iter()
@@ -177,11 +222,17 @@ fn has_both(ends: &[&Descriptor]) -> bool {
 }
 
 fn access(descriptor: &Descriptor) -> Option<i32> {
-    let flags = fdinfo(descriptor.pid, descriptor.fd, "flags:")?;
-    Some(i32::from_str_radix(&flags, 8).ok()? & libc::O_ACCMODE)
+    Some(flags(descriptor)? & libc::O_ACCMODE)
 }
 
-fn fdinfo(pid: Pid, fd: i32, field: &str) -> Option<String> {
+/// The flags of open(2).
+fn flags(descriptor: &Descriptor) -> Option<i32> {
+    let flags = fdinfo(descriptor.pid, descriptor.fd, "flags:")?;
+    i32::from_str_radix(&flags, 8).ok()
+}
+
+/// A field of /proc/PID/fdinfo (proc_pid_fdinfo(5)).
+pub(super) fn fdinfo(pid: Pid, fd: i32, field: &str) -> Option<String> {
     let path = procfs::of(pid).join("fdinfo").join(fd.to_string());
     let text = fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(field))?;

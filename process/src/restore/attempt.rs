@@ -24,6 +24,7 @@ use nix::sys::wait::waitpid;
 use super::{RestoreOptions, Tcp, placement, processes};
 use crate::cancel::Cancel;
 use crate::error::Error;
+use crate::reopen::INHERITED;
 use crate::swrk::Swrk;
 use crate::work;
 
@@ -32,10 +33,6 @@ const LOG: &str = "restore.log";
 /// How long CRIU may take to undo a restore. CRIU 4.2 can hang when it fails with all
 /// processes in its hands.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The lowest number of a descriptor that CRIU inherits: above those that it takes for
-/// itself.
-const INHERITED: i32 = 100;
 
 /// What an attempt needs.
 pub(super) struct Attempt<'a> {

@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::format::contents::Contents;
-use cedana_checkpoint::precheck::{OpenFile, User, check_user};
+use cedana_checkpoint::precheck::{OpenFile, check_user};
 use nix::libc;
 
 use crate::owner::Owner;
@@ -39,24 +39,24 @@ const KEPT: i32 = libc::O_ACCMODE
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Checks a user's checkpoint, and opens its files.
+/// Checks a user's checkpoint, and opens its files but those for which the caller has
+/// given descriptors, by CRIU's keys.
 ///
 /// # Errors
 /// The reason against it.
-pub(super) fn open(images: &Contents, owner: &Owner) -> Result<Vec<(String, OwnedFd)>, String> {
-    let user = User {
-        uid: owner.uid,
-        gid: owner.gid,
-        groups: owner.groups.clone(),
-    };
-    let found = check_user(images, &user).map_err(|error| error.to_string())?;
+pub(super) fn open(
+    images: &Contents,
+    owner: &Owner,
+    is_given: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, OwnedFd)>, String> {
+    let found = check_user(images, &owner.as_user()).map_err(|error| error.to_string())?;
     if !found.refusals.is_empty() {
         let texts: Vec<String> = found.refusals.iter().map(ToString::to_string).collect();
         return Err(texts.join("; "));
     }
     let mut opened: BTreeMap<&Path, OwnedFd> = BTreeMap::new();
     for file in &found.files {
-        if is_roots(&file.path) {
+        if is_roots(&file.path) || is_given(&key(&file.path)) {
             continue;
         }
         let shown = file.path.display();
@@ -69,11 +69,15 @@ pub(super) fn open(images: &Contents, owner: &Owner) -> Result<Vec<(String, Owne
             ));
         }
     }
-    let key = |path: &Path| path.to_string_lossy().trim_start_matches('/').to_owned();
     Ok(opened
         .into_iter()
         .map(|(path, file)| (key(path), file))
         .collect())
+}
+
+/// CRIU's key of a file.
+fn key(path: &Path) -> String {
+    path.to_string_lossy().trim_start_matches('/').to_owned()
 }
 
 fn open_file(file: &OpenFile) -> io::Result<OwnedFd> {

@@ -11,8 +11,12 @@ pub(crate) enum Error {
     BadId { verb: &'static str, id: String },
     #[error("checkpoint: --progress-fd needs the number of an open file, not {value:?}")]
     BadFd { value: String },
-    #[error("usage: cedana-runc inspect [--json] (DIR | --restores)")]
+    #[error("checkpoint: --{flag} can't be given with --archive-dir; leave one of them out")]
+    BesideArchive { flag: &'static str },
+    #[error("checkpoint: --archive-name needs --archive-dir")]
+    NoArchiveDir,
+    #[error("usage: cedana-runc inspect [--json] (CHECKPOINT | --restores)")]
     InspectUsage,
-    #[error("usage: cedana-runc unpack DIR [--to DIR2]")]
+    #[error("usage: cedana-runc unpack CHECKPOINT [--to DIR]")]
     UnpackUsage,
 }

@@ -31,11 +31,11 @@ pub(crate) use cedana_contract::id::ContainerId;
 pub(crate) use error::Error;
 pub(crate) use globals::Globals;
 pub(crate) use inspect::{Inspect, Subject};
-pub(crate) use paths::{BundlePath, ImagePath};
+pub(crate) use paths::BundlePath;
 pub(crate) use request::Request;
 pub(crate) use unpack::Unpack;
 
-use cedana_contract::flags::{HOLD_NETNS, OWN_VERSION, PAGE_SOURCE};
+use cedana_contract::flags::{COPY_OUTPUT, HOLD_NETNS, OWN_VERSION, PAGE_SOURCE};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) enum Invocation {
     OwnVersion,
     /// Make a network namespace and hold it, for this checkpoint.
     HoldNetns(Option<PathBuf>),
+    /// Copy the output of a container from a pipe to a file.
+    CopyOutput,
     /// Serve the memory of a container that is being restored.
     ServePages,
     /// Exec the wrapped runtime with the same arguments.
@@ -64,7 +66,7 @@ impl Invocation {
             | Self::Inspect(_)
             | Self::Unpack(_)
             | Self::HoldNetns(_) => true,
-            Self::OwnVersion | Self::PassThrough => false,
+            Self::OwnVersion | Self::PassThrough | Self::CopyOutput => false,
         }
     }
 }
@@ -73,6 +75,7 @@ impl Invocation {
 pub(crate) fn parse(args: &[OsString]) -> Result<Invocation, Error> {
     match args {
         [only] if only == OWN_VERSION => return Ok(Invocation::OwnVersion),
+        [only] if only == COPY_OUTPUT => return Ok(Invocation::CopyOutput),
         [only] if only == PAGE_SOURCE => return Ok(Invocation::ServePages),
         [hold] if hold == HOLD_NETNS => return Ok(Invocation::HoldNetns(None)),
         [hold, images] if hold == HOLD_NETNS => {

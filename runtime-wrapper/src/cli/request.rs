@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use cedana_contract::flags::{NETNS, PROGRESS_FD};
+use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, NETNS, PROGRESS_FD};
 use cedana_contract::id::ContainerId;
 
 use super::argument::Argument;
@@ -49,6 +49,16 @@ const SWITCHES: [&str; 15] = [
     "no-pivot",
 ];
 
+/// Flags of a `checkpoint` that is not one whole by itself, or is a directory.
+const NOT_OF_ARCHIVES: [&str; 6] = [
+    "image-path",
+    "parent-path",
+    "pre-dump",
+    "lazy-pages",
+    "page-server",
+    "auto-dedup",
+];
+
 /// A parsed `checkpoint` or `restore`.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -60,7 +70,8 @@ pub(crate) struct Request {
     /// The arguments after the verb, unchanged, without our own flags.
     pub(crate) after: Vec<OsString>,
     pub(crate) id: ContainerId,
-    /// The checkpoint's directory.
+    /// The checkpoint's directory. With `--archive-dir` that one; a `restore` also takes
+    /// an archive.
     pub(crate) images: ImagePath,
     /// The bundle of a `restore`.
     pub(crate) bundle: BundlePath,
@@ -107,7 +118,7 @@ impl Request {
             }
             let is_own = matches!(
                 (verb, name.as_str()),
-                ("checkpoint", PROGRESS_FD) | ("restore", NETNS)
+                ("checkpoint", PROGRESS_FD | ARCHIVE_DIR | ARCHIVE_NAME) | ("restore", NETNS)
             );
             if is_own || WITH_VALUE.contains(&name.as_str()) {
                 let is_in_next = value.is_none();
@@ -144,9 +155,10 @@ impl Request {
                 verb,
                 id: id.to_string_lossy().into_owned(),
             })?;
+        refuse_beside_archive(&flags)?;
         let value = |flag: &str| value_of(&flags, flag);
         Ok(Some(Self {
-            images: ImagePath::of(value("image-path")),
+            images: ImagePath::of(value(ARCHIVE_DIR).or_else(|| value("image-path"))),
             bundle: BundlePath::of(value("bundle")),
             globals,
             before: before.to_vec(),
@@ -166,6 +178,16 @@ impl Request {
     /// The value of a flag; the last one counts.
     pub(crate) fn value(&self, flag: &str) -> Option<&OsStr> {
         value_of(&self.flags, flag)
+    }
+
+    /// The beginning of the archive's name, if the checkpoint becomes one.
+    pub(crate) fn archive_name(&self) -> Option<String> {
+        self.value(ARCHIVE_DIR)?;
+        let name = self.value(ARCHIVE_NAME).filter(|name| !name.is_empty());
+        Some(name.map_or_else(
+            || self.id.to_string(),
+            |name| name.to_string_lossy().into_owned(),
+        ))
     }
 
     /// The directory that CRIU writes its log to.
@@ -217,6 +239,25 @@ fn value_of<'a>(flags: &'a [(String, Option<OsString>)], flag: &str) -> Option<&
         .rev()
         .find(|(name, _)| name == flag)
         .and_then(|(_, value)| value.as_deref())
+}
+
+/// Refuses flags that make no sense together with those of an archive.
+fn refuse_beside_archive(flags: &[(String, Option<OsString>)]) -> Result<(), Error> {
+    let has = |flag: &str| flags.iter().any(|(name, _)| name == flag);
+    match (has(ARCHIVE_DIR), has(ARCHIVE_NAME)) {
+        (false, true) => Err(Error::NoArchiveDir),
+        (true, _) if value_of(flags, ARCHIVE_DIR).is_some_and(OsStr::is_empty) => {
+            Err(Error::MissingValue {
+                verb: "checkpoint",
+                flag: format!("--{ARCHIVE_DIR}"),
+            })
+        }
+        (true, _) => match NOT_OF_ARCHIVES.into_iter().find(|flag| has(flag)) {
+            Some(flag) => Err(Error::BesideArchive { flag }),
+            None => Ok(()),
+        },
+        (false, false) => Ok(()),
+    }
 }
 
 /// Whether a switch is turned off: urfave/cli takes `--switch=false`.

@@ -117,6 +117,30 @@ fn errors_name_the_flag() {
 }
 
 #[test]
+fn an_archive_has_a_directory_and_a_name() {
+    let named = request("checkpoint --archive-dir /a --archive-name web --leave-running c");
+    assert_eq!(*named.images, *Path::new("/a"));
+    assert_eq!(named.archive_name().as_deref(), Some("web"));
+    assert_eq!(
+        named.with_values(&[], &[]),
+        args("checkpoint --leave-running c")
+    );
+    let unnamed = request("checkpoint --archive-dir=/a c");
+    assert_eq!(unnamed.archive_name().as_deref(), Some("c"));
+    assert_eq!(request("checkpoint c").archive_name(), None);
+    for line in [
+        "checkpoint --archive-name web c",
+        "checkpoint --archive-dir= c",
+        "checkpoint --archive-dir /a --image-path /i c",
+        "checkpoint --archive-dir /a --pre-dump c",
+        "checkpoint --archive-dir /a --lazy-pages c",
+        "restore --archive-dir /a c",
+    ] {
+        assert!(parse(&args(line)).is_err(), "{line}");
+    }
+}
+
+#[test]
 fn our_own_flags_do_not_reach_the_runtime() {
     for line in [
         "checkpoint --leave-running --progress-fd 7 --work-path /w c",

@@ -102,6 +102,18 @@ pub(crate) enum Error {
         id: ContainerId,
         source: publish::Error,
     },
+    #[error("cannot checkpoint container {id} to {}: {source}{}", dir.display(), if publish::is_full(source) { FULL } else { "" })]
+    Archive {
+        id: ContainerId,
+        dir: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "cannot checkpoint container {id} to an archive and end it: that needs CRIU 3.19 or later; update CRIU, or use --leave-running"
+    )]
+    NoArchive { id: ContainerId },
+    #[error("cannot checkpoint container {id}: cancelled; it runs on, and nothing was written")]
+    Cancelled { id: ContainerId },
     #[error("cannot checkpoint container {id}: {source}{}", if source.is_full() { FULL } else { "" })]
     Follow {
         id: ContainerId,
@@ -181,6 +193,8 @@ impl Error {
 pub(crate) enum Unpack {
     #[error("it has no manifest, so it is a stock checkpoint already, or none")]
     NotOurs,
+    #[error("it is an archive; name a directory for its files with --to")]
+    Archive,
     #[error(transparent)]
     Images(#[from] format::Error),
     #[error(transparent)]

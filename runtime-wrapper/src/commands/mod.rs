@@ -8,6 +8,7 @@
 //! ```
 
 pub(crate) mod checkpoint;
+pub(crate) mod copy_output;
 pub(crate) mod error;
 pub(crate) mod inspect;
 pub(crate) mod passthrough;

@@ -1,4 +1,4 @@
-//! `unpack DIR [--to DIR2]`: turns one of our checkpoints into a stock one.
+//! `unpack CHECKPOINT [--to DIR]`: turns one of our checkpoints into a stock one.
 //!
 //! The result is published in one step, as a new checkpoint is, so a killed process
 //! leaves either the original or the whole result.
@@ -29,11 +29,15 @@ pub(crate) fn run(request: &Unpack) -> Result<ExitCode, Error> {
 }
 
 fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
-    let opened = OpenedDir::open(dir).map_err(|source| {
+    let opened = OpenedDir::open_any(dir).map_err(|source| {
         let dir = dir.to_owned();
         format::Error::from(images::Error::Directory { dir, source })
     })?;
-    publish::recover(&opened)?;
+    if !opened.is_archive() {
+        publish::recover(&opened)?;
+    } else if dir == to {
+        return Err(error::Unpack::Archive);
+    }
     let manifest = Manifest::read(&opened).map_err(format::Error::from)?;
     let manifest = manifest.ok_or(error::Unpack::NotOurs)?;
     let contents = contents::open(&opened, &manifest)?;

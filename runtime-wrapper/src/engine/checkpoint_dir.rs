@@ -19,7 +19,7 @@ use std::io;
 
 use cedana_contract::engine::is_temporary_checkpoint;
 
-use crate::cli::ImagePath;
+use crate::cli::Request;
 
 const WHITEOUT: &str = ".wh.cedana";
 
@@ -31,9 +31,9 @@ const UNPUBLISHED: &str = ".cedana-new";
 ///
 /// # Errors
 /// The whiteout can't be written.
-pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
-    match is_packed(images) {
-        true => fs::write(images.join(WHITEOUT), ""),
+pub(crate) fn add_whiteout(request: &Request) -> io::Result<()> {
+    match is_packed(request) {
+        true => fs::write(request.images.join(WHITEOUT), ""),
         false => Ok(()),
     }
 }
@@ -43,29 +43,41 @@ pub(crate) fn add_whiteout(images: &ImagePath) -> io::Result<()> {
 /// containerd removes it as soon as its client goes away. The runtime then makes the
 /// directory again, and containerd would leave it. The checkpoint was published in the
 /// directory that was removed.
-pub(crate) fn was_made_again(images: &ImagePath) -> bool {
-    is_packed(images) && images.join(UNPUBLISHED).exists()
+pub(crate) fn was_made_again(request: &Request) -> bool {
+    is_packed(request) && request.images.join(UNPUBLISHED).exists()
 }
 
 /// Removes a directory of containerd's after a failure: see [`was_made_again`].
 ///
 /// # Errors
 /// It can't be removed.
-pub(crate) fn remove_packed(images: &ImagePath) -> io::Result<()> {
-    match is_packed(images).then(|| fs::remove_dir_all(&**images)) {
+pub(crate) fn remove_packed(request: &Request) -> io::Result<()> {
+    match is_packed(request).then(|| fs::remove_dir_all(&*request.images)) {
         Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Whether containerd packs this directory.
-pub(crate) fn is_packed(images: &ImagePath) -> bool {
-    is_temporary_checkpoint(images)
+/// Whether containerd packs the checkpoint's directory.
+pub(crate) fn is_packed(request: &Request) -> bool {
+    request.archive_name().is_none() && is_temporary_checkpoint(&request.images)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::cli::{Invocation, parse};
+
+    fn request(flag: &str, images: &Path) -> Request {
+        let flag = format!("--{flag}={}", images.display());
+        let line = ["checkpoint".into(), flag.into(), "c".into()];
+        match parse(&line) {
+            Ok(Invocation::Checkpoint(request)) => request,
+            _ => panic!("no checkpoint: {}", images.display()),
+        }
+    }
 
     #[test]
     fn only_packed_directories_are_removed() {
@@ -73,10 +85,10 @@ mod tests {
         for (name, removed) in [("ctrd-checkpoint123", true), ("mine", false)] {
             let images = dir.path().join(name);
             fs::create_dir_all(images.join(UNPUBLISHED)).expect("mkdir");
-            let images_path = ImagePath::of(Some(images.as_os_str()));
-            assert_eq!(was_made_again(&images_path), removed, "{name}");
+            let request = request("image-path", &images);
+            assert_eq!(was_made_again(&request), removed, "{name}");
             for _ in 0..2 {
-                remove_packed(&ImagePath::of(Some(images.as_os_str()))).expect("removed");
+                remove_packed(&request).expect("removed");
             }
             assert_eq!(!images.exists(), removed, "{name}");
         }
@@ -85,15 +97,16 @@ mod tests {
     #[test]
     fn only_packed_directories_get_a_whiteout() {
         let dir = tempfile::tempdir().expect("tempdir");
-        for (name, marked) in [
-            ("ctrd-checkpoint123", true),
-            ("ctrd-checkpoint", false),
-            ("ctrd-checkpoint-mine", false),
-            ("mine", false),
+        for (flag, name, marked) in [
+            ("image-path", "ctrd-checkpoint123", true),
+            ("image-path", "ctrd-checkpoint", false),
+            ("image-path", "ctrd-checkpoint-mine", false),
+            ("image-path", "mine", false),
+            ("archive-dir", "ctrd-checkpoint456", false),
         ] {
             let images = dir.path().join(name);
             fs::create_dir(&images).expect("mkdir");
-            add_whiteout(&ImagePath::of(Some(images.as_os_str()))).expect("write");
+            add_whiteout(&request(flag, &images)).expect("write");
             assert_eq!(images.join(WHITEOUT).exists(), marked, "{name}");
         }
     }

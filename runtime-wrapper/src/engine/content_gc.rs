@@ -46,7 +46,7 @@ const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 pub(crate) fn wait(request: &Request, container: &Container, signals: &Signals) -> io::Result<()> {
     let is_needed = env::var_os(variables::CONTAINERD_2).is_none()
         && docker::is_caller(request)
-        && checkpoint_dir::is_packed(&request.images);
+        && checkpoint_dir::is_packed(request);
     if !is_needed {
         return Ok(());
     }

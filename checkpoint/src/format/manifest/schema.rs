@@ -163,7 +163,8 @@ pub struct Process {
     /// another one: `tty[RDEV:DEV]`, CRIU's key of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<String>,
-    /// CRIU's keys of descriptors that were left out, by number.
+    /// CRIU's keys of descriptors that the caller of a restore replaces, by number: pipes,
+    /// which are not in the checkpoint, and the file of a supervisor, which is.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inherited: BTreeMap<i32, String>,
 }

@@ -31,8 +31,11 @@
 //! If the caller copies DIR and removes it, nothing is synced
 //! ([`Durability::Copied`]): the order of the steps protects against a kill, and
 //! the copy against a power failure.
+//!
+//! An archive is one file, so a link publishes it ([`new_archive`]).
 
 mod error;
+mod new_archive;
 mod packing;
 mod recover;
 mod scratch;
@@ -40,6 +43,7 @@ mod staging;
 mod steps;
 
 pub use error::{Error, is_full};
+pub use new_archive::{ArchivePlace, NewArchive, open_directory};
 pub use recover::recover;
 pub use scratch::Scratch;
 pub use staging::Staging;

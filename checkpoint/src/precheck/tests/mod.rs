@@ -1,6 +1,7 @@
 //! Hostile checkpoints, each with an honest one beside it.
 
 mod credentials;
+mod dumped;
 mod files;
 mod honest;
 mod mounts;

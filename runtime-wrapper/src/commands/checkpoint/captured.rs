@@ -8,7 +8,7 @@ use cedana_checkpoint::inspect::dump_cost;
 use super::attempts::Attempts;
 use super::prepared::Prepared;
 use super::proc_details::complete;
-use super::storage::{Criu, Images, Storage};
+use super::storage::{Criu, Images, Storage, Stored};
 use super::unrestorable;
 use crate::commands::error::Error;
 use crate::criu::Log;
@@ -28,46 +28,70 @@ pub(super) enum Ended<'a> {
 pub(super) struct Captured<'a> {
     pub(super) prepared: &'a Prepared<'a>,
     pub(super) outcome: Outcome,
-    /// The images, if CRIU did not wait for their publication.
-    pub(super) unpublished: Option<Storage<'a>>,
+    /// The images, published if CRIU waited for that.
+    pub(super) images: Written<'a>,
     /// CRIU's statistics.
     pub(super) stats: Log,
     /// CRIU's working directory.
     pub(super) work: PathBuf,
 }
 
+/// Complete images.
+pub(super) enum Written<'a> {
+    Unpublished(Box<Storage<'a>>),
+    Published(Stored),
+}
+
 impl Captured<'_> {
     /// Publishes the checkpoint, if that is not done yet, and reports what its
-    /// caller should know.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    /// caller should know. Returns the archive's path, if it is one.
+    pub(super) fn finish(self) -> Result<Option<PathBuf>, Error> {
         let prepared = self.prepared;
         let result = self.publish();
         // The images of a container that has ended may be all that is left of it.
         let left = result.is_err() && prepared.request.has("leave-running");
-        if left || checkpoint_dir::was_made_again(&prepared.request.images) {
+        if left || checkpoint_dir::was_made_again(prepared.request) {
             remove_packed(prepared);
         }
         result
     }
 
-    fn publish(self) -> Result<(), Error> {
+    fn publish(self) -> Result<Option<PathBuf>, Error> {
         let Prepared {
             request, reporter, ..
         } = self.prepared;
-        if let Some(storing) = self.unpublished {
-            let cost = self
-                .stats
-                .is_new()
-                .then(|| dump_cost(&self.work).ok().flatten())
-                .flatten();
-            storing.finish(Criu::Ended(cost))?;
-            // The container runs on, so there is nothing to refuse, unless the client
-            // stops it later.
-            if !request.has("pre-dump") {
-                unrestorable::after_publication(self.prepared, &request.images)
-                    .map_err(|doubt| self.prepared.refused(doubt))?;
+        let stored = match self.images {
+            Written::Published(stored) => stored,
+            // A caller that has ended the command is not told of a file.
+            Written::Unpublished(_)
+                if self.outcome.signalled && request.archive_name().is_some() =>
+            {
+                return Err(self.prepared.cancelled());
             }
-        }
+            Written::Unpublished(storing) => {
+                let cost = self
+                    .stats
+                    .is_new()
+                    .then(|| dump_cost(&self.work).ok().flatten())
+                    .flatten();
+                // The container runs on, so there is nothing to refuse, unless the client
+                // stops it later.
+                if !request.has("pre-dump")
+                    && let Err(doubt) =
+                        unrestorable::after_leaving_running(self.prepared, &storing.images())
+                {
+                    let refused = self.prepared.refused(doubt);
+                    if let Err(error) = storing.abandon() {
+                        reporter.warning(&format!(
+                            "cannot remove the incomplete checkpoint in {}: {error}",
+                            request.images.display()
+                        ));
+                    }
+                    return Err(refused);
+                }
+                storing.finish(Criu::Ended(cost))?
+            }
+        };
         to_stderr(&self.outcome.stderr);
         if !self.outcome.status.success() {
             reporter.warning(&format!(
@@ -77,13 +101,13 @@ impl Captured<'_> {
                 self.outcome.status
             ));
         }
-        if let Err(error) = checkpoint_dir::add_whiteout(&request.images) {
+        if let Err(error) = checkpoint_dir::add_whiteout(request) {
             reporter.warning(&format!(
                 "Docker may refuse to restore the checkpoint in {}: {error}",
                 request.images.display()
             ));
         }
-        Ok(())
+        Ok(stored.archive)
     }
 }
 
@@ -116,7 +140,7 @@ impl Failed<'_> {
         thaw(prepared, attempts);
         let (refusal, storing) = match images {
             Images::Captured(storing) => (None, Some(storing)),
-            Images::Published => (None, None),
+            Images::Published(_) => (None, None),
             Images::Refused(error, storing) => (Some(error), storing),
         };
         let cause = log.cause();
@@ -158,7 +182,7 @@ impl Failed<'_> {
 
 /// Removes a directory of containerd's that has no checkpoint.
 fn remove_packed(prepared: &Prepared<'_>) {
-    if let Err(error) = checkpoint_dir::remove_packed(&prepared.request.images) {
+    if let Err(error) = checkpoint_dir::remove_packed(prepared.request) {
         prepared.reporter.warning(&format!(
             "cannot remove the directory {} of an incomplete checkpoint: {error}",
             prepared.request.images.display()

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use super::error::Error;
 use crate::cli::Request;
 use crate::host::child::Signals;
+use crate::output::printable::to_stdout;
 use crate::output::progress::Progress;
 use crate::output::report::Reporter;
 use attempts::Attempts;
@@ -60,8 +61,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         let observer = progress.observer();
         match Running::start(&prepared, &attempts, observer)?.wait()? {
             Ended::Captured(captured) => {
-                captured.finish()?;
+                let archive = captured.finish()?;
                 progress.done();
+                if let Some(path) = archive {
+                    to_stdout(&format!("{}\n", path.display()));
+                }
                 return Ok(ExitCode::SUCCESS);
             }
             Ended::Failed(failed) => failed.clean_up(&mut attempts)?,

@@ -86,6 +86,13 @@ impl Prepared<'_> {
         Error::failed(self.request, failure)
     }
 
+    /// The caller ended the command.
+    pub(super) fn cancelled(&self) -> Error {
+        Error::Cancelled {
+            id: self.request.id.clone(),
+        }
+    }
+
     /// The caller ended the command before the checkpoint began.
     pub(super) fn interrupted(&self) -> Error {
         Error::Interrupted {

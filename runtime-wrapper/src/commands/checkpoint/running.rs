@@ -13,7 +13,7 @@ use cedana_checkpoint::progress::Observer;
 use cedana_contract::variables;
 
 use super::attempts::Attempts;
-use super::captured::{Captured, Ended, Failed};
+use super::captured::{Captured, Ended, Failed, Written};
 use super::prepared::Prepared;
 use super::storage::{Criu, Images, Paths, Storage};
 use super::{dump_options, unrestorable};
@@ -72,6 +72,11 @@ impl<'a> Running<'a> {
             true => PostDump::new(prepared.criu).map_err(Error::CriuConfig)?,
             false => None,
         };
+        if kind.ends && hook.is_none() && request.archive_name().is_some() {
+            return Err(Error::NoArchive {
+                id: request.id.clone(),
+            });
+        }
         let options = dump_options::criu_options(prepared, attempts, hook.is_some());
         let options =
             ConfigFile::new(|inherited| options.render(inherited)).map_err(Error::CriuConfig)?;
@@ -128,14 +133,16 @@ impl<'a> Running<'a> {
         let answered = Cell::new(false);
         let mut answer = |asked: bool| {
             answered.set(true);
-            if asked && let Images::Captured(storing) = mem::replace(&mut images, Images::Published)
-            {
-                images = publish(prepared, storing, paths.images());
+            if asked && matches!(images, Images::Captured(_)) {
+                let taken = Images::Refused(prepared.cancelled(), None);
+                if let Images::Captured(storing) = mem::replace(&mut images, taken) {
+                    images = publish(prepared, storing, paths.images());
+                }
                 // On disk or removed, and the log with it.
                 log.moved(&prepared.request.images);
             }
             if let Some(hook) = &hook {
-                hook.answer(matches!(images, Images::Published));
+                hook.answer(matches!(images, Images::Published(_)));
             }
             Next::Done
         };
@@ -166,14 +173,14 @@ impl<'a> Running<'a> {
             Images::Captured(storing) if dumped => Ended::Captured(Captured {
                 prepared,
                 outcome,
-                unpublished: Some(storing),
+                images: Written::Unpublished(Box::new(storing)),
                 stats: self.stats,
                 work: paths.work,
             }),
-            Images::Published if dumped => Ended::Captured(Captured {
+            Images::Published(stored) if dumped => Ended::Captured(Captured {
                 prepared,
                 outcome,
-                unpublished: None,
+                images: Written::Published(stored),
                 stats: self.stats,
                 work: paths.work,
             }),
@@ -198,7 +205,7 @@ impl<'a> Running<'a> {
 /// the file that CRIU writes when all tasks are dumped.
 fn finished_alone(images: &Images<'_>, log: &Log, paths: &Paths, hook: &Option<PostDump>) -> bool {
     let has_another_sign = match images {
-        Images::Published => true,
+        Images::Published(_) => true,
         Images::Captured(_) => hook.is_none() && paths.images().join(INVENTORY).exists(),
         Images::Refused(..) => false,
     };
@@ -211,7 +218,7 @@ fn publish<'a>(prepared: &'a Prepared<'a>, storing: Storage<'a>, images: &Path) 
         return Images::Refused(prepared.refused(doubt), Some(storing));
     }
     match storing.finish(Criu::Waits) {
-        Ok(()) => Images::Published,
+        Ok(stored) => Images::Published(stored),
         Err(error) => Images::Refused(error, None),
     }
 }

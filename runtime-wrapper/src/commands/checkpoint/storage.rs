@@ -1,16 +1,22 @@
 //! Storage of a checkpoint: the directory that CRIU writes to, the capture beside it, and
 //! what remains to be done when CRIU is done.
+//!
+//! ```text
+//! Directory  CRIU and the capture write to a staging directory, which is renamed
+//! Archive    CRIU writes to a hidden directory, the capture to the archive, which is linked
+//! ```
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{self, Capture, Captured, Expected};
+use cedana_checkpoint::capture::{self, ArchiveWriter, Capture, Captured, Expected};
 use cedana_checkpoint::format::manifest::{self, Cost, Entry, Key, Machine, Manifest, Versions};
 use cedana_checkpoint::format::pages::Compression;
-use cedana_checkpoint::format::publish::{self, Durability, Staging};
+use cedana_checkpoint::format::publish::{self, ArchivePlace, Durability, NewArchive, Staging};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
@@ -42,11 +48,25 @@ pub(super) enum Criu {
 /// The files of a checkpoint that is being taken.
 pub(super) struct Storage<'a> {
     prepared: &'a Prepared<'a>,
-    store: Staging,
+    place: Place,
     capture: Option<Capture>,
     compression: Compression,
     observer: Arc<Observer>,
     start: Instant,
+}
+
+/// Where a checkpoint goes.
+enum Place {
+    Directory(Box<Staging>),
+    Archive(Box<NewArchive>),
+}
+
+/// A checkpoint that is published.
+pub(super) struct Stored {
+    /// The archive, if it is one.
+    pub(super) archive: Option<PathBuf>,
+    /// CRIU's log is still beside an archive.
+    _files: Option<Box<NewArchive>>,
 }
 
 /// The images that CRIU writes.
@@ -54,7 +74,7 @@ pub(super) enum Images<'a> {
     /// Still being captured, or captured and not yet published.
     Captured(Storage<'a>),
     /// Published as a checkpoint.
-    Published,
+    Published(Stored),
     /// Unusable. They are removed, and the container runs on.
     Refused(Error, Option<Storage<'a>>),
 }
@@ -99,24 +119,13 @@ impl<'a> Storage<'a> {
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let Prepared {
-            request,
-            config,
-            kind,
-            ..
+            request, config, ..
         } = prepared;
-        if let Some(parent) = parent(request) {
-            Staging::check_parent(parent).map_err(|source| in_store(request, source))?;
-        }
-        let dir = &request.images;
-        let durability = match checkpoint_dir::is_packed(dir) {
+        let durability = match checkpoint_dir::is_packed(request) {
             true => Durability::Copied,
             false => Durability::Disk,
         };
-        let store = match kind.lazy {
-            true => Staging::in_place(dir),
-            false => Staging::prepare(dir, durability),
-        };
-        let store = store.map_err(|source| in_store(request, source))?;
+        let place = Place::prepare(prepared, durability)?;
         let compression = compression::choose(config, waits && durability == Durability::Copied);
         let capture = match capture {
             true => {
@@ -126,14 +135,14 @@ impl<'a> Storage<'a> {
                     flush: durability == Durability::Disk,
                     expected,
                 };
-                let capture = Capture::start(store.place(), options, Arc::clone(&observer));
+                let capture = place.capture(options, Arc::clone(&observer));
                 Some(capture.map_err(|source| in_capture(request, source))?)
             }
             false => None,
         };
         Ok(Self {
             prepared,
-            store,
+            place,
             capture,
             compression,
             observer,
@@ -141,8 +150,16 @@ impl<'a> Storage<'a> {
         })
     }
 
+    /// The directory that CRIU writes to.
+    pub(super) fn images(&self) -> PathBuf {
+        match &self.place {
+            Place::Directory(staging) => staging.place().to_owned(),
+            Place::Archive(archive) => archive.scratch().path(),
+        }
+    }
+
     pub(super) fn paths(&self, request: &Request) -> Paths {
-        let images = self.store.place().to_owned();
+        let images = self.images();
         let shown = &*request.images;
         let work = request.work_path();
         let within = work == shown;
@@ -163,74 +180,62 @@ impl<'a> Storage<'a> {
     }
 
     /// Stores what remains of the images, and publishes the checkpoint.
-    pub(super) fn finish(mut self, criu: Criu) -> Result<(), Error> {
-        match self.complete(criu) {
-            // CRIU has killed the container, and nothing else is left of it.
-            Err(error) if self.prepared.kind.ends && criu != Criu::Waits => {
+    pub(super) fn finish(mut self, criu: Criu) -> Result<Stored, Error> {
+        let result = self.complete(criu);
+        match (result, self.place) {
+            (Ok(archive), Place::Directory(_)) => Ok(Stored {
+                archive,
+                _files: None,
+            }),
+            (Ok(archive), Place::Archive(files)) => Ok(Stored {
+                archive,
+                _files: Some(files),
+            }),
+            // CRIU has killed the container, and nothing else is left of it. For an
+            // archive it waits.
+            (Err(error), Place::Directory(staging))
+                if self.prepared.kind.ends && criu != Criu::Waits =>
+            {
                 Err(Error::Unfinished {
                     id: self.prepared.request.id.clone(),
                     source: Box::new(error),
-                    left: self.store.keep(),
+                    left: staging.keep(),
                 })
             }
-            result => result,
+            (Err(error), _) => Err(error),
         }
     }
 
-    fn complete(&mut self, criu: Criu) -> Result<(), Error> {
+    /// Returns the archive's path, if it is one.
+    fn complete(&mut self, criu: Criu) -> Result<Option<PathBuf>, Error> {
         let request = self.prepared.request;
         let dumped = self.start.elapsed();
-        let captured = match self.capture.take() {
-            Some(capture) => {
-                let captured = capture.finish();
-                Some(captured.map_err(|source| in_capture(request, source))?)
-            }
-            None => None,
+        let Some(capture) = self.capture.take() else {
+            return self.publish_unread();
         };
-        let parent = match parent(request) {
-            Some(parent) => self.store.parent(parent),
-            None => Ok(None),
+        let captured = capture.finish();
+        let captured = captured.map_err(|source| in_capture(request, source))?;
+        let parent = match (parent(request), &self.place) {
+            (Some(parent), Place::Directory(staging)) => staging.parent(parent),
+            _ => Ok(None),
         };
         let parent = parent.map_err(|source| in_store(request, source))?;
-        let Some(Captured {
+        let Captured {
             files,
             raw_bytes,
             stored_bytes,
             punched,
-            archive: _,
-        }) = captured
-        else {
-            return self
-                .store
-                .publish(None)
-                .map_err(|source| in_store(request, source));
-        };
-        if !punched {
-            self.prepared.reporter.warning(&format!(
-                "the file system of {} cannot punch holes: until a checkpoint is complete it needs room for all of the memory there, {} MiB this time",
-                self.store.dir().display(),
-                raw_bytes >> 20
-            ));
-        }
-        if !self.store.place().join("inventory.img").exists() {
-            let failure = Failure::without_log(
-                "the runtime reported success, but there is no inventory.img; is this runtime able to checkpoint?",
-            );
-            return Err(Error::failed(request, failure));
-        }
+            archive,
+        } = captured;
+        self.judge(punched, raw_bytes)?;
         (self.observer)(Progress {
             phase: Phase::Sync,
             raw: raw_bytes,
             done: raw_bytes,
             stored: stored_bytes,
         });
-        let mut known = files;
-        let packed = self.store.pack_streams();
-        known.extend(packed.map_err(|source| in_store(request, source))?);
-        let files = self
-            .store
-            .digest(known)
-            .map_err(|source| in_store(request, source))?;
+        let mut archive = archive;
+        let files = self.other_files(files, archive.as_mut())?;
         let mut manifest = self.manifest(files)?;
         manifest.parent = parent;
         manifest.cost = Cost {
@@ -246,9 +251,101 @@ impl<'a> Storage<'a> {
             stored_bytes,
         };
         sign(&mut manifest, self.prepared);
-        self.store
-            .publish(Some(&manifest))
-            .map_err(|source| in_store(request, source))
+        self.publish(&manifest, archive)
+    }
+
+    /// Publishes what was not captured: a pre-dump, or a dump that others read.
+    fn publish_unread(&mut self) -> Result<Option<PathBuf>, Error> {
+        let request = self.prepared.request;
+        match &mut self.place {
+            Place::Directory(staging) => staging
+                .publish(None)
+                .map(|()| None)
+                .map_err(|source| in_store(request, source)),
+            Place::Archive(_) => Err(Error::NoArchive {
+                id: request.id.clone(),
+            }),
+        }
+    }
+
+    /// Warns of a directory that needed room for all of the memory, and refuses one
+    /// without a checkpoint.
+    fn judge(&self, punched: bool, raw_bytes: u64) -> Result<(), Error> {
+        let request = self.prepared.request;
+        if !punched {
+            self.prepared.reporter.warning(&format!(
+                "the file system of {} cannot punch holes: until a checkpoint is complete it needs room for all of the memory there, {} MiB this time",
+                request.images.display(),
+                raw_bytes >> 20
+            ));
+        }
+        if !self.images().join("inventory.img").exists() {
+            let failure = Failure::without_log(
+                "the runtime reported success, but there is no inventory.img; is this runtime able to checkpoint?",
+            );
+            return Err(Error::failed(request, failure));
+        }
+        Ok(())
+    }
+
+    /// Adds the small images to the page files, and returns the manifest's list.
+    fn other_files(
+        &self,
+        pages: Vec<Entry>,
+        archive: Option<&mut ArchiveWriter>,
+    ) -> Result<Vec<Entry>, Error> {
+        let request = self.prepared.request;
+        match (&self.place, archive) {
+            (Place::Directory(staging), _) => {
+                let mut known = pages;
+                let packed = staging.pack_streams();
+                known.extend(packed.map_err(|source| in_store(request, source))?);
+                let files = staging.digest(known);
+                files.map_err(|source| in_store(request, source))
+            }
+            (Place::Archive(new), Some(writer)) => {
+                let files = writer.add_images(new.scratch(), pages);
+                files.map_err(|source| in_capture(request, source))
+            }
+            (Place::Archive(_), None) => Err(Error::NoArchive {
+                id: request.id.clone(),
+            }),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        manifest: &Manifest,
+        archive: Option<ArchiveWriter>,
+    ) -> Result<Option<PathBuf>, Error> {
+        let request = self.prepared.request;
+        let new = match (&mut self.place, archive) {
+            (Place::Directory(staging), _) => {
+                let published = staging.publish(Some(manifest));
+                return published
+                    .map(|()| None)
+                    .map_err(|source| in_store(request, source));
+            }
+            (Place::Archive(new), archive) => {
+                let failed = |source| in_capture(request, source);
+                let mut writer = archive.ok_or_else(|| Error::NoArchive {
+                    id: request.id.clone(),
+                })?;
+                let text = manifest.render();
+                let text = text.map_err(|source| in_archive(request, source))?;
+                let added = writer.add(manifest::NAME, &mut &text[..]);
+                added.and_then(|_| writer.finish()).map_err(failed)?;
+                new
+            }
+        };
+        // A caller that has ended this command is not told of a file.
+        if self.prepared.signals.is_pending() {
+            return Err(self.prepared.cancelled());
+        }
+        let path = new
+            .publish()
+            .map_err(|source| in_archive(request, source))?;
+        Ok(Some(path))
     }
 
     fn manifest(&self, files: Vec<Entry>) -> Result<Manifest, Error> {
@@ -296,7 +393,50 @@ impl<'a> Storage<'a> {
     /// Stops the capture and removes the images.
     pub(super) fn abandon(mut self) -> Result<(), publish::Error> {
         self.capture = None;
-        self.store.abandon()
+        match self.place {
+            Place::Directory(staging) => staging.abandon(),
+            Place::Archive(_) => Ok(()),
+        }
+    }
+}
+
+impl Place {
+    fn prepare(prepared: &Prepared<'_>, durability: Durability) -> Result<Self, Error> {
+        let Prepared { request, kind, .. } = prepared;
+        if let Some(parent) = parent(request) {
+            Staging::check_parent(parent).map_err(|source| in_store(request, source))?;
+        }
+        let dir = &request.images;
+        if let Some(name) = request.archive_name() {
+            let place = ArchivePlace::open(dir).map_err(|source| in_archive(request, source))?;
+            let archive = NewArchive::begin(place, &name, None);
+            let archive = archive.map_err(|source| in_store(request, source))?;
+            return Ok(Self::Archive(Box::new(archive)));
+        }
+        let staging = match kind.lazy {
+            true => Staging::in_place(dir),
+            false => Staging::prepare(dir, durability),
+        };
+        let staging = staging.map_err(|source| in_store(request, source))?;
+        Ok(Self::Directory(Box::new(staging)))
+    }
+
+    fn capture(
+        &self,
+        options: capture::Options,
+        observer: Arc<Observer>,
+    ) -> Result<Capture, capture::Error> {
+        match self {
+            Self::Directory(staging) => Capture::start(staging.place(), options, observer),
+            Self::Archive(archive) => {
+                let file = archive.file().try_clone().map_err(capture::Error::Start)?;
+                let to = capture::Archive {
+                    file,
+                    path: archive.shown().to_owned(),
+                };
+                Capture::to_archive(&archive.scratch().path(), to, options, observer)
+            }
+        }
     }
 }
 
@@ -361,6 +501,14 @@ fn in_store(request: &Request, source: publish::Error) -> Error {
     Error::Store {
         verb: request.verb,
         id: request.id.clone(),
+        source,
+    }
+}
+
+fn in_archive(request: &Request, source: io::Error) -> Error {
+    Error::Archive {
+        id: request.id.clone(),
+        dir: request.images.to_path_buf(),
         source,
     }
 }

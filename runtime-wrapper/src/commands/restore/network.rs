@@ -93,7 +93,7 @@ impl RestoredNetwork {
 /// tries it again and reports why. As a restore, it reads only files that the manifest
 /// lists, and compares their digests.
 pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
-    let opened = OpenedDir::open(images).ok()?;
+    let opened = OpenedDir::open_any(images).ok()?;
     let manifest = Manifest::read(&opened).ok()?;
     let contents = with_descriptors(|| match &manifest {
         Some(manifest) => contents::open(&opened, manifest),

@@ -181,11 +181,13 @@ fn shares_files(context: &Context<'_>) -> Option<&'static str> {
 fn refuse_stock_only(context: &Context<'_>) -> Result<(), Error> {
     let images = &context.request.images;
     match shares_files(context) {
-        Some(flag) if images.join(manifest::NAME).exists() => Err(Error::StockOnly {
-            id: context.request.id.clone(),
-            flag,
-            dir: images.to_path_buf(),
-        }),
+        Some(flag) if images.is_file() || images.join(manifest::NAME).exists() => {
+            Err(Error::StockOnly {
+                id: context.request.id.clone(),
+                flag,
+                dir: images.to_path_buf(),
+            })
+        }
         _ => Ok(()),
     }
 }

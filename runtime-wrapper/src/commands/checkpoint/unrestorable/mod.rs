@@ -75,7 +75,8 @@ pub(super) fn before_dump(
     }
     let inspected = Inspected::of(prepared, stats);
     let mut doubts = Vec::new();
-    if docker::removes_at_end(request, inspected.spec) {
+    // An archive is not in Docker's directory of the container.
+    if request.archive_name().is_none() && docker::removes_at_end(request, inspected.spec) {
         doubts.push(Doubt::new(
             "Docker removes the container, and its checkpoint with it, when it ends (--rm)",
             "run it without --rm",
@@ -98,9 +99,9 @@ pub(super) fn after_dump(prepared: &Prepared<'_>, images: &Path) -> Result<(), D
     refuse_or_warn(prepared, in_images(prepared, images))
 }
 
-/// Checks the images of a finished checkpoint. It can be refused only if the container
-/// still runs and the client stops it later.
-pub(super) fn after_publication(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
+/// Checks the images of a checkpoint that has left the container running. It is refused
+/// only if the client stops the container later.
+pub(super) fn after_leaving_running(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
     let doubts = in_images(prepared, images);
     if is_stopped_later() {
         return refuse_or_warn(prepared, doubts);

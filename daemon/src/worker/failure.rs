@@ -1,16 +1,21 @@
 //! Why a dump or a restore failed.
 
+use serde::{Deserialize, Serialize};
+
 /// A failed call. The text says what, why and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
-pub(crate) struct Failure {
-    pub(crate) kind: Kind,
-    pub(crate) text: String,
+pub struct Failure {
+    /// For programs.
+    pub kind: Kind,
+    /// For people.
+    pub text: String,
 }
 
 /// What kind of failure it is, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
     /// The request is not valid.
     Invalid,
     /// There is no such thing.

@@ -1,0 +1,129 @@
+//! The catalogue of checkpoints.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use super::{JobError, Jobs, Wanted};
+use crate::caller::Caller;
+use crate::checkpoints::{Failure, Kind};
+use crate::store::{CheckpointRow, JobKey};
+use crate::worker::Owner;
+
+impl Jobs {
+    /// The checkpoints that a caller may see, oldest first, and whether their files exist.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub(crate) async fn checkpoints(
+        self: &Arc<Self>,
+        caller: &Caller,
+        job: Option<Wanted>,
+    ) -> Result<Vec<(CheckpointRow, bool)>, JobError> {
+        let key = match job {
+            Some(job) => Some(self.find(caller, job).await?.key),
+            None => None,
+        };
+        let owner = match &key {
+            Some(key) => Some(key.uid),
+            None => (!caller.is_root()).then_some(caller.uid()),
+        };
+        let found = self.off_loop(move |jobs| {
+            let id = key.as_ref().map(|key| &*key.id);
+            let found = jobs.store.checkpoints(owner, id)?;
+            let is_there =
+                |row: &CheckpointRow| !row.path.0.starts_with(b"/") || row.path.as_path().exists();
+            Ok::<_, JobError>(
+                found
+                    .into_iter()
+                    .map(|row| {
+                        let is_there = is_there(&row);
+                        (row, is_there)
+                    })
+                    .collect(),
+            )
+        });
+        found.await?
+    }
+
+    /// Removes a checkpoint with its file, with the rights of the job's owner unless it is
+    /// in the daemon's own directory.
+    ///
+    /// # Errors
+    /// There is no such checkpoint of the caller's, or the file can't be removed.
+    pub(crate) async fn delete_checkpoint(
+        self: &Arc<Self>,
+        caller: &Caller,
+        number: u64,
+    ) -> Result<(), Failure> {
+        let found = self.checkpoints(caller, None).await?;
+        let is_it = |row: &CheckpointRow| u64::try_from(row.number) == Ok(number);
+        let Some((row, _)) = found.into_iter().find(|(row, _)| is_it(row)) else {
+            return Err(Failure::new(
+                Kind::NotFound,
+                format!("there is no checkpoint {number}; `cedana checkpoint list` lists yours"),
+            ));
+        };
+        let owner = match row.path.as_path().starts_with(self.checkpoints_dir()) {
+            true => Owner::root(),
+            false => self.owner(&row.key).await?,
+        };
+        self.off_loop(move |jobs| {
+            jobs.forget(&row.key, &row.path.0)
+                .map_err(JobError::system("rewrite the record of checkpoints"))?;
+            let path = row.path.as_path();
+            match owner.of_engine().act(|| fs::remove_file(path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let text = format!("cannot remove {}: {error}", path.display());
+                    return Err(Failure::new(Kind::State, text));
+                }
+                _ => {}
+            }
+            let removed = jobs.store.remove_checkpoint(row.number);
+            Ok(removed.map_err(JobError::from)?)
+        })
+        .await??;
+        self.changed();
+        Ok(())
+    }
+
+    /// Removes a checkpoint from the record in the job's directory.
+    fn forget(&self, key: &JobKey, path: &[u8]) -> io::Result<()> {
+        let files = self.files(key);
+        let mut recorded = files.recorded();
+        recorded.retain(|stored| stored.path.0 != path);
+        files.rewrite_record(&recorded)
+    }
+
+    /// Removes the files of a job's checkpoints that are in the daemon's own directory.
+    pub(super) fn remove_own_checkpoints(&self, key: &JobKey) -> Result<(), JobError> {
+        let own = self.checkpoints_dir();
+        for row in self.store.checkpoints(Some(key.uid), Some(&key.id))? {
+            let path = row.path.as_path();
+            if path.starts_with(&own)
+                && let Err(error) = fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(JobError::system("remove the job's checkpoints")(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        let kind = match &error {
+            JobError::NotFound(_) => Kind::NotFound,
+            JobError::Exists(_) => Kind::Exists,
+            JobError::InvalidId(_) | JobError::Invalid(_) | JobError::Ambiguous { .. } => {
+                Kind::Invalid
+            }
+            JobError::NotStarted { .. } | JobError::State { .. } | JobError::Refused { .. } => {
+                Kind::State
+            }
+            JobError::Store(_) | JobError::System { .. } => Kind::System,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
