@@ -12,6 +12,10 @@ pub const MAY_RUN_BETWEEN_ATTEMPTS: &str = "CEDANA_MAY_RUN_BETWEEN_ATTEMPTS";
 /// container as soon as CRIU is done.
 pub const SHIM_RESUMES: &str = "CEDANA_SHIM_RESUMES";
 
+/// Set by the shim for `cedana-runc checkpoint`: the client stops the container after a
+/// checkpoint that leaves it running, so the checkpoint must be one that can be restored.
+pub const STOPPED_LATER: &str = "CEDANA_STOPPED_LATER";
+
 /// Set by the shim's start for the shim, which hands it on to every `cedana-runc`:
 /// containerd is 2.0 or later.
 pub const CONTAINERD_2: &str = "CEDANA_CONTAINERD_2";

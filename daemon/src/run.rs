@@ -83,6 +83,8 @@ async fn serve(options: Options) -> Result<(), Error> {
         .and_then(|()| UnixListener::from_std(listener))
         .map_err(Error::file("listen on", &options.socket))?;
     let services = services(&jobs, &Auth::new(token))?;
+    // Not awaited: a containerd may hang.
+    tokio::spawn(checkpoints::containerd::finish());
     log::info!(
         "listening on {}{}",
         options.socket.display(),
@@ -91,7 +93,6 @@ async fn serve(options: Options) -> Result<(), Error> {
             .map_or_else(String::new, |address| format!(" and {address}"))
     );
     let answered = answer(listener, tcp, services).await;
-    // The servers have been dropped, which cancels what they have begun.
     checkpoints::containerd::all_ended().await;
     answered
 }
@@ -127,6 +128,7 @@ async fn answer(socket: UnixListener, tcp: Option<Tcp>, services: Routes) -> Res
     let stop_on_signal = async {
         wait_for_signal().await?;
         service_manager::notify("STOPPING=1");
+        checkpoints::containerd::cancel_all();
         log::info!("stopping; jobs go on");
         // The receivers live in the servers.
         let _ = stop.send(true);

@@ -56,7 +56,10 @@ impl Stored {
             let now = Self::now();
             match now == *self {
                 true => Ok(()),
-                false => Err(format!("{:?}", now.0.symmetric_difference(&self.0))),
+                false => {
+                    let differing = now.0.symmetric_difference(&self.0);
+                    Err(differing.cloned().collect::<Vec<_>>().join("\n"))
+                }
             }
         });
     }
@@ -199,6 +202,22 @@ fn a_container_comes_back_after_it_was_deleted() {
 }
 
 #[test]
+fn a_container_comes_back_without_the_name_of_its_image() {
+    let story = Story::begin();
+    let name = "cedana.test/gone:latest";
+    ctr_ok(&["images", "tag", BUSYBOX, name]);
+    let container = Run::new("unnamed").image(name).workload(&STATE).detach();
+    let report = container.report();
+    let image = story.dump(&container, &[]);
+    delete(&container);
+    ctr_ok(&["images", "rm", "--sync", name]);
+    let restored = story.restore(&container, &image);
+    restored.report().continues(&report);
+    let words = ["dump", "containerd", "-i", "never", restored.id()];
+    story.refused(&words, &[name, "no longer in containerd"]);
+}
+
+#[test]
 fn a_checkpoint_by_ctr_is_restored() {
     let story = Story::begin();
     let container = Run::new("by-ctr").workload(&STATE).detach();
@@ -281,6 +300,8 @@ fn a_cancelled_dump_leaves_the_container_running() {
     let words = ["dump", "containerd", "-i", image.name(), container.id()];
     let dump = story.begun(&words);
     gate.arrived();
+    let id = container.id();
+    story.refused(&["unfreeze", "containerd", id], &["is being dumped"]);
     interrupt(dump);
     gate.open();
     eventually("it runs on", || container.is("RUNNING"));
@@ -302,9 +323,48 @@ fn a_daemon_that_is_stopped_leaves_the_container_running() {
     let mut dump = story.begun(&words);
     gate.arrived();
     send(story.daemon.pid().cast_signed(), Signal::SIGTERM);
-    dump.wait().expect("ended");
+    eventually("the daemon stops", || match story.daemon.log() {
+        log if log.contains("stopping") => Ok(()),
+        log => Err(log),
+    });
     gate.open();
     story.daemon.end(Signal::SIGTERM);
+    dump.wait().expect("ended");
+    container.pid();
+    container.report().continues(&report);
+    before.unchanged();
+}
+
+#[test]
+fn a_container_runs_on_after_its_daemon_was_killed() {
+    let mut story = Story::begin();
+    let gate = Gate::before("checkpoint");
+    let run = Run::new("killed").runtime_binary(&gate.program());
+    let container = run.workload(&STATE).detach();
+    let report = container.report();
+    let before = Stored::now();
+    let image = Image::named(unique("never"));
+    let words = ["dump", "containerd", "-i", image.name(), container.id()];
+    let mut dump = story.begun(&words);
+    gate.arrived();
+    story.daemon.end(Signal::SIGKILL);
+    dump.wait().expect("ended");
+    gate.open();
+    story.daemon.again();
+    eventually("it runs on", || container.is("RUNNING"));
+    container.report().continues(&report);
+    before.unchanged();
+}
+
+#[test]
+fn a_checkpoint_that_could_not_be_restored_is_refused() {
+    let story = Story::begin();
+    let run = Run::new("doubtful");
+    let container = run.workload(&["--program-in-memory"]).detach();
+    let report = container.report();
+    let before = Stored::now();
+    let words = ["dump", "containerd", "-i", "never", container.id()];
+    story.refused(&words, &["could never be restored", "memfd"]);
     container.pid();
     container.report().continues(&report);
     before.unchanged();
@@ -325,7 +385,7 @@ fn a_failed_dump_leaves_the_container_running() {
         let words = ["dump", "containerd", "-i", "never", container.id()];
         story.refused(&words, &["could not dump", container.id(), "broken here"]);
         if frozen {
-            // By its user, who has it frozen still.
+            // The user has frozen it, so it stays frozen.
             container.is("PAUSED").expect("frozen");
             story.daemon.ok(&["unfreeze", "containerd", container.id()]);
         }
@@ -356,7 +416,10 @@ fn a_restore_that_fails_or_is_cancelled_leaves_nothing() {
             interrupt(restore);
             gate.open();
         } else {
-            story.refused(&words, &["could not restore", &id, "broken here"]);
+            story.refused(
+                &words,
+                &["could not restore", &id, "the wrapped runtime failed"],
+            );
         }
         before.unchanged();
         leaks.none();

@@ -148,6 +148,9 @@ impl Container {
         if self.may_run_between_attempts(options) {
             command.env(variables::MAY_RUN_BETWEEN_ATTEMPTS, "1");
         }
+        if options.stopped_later {
+            command.env(variables::STOPPED_LATER, "1");
+        }
         command.arg("--image-path").arg(image);
         command.arg("--work-path").arg(&work);
         let flags = [

@@ -15,6 +15,9 @@ pub(super) const LINUX_CHECKPOINT: &str = "containerd.linux.runc.CheckpointOptio
 /// The number of [`CheckpointOptions::parent_path`], which the shim crates don't
 /// know yet.
 const PARENT_PATH: u32 = 10;
+/// The number of [`CheckpointOptions::stopped_later`], which only the daemon of the
+/// command `cedana` sends. Other shims ignore it.
+const STOPPED_LATER: u32 = 50_000;
 
 /// The options of a checkpoint. If the client sends none, the configuration applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub(crate) struct CheckpointOptions {
     /// An earlier checkpoint, relative to this one: only memory that has changed
     /// since is written. containerd 2.4 introduced the field.
     pub(crate) parent_path: String,
+    /// The client stops the container afterwards, when the checkpoint is stored.
+    pub(crate) stopped_later: bool,
 }
 
 impl CheckpointOptions {
@@ -65,6 +70,7 @@ impl CheckpointOptions {
         let o =
             oci::CheckpointOptions::parse_from_bytes(bytes).map_err(malformed(RUNC_CHECKPOINT))?;
         let mut parent_path = String::new();
+        let mut stopped_later = false;
         for (number, value) in o.special_fields.unknown_fields().iter() {
             match (number, value) {
                 (PARENT_PATH, UnknownValueRef::LengthDelimited(path)) => {
@@ -72,6 +78,7 @@ impl CheckpointOptions {
                         .map_err(malformed(RUNC_CHECKPOINT))?
                         .to_owned();
                 }
+                (STOPPED_LATER, UnknownValueRef::Varint(on)) => stopped_later = on != 0,
                 _ => warn_unknown_field(RUNC_CHECKPOINT, number),
             }
         }
@@ -86,6 +93,7 @@ impl CheckpointOptions {
             image_path: o.image_path,
             work_path: o.work_path,
             parent_path,
+            stopped_later,
         })
     }
 

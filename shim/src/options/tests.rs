@@ -139,6 +139,15 @@ fn a_parent_is_read() {
 }
 
 #[test]
+fn a_client_says_that_it_stops_the_container_later() {
+    let read = |value| CheckpointOptions::from_request(Some(&any(RUNC_CHECKPOINT, value)));
+    // The key of field 50000 with a number, as a varint.
+    let sent = vec![0x80, 0xb5, 0x18, 1];
+    assert!(read(sent).unwrap().stopped_later);
+    assert!(!read(vec![]).unwrap().stopped_later);
+}
+
+#[test]
 fn containerds_default_options_are_read() {
     // `containerd config default`, 1.7.24.
     let text = "BinaryName = \"\"\nCriuImagePath = \"\"\nCriuPath = \"\"\nCriuWorkPath = \"\"\n\

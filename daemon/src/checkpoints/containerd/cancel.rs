@@ -14,6 +14,9 @@ use crate::checkpoints::{Failure, Kind};
 /// The number of calls that have not come to their end.
 static RUNNING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
+/// Whether the daemon ends.
+static STOPPING: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
+
 /// Counts a call.
 struct Running;
 
@@ -30,6 +33,11 @@ impl Drop for Running {
     }
 }
 
+/// Cancels all calls, and those to come.
+pub(crate) fn cancel_all() {
+    STOPPING.send_replace(true);
+}
+
 /// Returns when all calls have come to their end. The daemon must not end before: a
 /// container would stay frozen.
 pub(crate) async fn all_ended() {
@@ -37,23 +45,29 @@ pub(crate) async fn all_ended() {
     let _ = RUNNING.subscribe().wait_for(|calls| *calls == 0).await;
 }
 
-/// Whether the caller has cancelled the call.
+/// Whether the call is cancelled: its caller has dropped it, or the daemon ends.
 pub(super) struct Cancel(watch::Receiver<()>);
 
 impl Cancel {
     /// # Errors
-    /// The caller has cancelled the call.
+    /// The call is cancelled.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        match self.0.has_changed() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(cancelled()),
+        match self.0.has_changed().is_err() || *STOPPING.borrow() {
+            true => Err(cancelled()),
+            false => Ok(()),
         }
     }
 
-    /// Returns when the caller cancels the call.
+    /// Returns when the call is cancelled.
     pub(super) async fn happens(&self) {
         let mut alive = self.0.clone();
-        while alive.changed().await.is_ok() {}
+        let mut stopping = STOPPING.subscribe();
+        let dropped = async { while alive.changed().await.is_ok() {} };
+        tokio::select! {
+            () = dropped => {}
+            // The sender is never dropped.
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
     }
 
     /// Returns the result of one call to containerd.
@@ -62,7 +76,7 @@ impl Cancel {
     /// the directory that the shim writes to.
     ///
     /// # Errors
-    /// The call's, or the caller has cancelled. Then `meanwhile` has run beside the rest
+    /// The call's, or it is cancelled. Then `meanwhile` has run beside the rest
     /// of the call.
     pub(super) async fn or<T>(
         &self,

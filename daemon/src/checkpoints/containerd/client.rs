@@ -175,10 +175,14 @@ pub(super) fn refused(what: impl Display) -> impl FnOnce(Status) -> Failure {
     }
 }
 
-/// containerd's text. A lost connection has none of its own.
+/// containerd's text. A lost connection has none of its own. containerd 1.7 appends the
+/// name of the code.
 fn said(status: &Status) -> String {
     match std::error::Error::source(status) {
         Some(source) => root_cause(source),
-        None => status.message().trim().to_owned(),
+        None => {
+            let text = status.message().trim();
+            text.strip_suffix(": unknown").unwrap_or(text).to_owned()
+        }
     }
 }

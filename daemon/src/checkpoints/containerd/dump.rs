@@ -5,26 +5,24 @@
 //!                 └───────────── failed or cancelled ─────────────┴─ unfreeze
 //! ```
 //!
-//! The task is killed last, while it is still frozen. Until the image exists, the task can
-//! run on, whatever fails.
+//! The task is killed last, while it is still frozen. If a step fails before the image
+//! exists, the task runs on.
 
 use std::time::{Duration, Instant};
 
 use cedana_contract::progress::Phase;
 use prost::Message;
 
+use super::api::Descriptor;
 use super::api::containers::Container as Record;
-use super::api::diff::DiffRequest;
 use super::api::images::{CreateImageRequest, Image};
-use super::api::snapshots::{
-    MountsRequest, RemoveSnapshotRequest, StatSnapshotRequest, ViewSnapshotRequest,
-};
 use super::api::tasks::CheckpointTaskRequest;
-use super::api::{Descriptor, Mount};
 use super::cancel::Cancel;
 use super::client::{Client, refused};
 use super::index::{self, Index, Origin, Part};
+use super::layer::Layer;
 use super::lease::Lease;
+use super::unfinished::Mark;
 use super::{Container, content, figures, find, settings, task};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Progress, Tell, Told};
 
@@ -71,8 +69,14 @@ pub(super) async fn dump(
     cancel.check()?;
     let lease = Lease::create(&client).await?;
     let result = async {
+        let client = client.with_lease(lease.id())?;
+        // A container that its user has frozen stays so in any case.
+        let mark = match found.is_paused() {
+            true => None,
+            false => Some(Mark::make(container, &lease)?),
+        };
         let dump = Dump {
-            client: client.with_lease(lease.id())?,
+            client,
             lease: &lease,
             record,
             base,
@@ -82,7 +86,11 @@ pub(super) async fn dump(
             cancel,
             was_frozen: found.is_paused(),
         };
-        dump.run().await
+        let result = dump.run().await;
+        if let Some(mark) = mark {
+            mark.remove();
+        }
+        result
     };
     let result = result.await;
     // What a failed dump has stored is removed at once.
@@ -130,10 +138,10 @@ impl Dump<'_> {
         let id = &self.record.id;
         let start = Instant::now();
         let mut parts = self.before_the_freeze().await?;
-        let lower = self.view().await?;
+        let layer = Layer::of(&self.client, &self.record, self.lease.id()).await?;
         let frozen = Instant::now();
         let result = match self.freeze().await {
-            Ok(()) => self.store(&mut parts, lower, start).await,
+            Ok(()) => self.store(&mut parts, &layer, start).await,
             Err(failure) => Err(failure),
         };
         let unfrozen = match (&result, self.options.leave_running) {
@@ -146,7 +154,7 @@ impl Dump<'_> {
             _ => self.unfreeze().await,
         };
         let frozen = frozen.elapsed();
-        self.remove_view().await;
+        layer.done().await;
         let stored = match (result, unfrozen) {
             (Ok(stored), Ok(())) => stored,
             (Ok(_), Err(failure)) => {
@@ -217,7 +225,7 @@ impl Dump<'_> {
     async fn store(
         &self,
         parts: &mut Vec<Part>,
-        lower: Vec<Mount>,
+        layer: &Layer<'_>,
         start: Instant,
     ) -> Result<Stored, Failure> {
         self.progress(Phase::Dump);
@@ -227,11 +235,15 @@ impl Dump<'_> {
                 log::warn!("{failure}");
             }
         };
-        let layer = self.cancel.or(self.layer(lower), let_run()).await?;
+        let layer = self.cancel.or(layer.store(), let_run()).await?;
         let known: Vec<_> = parts.iter().map(|part| part.digest.clone()).collect();
         let known = [&known[..], std::slice::from_ref(&layer.digest)].concat();
         parts.push(Part::for_this_machine(layer));
-        let options = settings::checkpoint_options(&self.options.config);
+        let options = settings::checkpoint_options(
+            &self.options.config,
+            &self.origin().runtime,
+            self.options.leave_running,
+        );
         let checkpoint = self.checkpoint(options.clone(), &known);
         let dumped = self.cancel.or(checkpoint, let_run()).await?;
         self.progress(Phase::Sync);
@@ -265,63 +277,6 @@ impl Dump<'_> {
             stored: 0,
         };
         let _ = self.tell.try_send(Told::Progress(progress));
-    }
-
-    /// Mounts of the snapshot below the writable layer.
-    async fn view(&self) -> Result<Vec<Mount>, Failure> {
-        let what = || format!("could not read the layers of container {}", self.record.id);
-        let stat = StatSnapshotRequest {
-            snapshotter: self.record.snapshotter.clone(),
-            key: self.record.snapshot_key.clone(),
-        };
-        let info = self.client.snapshots().stat(stat).await;
-        let info = info.map_err(refused(what()))?.into_inner().info;
-        let view = ViewSnapshotRequest {
-            snapshotter: self.record.snapshotter.clone(),
-            key: self.view_key(),
-            parent: info.unwrap_or_default().parent,
-        };
-        let view = self.client.snapshots().view(view).await;
-        Ok(view.map_err(refused(what()))?.into_inner().mounts)
-    }
-
-    fn view_key(&self) -> String {
-        format!("{}-parent", self.lease.id())
-    }
-
-    async fn remove_view(&self) {
-        let request = RemoveSnapshotRequest {
-            snapshotter: self.record.snapshotter.clone(),
-            key: self.view_key(),
-        };
-        if let Err(status) = self.client.snapshots().remove(request).await {
-            // It belongs to the lease, so containerd collects it later.
-            log::warn!("snapshot {}: {}", self.view_key(), status.message());
-        }
-    }
-
-    /// Stores the writable layer.
-    async fn layer(&self, lower: Vec<Mount>) -> Result<Descriptor, Failure> {
-        let what = || {
-            format!(
-                "could not store the writable layer of container {}",
-                self.record.id
-            )
-        };
-        let mounts = MountsRequest {
-            snapshotter: self.record.snapshotter.clone(),
-            key: self.record.snapshot_key.clone(),
-        };
-        let upper = self.client.snapshots().mounts(mounts).await;
-        let request = DiffRequest {
-            left: lower,
-            right: upper.map_err(refused(what()))?.into_inner().mounts,
-            media_type: index::LAYER.to_owned(),
-            r#ref: format!("{}-layer", self.lease.id()),
-        };
-        let answer = self.client.diff().diff(request).await;
-        let layer = answer.map_err(refused(what()))?.into_inner().diff;
-        layer.ok_or_else(|| Failure::new(Kind::System, what()))
     }
 
     /// Stores the task and the spec.
@@ -377,16 +332,19 @@ impl Dump<'_> {
         }
     }
 
-    /// Makes the image.
-    async fn image(&self, parts: Vec<Part>) -> Result<(), Failure> {
+    fn origin(&self) -> Origin {
         let record = &self.record;
-        let origin = Origin {
+        Origin {
             image: record.image.clone(),
             runtime: record.runtime.clone().unwrap_or_default().name,
             snapshotter: record.snapshotter.clone(),
             container: Some(record.id.clone()),
-        };
-        let index = Index::of(origin, parts);
+        }
+    }
+
+    /// Makes the image.
+    async fn image(&self, parts: Vec<Part>) -> Result<(), Failure> {
+        let index = Index::of(self.origin(), parts);
         let what = format!("could not make image {}", self.name);
         let data = serde_json::to_vec(&index)
             .map_err(|error| Failure::new(Kind::System, format!("{what}: {error}")))?;

@@ -37,6 +37,11 @@ impl Lease {
         Ok(Self { id })
     }
 
+    /// One that another daemon has made.
+    pub(super) fn named(id: &str) -> Self {
+        Self { id: id.to_owned() }
+    }
+
     /// Its name, unique on this machine.
     pub(super) fn id(&self) -> &str {
         &self.id
@@ -60,7 +65,9 @@ impl Lease {
             id: self.id.clone(),
             sync,
         };
-        if let Err(status) = client.leases().delete(request).await {
+        if let Err(status) = client.leases().delete(request).await
+            && status.code() != tonic::Code::NotFound
+        {
             log::warn!(
                 "lease {} of containerd remains until tomorrow: {}",
                 self.id,

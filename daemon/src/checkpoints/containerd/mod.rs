@@ -17,6 +17,7 @@
 //! image exists, a lease keeps it.
 
 mod api;
+mod busy;
 mod cancel;
 mod check;
 mod client;
@@ -25,6 +26,7 @@ mod dump;
 mod figures;
 mod find;
 mod index;
+mod layer;
 mod lease;
 mod parent;
 mod restore;
@@ -32,12 +34,15 @@ mod settings;
 mod spec;
 mod streams;
 mod task;
+mod unfinished;
 
 use std::path::PathBuf;
 
-pub(crate) use cancel::all_ended;
+pub(crate) use cancel::{all_ended, cancel_all};
+pub(crate) use unfinished::finish;
 
 use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
+use busy::Busy;
 use client::Client;
 
 /// A container of containerd.
@@ -59,6 +64,7 @@ pub(crate) async fn dump(
     let container = container.clone();
     let (image, options, tell) = (image.to_owned(), options.clone(), tell.clone());
     cancel::to_the_end(move |cancel| async move {
+        let _busy = Busy::with(&container)?;
         dump::dump(&container, &image, &options, &tell, &cancel).await
     })
     .await
@@ -74,12 +80,14 @@ pub(crate) async fn restore(
     let container = container.clone();
     let (image, options, tell) = (image.to_owned(), options.clone(), tell.clone());
     cancel::to_the_end(move |cancel| async move {
+        let _busy = Busy::with(&container)?;
         restore::restore(&container, &image, &options, &tell, &cancel).await
     })
     .await
 }
 
 pub(crate) async fn freeze(container: &Container) -> Result<(), Failure> {
+    let _busy = Busy::with(container)?;
     let client = Client::of(container).await?;
     let task = find::running(&client, container).await?;
     match task.is_paused() {
@@ -89,6 +97,7 @@ pub(crate) async fn freeze(container: &Container) -> Result<(), Failure> {
 }
 
 pub(crate) async fn unfreeze(container: &Container) -> Result<(), Failure> {
+    let _busy = Busy::with(container)?;
     let client = Client::of(container).await?;
     let task = find::running(&client, container).await?;
     match task.is_paused() {

@@ -21,13 +21,20 @@ pub(super) fn is_cedana(runtime: &str) -> bool {
 /// The options of a checkpoint.
 ///
 /// It never ends the task: that is done when the image exists, so that a failure after
-/// the dump, such as a full disk, loses nothing.
-pub(super) fn checkpoint_options(config: &Config) -> Any {
+/// the dump, such as a full disk, loses nothing. The shim of cedana is told, so that it
+/// refuses a checkpoint that could never be restored.
+///
+/// File locks are always kept, as containerd's client does: from that the shim concludes
+/// that the writable layer has been read, and that the task must not run meanwhile.
+pub(super) fn checkpoint_options(config: &Config, runtime: &str, leave_running: bool) -> Any {
+    let ours = is_cedana(runtime);
     let options = CheckpointOptions {
         exit: false,
-        open_tcp: config.checkpoint.tcp_established,
-        external_unix_sockets: config.checkpoint.ext_unix_sk,
-        file_locks: config.checkpoint.file_locks,
+        // The shim of cedana has its own settings.
+        open_tcp: !ours && config.checkpoint.tcp_established,
+        external_unix_sockets: !ours && config.checkpoint.ext_unix_sk,
+        file_locks: true,
+        stopped_later: ours && !leave_running,
     };
     Any {
         type_url: OPTIONS.to_owned(),
@@ -45,16 +52,15 @@ pub(super) fn not_for_the_dump(config: &Config, runtime: &str) -> Result<Option<
     let node = node()?.checkpoint;
     let call = &config.checkpoint;
     let ours = is_cedana(runtime);
-    // An option can only add to the settings of the node.
-    let off = |call: bool, node: bool| ours && node && !call;
+    let differs = |call: bool, node: bool| ours && node != call;
     let differing = [
         ("doubtful", call.doubtful != node.doubtful),
         (
             "tcp_established",
-            off(call.tcp_established, node.tcp_established),
+            differs(call.tcp_established, node.tcp_established),
         ),
-        ("file_locks", off(call.file_locks, node.file_locks)),
-        ("ext_unix_sk", off(call.ext_unix_sk, node.ext_unix_sk)),
+        ("file_locks", call.file_locks != node.file_locks),
+        ("ext_unix_sk", differs(call.ext_unix_sk, node.ext_unix_sk)),
         ("link_remap", call.link_remap != node.link_remap),
         ("ghost_limit", call.ghost_limit != node.ghost_limit),
         ("timeout", call.timeout != node.timeout),
@@ -106,8 +112,14 @@ mod tests {
 
     #[test]
     fn a_checkpoint_never_ends_the_task() {
-        let any = checkpoint_options(&Config::default());
-        let options = CheckpointOptions::decode(&*any.value).expect("options");
-        assert!(!options.exit && options.open_tcp && options.file_locks);
+        let options = |runtime, leave_running| {
+            let any = checkpoint_options(&Config::default(), runtime, leave_running);
+            CheckpointOptions::decode(&*any.value).expect("options")
+        };
+        let stock = options("io.containerd.runc.v2", false);
+        assert!(!stock.exit && stock.open_tcp && stock.file_locks && !stock.stopped_later);
+        let ours = options("io.containerd.cedana.v2", false);
+        assert!(!ours.exit && !ours.open_tcp && ours.file_locks && ours.stopped_later);
+        assert!(!options("io.containerd.cedana.v2", true).stopped_later);
     }
 }

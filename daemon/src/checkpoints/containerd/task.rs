@@ -8,6 +8,11 @@ use super::api::tasks::{
 use super::client::{Client, refused};
 use crate::checkpoints::{Failure, Kind};
 
+/// The answer of runc ("container not paused") and crun for a container that runs or has
+/// ended. runc unfreezes a container that it kills, and containerd's shim takes it for
+/// paused until it has seen the end.
+const NOT_PAUSED: &str = "not paused";
+
 /// A container's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Task {
@@ -63,7 +68,7 @@ pub(super) async fn resume(client: &Client, id: &str) -> Result<(), Failure> {
         .map_err(refused(format!("could not unfreeze container {id}")))
 }
 
-/// Lets a task run that was paused; one that runs, or has ended, is none of its concern.
+/// Lets a task run that was paused. A task that runs, or has ended, stays as it is.
 ///
 /// # Errors
 /// The task is still paused.
@@ -71,6 +76,9 @@ pub(super) async fn let_run(client: &Client, id: &str) -> Result<(), Failure> {
     let Err(failure) = resume(client, id).await else {
         return Ok(());
     };
+    if failure.text.contains(NOT_PAUSED) {
+        return Ok(());
+    }
     match get(client, id).await {
         Ok(Some(task)) if task.is_paused() => Err(failure),
         Ok(_) => Ok(()),
@@ -116,7 +124,7 @@ pub(super) async fn kill(client: &Client, id: &str) -> Result<(), Failure> {
     }
 }
 
-/// Removes a task, whatever its state.
+/// Removes a task in any state.
 pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Failure> {
     if delete(client, id).await.is_ok() {
         return Ok(());

@@ -46,6 +46,17 @@ impl Captured<'_> {
     /// Publishes the checkpoint, if that is not done yet, and reports what its
     /// caller should know. Returns the archive's path, if it is one.
     pub(super) fn finish(self) -> Result<Option<PathBuf>, Error> {
+        let prepared = self.prepared;
+        let result = self.publish();
+        // The images of a container that has ended may be all that is left of it.
+        let left = result.is_err() && prepared.request.has("leave-running");
+        if left || checkpoint_dir::was_made_again(prepared.request) {
+            remove_packed(prepared);
+        }
+        result
+    }
+
+    fn publish(self) -> Result<Option<PathBuf>, Error> {
         let Prepared {
             request, reporter, ..
         } = self.prepared;
@@ -63,9 +74,20 @@ impl Captured<'_> {
                     .is_new()
                     .then(|| dump_cost(&self.work).ok().flatten())
                     .flatten();
-                // The container runs on, so there is nothing to refuse.
-                if !request.has("pre-dump") {
-                    unrestorable::warn_after_dump(self.prepared, &storing.images());
+                // The container runs on, so there is nothing to refuse, unless the client
+                // stops it later.
+                if !request.has("pre-dump")
+                    && let Err(doubt) =
+                        unrestorable::after_leaving_running(self.prepared, &storing.images())
+                {
+                    let refused = self.prepared.refused(doubt);
+                    if let Err(error) = storing.abandon() {
+                        reporter.warning(&format!(
+                            "cannot remove the incomplete checkpoint in {}: {error}",
+                            request.images.display()
+                        ));
+                    }
+                    return Err(refused);
                 }
                 storing.finish(Criu::Ended(cost))?
             }
@@ -150,7 +172,21 @@ impl Failed<'_> {
                 prepared.request.images.display()
             ));
         }
-        failure.map_or(Ok(()), Err)
+        let Some(failure) = failure else {
+            return Ok(());
+        };
+        remove_packed(prepared);
+        Err(failure)
+    }
+}
+
+/// Removes a directory of containerd's that has no checkpoint.
+fn remove_packed(prepared: &Prepared<'_>) {
+    if let Err(error) = checkpoint_dir::remove_packed(prepared.request) {
+        prepared.reporter.warning(&format!(
+            "cannot remove the directory {} of an incomplete checkpoint: {error}",
+            prepared.request.images.display()
+        ));
     }
 }
 

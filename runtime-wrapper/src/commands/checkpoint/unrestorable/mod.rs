@@ -36,11 +36,13 @@ mod programs;
 mod sessions;
 
 use std::collections::HashMap;
+use std::env;
 use std::fs;
 use std::path::Path;
 
 use cedana_checkpoint::images::{Unrestorable, deleted_directories, unrestorable};
 use cedana_config::Doubtful;
+use cedana_contract::variables;
 use serde_json::Value;
 
 use super::doubt::Doubt;
@@ -102,11 +104,21 @@ pub(super) fn after_dump(prepared: &Prepared<'_>, images: &Path) -> Result<(), D
     refuse_or_warn(prepared, in_images(prepared, images))
 }
 
-/// Checks the images of a finished checkpoint, which can't be refused any more.
-pub(super) fn warn_after_dump(prepared: &Prepared<'_>, images: &Path) {
-    for doubt in in_images(prepared, images) {
+/// Checks the images of a checkpoint that has left the container running. It is refused
+/// only if the client stops the container later.
+pub(super) fn after_leaving_running(prepared: &Prepared<'_>, images: &Path) -> Result<(), Doubt> {
+    let doubts = in_images(prepared, images);
+    if is_stopped_later() {
+        return refuse_or_warn(prepared, doubts);
+    }
+    for doubt in doubts {
         warn(prepared, &doubt);
     }
+    Ok(())
+}
+
+fn is_stopped_later() -> bool {
+    env::var_os(variables::STOPPED_LATER).is_some()
 }
 
 fn in_images(prepared: &Prepared<'_>, images: &Path) -> Vec<Doubt> {
@@ -148,7 +160,7 @@ fn is_replaced(root: &Path, path: &str) -> bool {
 
 /// Refuses the checkpoint for the first doubt, or warns of all.
 fn refuse_or_warn(prepared: &Prepared<'_>, doubts: Vec<Doubt>) -> Result<(), Doubt> {
-    let ends = !prepared.request.has("leave-running");
+    let ends = !prepared.request.has("leave-running") || is_stopped_later();
     for doubt in doubts {
         if ends && prepared.config.checkpoint.doubtful == Doubtful::Refuse {
             return Err(doubt);
