@@ -2,8 +2,8 @@
 //! place: a new user types them first.
 
 use std::fs;
+use std::process::Command;
 
-use cedana_integration::command;
 use cedana_integration::folder::Folder;
 
 /// The program of the example: memory with a pattern, threads, and a line for each turn.
@@ -28,13 +28,16 @@ worker.join()
 /// What is typed. `wait_for` waits for a state that a person would see on the screen.
 const TYPED: &str = r#"
 set -eu
-sudo() { "$@"; }
+mkdir bin
+printf '#!/bin/sh\nexec "$@"\n' >bin/sudo
+chmod +x bin/sudo
+PATH=$PWD/bin:$PATH
 wait_for() { for _ in $(seq 1200); do if eval "$1" >/dev/null 2>&1; then return; fi; sleep 0.05; done; echo "never: $1"; exit 1; }
 turns() { cedana logs example_job | tail -n 1 | cut -d' ' -f2; }
 
-sudo cedana daemon start 2>daemon.log &
+sudo cedana daemon start >daemon.log 2>&1 &
 daemon=$!
-trap 'kill $daemon; wait $daemon' EXIT
+trap 'kill $daemon; wait $daemon || cat daemon.log' EXIT
 wait_for 'cedana daemon status'
 cedana bootstrap
 test -s ~/.cedana/cedana_config.json
@@ -107,7 +110,16 @@ fn the_lines_of_the_readme_do_what_it_says() {
     };
     write("example.py", EXAMPLE);
     write("typed", TYPED);
-    let script = "cd \"$1\" && export HOME=\"$1/home\" && exec bash -x typed 2>&1";
-    let typed = command("sh", &["-c", script, "sh", &folder.text()]).ok();
-    assert!(typed.stdout.ends_with("all of it works\n"), "{typed}");
+    let typed = Command::new("bash")
+        .args(["-x", "typed"])
+        .current_dir(&folder.0)
+        .env("HOME", &home)
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
+    let said = String::from_utf8_lossy(&typed.stdout);
+    let traced = String::from_utf8_lossy(&typed.stderr);
+    assert!(
+        typed.status.success() && said.ends_with("all of it works\n"),
+        "{said}\n{traced}"
+    );
 }
