@@ -6,18 +6,21 @@ use std::path::PathBuf;
 use cedana_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 
 use super::{Checked, DumpOptions, Dumped, Failure, Kind, Tell, Told};
 use crate::job::bytes::Bytes;
 use crate::supervisor::protocol::{Decoder, Frame, put_message};
 use crate::worker::{self, Engine, Owner, Task};
 
-/// Dumps a process for root.
+/// Dumps a process for root. It is cancelled when `gone` is closed; then the result is that
+/// of a dump that could not be undone any more.
 pub(crate) async fn dump(
     pid: i32,
     shell_job: bool,
     options: &DumpOptions,
     tell: &Tell,
+    gone: oneshot::Receiver<()>,
 ) -> Result<Dumped, Failure> {
     let directory: PathBuf = options.directory.clone();
     let task = Task::Dump(worker::Dump {
@@ -44,6 +47,8 @@ pub(crate) async fn dump(
     socket.write_all(&frame).await.map_err(system)?;
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 4096];
+    let mut listens = true;
+    tokio::pin!(gone);
     loop {
         while let Some(frame) = decoder
             .take_frame()
@@ -58,7 +63,15 @@ pub(crate) async fn dump(
                 _ => {}
             }
         }
-        match socket.read(&mut buffer).await.map_err(system)? {
+        let read = tokio::select! {
+            read = socket.read(&mut buffer) => read,
+            _ = &mut gone, if listens => {
+                listens = false;
+                socket.shutdown().await.map_err(system)?;
+                continue;
+            }
+        };
+        match read.map_err(system)? {
             0 => {
                 let text = format!("the worker was killed; process {pid} runs on");
                 return Err(Failure::new(Kind::System, text));

@@ -16,6 +16,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -59,6 +61,15 @@ impl JobFiles {
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
         self.state.join("checkpoints")
+    }
+
+    /// Locks the record. It is replaced when it is written anew, so the lock is the
+    /// directory's.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lock(&self) -> io::Result<Flock<File>> {
+        lock(&self.state)
     }
 
     /// The checkpoints in the record, oldest first. A line that was cut off is left out.
@@ -179,6 +190,33 @@ impl JobFiles {
             let _ = directory.parent().map(fs::remove_dir);
         }
         Ok(())
+    }
+}
+
+/// Appends a line to a record, which the job's directory has.
+///
+/// # Errors
+/// The system's.
+pub fn append_record(file: &Path, stored: &Stored) -> io::Result<()> {
+    let mut line = serde_json::to_vec(stored)?;
+    line.push(b'\n');
+    let _lock = file.parent().map(lock).transpose()?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(file)?;
+    file.write_all(&line)?;
+    file.sync_all()
+}
+
+fn lock(directory: &Path) -> io::Result<Flock<File>> {
+    let mut opened = File::open(directory)?;
+    loop {
+        match Flock::lock(opened, FlockArg::LockExclusive) {
+            Err((again, Errno::EINTR)) => opened = again,
+            locked => return locked.map_err(|(_, error)| error.into()),
+        }
     }
 }
 

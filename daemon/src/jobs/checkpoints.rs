@@ -28,11 +28,26 @@ impl Jobs {
             Some(key) => Some(key.uid),
             None => (!caller.is_root()).then_some(caller.uid()),
         };
+        if let Some(key) = &key {
+            // What was recorded when a client had gone.
+            self.catalogue(key).await?;
+        }
+        let looker = match caller.is_root() {
+            true => Owner::root(),
+            false => Owner::of(caller.credentials()),
+        };
         let found = self.off_loop(move |jobs| {
             let id = key.as_ref().map(|key| &*key.id);
             let found = jobs.store.checkpoints(owner, id)?;
-            let is_there =
-                |row: &CheckpointRow| !row.path.0.starts_with(b"/") || row.path.as_path().exists();
+            let is_there = |row: &CheckpointRow| {
+                let path = row.path.as_path();
+                let looker = match jobs.is_own(&row.key, path) {
+                    true => Owner::root(),
+                    false => looker.clone(),
+                };
+                // An image of containerd is not looked for.
+                !path.is_absolute() || looker.of_engine().act(|| path.symlink_metadata()).is_ok()
+            };
             Ok::<_, JobError>(
                 found
                     .into_iter()
@@ -64,14 +79,17 @@ impl Jobs {
                 format!("there is no checkpoint {number}; `cedana checkpoint list` lists yours"),
             ));
         };
-        let owner = match row.path.as_path().starts_with(self.checkpoints_dir()) {
+        let owner = match caller.is_root() || self.is_own(&row.key, row.path.as_path()) {
             true => Owner::root(),
-            false => self.owner(&row.key).await?,
+            false => Owner::of(caller.credentials()),
         };
         self.off_loop(move |jobs| {
-            jobs.forget(&row.key, &row.path.0)
-                .map_err(JobError::system("rewrite the record of checkpoints"))?;
             let path = row.path.as_path();
+            if !path.is_absolute() {
+                let image = path.display();
+                let text = format!("{image} is an image of containerd; remove it with `ctr image rm {image}`, and the entry with its job");
+                return Err(Failure::new(Kind::State, text));
+            }
             match owner.of_engine().act(|| fs::remove_file(path)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     let text = format!("cannot remove {}: {error}", path.display());
@@ -79,28 +97,34 @@ impl Jobs {
                 }
                 _ => {}
             }
-            let removed = jobs.store.remove_checkpoint(row.number);
-            Ok(removed.map_err(JobError::from)?)
+            jobs.forget(&row)
         })
         .await??;
         self.changed();
         Ok(())
     }
 
-    /// Removes a checkpoint from the record in the job's directory.
-    fn forget(&self, key: &JobKey, path: &[u8]) -> io::Result<()> {
-        let files = self.files(key);
-        let mut recorded = files.recorded();
-        recorded.retain(|stored| stored.path.0 != path);
-        files.rewrite_record(&recorded)
+    /// Removes a checkpoint from the catalogue, and from the record in the job's directory,
+    /// which a job that is managed doesn't have.
+    fn forget(&self, row: &CheckpointRow) -> Result<(), Failure> {
+        let files = self.files(&row.key);
+        let lock = files.lock();
+        if lock.is_ok() {
+            let mut recorded = files.recorded();
+            recorded.retain(|stored| stored.path != row.path);
+            files
+                .rewrite_record(&recorded)
+                .map_err(JobError::system("rewrite the record of checkpoints"))?;
+        }
+        let removed = self.store.remove_checkpoint(row.number);
+        Ok(removed.map_err(JobError::from)?)
     }
 
     /// Removes the files of a job's checkpoints that are in the daemon's own directory.
     pub(super) fn remove_own_checkpoints(&self, key: &JobKey) -> Result<(), JobError> {
-        let own = self.checkpoints_dir();
         for row in self.store.checkpoints(Some(key.uid), Some(&key.id))? {
             let path = row.path.as_path();
-            if path.starts_with(&own)
+            if self.is_own(key, path)
                 && let Err(error) = fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
             {

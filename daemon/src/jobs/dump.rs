@@ -7,10 +7,10 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{JobError, Jobs, link};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, Told};
@@ -112,7 +112,7 @@ impl Jobs {
         task: worker::Dump,
         tell: &Tell,
     ) -> Result<Dumped, Failure> {
-        let _turn = self.dump_turn().await;
+        let _turn = self.dump_turn(key.uid).await;
         let gone = |error: io::Error| {
             let text = format!("the supervisor of job {} does not answer: {error}", key.id);
             Failure::new(Kind::State, text)
@@ -139,10 +139,15 @@ impl Jobs {
         }
     }
 
-    /// Waits until another dump may begin.
-    pub(crate) async fn dump_turn(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until another dump of a user may begin.
+    pub(crate) async fn dump_turn(&self, uid: u32) -> impl Sized + '_ {
+        let own = self.turns.of(uid).await;
+        let all = match uid {
+            0 => &self.dumps,
+            _ => &self.dumps_of_users,
+        };
         // Never closed.
-        self.dumps.acquire().await.ok()
+        (own, all.acquire().await.ok())
     }
 
     /// The user that a job belongs to, with the groups that it has.
@@ -169,10 +174,21 @@ impl Jobs {
         self.state_dir.join("checkpoints")
     }
 
+    /// Whether a checkpoint is in the daemon's own directory, which root alone can enter. A
+    /// path with `..` is not.
+    pub(super) fn is_own(&self, key: &JobKey, path: &Path) -> bool {
+        let own = self.checkpoints_dir().join(key.uid.to_string());
+        path.parent() == Some(&own) && path.file_name().is_some()
+    }
+
     /// Copies the record of a job's checkpoints into the catalogue.
     pub(super) async fn catalogue(self: &Arc<Self>, key: &JobKey) -> Result<(), JobError> {
         let (files, key) = (self.files(key), key.clone());
         self.off_loop(move |jobs| {
+            // A job that is managed has none.
+            let Ok(_lock) = files.lock() else {
+                return Ok(());
+            };
             for Stored {
                 path, at, bytes, ..
             } in files.recorded()

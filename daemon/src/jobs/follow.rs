@@ -96,6 +96,16 @@ impl Jobs {
                 true => JobState::Checkpointed,
                 false => JobState::Ended(ended.exit),
             };
+            if let JobState::Starting = self.get(key).await?.state {
+                // Its supervisor was killed when the restore was all but complete.
+                let files = self.files(key);
+                self.off_loop(move |_| {
+                    files
+                        .spec()
+                        .map_or(0, |spec| orphans::kill(&orphans::mark(&spec), None))
+                })
+                .await?;
+            }
             // Of a supervisor that could not restore it, or was killed at its end.
             let run = self.files(key).run;
             self.off_loop(move |_| std::fs::remove_dir_all(run))

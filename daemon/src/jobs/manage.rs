@@ -11,6 +11,7 @@ use std::sync::Arc;
 use cedana_api::time::now_micros;
 use cedana_contract::pid::Pid;
 use cedana_contract::pidfd;
+use tokio::sync::oneshot;
 
 use super::{JobError, Jobs, Wanted, names};
 use crate::caller::Caller;
@@ -232,7 +233,8 @@ impl Jobs {
         Ok(())
     }
 
-    /// Dumps a managed job.
+    /// Dumps a managed job. A client that goes away cancels the dump, but not its entry in
+    /// the catalogue if it was too late for that.
     pub(super) async fn dump_managed(
         self: &Arc<Self>,
         job: &JobRow,
@@ -240,19 +242,44 @@ impl Jobs {
         options: &DumpOptions,
         tell: &Tell,
     ) -> Result<Dumped, Failure> {
+        let (jobs, job, options, tell) =
+            (Arc::clone(self), job.clone(), options.clone(), tell.clone());
+        let (_here, gone) = oneshot::channel::<()>();
+        let dumping =
+            tokio::spawn(async move { jobs.run_managed(&job, pid, &options, &tell, gone).await });
+        let stopping =
+            |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
+        dumping.await.map_err(stopping)?
+    }
+
+    async fn run_managed(
+        self: &Arc<Self>,
+        job: &JobRow,
+        pid: i32,
+        options: &DumpOptions,
+        tell: &Tell,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<Dumped, Failure> {
+        let cancelled = || Failure::new(Kind::Cancelled, "cancelled");
         self.check_managed(job, pid)?;
         let dumped = match Managed::of(job, pid) {
             Managed::Process(pid) => {
-                let _turn = self.dump_turn().await;
-                process::dump(pid, false, options, tell).await?
+                let _turn = self.dump_turn(job.key.uid).await;
+                process::dump(pid, false, options, tell, gone).await?
             }
-            Managed::Runc(container) => runc::dump(&container, options, tell).await?,
+            Managed::Runc(container) => tokio::select! {
+                dumped = runc::dump(&container, options, tell) => dumped?,
+                _ = gone => return Err(cancelled()),
+            },
             Managed::Containerd(container) => {
                 let image = match options.name.is_empty() {
                     true => format!("cedana/{}:{}", job.key.id, now_micros()),
                     false => options.name.clone(),
                 };
-                containerd::dump(&container, &image, options, tell).await?
+                tokio::select! {
+                    dumped = containerd::dump(&container, &image, options, tell) => dumped?,
+                    _ = gone => return Err(cancelled()),
+                }
             }
         };
         let path = match dumped.image.is_empty() {

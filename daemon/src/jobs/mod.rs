@@ -26,10 +26,11 @@ mod restore;
 mod signal;
 mod start;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 
 pub use error::JobError;
 pub use find::Wanted;
@@ -48,8 +49,33 @@ pub struct Jobs {
     run_dir: PathBuf,
     /// Counts the changes of jobs, for requests that wait for one.
     changes: watch::Sender<u64>,
-    /// Turns of dumps: more at a time than cores would only take memory.
+    /// Turns of dumps and restores: more at a time would only take memory. Other users
+    /// can't keep root waiting.
     dumps: Semaphore,
+    dumps_of_users: Semaphore,
+    restores: Semaphore,
+    /// One dump of a user at a time, and one call that looks at or stops many processes.
+    turns: Turns,
+    looks: Turns,
+    /// Held while a job that has ended begins anew or is removed.
+    transitions: tokio::sync::Mutex<()>,
+}
+
+/// Turns by user. Root has as many as it likes.
+#[derive(Debug, Default)]
+struct Turns(Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    async fn of(&self, uid: u32) -> Option<OwnedMutexGuard<()>> {
+        if uid == 0 {
+            return None;
+        }
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(uid).or_default())
+        };
+        Some(turn.lock_owned().await)
+    }
 }
 
 impl Jobs {
@@ -63,6 +89,11 @@ impl Jobs {
             run_dir,
             changes: watch::Sender::new(0),
             dumps: Semaphore::new(cores),
+            dumps_of_users: Semaphore::new(cores),
+            restores: Semaphore::new(4 * cores),
+            turns: Turns::default(),
+            looks: Turns::default(),
+            transitions: tokio::sync::Mutex::default(),
         })
     }
 
@@ -76,6 +107,11 @@ impl Jobs {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Waits until a user may look at or stop many processes.
+    pub(crate) async fn look_turn(&self, uid: u32) -> Option<OwnedMutexGuard<()>> {
+        self.looks.of(uid).await
     }
 
     fn changed(&self) {

@@ -8,12 +8,8 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use cedana_api::time::now_micros;
 use cedana_contract::pid::Pid;
 use cedana_contract::pidfd;
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
 
 use crate::job::bytes::Bytes;
 use crate::job::spec::Spec;
@@ -99,13 +95,7 @@ fn has_supervisor(pid: Pid) -> bool {
 /// Whether a process was started at that time, and leads its session.
 fn is_first(pid: i32, started: i64) -> bool {
     let Some(stat) = stat(pid) else { return false };
-    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.num_microseconds());
-    let age = uptime
-        - i64::try_from(stat.started)
-            .unwrap_or(0)
-            .saturating_mul(1_000_000 / ticks);
-    stat.session == pid && (now_micros() - age).abs_diff(started) < SLACK
+    stat.session == pid && stat.started_at().abs_diff(started) < SLACK
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -121,6 +111,7 @@ fn pids() -> impl Iterator<Item = Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cedana_api::time::now_micros;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 

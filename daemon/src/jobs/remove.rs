@@ -31,7 +31,14 @@ impl Jobs {
             }
             self.wait(&job.key).await?;
         }
+        let _turn = self.transitions.lock().await;
         let key = job.key.clone();
+        let now = self.get(&key).await?.state;
+        if now.is_live() && !is_managed {
+            // It was restored meanwhile.
+            let state = "is running or being started".to_owned();
+            return Err(JobError::State { id: key.id, state });
+        }
         self.off_loop(move |jobs| {
             jobs.remove_own_checkpoints(&key)?;
             jobs.files(&key)

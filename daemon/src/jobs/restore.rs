@@ -25,7 +25,7 @@ use crate::checkpoints::{Failure, Kind, RestoreOptions};
 use crate::job::bytes::Bytes;
 use crate::job::id::JobId;
 use crate::job::spec::{RestartPolicy, Spec, TerminalSize};
-use crate::store::{JobKey, JobRow, StoreError};
+use crate::store::{Container, JobKey, JobRow, StoreError};
 use crate::supervisor;
 use crate::supervisor::protocol::{Started, Status};
 use crate::worker::{Engine, Owner, Restore, Restored};
@@ -69,6 +69,8 @@ impl Jobs {
         // A client that goes away must not leave half a job.
         let (_here, gone) = oneshot::channel::<()>();
         let restoring = tokio::spawn(async move {
+            // Never closed.
+            let _turn = jobs.restores.acquire().await;
             let plan = jobs.plan(&caller, wanted, options).await?;
             let key = plan.key.clone();
             match jobs.run_restore(&plan, gone).await {
@@ -114,8 +116,11 @@ impl Jobs {
             },
         };
         let is_new = found.is_none();
+        // What this daemon has recorded, and not what the caller says.
+        let is_recorded = wanted.path.is_none();
         let (key, path) = match found {
             Some(job) => {
+                refuse_managed(&job)?;
                 if job.state.is_live() {
                     return Err(JobError::State {
                         id: job.key.id.clone(),
@@ -142,6 +147,7 @@ impl Jobs {
         let spec = self.off_loop(move |_| files.spec()).await?;
         let spec = spec.map_err(JobError::system("read spec.json of the job"))?;
         if !is_new {
+            let _turn = self.transitions.lock().await;
             let begun = key.clone();
             let begun = self.query(move |store| store.begin_restore(&begun)).await?;
             if !begun.map_err(JobError::from)? {
@@ -151,13 +157,15 @@ impl Jobs {
             }
             self.changed();
         }
-        let owner = Owner::of(&spec.credentials);
-        let is_own = path.starts_with(self.checkpoints_dir());
+        // A group that the caller has lost since opens nothing any more.
+        let owner = match caller.uid() == key.uid {
+            true => Owner::of(caller.credentials()),
+            false => Owner::of(&spec.credentials),
+        };
         let restore = Restore {
-            reader: match is_own {
-                // Root's alone; found in the catalogue, or named by root.
+            reader: match caller.is_root() || is_recorded && self.is_own(&key, &path) {
                 true => Owner::root(),
-                false => reader(caller, &owner),
+                false => owner.clone(),
             },
             owner,
             path: Bytes::of_path(&path),
@@ -198,12 +206,6 @@ impl Jobs {
         path: &Path,
         size: TerminalSize,
     ) -> Result<JobKey, Failure> {
-        if !caller.is_root() && path.starts_with(self.checkpoints_dir()) {
-            return Err(Failure::new(
-                Kind::Denied,
-                "the daemon's checkpoints are restored by their job's ID",
-            ));
-        }
         let owner = Owner::of(caller.credentials()).of_engine();
         let opened = path.to_owned();
         let source = self
@@ -253,7 +255,10 @@ impl Jobs {
         };
         let files = self.files(&key);
         let created = self.off_loop(move |_| files.create(&spec)).await?;
-        created.map_err(JobError::system("create the job's directory"))?;
+        if let Err(error) = created {
+            self.discard(&key).await?;
+            return Err(JobError::system("create the job's directory")(error).into());
+        }
         Ok(key)
     }
 
@@ -291,7 +296,12 @@ impl Jobs {
         if !plan.is_new {
             return Ok(self.settle(&plan.key).await?);
         }
-        let key = plan.key.clone();
+        Ok(self.discard(&plan.key).await?)
+    }
+
+    /// Removes a job that never ran.
+    pub(super) async fn discard(self: &Arc<Self>, key: &JobKey) -> Result<(), JobError> {
+        let key = key.clone();
         self.off_loop(move |jobs| {
             jobs.files(&key)
                 .remove()
@@ -350,12 +360,23 @@ async fn first_line(supervisor: &mut Child, gone: oneshot::Receiver<()>) -> Stri
     line
 }
 
-/// Who reads the checkpoint: whose job it is, or root.
-fn reader(caller: &Caller, owner: &Owner) -> Owner {
-    match caller.is_root() {
-        true => Owner::root(),
-        false => owner.clone(),
+/// Refuses what the daemon has not started, and says how it is restored.
+fn refuse_managed(job: &JobRow) -> Result<(), Failure> {
+    if job.kind.started.is_none() {
+        return Ok(());
     }
+    let id = &job.key.id;
+    let how = match &job.kind.container {
+        None => "cedana restore process -p PATH",
+        Some(Container::Runc { .. }) => "cedana restore runc -b BUNDLE -i NEW -p PATH",
+        Some(Container::Containerd { .. }) => "cedana restore containerd -i IMAGE NEW",
+    };
+    Err(Failure::new(
+        Kind::State,
+        format!(
+            "job {id} was not started by the daemon; restore it with `{how}`, where `cedana checkpoints {id}` says what from"
+        ),
+    ))
 }
 
 /// A name as a job's ID.

@@ -115,14 +115,7 @@ impl Jobs {
                 self.get(&key).await
             }
             Err(error) => {
-                let failed = key.clone();
-                self.off_loop(move |jobs| {
-                    jobs.files(&failed)
-                        .remove()
-                        .map_err(JobError::system("remove the job's directory"))?;
-                    jobs.store.remove(&failed).map_err(JobError::from)
-                })
-                .await??;
+                self.discard(&key).await?;
                 Err(error)
             }
         }

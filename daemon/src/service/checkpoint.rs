@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cedana_api::v1;
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use super::Answers;
@@ -94,8 +95,10 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
                     Ok(jobs.dump(&job, directory, &options, &tell).await?)
                 }
                 Subject::Process(pid) => {
-                    let _turn = jobs.dump_turn().await;
-                    Ok(process::dump(pid, shell_job, &options, &tell).await?)
+                    let _turn = jobs.dump_turn(0).await;
+                    // Dropped with this call, which cancels it.
+                    let (_here, gone) = oneshot::channel();
+                    Ok(process::dump(pid, shell_job, &options, &tell, gone).await?)
                 }
                 Subject::Runc(container) => Ok(runc::dump(&container, &options, &tell).await?),
                 Subject::Containerd(container) => {
@@ -178,6 +181,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         request: Request<v1::FreezeRequest>,
     ) -> Result<Response<v1::FreezeResponse>, Status> {
         let subject = request.get_ref().subject.clone();
+        let _turn = self.jobs.look_turn(caller(&request)?.uid()).await;
         match self.target(&request, subject).await? {
             Target::Supervised { supervisor, .. } => {
                 blocking(move || freeze::freeze_job(supervisor)).await?;
@@ -198,6 +202,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         request: Request<v1::UnfreezeRequest>,
     ) -> Result<Response<v1::UnfreezeResponse>, Status> {
         let subject = request.get_ref().subject.clone();
+        let _turn = self.jobs.look_turn(caller(&request)?.uid()).await;
         match self.target(&request, subject).await? {
             Target::Supervised { supervisor, .. } => {
                 blocking(move || freeze::unfreeze_job(supervisor)).await?;
@@ -221,6 +226,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         let asked = request.get_ref().clone();
         let directory = optional_path("the directory", asked.directory)?;
         let (config, _) = settings(&caller, &asked.settings)?;
+        let _turn = self.jobs.look_turn(caller.uid()).await;
         let target = self.target(&request, asked.subject).await?;
         let is_job = matches!(target, Target::Supervised { .. });
         let checked = match target {

@@ -5,7 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use cedana_api::time::now_micros;
 use cedana_contract::flags::PAGE_SOURCE;
+use nix::errno::Errno;
+use nix::sys::time::TimeValLike;
+use nix::sys::wait::waitpid;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::sys;
 
@@ -30,29 +36,43 @@ fn is_helper(pid: i32, flag: &str) -> bool {
     is_root && first == Some(flag.as_bytes())
 }
 
-/// Kills all children of this process. Their children become ours, so the caller repeats
-/// this until there is nothing left to reap.
+/// Kills all children of this process but page sources. Their children become ours, so the
+/// caller repeats this until there is nothing left to reap.
 pub(super) fn kill_children() {
-    let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return;
-    };
-    for entry in entries.filter_map(Result::ok) {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let Ok(stat) = fs::read(entry.path().join("stat")) else {
-            continue;
-        };
-        if Stat::parse(&stat).is_some_and(|stat| stat.parent == own) && !is_page_source(pid) {
-            // Our children stay zombies until we reap them, so the PID is still theirs.
+    for pid in children().filter(|pid| !is_page_source(*pid)) {
+        // Our children stay zombies until we reap them, so the PID is still theirs.
+        let _ = sys::kill(pid, libc::SIGKILL);
+    }
+}
+
+/// Kills and reaps all that this process has left behind.
+pub(super) fn clear() {
+    loop {
+        for pid in children() {
             let _ = sys::kill(pid, libc::SIGKILL);
         }
+        if waitpid(None::<Pid>, None) == Err(Errno::ECHILD) {
+            return;
+        }
     }
+}
+
+/// A child of this name.
+pub(super) fn child_named(name: &str) -> Option<i32> {
+    children().find(|pid| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim_end() == name)
+    })
+}
+
+fn children() -> impl Iterator<Item = i32> {
+    let own = std::process::id();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = Stat::parse(&fs::read(entry.path().join("stat")).ok()?)?;
+        (stat.parent == own).then_some(pid)
+    })
 }
 
 /// What a line of /proc/PID/stat says.
@@ -69,6 +89,16 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// When the process was started, in microseconds since 1970.
+    #[must_use]
+    pub fn started_at(&self) -> i64 {
+        let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+        let uptime =
+            clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.num_microseconds());
+        let started = i64::try_from(self.started).unwrap_or(0);
+        now_micros() - (uptime - started.saturating_mul(1_000_000 / ticks))
+    }
+
     /// Parses the line. The name of the program is in parentheses and may hold any byte.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {

@@ -14,10 +14,12 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 
+use super::descendants::{self, Stat};
 use super::protocol::{Answer, Decoder, Frame, put_message};
 use super::state::{Stage, Supervisor};
 use crate::job::bytes::Bytes;
-use crate::worker::{self, Dump, Failure, Kind, Task, Told};
+use crate::job::files::append_record;
+use crate::worker::{self, Dump, Failure, Kind, Stored, Task, Told};
 
 /// A dump that is under way.
 pub(super) struct Dumping {
@@ -88,21 +90,46 @@ impl Supervisor {
             }
             break;
         }
+        let mut has_failed = false;
         while let Ok(Some(frame)) = dumping.decoder.take_frame() {
             let Frame::Message(told) = frame else {
                 continue;
             };
             match &told {
-                Told::Stored(stored) => self.checkpointed = stored.ends,
+                Told::Stored(stored) => self.ending = Some(stored.clone()).filter(|it| it.ends),
                 Told::Dumped(_) => dumping.has_result = true,
                 Told::Failed(_) => {
                     dumping.has_result = true;
-                    // CRIU may fail after the checkpoint: then the program runs on.
-                    self.checkpointed &= !matches!(self.stage, Stage::Running(_));
+                    has_failed = true;
                 }
                 Told::Progress(_) | Told::Restored(_) => {}
             }
             self.clients.answer(dumping.client, &Answer::Told(told));
+        }
+        if has_failed {
+            self.take_back();
+        }
+    }
+
+    /// Notes that a checkpoint has not ended the program after all: CRIU may fail, or have
+    /// nobody to ask, when the checkpoint is complete.
+    fn take_back(&mut self) {
+        let Stage::Running(program) = &self.stage else {
+            return;
+        };
+        let stat = std::fs::read(format!("/proc/{}/stat", program.child)).unwrap_or_default();
+        // It has ended, and was not reaped yet.
+        if Stat::parse(&stat).is_none_or(|stat| stat.state == b'Z') {
+            return;
+        }
+        if let Some(stored) = self.ending.take() {
+            let stored = Stored {
+                ends: false,
+                ..stored
+            };
+            // On a full disk a daemon could take the job for checkpointed if this
+            // supervisor is killed.
+            let _ = append_record(&self.files.checkpoints(), &stored);
         }
     }
 
@@ -127,14 +154,29 @@ impl Supervisor {
         if let Some(dumping) = self.dumping.take()
             && !dumping.has_result
         {
-            let text = match self.checkpointed {
-                true => "the worker was killed when the checkpoint was complete",
-                false => "the worker was killed; the job runs on",
+            let text = match self.ending {
+                Some(_) => "the worker was killed when the checkpoint was complete",
+                None => "the worker was killed; the job runs on",
             };
             let failure = Failure::new(Kind::System, text);
             let told = Answer::Told(Told::Failed(failure));
             self.clients.answer(dumping.client, &told);
+            self.orphan = descendants::child_named("criu");
+            if self.orphan.is_none() {
+                self.take_back();
+            }
         }
+        true
+    }
+
+    /// Notes the end of a CRIU without a worker, if this was it: now it is known whether
+    /// it has ended the program.
+    pub(super) fn orphan_ended(&mut self, pid: i32) -> bool {
+        if self.orphan != Some(pid) {
+            return false;
+        }
+        self.orphan = None;
+        self.take_back();
         true
     }
 }

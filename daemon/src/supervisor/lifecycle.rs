@@ -60,7 +60,7 @@ impl Supervisor {
                 Ok(_) => continue,
                 Err(_) => break self.cleared(),
             };
-            if self.worker_ended(pid.as_raw()) {
+            if self.worker_ended(pid.as_raw()) || self.orphan_ended(pid.as_raw()) {
                 continue;
             }
             self.stage = match std::mem::replace(&mut self.stage, Stage::Leaving(Instant::now())) {
@@ -73,6 +73,7 @@ impl Supervisor {
         // The worker has ended its dump by itself soon, and CRIU with it.
         if let Stage::Clearing(..) = self.stage
             && self.dumping.is_none()
+            && self.orphan.is_none()
         {
             descendants::kill_children();
         }
@@ -84,7 +85,7 @@ impl Supervisor {
             return;
         };
         while self.show_output() {}
-        if self.checkpointed {
+        if self.ending.is_some() {
             return self.leave(exit, Phase::Checkpointed);
         }
         if self.ended_by_user || !self.spec.restart.applies(exit) {

@@ -64,6 +64,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
     Some(match supervise::supervise(files) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
+            // What was restored, if it was not the restore that failed.
+            descendants::clear();
             report(&why);
             ExitCode::FAILURE
         }

@@ -14,6 +14,7 @@ use super::program::Program;
 use super::protocol::Status;
 use crate::job::files::JobFiles;
 use crate::job::spec::{Exit, Spec, TerminalSize};
+use crate::worker::Stored;
 
 /// What the supervisor waits for.
 pub(super) enum Stage {
@@ -45,8 +46,10 @@ pub(super) struct Supervisor {
     pub(super) ended_by_user: bool,
     /// A dump that is under way.
     pub(super) dumping: Option<Dumping>,
-    /// Whether the last checkpoint ends the program.
-    pub(super) checkpointed: bool,
+    /// The checkpoint that ends the program, or has ended it.
+    pub(super) ending: Option<Stored>,
+    /// A CRIU whose worker was killed, and which may still end the program.
+    pub(super) orphan: Option<i32>,
 }
 
 impl Supervisor {

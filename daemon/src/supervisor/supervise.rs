@@ -16,6 +16,7 @@ use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
 
 use super::backoff::Backoff;
 use super::clients::{Clients, Role};
+use super::descendants::Stat;
 use super::program::{self, Program};
 use super::protocol::{Answer, Frame, Phase, Request, Started, Status};
 use super::state::{Stage, Supervisor};
@@ -59,7 +60,7 @@ pub(super) fn supervise(files: JobFiles) -> Result<(), Started> {
     };
     let status = Status {
         phase: Phase::Running(program.pid),
-        since: now_micros(),
+        since: started_at(program.pid),
         restarts: 0,
         supervisor: std::process::id(),
     };
@@ -95,10 +96,18 @@ pub(super) fn supervise(files: JobFiles) -> Result<(), Started> {
         backoff: Backoff::default(),
         ended_by_user: false,
         dumping: None,
-        checkpointed: false,
+        ending: None,
+        orphan: None,
     }
     .run();
     Ok(())
+}
+
+/// When a process was started, in microseconds since 1970: CRIU may have made it long ago.
+/// The daemon knows the process by this.
+fn started_at(pid: i32) -> i64 {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    Stat::parse(&stat).map_or_else(now_micros, |stat| stat.started_at())
 }
 
 /// Leaves the daemon's session, adopts orphans, and takes signals as data.

@@ -34,11 +34,16 @@ pub enum Kind {
     System,
 }
 
+/// The longest text, in characters: it must fit into a frame of the supervisor's protocol.
+const MAX_TEXT: usize = 4000;
+
 impl Failure {
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self {
-            kind,
-            text: text.into(),
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+            text.truncate(end);
+            text.push_str("...");
         }
+        Self { kind, text }
     }
 }

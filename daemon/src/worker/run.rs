@@ -1,10 +1,8 @@
 //! The worker itself: one task, then the end.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +22,7 @@ use super::failure::{Failure, Kind};
 use super::held;
 use super::task::{Dump, Dumped, Progress, Restore, Restored, Stored, Task, Told};
 use crate::job::bytes::Bytes;
+use crate::job::files::append_record;
 use crate::supervisor::protocol::{Decoder, Frame, put_message};
 
 /// Runs the worker if this process was started as one.
@@ -165,24 +164,11 @@ fn hook(task: &Dump, teller: &Arc<Teller>) -> Hook {
             ends,
         };
         if let Some(file) = &file {
-            record(file.as_path(), &stored)?;
+            append_record(file.as_path(), &stored)?;
         }
         teller.tell(&Told::Stored(stored));
         Ok(())
     })
-}
-
-/// Appends a line to a job's record of checkpoints.
-fn record(file: &Path, stored: &Stored) -> io::Result<()> {
-    let mut line = serde_json::to_vec(stored)?;
-    line.push(b'\n');
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(file)?;
-    file.write_all(&line)?;
-    file.sync_all()
 }
 
 fn restore(task: &Restore, cancel: &Cancel) -> Result<Told, Failure> {
@@ -251,8 +237,5 @@ fn failure(error: engine::Error) -> Failure {
         engine::Error::System { .. } => Kind::System,
         _ => Kind::State,
     };
-    Failure {
-        kind,
-        text: error.to_string(),
-    }
+    Failure::new(kind, error.to_string())
 }
