@@ -190,6 +190,19 @@ fn another_user_sees_and_touches_no_job_that_is_not_theirs() {
     ] {
         daemon.as_user(BOB, words).refused();
     }
+    // The daemon's own directory is no way around the caller's rights.
+    daemon.as_user(ALICE, &["kill", "hers"]).ok();
+    daemon.job_is("hers", "ended");
+    let own = daemon.path("state/checkpoints/0");
+    for path in [
+        path,
+        &format!("{own}/../../../../../../etc/shadow"),
+        &format!("{own}/none"),
+    ] {
+        let said = daemon.as_user(ALICE, &["restore", "job", "hers", "-p", path]);
+        let said = said.refused();
+        assert!(said.contains("Permission denied"), "{path}: {said}");
+    }
     assert!(
         daemon
             .as_user(BOB, &["checkpoint", "list"])

@@ -93,6 +93,36 @@ fn a_job_that_runs_on_can_come_back_later_or_beside_itself() {
 }
 
 #[test]
+fn checkpoints_that_are_deleted_at_once_do_not_come_back() {
+    let daemon = Daemon::start("dumped");
+    let mut job = Asked::start(&daemon, "job", &[]);
+    for _ in 0..6 {
+        daemon.ok(&["dump", "job", "job", "--leave-running"]);
+    }
+    let listed = daemon.ok(&["checkpoints", "job"]);
+    let numbers: Vec<String> = listed
+        .lines()
+        .skip(1)
+        .filter_map(|line| Some(line.split_whitespace().next()?.to_owned()))
+        .collect();
+    assert_eq!(numbers.len(), 6, "{listed}");
+    let deletes = numbers.iter().take(5).map(|number| {
+        let mut delete = daemon.command(&["checkpoint", "delete", number]);
+        delete.spawn().unwrap_or_else(|e| panic!("{e}"))
+    });
+    for mut delete in deletes.collect::<Vec<_>>() {
+        assert!(delete.wait().is_ok_and(|status| status.success()));
+    }
+    daemon.ok(&["dump", "job", "job", "--leave-running"]);
+    let listed = daemon.ok(&["checkpoints", "job"]);
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    assert!(!listed.contains("missing"), "{listed}");
+    daemon.ok(&["dump", "job", "job"]);
+    daemon.ok(&["restore", "job", "job"]);
+    job.answers();
+}
+
+#[test]
 fn a_restart_policy_does_not_restart_what_a_checkpoint_has_ended() {
     let daemon = Daemon::start("dumped");
     let mut job = Asked::start(&daemon, "job", &["--restart", "always"]);
@@ -297,6 +327,10 @@ fn a_process_that_is_no_job_is_dumped_and_managed() {
     assert_eq!(daemon.job("sleeper")["checkpoints"]["local"], 1);
     daemon.ok(&["freeze", "job", "sleeper"]);
     daemon.ok(&["unfreeze", "job", "sleeper"]);
+    let how = daemon.cedana(&["restore", "job", "sleeper"]).refused();
+    assert!(how.contains("cedana restore process"), "{how}");
+    daemon.ok(&["checkpoint", "delete", "sleeper"]);
+    assert_eq!(daemon.job("sleeper")["checkpoints"]["local"], 0);
     let said = daemon.ok(&["dump", "process", &pid, "-d", &folder.text()]);
     let _ = sleeper.wait();
     daemon.job_is("sleeper", "gone");
