@@ -11,28 +11,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
-use std::process::Child;
 
 use super::descendants::{self, Stat};
 use super::protocol::{Answer, Decoder, Frame, put_message};
-use super::state::{Stage, Supervisor};
+use super::state::{Dumping, Stage, Supervisor};
 use crate::job::bytes::Bytes;
 use crate::job::files::append_record;
 use crate::worker::{self, Dump, Failure, Kind, Stored, Task, Told};
-
-/// A dump that is under way.
-pub(super) struct Dumping {
-    /// The connection that asked for it.
-    client: u64,
-    child: Child,
-    pub(super) stream: UnixStream,
-    decoder: Decoder,
-    /// Whether the client knows the result.
-    has_result: bool,
-    /// Whether nothing more comes from the worker.
-    pub(super) is_silent: bool,
-}
 
 impl Supervisor {
     /// Starts a dump for a client.

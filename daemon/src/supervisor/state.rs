@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
 use std::time::Instant;
 
 use nix::sys::signalfd::SignalFd;
 
 use super::backoff::Backoff;
 use super::clients::Clients;
-use super::dumping::Dumping;
 use super::program::Program;
-use super::protocol::Status;
+use super::protocol::{Decoder, Status};
 use crate::job::files::JobFiles;
 use crate::job::spec::{Exit, Spec, TerminalSize};
 use crate::worker::Stored;
@@ -26,6 +26,19 @@ pub(super) enum Stage {
     Waiting(Instant, Exit),
     /// That the clients read the end.
     Leaving(Instant),
+}
+
+/// A dump that is under way.
+pub(super) struct Dumping {
+    /// The connection that asked for it.
+    pub(super) client: u64,
+    pub(super) child: Child,
+    pub(super) stream: UnixStream,
+    pub(super) decoder: Decoder,
+    /// Whether the client knows the result.
+    pub(super) has_result: bool,
+    /// Whether nothing more comes from the worker.
+    pub(super) is_silent: bool,
 }
 
 pub(super) struct Supervisor {
