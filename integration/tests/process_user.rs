@@ -122,3 +122,23 @@ for begin, expected in [
 "#,
     );
 }
+
+#[test]
+fn a_copy_in_a_namespace_is_the_user_s_too() {
+    user(
+        r#"
+job = start("data = os.open('data', os.O_RDONLY)", "os.read(data, 2)")
+code, words, error = run('dump', str(job.pid), home, '--leave-running')
+assert code == 0, error
+copy = restore(words[-1])
+assert copy != job.pid and os.stat(f'/proc/{copy}').st_uid == 4242
+job.kill(); job.wait()
+ask(copy, 'ab')
+code, words, error = run('dump', str(copy), home)
+assert code == 0, error
+pid = restore(words[-1])
+ask(pid, 'cd')
+os.kill(pid, 9)
+"#,
+    );
+}
