@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use crate::host::prune::prune;
+use crate::output::file_name::file_name;
 use crate::output::timestamp;
 
 /// The most that is kept of one log, from its end, since the failure is there. With
@@ -78,8 +79,7 @@ fn copy(dir: &Path, id: &str, verb: &str, log: &Path) -> io::Result<PathBuf> {
     let length = from.metadata()?.len();
     from.seek(SeekFrom::Start(length.saturating_sub(MAX)))?;
     let stamp = timestamp::compact(OffsetDateTime::now_utc());
-    // An ID may be nearly as long as a file name can be.
-    let id: String = id.chars().take(150).collect();
+    let id = file_name(id);
     for again in 0..100 {
         let suffix = if again == 0 {
             String::new()
@@ -142,6 +142,21 @@ mod tests {
         fs::write(logs.join("notes.log"), "").expect("write");
         archive(&logs, 3, "c", "restore", &log);
         assert_eq!(fs::read_dir(&logs).expect("dir").count(), 4);
+    }
+
+    #[test]
+    fn a_copy_stays_in_its_directory() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let logs = dir.path().join("logs");
+        let log = dir.path().join("dump.log");
+        fs::write(&log, "Error").expect("write");
+        for id in ["../../c", "/tmp/c", "..", "", &"c".repeat(300)] {
+            let LogNote::Kept(path) = archive(&logs, 9, id, "checkpoint", &log) else {
+                panic!("not kept: {id}");
+            };
+            assert_eq!(path.parent(), Some(&*logs), "{id}");
+            assert!(path.is_file(), "{id}");
+        }
     }
 
     #[test]

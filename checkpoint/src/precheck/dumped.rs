@@ -6,11 +6,14 @@
 //! are those of ptrace(2) for an unprivileged tracer: the same user in all IDs, no
 //! capability, and memory that is dumpable. The kernel clears that attribute when a process
 //! changes its user, and for a program that its user can't read.
+//!
+//! A file whose path can't be opened for a user at the restore is refused here, too.
 
 use std::collections::HashSet;
 
 use super::granted::User;
-use super::messages::{Ghost, Mm};
+use super::messages::{File, Ghost, Mm};
+use super::open_files::plain_path;
 use super::process::Processes;
 use super::refusal::Refusals;
 use super::user::credentials;
@@ -56,6 +59,12 @@ pub fn check_dumped<I: Images + ?Sized>(
     {
         refusals.checkpoint("has a process without an image", "each one has one");
     }
+    dir.each("files.img", |file: File| {
+        if let Some(file) = &file.reg {
+            plain_path(&file.name, &mut refusals);
+        }
+        Ok(())
+    })?;
     for name in dir.names()? {
         if !name.starts_with("ghost-file-") {
             continue;

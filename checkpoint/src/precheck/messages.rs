@@ -117,6 +117,7 @@ messages! {
         14 ffy: Option<Vec<u8>>,
         15 ext: Option<Vec<u8>>,
         16 usk: Option<UnixSocket>,
+        19 tty: Option<Terminal>,
         21 bpf: Option<Vec<u8>>,
     }
     RegFile {
@@ -130,9 +131,9 @@ messages! {
         9 ext: Option<bool>,
         10 mode: Option<u32>,
     }
-    /// fs-N.img: the files of a process's directories.
-    Fs {
-        2 root_id: u32,
+    Terminal {
+        /// The number of its file.
+        6 regf_id: Option<u32>,
     }
     InetSocket {
         4 kind: u32,

@@ -53,6 +53,7 @@ mod mount;
 mod mounts;
 mod namespaces;
 mod nested;
+mod open_files;
 mod own;
 mod paths;
 mod places;
@@ -66,8 +67,9 @@ use std::path::Path;
 pub use capabilities::CapabilitySet;
 pub use dumped::check_dumped;
 pub use granted::{Granted, Mapping, Mappings, MountEntry, Mounts, Namespace, NestedMount, User};
+pub use open_files::{OpenFile, OpenFiles, is_in_process, names_process};
 pub use refusal::Refusal;
-pub use user::{OpenFile, UserFiles, check_user};
+pub use user::{UserFiles, check_user};
 
 use crate::images::Error;
 use crate::images::dir::Dir;

@@ -374,7 +374,7 @@ fn is_of_type(found: &OwnedFd, mode: u32) -> Result<(), String> {
 
 /// Whether a recorded path is absolute and has plain components. CRIU cuts its first
 /// byte off, whatever it is (criu/files-reg.c, `collect_one_regfile`).
-fn is_plain(name: &[u8]) -> bool {
+pub(super) fn is_plain(name: &[u8]) -> bool {
     let is_plain = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
     match name.strip_prefix(b"/") {
         Some(b"") => true,

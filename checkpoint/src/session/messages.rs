@@ -26,7 +26,7 @@ use cedana_contract::pid::Pid;
 pub(super) struct Startup {
     /// The container's ID.
     pub(super) id: String,
-    /// The checkpoint's directory, or its archive.
+    /// The path of the checkpoint's directory or archive, for messages.
     pub(super) images: PathBuf,
     /// The digest of the manifest's text, which the restore has verified.
     pub(super) fingerprint: String,

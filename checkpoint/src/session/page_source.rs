@@ -1,10 +1,10 @@
 //! The page source as a process.
 //!
 //! Its standard input is the connection to `cedana-runc restore`, its standard
-//! output the socket that CRIU connects to. Both are replaced by `/dev/null` at
-//! once, so that no reader waits for this process to close them. The source opens
-//! all it needs when it starts: the checkpoint may be deleted as soon as the
-//! container runs.
+//! output the socket that CRIU connects to, its standard error output the checkpoint's
+//! open directory or archive. All are replaced by `/dev/null` at once, so that no reader
+//! waits for this process to close them. The source opens all it needs when it starts:
+//! the checkpoint may be deleted as soon as the container runs.
 //!
 //! One thread polls all of these: the engine ([`Source`]), the restore, the
 //! watchdog, the container's init, and checkpoints that need complete memory.
@@ -25,7 +25,7 @@ use crate::lazy::{Failure, Source};
 use crate::opened::OpenedDir;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{dup2_stdin, dup2_stdout};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::completion_socket::{CompletionSocket, DONE, NO_ROOM};
 use super::control::Control;
@@ -42,14 +42,14 @@ use cedana_contract::pid::Pid;
 /// Serves a container's memory until it has all of it.
 pub fn serve() -> ExitCode {
     // There is no stderr to report an error to. The restore notices the end.
-    let Ok((control, listener)) = take_over() else {
+    let Ok((control, listener, checkpoint)) = take_over() else {
         return ExitCode::FAILURE;
     };
     let Some(startup) = control.receive::<Startup>() else {
         return ExitCode::FAILURE;
     };
     die_before_daemons(&startup);
-    match Serving::begin(control, listener, &startup) {
+    match Serving::begin(control, listener, checkpoint, &startup) {
         Ok(serving) => serving.run(),
         Err((control, reason)) => {
             control.send(&ToRestore::Failed { reason });
@@ -58,19 +58,21 @@ pub fn serve() -> ExitCode {
     }
 }
 
-/// Takes the two sockets, and closes all other inherited descriptors.
-fn take_over() -> io::Result<(Control, OwnedFd)> {
+/// Takes the two sockets and the checkpoint, and closes all other inherited descriptors.
+fn take_over() -> io::Result<(Control, OwnedFd, OwnedFd)> {
     sys::close_all_but_standard()?;
     // The kernel took the last part of /proc/self/exe.
     sys::rename(c"cedana-pages");
     let control = sys::take_fd(0)?;
     let listener = sys::take_fd(1)?;
+    let checkpoint = sys::take_fd(2)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
     // A descriptor for each process, and for each page file.
     sys::raise_descriptor_limit();
-    Ok((Control::new(control), listener))
+    Ok((Control::new(control), listener, checkpoint))
 }
 
 /// The least `oom_score_adj` of a page source. It counts as a tenth of the machine's
@@ -115,6 +117,7 @@ impl Serving {
     fn begin(
         control: Control,
         listener: OwnedFd,
+        checkpoint: OwnedFd,
         startup: &Startup,
     ) -> Result<Self, (Control, String)> {
         let begun = Instant::now();
@@ -139,7 +142,7 @@ impl Serving {
         let about_to_run = Box::new(move || {
             engines.borrow_mut().apply(Event::RestoreFinished);
         });
-        match open(startup, listener, about_to_run) {
+        match open(startup, checkpoint, listener, about_to_run) {
             Ok((mut source, touches)) => Ok(Self {
                 gate: startup.gate.as_ref().and_then(|path| {
                     source.hold_prefetch();
@@ -374,12 +377,14 @@ fn has_room(source: &Source, init: Pid) -> bool {
 /// Opens the checkpoint, and the cache of its touches.
 fn open(
     startup: &Startup,
+    checkpoint: OwnedFd,
     listener: UnixListener,
     about_to_run: Box<dyn FnMut()>,
 ) -> Result<(Source, TouchCache), String> {
     let dir = &startup.images;
     let page = sys::page_size();
-    let opened = OpenedDir::open_any(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let opened = OpenedDir::of_file(File::from(checkpoint), dir)
+        .map_err(|error| format!("{}: {error}", dir.display()))?;
     let manifest = Manifest::identified(&opened).map_err(|error| error.to_string())?;
     let (manifest, fingerprint) = manifest.ok_or("the checkpoint has lost its manifest")?;
     // The digests of all files are in the manifest that the restore has verified.

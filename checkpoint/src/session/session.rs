@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::lazy::SOCKET;
@@ -33,7 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Settings<'a> {
     /// The container's ID, or the name of what is restored.
     pub id: &'a str,
-    /// The checkpoint's directory, or its archive.
+    /// The checkpoint's directory, or its archive, which the restore has verified. The
+    /// source reads this one: another may have the path by now, and a user may have chosen
+    /// the path.
+    pub opened: BorrowedFd<'a>,
+    /// Its path, for messages.
     pub images: &'a Path,
     /// The digest of the verified manifest's text.
     pub fingerprint: &'a str,
@@ -73,7 +77,7 @@ impl Session {
             .current_dir("/")
             .stdin(theirs)
             .stdout(OwnedFd::from(listener))
-            .stderr(Stdio::null());
+            .stderr(settings.opened.try_clone_to_owned()?);
         sys::set_apart(&mut command);
         let child = command.spawn()?;
         let (log, log_json) = settings.log;

@@ -17,6 +17,7 @@
 mod accept;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,6 +96,8 @@ const LAZY_READ_AHEAD: u64 = 1 << 20;
 /// A checkpoint's images in CRIU's own format, until this is dropped.
 pub struct ImagesView {
     source: Source,
+    /// The checkpoint's directory, or its archive.
+    opened: OwnedFd,
     contents: Contents,
     /// The manifest's fingerprint; `None` if a stock runtime took the checkpoint.
     fingerprint: Option<String>,
@@ -201,6 +204,7 @@ impl ImagesView {
         };
         Ok(Self {
             source,
+            opened: descriptor(opened)?,
             contents,
             fingerprint: Some(fingerprint),
             is_archive: opened.is_archive(),
@@ -234,10 +238,16 @@ impl ImagesView {
         };
         Ok(Self {
             source: served.map_or(Source::Stock, Source::Fuse),
+            opened: descriptor(opened)?,
             contents,
             fingerprint: None,
             is_archive: false,
         })
+    }
+
+    /// The open directory or archive that was checked, for a page source.
+    pub fn opened(&self) -> &OwnedFd {
+        &self.opened
     }
 
     /// What CRIU reads.
@@ -339,6 +349,14 @@ fn unpacked(
             source,
         }),
     }
+}
+
+fn descriptor(opened: &OpenedDir) -> Result<OwnedFd, Error> {
+    let copied = opened.as_fd().try_clone_to_owned();
+    copied.map_err(|source| {
+        let dir = opened.path().to_owned();
+        format::Error::from(images::Error::Directory { dir, source }).into()
+    })
 }
 
 impl Source {

@@ -142,6 +142,7 @@ impl Attempt<'_> {
     fn page_source(&self, view: &ImagesView, work: &Path) -> std::io::Result<Session> {
         let settings = Settings {
             id: self.name(),
+            opened: view.opened().as_fd(),
             images: self.source,
             fingerprint: view.fingerprint().unwrap_or_default(),
             report: self.options.report.as_deref(),

@@ -28,13 +28,11 @@ use super::error::{Error, at};
 use super::scratch::Scratch;
 use crate::host::procfs;
 use crate::opened::OpenedDir;
+use crate::output::file_name::file_name;
 use crate::output::timestamp;
 
 /// What the names of hidden archives begin with.
 const HIDDEN: &str = ".cedana-part-";
-
-/// The longest beginning of a name: with a time and an ending it is a file's name.
-const MAX_NAME: usize = 200;
 
 type Hidden = (String, Option<Flock<File>>);
 
@@ -263,20 +261,6 @@ fn remove_parts(dir: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A name that is one plain component of a path.
-fn file_name(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let name: String = name
-        .chars()
-        .map(|c| if plain(c) { c } else { '_' })
-        .take(MAX_NAME)
-        .collect();
-    match name.trim_start_matches('.') {
-        "" => "process".to_owned(),
-        name => name.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,13 +323,5 @@ mod tests {
         let hidden = |name: &String| name.starts_with(HIDDEN);
         let left: Vec<String> = names(dir.path()).into_iter().filter(hidden).collect();
         assert_eq!(left, [name]);
-    }
-
-    #[test]
-    fn names_are_plain() {
-        assert_eq!(file_name("redis-server"), "redis-server");
-        assert_eq!(file_name("../x y"), "_x_y");
-        assert_eq!(file_name("..."), "process");
-        assert!(file_name(&"a".repeat(300)).len() <= MAX_NAME);
     }
 }

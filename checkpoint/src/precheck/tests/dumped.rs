@@ -4,10 +4,10 @@ use super::honest::core;
 use super::tree::{Message, Tree};
 use crate::precheck::{User, check_dumped};
 
-const USER: u64 = 1000;
+pub(super) const USER: u64 = 1000;
 
 /// A process of the user's with two threads, and a dead child.
-fn tree() -> Tree {
+pub(super) fn tree() -> Tree {
     let mut tree = Tree::default();
     tree.add("inventory.img", Message::default().with(1, 2));
     for (pid, threads) in [(7, &[7_u64, 8][..]), (9, &[9])] {
@@ -83,4 +83,15 @@ fn what_is_missing_is_refused() {
 fn deleted_files_of_others_are_refused() {
     let text = refused(|tree| tree.record("ghost-file-1.img", 0).set(&[1], [0_u64]));
     assert!(text.contains("deleted file of another user"), "{text}");
+}
+
+#[test]
+fn a_path_that_no_restore_could_open_is_refused() {
+    let file = |path: &[u8]| {
+        let file = Message::default().with(1, 1).with(2, 0).with(6, path);
+        Message::default().with(1, 1).with(2, 1).with(3, file)
+    };
+    assert_eq!(refused(|tree| tree.add("files.img", file(b"/a"))), "");
+    let text = refused(|tree| tree.add("files.img", file(b"/a\xff")));
+    assert!(text.contains("not plain text"), "{text}");
 }

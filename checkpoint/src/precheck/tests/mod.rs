@@ -8,6 +8,7 @@ mod mounts;
 mod own;
 mod paths;
 mod tree;
+mod user;
 
 use honest::Case;
 

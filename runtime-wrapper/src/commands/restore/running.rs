@@ -182,6 +182,7 @@ fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let settings = Settings {
         id: &context.request.id,
+        opened: view.opened().as_fd(),
         images: &context.request.images,
         fingerprint: view.fingerprint().unwrap_or_default(),
         report: Some(&context.request.bundle),
