@@ -24,7 +24,10 @@ pub(super) async fn check(container: &Container) -> Result<Checked, Failure> {
     if checked.obstacles.is_empty() {
         let pids = task::pids(&client, &container.id).await?;
         checked.processes = u32::try_from(pids.len()).unwrap_or(u32::MAX);
-        checked.memory = pids.iter().map(|pid| memory(*pid)).sum();
+        let sum = move || pids.into_iter().map(memory).sum();
+        // The kernel walks the memory of each process, which takes long if that is much.
+        // A thread that panicked leaves the sum unknown.
+        checked.memory = tokio::task::spawn_blocking(sum).await.unwrap_or_default();
     }
     if let Err(failure) = super::dump::image_of(&client, &record).await {
         checked.obstacles.push(failure.text);
