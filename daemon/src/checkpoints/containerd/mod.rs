@@ -18,7 +18,6 @@
 
 mod api;
 mod busy;
-mod cancel;
 mod check;
 mod client;
 mod content;
@@ -38,10 +37,9 @@ mod unfinished;
 
 use std::path::PathBuf;
 
-pub(crate) use cancel::{all_ended, cancel_all};
 pub(crate) use unfinished::finish;
 
-use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
+use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell, cancel};
 use busy::Busy;
 use client::Client;
 

@@ -26,7 +26,7 @@ use cedana_config::Config;
 use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, CHECK};
 use tokio::process::Command;
 
-use super::{Checked, DumpOptions, Dumped, Failure, Kind, RestoreOptions, Tell};
+use super::{Checked, DumpOptions, Dumped, Failure, Kind, RestoreOptions, Tell, cancel};
 pub(crate) use restore::{From, Restore, restore};
 use wrapper::{Running, Said, flag};
 
@@ -40,6 +40,14 @@ pub(crate) struct Container {
 
 /// Dumps a container into an archive.
 pub(crate) async fn dump(
+    container: &Container,
+    options: &DumpOptions,
+    tell: &Tell,
+) -> Result<Dumped, Failure> {
+    cancel::until_stopped(dump_until_dropped(container, options, tell)).await
+}
+
+async fn dump_until_dropped(
     container: &Container,
     options: &DumpOptions,
     tell: &Tell,
@@ -60,7 +68,7 @@ pub(crate) async fn dump(
         pipe.map_err(|error| Failure::new(Kind::System, format!("cannot make a pipe: {error}")))?;
     command.args(["--", &container.id]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = Running::start(&mut command, ())?;
+    let mut running = Running::start(&mut command, cancel::Running::begin())?;
     drop(writer);
     let (stdout, stderr) = running.output();
     let (path, said, ()) = tokio::join!(
@@ -68,7 +76,7 @@ pub(crate) async fn dump(
         wrapper::read(stderr),
         wrapper::tell_progress(progress, tell)
     );
-    let (status, ()) = running.wait().await?;
+    let (status, _) = running.wait().await?;
     Said::on_stderr(&said).judge(status, tell).await?;
     let directory = options.directory.clone();
     blocking(move || dumped(&directory, &path)).await

@@ -19,8 +19,8 @@ use super::roots::RUNC;
 use super::turn::Turn;
 use super::wrapper::{self, Running, Said, Terminal, Undo, flag};
 use super::{Container, Failure, Kind, RestoreOptions, Tell, blocking, state};
-use crate::checkpoints::Told;
 use crate::checkpoints::bundle::{self, Bundle, archive};
+use crate::checkpoints::{Told, cancel};
 
 /// Where cedana-runc's messages are while it runs.
 const WORK: &str = "/run/cedana/runc";
@@ -97,6 +97,8 @@ struct Prepared {
     /// For cedana-runc's log, the new PID, and a socket.
     work: Scratch,
     config: Config,
+    /// The daemon does not end before this has been undone.
+    _call: cancel::Running,
 }
 
 impl Prepared {
@@ -112,6 +114,14 @@ impl Prepared {
 
 /// Returns the process ID of the container's first process.
 pub(crate) async fn restore(
+    restore: &Restore,
+    options: &RestoreOptions,
+    tell: &Tell,
+) -> Result<i32, Failure> {
+    cancel::until_stopped(restore_until_dropped(restore, options, tell)).await
+}
+
+async fn restore_until_dropped(
     restore: &Restore,
     options: &RestoreOptions,
     tell: &Tell,
@@ -142,6 +152,7 @@ pub(crate) async fn restore(
         terminal: None,
         work,
         config: options.config.clone(),
+        _call: cancel::Running::begin(),
     };
     run(prepared, &found.checkpoint, options.tcp_close, tell).await
 }
@@ -256,7 +267,7 @@ async fn run(
     match &pid {
         Ok(_) => prepared.bundle.keep(),
         Err(_) => {
-            let _ = tokio::spawn(prepared.undo()).await;
+            let _ = tokio::spawn(prepared.clean_up(status.code().is_none())).await;
         }
     }
     let said = Said::in_log(&String::from_utf8_lossy(&said));
@@ -268,16 +279,18 @@ fn copied(error: std::io::Error) -> Failure {
     Failure::new(Kind::System, format!("cannot copy a descriptor: {error}"))
 }
 
-/// The runtimes' answers for an ID that is taken: runc's two, and crun's.
-const TAKEN: [&str; 2] = ["already exists", "file exists"];
+/// What a restore says that another one has forestalled: runc (twice), crun, cedana-runc.
+const FORESTALLED: [&str; 3] = ["already exists", "file exists", "another restore is using"];
 
 impl Prepared {
     /// Whether the container of the ID is the one that this call's runtime has made.
-    /// There was none when the runtime was started.
-    fn has_made_it(&self) -> bool {
+    /// There was none when the runtime was started. `killed`: the runtime could not clean
+    /// up.
+    fn has_made_it(&self, killed: bool) -> bool {
         let said = fs::read(self.log()).unwrap_or_default();
-        let error = Said::in_log(&String::from_utf8_lossy(&said)).error;
-        if error.is_some_and(|error| TAKEN.iter().any(|taken| error.contains(taken))) {
+        let said = Said::in_log(&String::from_utf8_lossy(&said)).error;
+        let says = |text: &str| said.as_ref().is_some_and(|said| said.contains(text));
+        if FORESTALLED.into_iter().any(says) {
             return false;
         }
         let pid = fs::read_to_string(self.pid_file()).unwrap_or_default();
@@ -287,16 +300,15 @@ impl Prepared {
                 let recorded = state::recorded_pid(&self.root, &self.id);
                 bundle == self.bundle.path && (pid.is_none() || pid == recorded)
             }
-            // A runtime that is killed early leaves a directory without a record.
-            None => self.root.join(&self.id).exists(),
+            // A runtime that fails removes its directory, and one that is killed leaves it
+            // without a record.
+            None => killed && self.root.join(&self.id).exists(),
         }
     }
-}
 
-impl Undo for Prepared {
     /// Deletes what the runtime has made, then removes the bundle, then ends the turn.
-    async fn undo(self) {
-        if self.has_made_it() {
+    async fn clean_up(self, killed: bool) {
+        if self.has_made_it(killed) {
             let mut command = wrapper::command(&self.config);
             flag(&mut command, "root", &self.root);
             command.args(["delete", "--force", &self.id]);
@@ -304,5 +316,64 @@ impl Undo for Prepared {
             let _ = command.status().await;
         }
         self.bundle.remove().await;
+    }
+}
+
+impl Undo for Prepared {
+    async fn undo(self) {
+        self.clean_up(true).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "cedana-test-undo";
+
+    /// A restore of a container with a record in `root`, into the bundle /b.
+    fn prepared(root: &Path) -> Prepared {
+        let work = OpenedDir::open(root).expect("opened");
+        Prepared {
+            root: root.to_owned(),
+            id: ID.to_owned(),
+            bundle: Ready {
+                path: "/b".into(),
+                has_terminal: false,
+                output: File::open("/dev/null").expect("a file"),
+                held: None,
+            },
+            terminal: None,
+            work: Scratch::create(work).expect("a directory"),
+            config: Config::default(),
+            _call: cancel::Running::begin(),
+        }
+    }
+
+    #[test]
+    fn only_what_the_runtime_has_made_is_deleted() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let prepared = prepared(root.path());
+        let record = root.path().join(ID).join("state.json");
+        assert!(!prepared.has_made_it(true), "there is none");
+        fs::create_dir(root.path().join(ID)).expect("mkdir");
+        assert!(prepared.has_made_it(true), "a killed runtime's");
+        assert!(!prepared.has_made_it(false), "being made by another");
+        let write = |bundle: &str| {
+            let label = format!("bundle={bundle}");
+            let text = serde_json::json!({"init_process_pid": 7, "config": {"labels": [label]}});
+            fs::write(&record, text.to_string()).expect("written");
+        };
+        write("/other");
+        assert!(!prepared.has_made_it(true), "of another bundle");
+        write("/b");
+        assert!(prepared.has_made_it(false), "of this bundle");
+        fs::write(prepared.pid_file(), "8").expect("written");
+        assert!(!prepared.has_made_it(true), "another process");
+        fs::write(prepared.pid_file(), "7").expect("written");
+        assert!(prepared.has_made_it(false), "its process");
+        let said = r#"{"level":"error","msg":"container with given ID already exists"}"#;
+        fs::write(prepared.log(), said).expect("written");
+        assert!(!prepared.has_made_it(true), "the ID was taken");
     }
 }

@@ -1,12 +1,15 @@
-//! Several restores of one ID at the same time, of runc's containers.
+//! Restores of runc's containers that meet another of the same ID, or the daemon's end.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 use cedana_integration::daemon::Daemon;
 use cedana_integration::folder::Folder;
 use cedana_integration::runc::{self, RuncContainer, bundle_of};
-use cedana_integration::{Gate, Report, command, unique};
+use cedana_integration::{Gate, Report, command, eventually, unique};
+use nix::sys::signal::Signal;
 
 const WORKLOAD: [&str; 4] = ["--memory", "16", "--threads", "2"];
 
@@ -64,7 +67,7 @@ impl Dumped {
     /// The bundle, and its root, of which the daemon makes a bundle of its own.
     fn bundles(&self) -> [String; 2] {
         let bundle = self.container.bundle();
-        [format!("{bundle}/rootfs"), bundle]
+        [bundle.clone(), format!("{bundle}/rootfs")]
     }
 }
 
@@ -115,5 +118,39 @@ fn a_container_that_another_program_made_meanwhile_stays() {
         assert_eq!(runc::pid(&new), pid);
         assert!(!bundle_of(&new).exists());
         runc::delete(&new);
+    }
+}
+
+/// A runtime in runc's place whose restore leaves what runc does that is killed early: a
+/// directory without a record.
+fn killed_runtime(folder: &Folder) -> String {
+    let path = folder.file("runtime");
+    let script = "#!/bin/sh
+for id in \"$@\"; do [ \"$id\" != restore ] || restore=yes; done
+[ -z \"$restore\" ] || { mkdir /run/runc/\"$id\" && exec sleep 1000; }
+exec runc \"$@\"
+";
+    fs::write(&path, script).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    path.display().to_string()
+}
+
+#[test]
+fn a_daemon_that_is_stopped_leaves_nothing_of_a_restore() {
+    let folder = Folder::new("runtime");
+    let mut dumped = Dumped::by(&killed_runtime(&folder));
+    for bundle in dumped.bundles() {
+        let new = unique("stopped");
+        let made = Path::new("/run/runc").join(&new);
+        let mut restore = dumped.begin(&bundle, &new);
+        eventually("the runtime makes its directory", || match made.exists() {
+            true => Ok(()),
+            false => Err(made.display().to_string()),
+        });
+        dumped.daemon.end(Signal::SIGTERM);
+        assert!(!restore.wait().expect("cedana").success());
+        assert!(!made.exists());
+        assert!(!bundle_of(&new).exists());
+        dumped.daemon.again();
     }
 }
