@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cedana_config::Config;
+
 use super::client::Client;
 use super::{Container, find, settings, task};
 use crate::checkpoints::{Checked, Failure};
@@ -9,7 +11,7 @@ use crate::checkpoints::{Checked, Failure};
 /// containerd's own runtime.
 const STOCK: &str = "io.containerd.runc.v2";
 
-pub(super) async fn check(container: &Container) -> Result<Checked, Failure> {
+pub(super) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
     let client = Client::of(container).await?;
     let record = find::record(&client, container).await?;
     let mut checked = Checked::default();
@@ -33,6 +35,9 @@ pub(super) async fn check(container: &Container) -> Result<Checked, Failure> {
         checked.obstacles.push(failure.text);
     }
     let runtime = record.runtime.unwrap_or_default().name;
+    checked
+        .warnings
+        .extend(settings::not_for_the_dump(config, &runtime)?);
     if runtime == STOCK {
         checked.warnings.push(format!(
             "the runtime is {runtime}: its checkpoints are not compressed, and CRIU's limits are those of runc; `ctr run --runtime io.containerd.cedana.v2` has those of cedana"

@@ -39,6 +39,8 @@ use std::path::PathBuf;
 
 pub(crate) use unfinished::finish;
 
+use cedana_config::Config;
+
 use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell, cancel};
 use busy::Busy;
 use client::Client;
@@ -104,8 +106,9 @@ pub(crate) async fn unfreeze(container: &Container) -> Result<(), Failure> {
     }
 }
 
-pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
-    check::check(container).await
+/// Looks at a container, without freezing it, for a dump with these settings.
+pub(crate) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
+    check::check(container, config).await
 }
 
 /// Returns the process ID of a running container's first process.

@@ -184,12 +184,10 @@ async fn finish(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
-/// Looks at a container, without freezing it.
-pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
+/// Looks at a container, without freezing it, for a dump with these settings.
+pub(crate) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
     let (root, init) = find_running(container).await?;
-    let config = Config::load();
-    let config = config.map_err(|error| Failure::new(Kind::State, error.to_string()))?;
-    let mut command = wrapper::command(&config);
+    let mut command = wrapper::command(config);
     flag(&mut command, "root", &root);
     command.args(["checkpoint", &format!("--{CHECK}")]);
     // Not looked at, but a dump makes an archive.
