@@ -93,7 +93,7 @@ async fn serve(options: Options) -> Result<(), Error> {
             .map_or_else(String::new, |address| format!(" and {address}"))
     );
     let answered = answer(listener, tcp, services).await;
-    checkpoints::containerd::all_ended().await;
+    checkpoints::all_ended().await;
     answered
 }
 
@@ -128,7 +128,7 @@ async fn answer(socket: UnixListener, tcp: Option<Tcp>, services: Routes) -> Res
     let stop_on_signal = async {
         wait_for_signal().await?;
         service_manager::notify("STOPPING=1");
-        checkpoints::containerd::cancel_all();
+        checkpoints::cancel_all();
         log::info!("stopping; jobs go on");
         // The receivers live in the servers.
         let _ = stop.send(true);

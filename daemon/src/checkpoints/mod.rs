@@ -12,6 +12,7 @@
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
 
 mod bundle;
+mod cancel;
 pub(crate) mod containerd;
 pub(crate) mod estimate;
 pub(crate) mod freeze;
@@ -20,6 +21,7 @@ pub(crate) mod runc;
 
 pub(crate) use crate::worker::{Failure, Kind, Progress};
 pub(crate) use bundle::sweep as sweep_bundles;
+pub(crate) use cancel::{all_ended, cancel_all};
 
 use std::path::PathBuf;
 

@@ -244,8 +244,10 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
                 let options = process::options(&config, None, false, asked.shell_job);
                 blocking(move || process::check(pid, &options, &Owner::root())).await?
             }
-            Target::Other(Managed::Runc(container)) => runc::check(&container).await?,
-            Target::Other(Managed::Containerd(container)) => containerd::check(&container).await?,
+            Target::Other(Managed::Runc(container)) => runc::check(&container, &config).await?,
+            Target::Other(Managed::Containerd(container)) => {
+                containerd::check(&container, &config).await?
+            }
         };
         let directory = match directory {
             // Others than root could look for paths by it that they may not see.

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use cedana_config::Config;
+
 use super::client::Client;
 use super::{Container, find, settings, task};
 use crate::checkpoints::{Checked, Failure};
@@ -9,7 +11,7 @@ use crate::checkpoints::{Checked, Failure};
 /// containerd's own runtime.
 const STOCK: &str = "io.containerd.runc.v2";
 
-pub(super) async fn check(container: &Container) -> Result<Checked, Failure> {
+pub(super) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
     let client = Client::of(container).await?;
     let record = find::record(&client, container).await?;
     let mut checked = Checked::default();
@@ -24,12 +26,18 @@ pub(super) async fn check(container: &Container) -> Result<Checked, Failure> {
     if checked.obstacles.is_empty() {
         let pids = task::pids(&client, &container.id).await?;
         checked.processes = u32::try_from(pids.len()).unwrap_or(u32::MAX);
-        checked.memory = pids.iter().map(|pid| memory(*pid)).sum();
+        let sum = move || pids.into_iter().map(memory).sum();
+        // The kernel walks the memory of each process, which takes long if that is much.
+        // A thread that panicked leaves the sum unknown.
+        checked.memory = tokio::task::spawn_blocking(sum).await.unwrap_or_default();
     }
     if let Err(failure) = super::dump::image_of(&client, &record).await {
         checked.obstacles.push(failure.text);
     }
     let runtime = record.runtime.unwrap_or_default().name;
+    checked
+        .warnings
+        .extend(settings::not_for_the_dump(config, &runtime)?);
     if runtime == STOCK {
         checked.warnings.push(format!(
             "the runtime is {runtime}: its checkpoints are not compressed, and CRIU's limits are those of runc; `ctr run --runtime io.containerd.cedana.v2` has those of cedana"

@@ -17,13 +17,13 @@ use super::api::Descriptor;
 use super::api::containers::Container as Record;
 use super::api::images::{CreateImageRequest, Image};
 use super::api::tasks::CheckpointTaskRequest;
-use super::cancel::Cancel;
 use super::client::{Client, refused};
 use super::index::{self, Index, Origin, Part};
 use super::layer::Layer;
 use super::lease::Lease;
 use super::unfinished::Mark;
 use super::{Container, content, figures, find, settings, task};
+use crate::checkpoints::cancel::Cancel;
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Progress, Tell, Told};
 
 /// A dump, from its preparations on.

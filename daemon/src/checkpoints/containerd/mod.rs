@@ -18,7 +18,6 @@
 
 mod api;
 mod busy;
-mod cancel;
 mod check;
 mod client;
 mod content;
@@ -38,10 +37,11 @@ mod unfinished;
 
 use std::path::PathBuf;
 
-pub(crate) use cancel::{all_ended, cancel_all};
 pub(crate) use unfinished::finish;
 
-use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell};
+use cedana_config::Config;
+
+use super::{Checked, DumpOptions, Dumped, Failure, RestoreOptions, Tell, cancel};
 use busy::Busy;
 use client::Client;
 
@@ -106,8 +106,9 @@ pub(crate) async fn unfreeze(container: &Container) -> Result<(), Failure> {
     }
 }
 
-pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
-    check::check(container).await
+/// Looks at a container, without freezing it, for a dump with these settings.
+pub(crate) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
+    check::check(container, config).await
 }
 
 /// Returns the process ID of a running container's first process.

@@ -11,13 +11,13 @@ use super::api::diff::ApplyRequest;
 use super::api::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest};
 use super::api::tasks::{CreateTaskRequest, StartRequest};
 use super::api::{Descriptor, Mount};
-use super::cancel::Cancel;
 use super::client::{Client, refused};
 use super::index::{self, Index, Origin};
 use super::lease::Lease;
 use super::spec::Spec;
 use super::streams::Streams;
 use super::{Container, content, find, parent, settings, task};
+use crate::checkpoints::cancel::Cancel;
 use crate::checkpoints::{Failure, Kind, RestoreOptions, Tell, Told};
 
 /// A checkpoint, as far as a restore reads it.

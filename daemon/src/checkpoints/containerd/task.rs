@@ -1,5 +1,7 @@
 //! The task of a container: its processes, as its shim sees them.
 
+use std::time::Duration;
+
 use super::api::Status as State;
 use super::api::tasks::{
     DeleteTaskRequest, GetRequest, KillRequest, ListPidsRequest, PauseTaskRequest,
@@ -12,6 +14,12 @@ use crate::checkpoints::{Failure, Kind};
 /// ended. runc unfreezes a container that it kills, and containerd's shim takes it for
 /// paused until it has seen the end.
 const NOT_PAUSED: &str = "not paused";
+
+/// How long killed processes may take to exit. The kernel may need seconds to free their
+/// memory. A process that waits for a device or a network file system (state D) takes no
+/// signal, and may never exit: then the call must fail, so that the daemon can stop
+/// within systemd's 90 s.
+const EXIT: Duration = Duration::from_secs(30);
 
 /// A container's task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +107,9 @@ pub(super) async fn pids(client: &Client, id: &str) -> Result<Vec<u32>, Failure>
 
 /// Kills all processes of a task, frozen or not, and waits for their end. The task stays,
 /// stopped.
+///
+/// # Errors
+/// containerd refuses it, or the processes do not exit in time.
 pub(super) async fn kill(client: &Client, id: &str) -> Result<(), Failure> {
     let what = || format!("could not stop container {id}");
     let request = KillRequest {
@@ -117,11 +128,25 @@ pub(super) async fn kill(client: &Client, id: &str) -> Result<(), Failure> {
     let request = WaitRequest {
         container_id: id.to_owned(),
     };
-    match client.tasks().wait(request).await {
+    let mut tasks = client.tasks();
+    match within(EXIT, id, tasks.wait(request)).await? {
         // A client that waits for the end, such as `ctr run`, may have deleted it.
         Err(status) if status.code() != tonic::Code::NotFound => Err(refused(what())(status)),
         _ => Ok(()),
     }
+}
+
+/// Waits for the end of a killed task.
+async fn within<T>(limit: Duration, id: &str, end: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(limit, end).await.map_err(|_| {
+        Failure::new(
+            Kind::State,
+            format!(
+                "container {id} was killed, but has not ended after {} s: a process may wait for a device or a network file system; look for state D in `ps -eo pid,stat,wchan,args`, and kill the container again when that has been repaired",
+                limit.as_secs()
+            ),
+        )
+    })
 }
 
 /// Removes a task in any state.
@@ -142,5 +167,19 @@ async fn delete(client: &Client, id: &str) -> Result<(), Failure> {
     match answer.map(drop).map_err(failed) {
         Err(failure) if failure.kind == Kind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_does_not_end_is_given_up() {
+        let never = within(Duration::ZERO, "c", std::future::pending::<()>());
+        let failure = never.await.expect_err("given up");
+        assert!(failure.text.contains("container c"), "{failure}");
+        assert!(failure.text.contains("state D"), "{failure}");
+        assert_eq!(within(EXIT, "c", async { 7 }).await, Ok(7));
     }
 }

@@ -4,6 +4,7 @@
 //! roots     the directory in which a runtime has the container
 //! wrapper   cedana-runc as a child, its progress and its messages
 //! restore   a new container, from a bundle and a checkpoint
+//! turn      one restore at a time for each container
 //! state     what the runtime's record says
 //! ```
 //!
@@ -13,6 +14,7 @@
 mod restore;
 mod roots;
 mod state;
+mod turn;
 mod wrapper;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ use cedana_config::Config;
 use cedana_contract::flags::{ARCHIVE_DIR, ARCHIVE_NAME, CHECK};
 use tokio::process::Command;
 
-use super::{Checked, DumpOptions, Dumped, Failure, Kind, RestoreOptions, Tell};
+use super::{Checked, DumpOptions, Dumped, Failure, Kind, RestoreOptions, Tell, cancel};
 pub(crate) use restore::{From, Restore, restore};
 use wrapper::{Running, Said, flag};
 
@@ -42,7 +44,15 @@ pub(crate) async fn dump(
     options: &DumpOptions,
     tell: &Tell,
 ) -> Result<Dumped, Failure> {
-    let root = roots::find(container)?;
+    cancel::until_stopped(dump_until_dropped(container, options, tell)).await
+}
+
+async fn dump_until_dropped(
+    container: &Container,
+    options: &DumpOptions,
+    tell: &Tell,
+) -> Result<Dumped, Failure> {
+    let root = find(container).await?;
     let mut command = wrapper::command(&options.config);
     flag(&mut command, "root", &root);
     command.arg("checkpoint");
@@ -58,7 +68,7 @@ pub(crate) async fn dump(
         pipe.map_err(|error| Failure::new(Kind::System, format!("cannot make a pipe: {error}")))?;
     command.args(["--", &container.id]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = Running::start(&mut command, ())?;
+    let mut running = Running::start(&mut command, cancel::Running::begin())?;
     drop(writer);
     let (stdout, stderr) = running.output();
     let (path, said, ()) = tokio::join!(
@@ -66,9 +76,36 @@ pub(crate) async fn dump(
         wrapper::read(stderr),
         wrapper::tell_progress(progress, tell)
     );
-    let (status, ()) = running.wait().await?;
+    let (status, _) = running.wait().await?;
     Said::on_stderr(&said).judge(status, tell).await?;
-    dumped(&options.directory, &path)
+    let directory = options.directory.clone();
+    blocking(move || dumped(&directory, &path)).await
+}
+
+/// Runs what reads a disk or /proc on a thread for such calls: the thread that answers
+/// requests must not wait for it.
+async fn blocking<R: Send + 'static>(
+    call: impl FnOnce() -> Result<R, Failure> + Send + 'static,
+) -> Result<R, Failure> {
+    let ended = |error| Failure::new(Kind::System, format!("the call ended early: {error}"));
+    tokio::task::spawn_blocking(call).await.map_err(ended)?
+}
+
+/// The directory in which a runtime has the container.
+async fn find(container: &Container) -> Result<PathBuf, Failure> {
+    let container = container.clone();
+    blocking(move || roots::find(&container)).await
+}
+
+/// The same, and the process ID of the container's first process, which runs.
+async fn find_running(container: &Container) -> Result<(PathBuf, i32), Failure> {
+    let container = container.clone();
+    blocking(move || {
+        let root = roots::find(&container)?;
+        let init = state::init(&root, &container.id)?;
+        Ok((root, init))
+    })
+    .await
 }
 
 /// What is known of a new archive, whose path was printed.
@@ -100,7 +137,7 @@ fn dumped(directory: &Path, printed: &str) -> Result<Dumped, Failure> {
 
 /// Stops all processes of a container.
 pub(crate) async fn freeze(container: &Container) -> Result<(), Failure> {
-    let root = roots::find(container)?;
+    let root = find(container).await?;
     if state::is_frozen(&root, &container.id) {
         return Err(Failure::new(
             Kind::State,
@@ -112,7 +149,7 @@ pub(crate) async fn freeze(container: &Container) -> Result<(), Failure> {
 
 /// Lets the processes of a frozen container run.
 pub(crate) async fn unfreeze(container: &Container) -> Result<(), Failure> {
-    let root = roots::find(container)?;
+    let root = find(container).await?;
     if !state::is_frozen(&root, &container.id) {
         return Err(Failure::new(
             Kind::State,
@@ -147,13 +184,10 @@ async fn finish(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
-/// Looks at a container, without freezing it.
-pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
-    let root = roots::find(container)?;
-    let init = state::init(&root, &container.id)?;
-    let config = Config::load();
-    let config = config.map_err(|error| Failure::new(Kind::State, error.to_string()))?;
-    let mut command = wrapper::command(&config);
+/// Looks at a container, without freezing it, for a dump with these settings.
+pub(crate) async fn check(container: &Container, config: &Config) -> Result<Checked, Failure> {
+    let (root, init) = find_running(container).await?;
+    let mut command = wrapper::command(config);
     flag(&mut command, "root", &root);
     command.args(["checkpoint", &format!("--{CHECK}")]);
     // Not looked at, but a dump makes an archive.
@@ -170,15 +204,15 @@ pub(crate) async fn check(container: &Container) -> Result<Checked, Failure> {
         // It would stop a checkpoint, too.
         obstacles.push(said.error.unwrap_or_else(|| status.to_string()));
     }
+    let seen = blocking(move || Ok(state::look(init))).await?;
     Ok(Checked {
         obstacles,
         warnings: said.warnings,
-        ..state::look(init)
+        ..seen
     })
 }
 
 /// Returns the process ID of a running container's first process.
 pub(crate) async fn pid(container: &Container) -> Result<i32, Failure> {
-    let root = roots::find(container)?;
-    state::init(&root, &container.id)
+    find_running(container).await.map(|(_, init)| init)
 }

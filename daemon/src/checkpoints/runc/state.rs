@@ -10,15 +10,9 @@ use super::{Checked, Failure, Kind};
 
 /// The process ID of the first process, which runs.
 pub(super) fn init(root: &Path, id: &str) -> Result<i32, Failure> {
-    let dir = root.join(id);
-    // runc's record, or crun's.
-    let (path, key, start) = match dir.join("state.json") {
-        path if path.exists() => (path, "init_process_pid", "init_process_start"),
-        _ => (dir.join("status"), "pid", "process-start-time"),
-    };
+    let (path, key, start) = names(root, id);
     let record = read(&path)?;
-    let pid = record[key].as_i64().and_then(|pid| i32::try_from(pid).ok());
-    let pid = pid.filter(|pid| *pid > 0).ok_or_else(|| {
+    let pid = positive(&record[key]).ok_or_else(|| {
         let why = format!("the runtime's record {} has no process", path.display());
         Failure::new(Kind::State, why)
     })?;
@@ -28,6 +22,27 @@ pub(super) fn init(root: &Path, id: &str) -> Result<i32, Failure> {
         (None, _) => Err(ended(id)),
         _ => Ok(pid),
     }
+}
+
+/// The process ID of the first process, which may have ended.
+pub(super) fn recorded_pid(root: &Path, id: &str) -> Option<i32> {
+    let (path, key, _) = names(root, id);
+    positive(&read(&path).ok()?[key])
+}
+
+/// The record of a container, and its names for a process ID and its start: runc's, or
+/// crun's.
+fn names(root: &Path, id: &str) -> (PathBuf, &'static str, &'static str) {
+    let dir = root.join(id);
+    match dir.join("state.json") {
+        path if path.exists() => (path, "init_process_pid", "init_process_start"),
+        _ => (dir.join("status"), "pid", "process-start-time"),
+    }
+}
+
+fn positive(pid: &Value) -> Option<i32> {
+    let pid = i32::try_from(pid.as_i64()?).ok()?;
+    (pid > 0).then_some(pid)
 }
 
 fn ended(id: &str) -> Failure {

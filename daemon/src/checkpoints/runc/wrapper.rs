@@ -21,7 +21,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
 use super::{Failure, Kind};
-use crate::checkpoints::{Progress, Tell, Told};
+use crate::checkpoints::{Progress, Tell, Told, cancel};
 
 /// The most bytes of the child's output that are kept: its messages are short lines.
 const MAX_OUTPUT: u64 = 64 << 10;
@@ -127,6 +127,10 @@ pub(super) trait Undo: Send + 'static {
 }
 
 impl Undo for () {
+    async fn undo(self) {}
+}
+
+impl Undo for cancel::Running {
     async fn undo(self) {}
 }
 

@@ -1,8 +1,11 @@
 //! Cancelling a call without leaving anything behind.
 //!
 //! The service cancels a call by dropping its future. What a call has begun in containerd
-//! is undone by more calls, so the work itself runs in a task that is not dropped. It sees
-//! the end of the future, and ends what it does.
+//! is undone by more calls, so the work itself runs in a task that is not dropped
+//! ([`to_the_end`]). It sees the end of the future, and ends what it does. A call about a
+//! container of runc is dropped, and a task undoes it.
+//!
+//! A daemon that ends cancels all calls, and waits until they are undone.
 
 use std::future::Future;
 use std::sync::LazyLock;
@@ -17,11 +20,12 @@ static RUNNING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender:
 /// Whether the daemon ends.
 static STOPPING: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
 
-/// Counts a call.
-struct Running;
+/// A call that the daemon waits for before it ends.
+#[derive(Debug)]
+pub(super) struct Running;
 
 impl Running {
-    fn begin() -> Self {
+    pub(super) fn begin() -> Self {
         RUNNING.send_modify(|calls| *calls += 1);
         Self
     }
@@ -39,7 +43,7 @@ pub(crate) fn cancel_all() {
 }
 
 /// Returns when all calls have come to their end. The daemon must not end before: a
-/// container would stay frozen.
+/// container would stay frozen, or lose its bundle.
 pub(crate) async fn all_ended() {
     // The sender is never dropped.
     let _ = RUNNING.subscribe().wait_for(|calls| *calls == 0).await;
@@ -91,6 +95,19 @@ impl Cancel {
         }
         let _ = tokio::join!(call, meanwhile);
         Err(cancelled())
+    }
+}
+
+/// Returns the result of a call. The call is dropped when the daemon ends.
+pub(super) async fn until_stopped<T>(
+    call: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut stopping = STOPPING.subscribe();
+    tokio::select! {
+        biased;
+        // The sender is never dropped.
+        _ = stopping.wait_for(|stopping| *stopping) => Err(cancelled()),
+        result = call => result,
     }
 }
 
