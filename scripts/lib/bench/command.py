@@ -29,7 +29,8 @@ PLACE = "/var/lib/bench/command"
 WORKLOADS = {"text": "compressible", "random": "incompressible"}
 # By measure: its title, the candidates that the ratio compares, divisor, unit and goal.
 MEASURES = {
-    "frozen_seconds": ("dump: frozen", (OURS, CRIU), 1, "s", 1.15),
+    "frozen_seconds": ("dump: frozen, as CRIU records it", (OURS, CRIU), 1, "s", 1.15),
+    "paused_seconds": ("  paused, as the application sees it", (OURS, CRIU), 1, "s", None),
     "seconds": ("  until the command returns", (OURS, CRIU), 1, "s", None),
     "durable_seconds": ("  until it is on disk", (OURS, DIRECTORY), 1, "s", 1.15),
     "stored_bytes": ("  bytes stored", (OURS, CRIU), 1 << 20, "MiB", None),
@@ -77,16 +78,18 @@ class Process:
         wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
 
     def gaps(self):
-        return len(engine.gaps(self.shared))
+        return engine.gaps(self.shared)
 
     def runs_after(self, command):
         """Seconds from the start of a restore until the process has ticked."""
         self.child.wait()
-        before = self.gaps()
+        before = len(self.gaps())
         begin = time.monotonic()
         with open(f"{self.shared}/restore.log", "w") as log:
             restore = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(lambda: self.gaps() > before or restore.poll() not in (None, 0), "the process ticks", every=0.002)
+        wait_until(
+            lambda: len(self.gaps()) > before or restore.poll() not in (None, 0), "the process ticks", every=0.002
+        )
         took = time.monotonic() - begin
         if restore.wait():
             with open(f"{self.shared}/restore.log") as log:
@@ -148,12 +151,16 @@ def bytes_below(place):
 def measure(samples, candidate, daemon, name, workload):
     process = Process(name, workload)
     place = fresh(f"{PLACE}/{name}")
+    before = len(process.gaps())
     os.sync()
     begin = time.monotonic()
     run(*dump(candidate, daemon, process.pid, place, "--leave-running"))
     samples.add("seconds", candidate, time.monotonic() - begin)
     os.sync()
     samples.add("durable_seconds", candidate, time.monotonic() - begin)
+    # The application may not have written the gap yet.
+    time.sleep(0.1)
+    samples.add("paused_seconds", candidate, max(process.gaps()[before:], default=0.0))
     samples.add("frozen_seconds", candidate, frozen_seconds(stats_of(place)))
     samples.add("stored_bytes", candidate, bytes_below(place))
     if candidate == DIRECTORY:
