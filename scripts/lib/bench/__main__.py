@@ -6,7 +6,7 @@ writes JSON and a plot into the given directory.
 
 With `docker` before the directory: Docker's checkpoints, in an instance with Docker.
 
-Environment: RUNTIME (the measured runtime), ONLY (start, checkpoint, family, redis, limits),
+Environment: RUNTIME (the measured runtime), ONLY (start, checkpoint, family, redis, limits, command),
 SIZES (MiB), ROUNDS (of checkpoints, at least 3), STARTS (at least 15).
 """
 
@@ -16,12 +16,14 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import command
 import docker
 import engine
 import machine
 import measures
 import plot
 
+PARTS = ("limits", "start", "checkpoint", "family", "redis", "command")
 KEYS = 1_000_000
 
 # By measure: its title, its divisor, and the unit of the quotient.
@@ -91,10 +93,10 @@ def main():
         sizes = [int(size) for size in os.environ.get("SIZES", "256,1024").split(",")]
         return docker.main(sys.argv[2], sizes, rounds)
     out = sys.argv[1]
-    only = os.environ.get("ONLY", "limits,start,checkpoint,family,redis").split(",")
-    unknown = set(only) - {"limits", "start", "checkpoint", "family", "redis"}
+    only = os.environ.get("ONLY", ",".join(PARTS)).split(",")
+    unknown = set(only) - set(PARTS)
     if unknown:
-        sys.exit(f"unknown measure {', '.join(sorted(unknown))}: choose from limits, start, checkpoint, family, redis")
+        sys.exit(f"unknown measure {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     sizes = [int(size) for size in os.environ.get("SIZES", "64,256,1024,4096").split(",")]
     starts = max(15, int(os.environ.get("STARTS", "15")))
     if engine.NAMES[engine.OURS] == engine.OWN_NAME:
@@ -130,6 +132,11 @@ def main():
     for title, workload in workloads:
         results["workloads"][title] = found = measures.checkpoints(workload, rounds)
         show(f"{title}, medians of {rounds}", found)
+        keep()
+    if "command" in only:
+        # A gibibyte, unless sizes are given.
+        sizes = [int(size) for size in os.environ.get("SIZES", "1024").split(",")]
+        results["command"] = command.measures(sizes, rounds)
         keep()
     if results["workloads"]:
         with open(f"{out}/bench.svg", "w") as f:

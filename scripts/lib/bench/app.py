@@ -1,13 +1,14 @@
 """The application that is checkpointed: it holds memory and records how long it was
 paused.
 
-Runs in the container, with a directory that it shares with the bench at /bench.
-It ticks every millisecond and appends each gap of more than 10 ms between two ticks to
-/bench/gaps, so the application itself measures the cost of a checkpoint. The
+Its directory is shared with the bench, in a container as /bench. It ticks every
+millisecond and appends each gap of more than 10 ms between two ticks to the file gaps, so the application itself measures the cost of a checkpoint. The
 file is open only while a gap is written, because CRIU refuses to restore an open file
 that has grown.
 
     app.py hold MIB     MIB of memory, alternately a mebibyte of random bytes and of text
+    app.py random MIB   random bytes alone
+    app.py text MIB     text alone
     app.py family MIB WORKERS
                         the same, shared by fork with WORKERS processes
     app.py redis KEYS [BYTES]
@@ -21,18 +22,36 @@ import sys
 import time
 
 MIB = 1 << 20
+DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 
 
 def hold(mib):
-    with open("/bench/text", "rb") as f:
+    held = [mebibyte for pair in zip(noise(mib // 2), lines(mib // 2), strict=True) for mebibyte in pair]
+    return lambda: held
+
+
+def random(mib):
+    held = list(noise(mib))
+    return lambda: held
+
+
+def text(mib):
+    held = list(lines(mib))
+    return lambda: held
+
+
+def noise(mib):
+    for _ in range(mib):
+        yield os.urandom(MIB)
+
+
+def lines(mib):
+    with open(f"{DIRECTORY}/text", "rb") as f:
         text = f.read()
-    held = []
-    for n in range(mib // 2):
-        held.append(os.urandom(MIB))
+    for n in range(mib):
         # From different offsets, so that no two have equal pages.
         at = n * 1_234_567 % (len(text) - MIB)
-        held.append(text[at : at + MIB])
-    return lambda: held
+        yield text[at : at + MIB]
 
 
 def family(mib, workers):
@@ -94,15 +113,16 @@ def redis(keys, size=0):
 
 
 def main():
-    beat = {"hold": hold, "family": family, "redis": redis}[sys.argv[1]](*map(int, sys.argv[2:]))
-    open("/bench/ready", "w").close()
+    workloads = {"hold": hold, "random": random, "text": text, "family": family, "redis": redis}
+    beat = workloads[sys.argv[1]](*map(int, sys.argv[2:]))
+    open(f"{DIRECTORY}/ready", "w").close()
     last = time.monotonic()
     while True:
         beat()
         time.sleep(0.001)
         now = time.monotonic()
         if now - last > 0.01:
-            with open("/bench/gaps", "a") as f:
+            with open(f"{DIRECTORY}/gaps", "a") as f:
                 f.write(f"{now - last:.6f}\n")
         last = time.monotonic()
 

@@ -91,17 +91,32 @@ def start(candidate, image, name, *command, flags=()):
     return ctr("run", "-d", "--runtime", NAMES[candidate], *flags, image, name, *command)
 
 
+def share(name):
+    """A directory with the application, in which it records gaps."""
+    shared = f"{SHARED}/{name}"
+    shutil.rmtree(shared, ignore_errors=True)
+    os.makedirs(shared)
+    for file in ("app.py", "text"):
+        os.link(f"{SHARED}/{file}", f"{shared}/{file}")
+    return shared
+
+
+def gaps(shared):
+    """All recorded gaps between ticks, in seconds."""
+    try:
+        with open(f"{shared}/gaps") as f:
+            return [float(line) for line in f]
+    except FileNotFoundError:
+        return []
+
+
 class App:
     """The application in its own container, ready for a checkpoint."""
 
     def __init__(self, candidate, name, workload):
         self.name = name
         self.is_family = workload[0] == "family"
-        self.shared = f"{SHARED}/{name}"
-        shutil.rmtree(self.shared, ignore_errors=True)
-        os.makedirs(self.shared)
-        for file in ("app.py", "text"):
-            os.link(f"{SHARED}/{file}", f"{self.shared}/{file}")
+        self.shared = share(name)
         mount = f"type=bind,src={self.shared},dst=/bench,options=rbind:rw"
         choose(candidate)
         settings(candidate)
@@ -110,12 +125,7 @@ class App:
         wait_until(lambda: os.path.exists(f"{self.shared}/ready"), f"{name} is ready", every=0.1)
 
     def gaps(self):
-        """All recorded gaps between ticks, in seconds."""
-        try:
-            with open(f"{self.shared}/gaps") as f:
-                return [float(line) for line in f]
-        except FileNotFoundError:
-            return []
+        return gaps(self.shared)
 
     def frozen_while(self, action, *arguments):
         """The seconds that an action took, and that the application was paused in it."""

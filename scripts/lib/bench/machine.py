@@ -75,6 +75,59 @@ class Peak(threading.Thread):
         return max((most for (name, _), most in self.most.items() if name == "cedana-runc"), default=0)
 
 
+def private_bytes(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return 1024 * sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+def settled_private_bytes(pid):
+    """The private memory of a process that has used no processor time for half a second."""
+
+    def ticks():
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[11:13]
+
+    before = None
+    while before != (before := ticks()):
+        time.sleep(0.5)
+    return private_bytes(pid)
+
+
+class Watch(threading.Thread):
+    """Records the peak private memory of a process, and the largest number of processes
+    with a name."""
+
+    EVERY = 0.05
+
+    def __init__(self, pid, name):
+        super().__init__(daemon=True)
+        self.pid, self.name = pid, name
+        self.private_bytes = self.processes = 0
+        self.stopped = threading.Event()
+
+    def run(self):
+        while not self.stopped.wait(self.EVERY):
+            self.private_bytes = max(self.private_bytes, private_bytes(self.pid))
+            self.processes = max(
+                self.processes, sum(self.is_named(pid) for pid in os.listdir("/proc") if pid.isdigit())
+            )
+
+    def is_named(self, pid):
+        try:
+            with open(f"/proc/{pid}/comm") as f:
+                return f.read().strip() == self.name
+        except OSError:
+            return False
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        self.join()
+
+
 def copy_seconds(size):
     """Seconds to copy memory whose pages are allocated."""
     source, target = mmap.mmap(-1, size), mmap.mmap(-1, size)

@@ -19,11 +19,6 @@ TMPFS = "/run/bench"
 ALONE = "/run/bench-alone"
 
 
-def private_bytes(pid):
-    with open(f"/proc/{pid}/smaps_rollup") as f:
-        return 1024 * sum(int(line.split()[1]) for line in f if line.startswith(("Private_Clean", "Private_Dirty")))
-
-
 def shared_once_bytes(pid):
     """The memory of a process and its children. Shared pages count once."""
     total = 0
@@ -31,19 +26,6 @@ def shared_once_bytes(pid):
         with open(f"/proc/{process}/smaps_rollup") as f:
             total += 1024 * sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
     return total
-
-
-def settled_private_bytes(pid):
-    """The private memory of a process that has used no processor time for half a second."""
-
-    def ticks():
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rpartition(")")[2].split()[11:13]
-
-    before = None
-    while before != (before := ticks()):
-        time.sleep(0.5)
-    return private_bytes(pid)
 
 
 def shim_of(name):
@@ -72,7 +54,7 @@ def start_and_memory(rounds):
             begin = time.monotonic()
             start(candidate, engine.BUSYBOX, name, "sh", "-c", "while :; do sleep 1000; done")
             took = time.monotonic() - begin
-            used = settled_private_bytes(shim_of(name))
+            used = machine.settled_private_bytes(shim_of(name))
             remove(name)
             if n:  # the first round warms the caches
                 samples.add("run_seconds", candidate, took)
