@@ -494,7 +494,10 @@ fn wrong_names_are_explained() {
         &[&words[..], &["--leave-stopped"]].concat(),
         &["--leave-stopped", "cedana freeze"],
     );
-    story.daemon.ok(&["check", "containerd", id]);
+    let mut check = story.daemon.command(&["check", "containerd", id]);
+    let checked = check.env("CEDANA_CHECKPOINT_LEVEL", "7").output();
+    let said = String::from_utf8_lossy(&checked.expect("cedana").stdout).into_owned();
+    assert!(said.contains("checkpoint.level of this call"), "{said}");
     container.end_task();
     refused(with(&[id]), &["does not run", "no task", "tasks start"]);
     let checked = story.daemon.cedana(&["check", "containerd", id]);
