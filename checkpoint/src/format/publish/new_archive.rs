@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -220,10 +220,15 @@ fn unnamed(dir: &OwnedFd) -> io::Result<Option<File>> {
 /// Makes a hidden file, and locks it.
 fn make_hidden(dir: &OwnedFd) -> io::Result<(File, Hidden)> {
     remove_parts(dir)?;
-    let (file, name) = create(dir)?;
-    let lock = file.try_clone()?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
-    Ok((file, (name, lock)))
+    loop {
+        let (file, name) = create(dir)?;
+        let lock = file.try_clone()?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok();
+        // Until it was locked, another command took it for a leftover.
+        if file.metadata()?.nlink() > 0 {
+            return Ok((file, (name, lock)));
+        }
+    }
 }
 
 /// Creates an empty hidden file.
@@ -265,7 +270,6 @@ fn remove_parts(dir: &OwnedFd) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::fs::MetadataExt;
 
     fn archive(dir: &Path) -> NewArchive {
         let place = ArchivePlace::open(dir).expect("open");

@@ -6,6 +6,7 @@
 //! those.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,9 @@ use crate::opened::{OpenedDir, kind};
 
 /// What the names of such directories begin with.
 const PREFIX: &str = ".cedana-work-";
+
+/// The most names that are tried. Other commands take a name each at most.
+const ATTEMPTS: u32 = 10_000;
 
 /// See the module's documentation. Dropping it removes it.
 #[derive(Debug)]
@@ -37,11 +41,16 @@ impl Scratch {
     /// The directory can't be made.
     pub fn create(above: OpenedDir) -> Result<Self, Error> {
         clean(&above)?;
-        for number in 0u64.. {
+        for number in 0..ATTEMPTS {
             let name = format!("{PREFIX}{}-{number}", std::process::id());
             let dir = match private_subdirectory(&above, &name) {
+                // Another command has it, or has taken it for a leftover before its lock.
                 Err(Error::File { source, .. })
-                    if source.kind() == std::io::ErrorKind::AlreadyExists =>
+                    if number + 1 < ATTEMPTS
+                        && matches!(
+                            source.kind(),
+                            ErrorKind::AlreadyExists | ErrorKind::NotFound
+                        ) =>
                 {
                     continue;
                 }
@@ -62,7 +71,9 @@ impl Scratch {
                 });
             }
         }
-        unreachable!("the numbers do not end")
+        Err(Error::Busy {
+            dir: above.path().to_owned(),
+        })
     }
 
     /// The path by which this process and CRIU reach it, whatever becomes of its name.
@@ -164,5 +175,23 @@ mod tests {
         drop((running, next));
         let names: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().collect();
         assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn commands_that_begin_at_once_get_a_directory_each() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let above = OpenedDir::open(dir.path()).expect("open");
+                        let scratch = Scratch::create(above).expect("create");
+                        fs::write(scratch.path().join("image"), "x").expect("write");
+                        assert_eq!(scratch.files().expect("list").len(), 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
     }
 }
