@@ -323,7 +323,8 @@ fn a_process_that_is_no_job_is_dumped_and_managed() {
         &folder.text(),
         "--leave-running",
     ]);
-    daemon.ok(&["dump", "job", "sleeper", "--leave-running"]);
+    let said = daemon.ok(&["dump", "job", "sleeper", "--leave-running"]);
+    assert!(said.contains("/sleeper_2"), "{said}");
     assert_eq!(daemon.job("sleeper")["checkpoints"]["local"], 1);
     daemon.ok(&["freeze", "job", "sleeper"]);
     daemon.ok(&["unfreeze", "job", "sleeper"]);

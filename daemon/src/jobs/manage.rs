@@ -261,14 +261,21 @@ impl Jobs {
         gone: oneshot::Receiver<()>,
     ) -> Result<Dumped, Failure> {
         let cancelled = || Failure::new(Kind::Cancelled, "cancelled");
+        let named = DumpOptions {
+            name: match options.name.is_empty() {
+                true => job.key.id.to_string(),
+                false => options.name.clone(),
+            },
+            ..options.clone()
+        };
         self.check_managed(job, pid)?;
         let dumped = match Managed::of(job, pid) {
             Managed::Process(pid) => {
                 let _turn = self.dump_turn(job.key.uid).await;
-                process::dump(pid, false, options, tell, gone).await?
+                process::dump(pid, false, &named, tell, gone).await?
             }
             Managed::Runc(container) => tokio::select! {
-                dumped = runc::dump(&container, options, tell) => dumped?,
+                dumped = runc::dump(&container, &named, tell) => dumped?,
                 _ = gone => return Err(cancelled()),
             },
             Managed::Containerd(container) => {
