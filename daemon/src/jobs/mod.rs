@@ -54,8 +54,11 @@ pub struct Jobs {
     dumps: Semaphore,
     dumps_of_users: Semaphore,
     restores: Semaphore,
-    /// One dump of a user at a time, and one call that looks at or stops many processes.
+    restores_of_users: Semaphore,
+    /// One dump of a user at a time, one restore, and one call that looks at or stops many
+    /// processes.
     turns: Turns,
+    restore_turns: Turns,
     looks: Turns,
     /// Held while a job that has ended begins anew or is removed.
     transitions: tokio::sync::Mutex<()>,
@@ -91,7 +94,9 @@ impl Jobs {
             dumps: Semaphore::new(cores),
             dumps_of_users: Semaphore::new(cores),
             restores: Semaphore::new(4 * cores),
+            restores_of_users: Semaphore::new(4 * cores),
             turns: Turns::default(),
+            restore_turns: Turns::default(),
             looks: Turns::default(),
             transitions: tokio::sync::Mutex::default(),
         })

@@ -18,6 +18,7 @@ use cedana_process::Source;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::{JobError, Jobs, environment, orphans};
 use crate::caller::Caller;
@@ -67,10 +68,12 @@ impl Jobs {
     ) -> Result<(JobRow, Restored), Failure> {
         let (jobs, caller) = (Arc::clone(self), caller.clone());
         // A client that goes away must not leave half a job.
-        let (_here, gone) = oneshot::channel::<()>();
+        let (_here, mut gone) = oneshot::channel::<()>();
         let restoring = tokio::spawn(async move {
-            // Never closed.
-            let _turn = jobs.restores.acquire().await;
+            let _turn = jobs.restore_turn(caller.uid()).await;
+            if let Err(TryRecvError::Closed) = gone.try_recv() {
+                return Err(Failure::new(Kind::Cancelled, "cancelled"));
+            }
             let plan = jobs.plan(&caller, wanted, options).await?;
             let key = plan.key.clone();
             match jobs.run_restore(&plan, gone).await {
@@ -99,6 +102,17 @@ impl Jobs {
         let stopping =
             |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
         restoring.await.map_err(stopping)?
+    }
+
+    /// Waits until another restore of a user may begin.
+    async fn restore_turn(&self, uid: u32) -> impl Sized + '_ {
+        let own = self.restore_turns.of(uid).await;
+        let all = match uid {
+            0 => &self.restores,
+            _ => &self.restores_of_users,
+        };
+        // Never closed.
+        (own, all.acquire().await.ok())
     }
 
     async fn plan(
