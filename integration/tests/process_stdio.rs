@@ -73,9 +73,12 @@ until(master, b'sleep 1000')
 def foreground():
     return open(f'/proc/{os.tcgetpgrp(master)}/comm').read()
 while foreground() != 'sleep\n': time.sleep(0.01)
-os.write(master, b'\x03')
-# bash drops what is typed before its next prompt.
-until(master, b'# ')
+# bash drops what is typed before its next prompt, and ^C before the terminal is sleep's.
+seen, end = b'', time.monotonic() + 60
+while b'# ' not in seen:
+    assert time.monotonic() < end, seen
+    os.write(master, b'\x03')
+    if select.select([master], [], [], 1)[0]: seen += os.read(master, 1000)
 os.write(master, b'echo interrupted $X\n')
 until(master, b'interrupted 41')
 os.kill(job.pid, 9)

@@ -140,9 +140,10 @@ fn begin(daemon: &Daemon, arguments: &[&str]) -> Child {
     command.spawn().expect("cedana")
 }
 
-/// ^C, and the end of `cedana`.
+/// As ^C does, and the end of `cedana`. Programs that a script starts in the background
+/// ignore SIGINT.
 fn interrupt(mut cedana: Child) {
-    send(i32::try_from(cedana.id()).expect("a PID"), Signal::SIGINT);
+    send(i32::try_from(cedana.id()).expect("a PID"), Signal::SIGTERM);
     let status = cedana.wait().expect("cedana");
     assert!(!status.success());
 }
@@ -220,12 +221,12 @@ fn an_interrupted_dump_leaves_the_container_running() {
     container.report().continues(&before);
 }
 
-/// The CRIU that runs for a daemon.
+/// The CRIU that dumps for a daemon, and not one that is asked for its version.
 fn criu(daemon: &Daemon) -> Option<i32> {
     let mut above = vec![daemon.pid().to_string()];
     while let Some(pid) = above.pop() {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() == "criu" {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if words.contains("criu\0swrk\0") {
             return pid.parse().ok();
         }
         for thread in fs::read_dir(format!("/proc/{pid}/task"))
