@@ -5,7 +5,7 @@ use cedana_integration::command;
 
 /// A supervisor in Python, with a terminal and pipes of its own.
 const SUPERVISOR: &str = r#"
-import fcntl, os, pty, select, subprocess, sys, tempfile, termios, time
+import fcntl, os, pty, select, signal, subprocess, sys, tempfile, termios, time
 home = tempfile.mkdtemp(dir='/var/tmp')
 os.makedirs(home + '/checkpoints')
 def run(*words, kept=[]):
@@ -24,6 +24,8 @@ def until(fd, text, patience=60):
         seen += os.read(fd, 1000)
     return seen
 def own():
+    # The background jobs of a script ignore SIGINT, and so would what the shell starts.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 "#;
