@@ -10,9 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::{JobError, Jobs, link};
+use super::{JobError, Jobs, detached, link};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, Told};
 use crate::job::bytes::Bytes;
 use crate::store::{JobKey, JobRow, JobState};
@@ -54,28 +52,23 @@ impl Jobs {
             false => options.name.clone(),
         };
         let task = worker::Dump {
-            pid: job.pid().unwrap_or_default(),
             directory: Bytes::of_path(&directory),
             owner,
             user,
             name,
             leave_running: options.leave_running,
             shell_job: false,
+            engine: Engine::of(&options.config),
+            // The supervisor fills these in.
+            pid: 0,
             output: None,
             terminal: false,
-            record: Some(Bytes(
-                self.files(&job.key)
-                    .checkpoints()
-                    .into_os_string()
-                    .into_encoded_bytes(),
-            )),
-            engine: Engine::of(&options.config),
+            record: None,
         };
         let ends = !options.leave_running;
         let (jobs, key, tell) = (Arc::clone(self), job.key.clone(), tell.clone());
         // A client that goes away must not keep the checkpoint out of the catalogue.
-        let (_here, gone) = oneshot::channel::<()>();
-        let dumping = tokio::spawn(async move {
+        detached(|gone| async move {
             let result = tokio::select! {
                 biased;
                 result = jobs.dump_by_supervisor(&key, task, &tell) => result,
@@ -100,10 +93,8 @@ impl Jobs {
                 jobs.wait(&key).await?;
             }
             result
-        });
-        let stopping =
-            |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
-        dumping.await.map_err(stopping)?
+        })
+        .await
     }
 
     async fn dump_by_supervisor(
@@ -141,13 +132,7 @@ impl Jobs {
 
     /// Waits until another dump of a user may begin.
     pub(crate) async fn dump_turn(&self, uid: u32) -> impl Sized + '_ {
-        let own = self.turns.of(uid).await;
-        let all = match uid {
-            0 => &self.dumps,
-            _ => &self.dumps_of_users,
-        };
-        // Never closed.
-        (own, all.acquire().await.ok())
+        self.dumps.turn(uid).await
     }
 
     /// The user that a job belongs to, with the groups that it has.

@@ -13,7 +13,7 @@ use cedana_contract::pid::Pid;
 use cedana_contract::pidfd;
 use tokio::sync::oneshot;
 
-use super::{JobError, Jobs, Wanted, names};
+use super::{JobError, Jobs, Wanted, detached, names};
 use crate::caller::Caller;
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, containerd, process, runc};
 use crate::job::bytes::Bytes;
@@ -113,6 +113,11 @@ impl Running {
             started: stat.started,
         })
     }
+
+    /// The process of a managed job, if the ID still means it.
+    fn managed(job: &JobRow, pid: i32) -> Option<Self> {
+        Self::of(pid).filter(|found| Some(found.started) == job.kind.started)
+    }
 }
 
 impl Jobs {
@@ -205,7 +210,7 @@ impl Jobs {
         let JobState::Managed { pid } = job.state else {
             return Ok(());
         };
-        match Running::of(pid).filter(|found| Some(found.started) == job.kind.started) {
+        match Running::managed(&job, pid) {
             Some(running) => self.watch_managed(job.key, running.pidfd),
             None => self.managed_ended(&job.key).await?,
         }
@@ -244,12 +249,8 @@ impl Jobs {
     ) -> Result<Dumped, Failure> {
         let (jobs, job, options, tell) =
             (Arc::clone(self), job.clone(), options.clone(), tell.clone());
-        let (_here, gone) = oneshot::channel::<()>();
-        let dumping =
-            tokio::spawn(async move { jobs.run_managed(&job, pid, &options, &tell, gone).await });
-        let stopping =
-            |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
-        dumping.await.map_err(stopping)?
+        detached(|gone| async move { jobs.run_managed(&job, pid, &options, &tell, gone).await })
+            .await
     }
 
     async fn run_managed(
@@ -312,8 +313,7 @@ impl Jobs {
 
     /// Whether the ID still means the process that is managed.
     fn check_managed(&self, job: &JobRow, pid: i32) -> Result<(), JobError> {
-        let found = Running::of(pid).filter(|found| Some(found.started) == job.kind.started);
-        match found {
+        match Running::managed(job, pid) {
             Some(_) => Ok(()),
             None => Err(JobError::not_running(&job.key.id, JobState::Gone)),
         }
@@ -326,9 +326,8 @@ impl Jobs {
         pid: i32,
         signal: i32,
     ) -> Result<(), JobError> {
-        let found = Running::of(pid).filter(|found| Some(found.started) == job.kind.started);
         let ended = || JobError::not_running(&job.key.id, JobState::Gone);
-        let running = found.ok_or_else(ended)?;
+        let running = Running::managed(job, pid).ok_or_else(ended)?;
         pidfd::signal(running.pidfd.as_fd(), signal).map_err(|_| ended())
     }
 }

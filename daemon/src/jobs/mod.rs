@@ -27,10 +27,11 @@ mod signal;
 mod start;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot, watch};
 
 pub use error::JobError;
 pub use find::Wanted;
@@ -38,6 +39,7 @@ pub(crate) use manage::{Managed, Target};
 pub(crate) use restore::WantedRestore;
 pub use start::NewJob;
 
+use crate::checkpoints::{Failure, Kind};
 use crate::job::files::JobFiles;
 use crate::store::{JobKey, JobRow, Store};
 
@@ -49,19 +51,55 @@ pub struct Jobs {
     run_dir: PathBuf,
     /// Counts the changes of jobs, for requests that wait for one.
     changes: watch::Sender<u64>,
-    /// Turns of dumps and restores: more at a time would only take memory. Other users
-    /// can't keep root waiting.
-    dumps: Semaphore,
-    dumps_of_users: Semaphore,
-    restores: Semaphore,
-    restores_of_users: Semaphore,
-    /// One dump of a user at a time, one restore, and one call that looks at or stops many
-    /// processes.
-    turns: Turns,
-    restore_turns: Turns,
+    dumps: Limit,
+    restores: Limit,
+    /// One call of a user at a time that looks at or stops many processes.
     looks: Turns,
     /// Held while a job that has ended begins anew or is removed.
     transitions: tokio::sync::Mutex<()>,
+}
+
+/// Carries out a call in a task of its own: a client that goes away must not leave half of
+/// it. Then the channel is closed.
+async fn detached<T, F>(call: impl FnOnce(oneshot::Receiver<()>) -> F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Failure>> + Send + 'static,
+{
+    let (_here, gone) = oneshot::channel();
+    let stopping = |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
+    tokio::spawn(call(gone)).await.map_err(stopping)?
+}
+
+/// How many calls are carried out at a time: more would only take memory. Of each user it is
+/// one, and other users can't keep root waiting.
+#[derive(Debug)]
+struct Limit {
+    of_root: Semaphore,
+    of_users: Semaphore,
+    own: Turns,
+}
+
+impl Limit {
+    fn new(calls: usize) -> Self {
+        Self {
+            of_root: Semaphore::new(calls),
+            of_users: Semaphore::new(calls),
+            own: Turns::default(),
+        }
+    }
+
+    /// Waits until another call of a user may begin. It has begun until the result is
+    /// dropped.
+    async fn turn(&self, uid: u32) -> impl Sized + '_ {
+        let own = self.own.of(uid).await;
+        let all = match uid {
+            0 => &self.of_root,
+            _ => &self.of_users,
+        };
+        // Never closed.
+        (own, all.acquire().await.ok())
+    }
 }
 
 /// Turns by user. Root has as many as it likes.
@@ -91,12 +129,8 @@ impl Jobs {
             state_dir,
             run_dir,
             changes: watch::Sender::new(0),
-            dumps: Semaphore::new(cores),
-            dumps_of_users: Semaphore::new(cores),
-            restores: Semaphore::new(4 * cores),
-            restores_of_users: Semaphore::new(4 * cores),
-            turns: Turns::default(),
-            restore_turns: Turns::default(),
+            dumps: Limit::new(cores),
+            restores: Limit::new(4 * cores),
             looks: Turns::default(),
             transitions: tokio::sync::Mutex::default(),
         })

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::{JobError, Jobs, environment, orphans};
+use super::{JobError, Jobs, detached, environment, orphans};
 use crate::caller::Caller;
 use crate::checkpoints::{Failure, Kind, RestoreOptions};
 use crate::job::bytes::Bytes;
@@ -67,10 +67,8 @@ impl Jobs {
         options: RestoreOptions,
     ) -> Result<(JobRow, Restored), Failure> {
         let (jobs, caller) = (Arc::clone(self), caller.clone());
-        // A client that goes away must not leave half a job.
-        let (_here, mut gone) = oneshot::channel::<()>();
-        let restoring = tokio::spawn(async move {
-            let _turn = jobs.restore_turn(caller.uid()).await;
+        detached(|mut gone| async move {
+            let _turn = jobs.restores.turn(caller.uid()).await;
             if let Err(TryRecvError::Closed) = gone.try_recv() {
                 return Err(Failure::new(Kind::Cancelled, "cancelled"));
             }
@@ -98,21 +96,8 @@ impl Jobs {
                     Err(failure)
                 }
             }
-        });
-        let stopping =
-            |error| Failure::new(Kind::System, format!("the daemon is stopping: {error}"));
-        restoring.await.map_err(stopping)?
-    }
-
-    /// Waits until another restore of a user may begin.
-    async fn restore_turn(&self, uid: u32) -> impl Sized + '_ {
-        let own = self.restore_turns.of(uid).await;
-        let all = match uid {
-            0 => &self.restores,
-            _ => &self.restores_of_users,
-        };
-        // Never closed.
-        (own, all.acquire().await.ok())
+        })
+        .await
     }
 
     async fn plan(

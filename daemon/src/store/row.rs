@@ -217,15 +217,6 @@ pub struct Checkpoints {
 }
 
 impl JobRow {
-    /// The first process, if it runs.
-    #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        match self.state {
-            JobState::Running { pid, .. } | JobState::Managed { pid } => Some(pid),
-            _ => None,
-        }
-    }
-
     /// A new job.
     #[must_use]
     pub fn new(spec: &Spec) -> Self {
