@@ -71,7 +71,6 @@ impl From<Failure> for Status {
             Kind::Invalid => Code::InvalidArgument,
             Kind::NotFound => Code::NotFound,
             Kind::Exists => Code::AlreadyExists,
-            Kind::Denied => Code::PermissionDenied,
             Kind::State => Code::FailedPrecondition,
             Kind::Full => Code::ResourceExhausted,
             Kind::Cancelled => Code::Cancelled,

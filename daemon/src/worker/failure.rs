@@ -22,8 +22,6 @@ pub enum Kind {
     NotFound,
     /// It is there already.
     Exists,
-    /// The caller may not do it.
-    Denied,
     /// Its state forbids it.
     State,
     /// A directory has too little room.
