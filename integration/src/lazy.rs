@@ -81,10 +81,16 @@ impl Lazy {
     /// Restores it lazily.
     #[track_caller]
     pub fn restore(&self) {
-        self.checkpointed
+        let output = self
+            .checkpointed
             .restore(&self.gate.program(), &self.checkpointed.images)
             .ok();
-        assert!(self.lacks_memory(), "the container lacks no memory");
+        let log = || fs::read_to_string(self.checkpointed.bundle.file("log.json"));
+        assert!(
+            self.lacks_memory(),
+            "the container lacks no memory: {output}{}",
+            log().unwrap_or_default()
+        );
     }
 
     /// Restores it lazily, lets prefetching complete its memory, verifies the
@@ -308,7 +314,9 @@ pub fn process(name: &str, gate: &str) -> Option<String> {
         let path = entry.ok()?.path();
         let comm = fs::read_to_string(path.join("comm")).ok()?;
         let environment = fs::read(path.join("environ")).ok()?;
-        let ours = String::from_utf8_lossy(&environment).contains(gate);
+        let ours = environment
+            .split(|&byte| byte == 0)
+            .any(|variable| variable == format!("{GATE}={gate}").as_bytes());
         let zombie = fs::read_to_string(path.join("stat")).is_ok_and(|s| s.contains(") Z "));
         (comm.trim() == name && ours && !zombie).then(|| {
             path.file_name()

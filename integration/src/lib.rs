@@ -100,11 +100,12 @@ pub fn testbed() -> String {
     })
 }
 
-/// A name that no other test of this run uses.
+/// A name that no other test of this run uses, and that no other begins with: processes
+/// and files are found by the names in their text.
 pub fn unique(label: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!(
-        "{label}-{}-{}",
+        "{label}-{}-{:04}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     )
