@@ -1,0 +1,139 @@
+//! Compresses chunks.
+//!
+//! The content of a frame that is a patch:
+//!
+//! ```text
+//! u32 for each page of the chunk:  OWN, ZERO, or the number of the base's page minus
+//!                                  this page's (wrapping), which is 0 for most
+//! the pages that are OWN
+//! ```
+
+use std::io;
+
+use crate::chunk::{PAGE, PageDigest, Pages};
+
+/// A page that follows.
+pub(super) const OWN: u32 = 0x8000_0000;
+
+/// A page of zeros.
+pub(super) const ZERO: u32 = 0x8000_0001;
+
+/// A patch has at most this part of its pages itself; else the chunk is stored as it is,
+/// which makes it a base for others.
+const OWN_AT_MOST: (usize, usize) = (1, 2);
+
+/// Compresses frames, with buffers for reuse. Each thread has its own.
+pub struct Encoder {
+    zstd: zstd::bulk::Compressor<'static>,
+    patch: Vec<u8>,
+}
+
+/// What a chunk was compressed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoded {
+    /// Its pages.
+    Plain,
+    /// What it has and its base has not.
+    Patch,
+}
+
+impl Encoder {
+    /// An encoder with zstd's level.
+    ///
+    /// # Errors
+    /// zstd refuses the level.
+    pub fn new(level: i32) -> io::Result<Self> {
+        Ok(Self {
+            zstd: zstd::bulk::Compressor::new(level)?,
+            patch: Vec::new(),
+        })
+    }
+
+    /// Appends the frame of a chunk to `out`.
+    ///
+    /// # Errors
+    /// zstd fails.
+    pub fn plain(&mut self, chunk: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        append(&mut self.zstd, chunk, out)
+    }
+
+    /// Appends the frame of a chunk: a patch if `base`, the beginnings of the digests of
+    /// another chunk's pages, has enough of its pages.
+    ///
+    /// # Errors
+    /// zstd fails.
+    pub fn patch(
+        &mut self,
+        chunk: &[u8],
+        pages: &Pages,
+        base: &[[u8; 16]],
+        out: &mut Vec<u8>,
+    ) -> io::Result<Encoded> {
+        let patch = &mut self.patch;
+        patch.clear();
+        let mut own = 0;
+        for (number, digest) in pages.0.iter().enumerate() {
+            let source = match place_in(base, number, digest) {
+                Some(place) => {
+                    let moved = (place as u32).wrapping_sub(number as u32);
+                    // 31 bits: places and numbers are below 256.
+                    moved & 0x7FFF_FFFF
+                }
+                None if is_zero(page(chunk, number)) => ZERO,
+                None => {
+                    own += 1;
+                    OWN
+                }
+            };
+            patch.extend(source.to_le_bytes());
+        }
+        if own * OWN_AT_MOST.1 > pages.0.len() * OWN_AT_MOST.0 {
+            self.plain(chunk, out)?;
+            return Ok(Encoded::Plain);
+        }
+        for number in 0..pages.0.len() {
+            let source = patch[4 * number..4 * number + 4].first_chunk();
+            if source.is_some_and(|source| u32::from_le_bytes(*source) == OWN) {
+                patch.extend_from_slice(page(chunk, number));
+            }
+        }
+        append(&mut self.zstd, patch, out)?;
+        Ok(Encoded::Patch)
+    }
+}
+
+fn page(chunk: &[u8], number: usize) -> &[u8] {
+    &chunk[number * PAGE..(number + 1) * PAGE]
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    page.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// Where the base has a page: at the same place, or at any.
+fn place_in(base: &[[u8; 16]], number: usize, digest: &PageDigest) -> Option<usize> {
+    let same = |known: &[u8; 16]| digest.starts_with(known);
+    match base.get(number) {
+        Some(known) if same(known) => Some(number),
+        _ => base.iter().position(same),
+    }
+}
+
+fn append(
+    zstd: &mut zstd::bulk::Compressor<'static>,
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let before = out.len();
+    out.resize(before + zstd::zstd_safe::compress_bound(bytes.len()), 0);
+    match zstd.compress_to_buffer(bytes, &mut out[before..]) {
+        Ok(written) => {
+            out.truncate(before + written);
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(before);
+            Err(error)
+        }
+    }
+}
