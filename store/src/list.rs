@@ -99,14 +99,17 @@ impl List {
         pages.sum::<u64>() * PAGE as u64
     }
 
+    /// The length of the rendered list.
+    #[must_use]
+    pub fn render_length(&self) -> u64 {
+        let parts = self.packs.len() * PACK + self.chunks.len() * CHUNK + self.runs.len() * RUN;
+        (HEAD + parts) as u64
+    }
+
     /// The bytes of the list.
     #[must_use]
     pub fn render(&self) -> Vec<u8> {
-        let length = HEAD
-            + self.packs.len() * PACK
-            + self.chunks.len() * CHUNK
-            + self.runs.len() * RUN;
-        let mut bytes = Vec::with_capacity(length);
+        let mut bytes = Vec::with_capacity(self.render_length() as usize);
         // The casts fit: a list has less than 2^32 of each.
         let word = |bytes: &mut Vec<u8>, number: u32| bytes.extend(number.to_le_bytes());
         bytes.extend(MAGIC);

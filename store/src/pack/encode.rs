@@ -28,15 +28,6 @@ pub struct Encoder {
     patch: Vec<u8>,
 }
 
-/// What a chunk was compressed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoded {
-    /// Its pages.
-    Plain,
-    /// What it has and its base has not.
-    Patch,
-}
-
 impl Encoder {
     /// An encoder with zstd's level.
     ///
@@ -57,8 +48,8 @@ impl Encoder {
         append(&mut self.zstd, chunk, out)
     }
 
-    /// Appends the frame of a chunk: a patch if `base`, the beginnings of the digests of
-    /// another chunk's pages, has enough of its pages.
+    /// Appends the frame of a chunk that is a patch on another, whose page digests begin
+    /// with `base`. False, and nothing is appended, if the two share too little.
     ///
     /// # Errors
     /// zstd fails.
@@ -68,7 +59,7 @@ impl Encoder {
         pages: &Pages,
         base: &[[u8; 16]],
         out: &mut Vec<u8>,
-    ) -> io::Result<Encoded> {
+    ) -> io::Result<bool> {
         let patch = &mut self.patch;
         patch.clear();
         let mut own = 0;
@@ -88,8 +79,7 @@ impl Encoder {
             patch.extend(source.to_le_bytes());
         }
         if own * OWN_AT_MOST.1 > pages.0.len() * OWN_AT_MOST.0 {
-            self.plain(chunk, out)?;
-            return Ok(Encoded::Plain);
+            return Ok(false);
         }
         for number in 0..pages.0.len() {
             let source = patch[4 * number..4 * number + 4].first_chunk();
@@ -98,7 +88,7 @@ impl Encoder {
             }
         }
         append(&mut self.zstd, patch, out)?;
-        Ok(Encoded::Patch)
+        Ok(true)
     }
 }
 

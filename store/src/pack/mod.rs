@@ -23,7 +23,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use decode::{Decoder, Fault, Frame};
-pub use encode::{Encoded, Encoder};
+pub use encode::Encoder;
 pub use index::{Entry, Index};
 pub use writer::{PackWriter, Sink};
 

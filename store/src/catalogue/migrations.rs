@@ -1,0 +1,94 @@
+//! The schema. Entry N brings version N to N + 1; entries are never changed once they were
+//! released. `PRAGMA user_version` is the number of entries applied.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::Failed;
+
+/// - `chunks.base` is the chunk that this one is a patch on.
+/// - `checkpoints.id` is the number that the manifest of a checkpoint with memory in the
+///   store carries; `chunks` are the numbers of its chunks ([`super::publish`]); `subject`
+///   and `details` are JSON; `boot` and `boot_time` tell the age of a row whatever becomes
+///   of the clock; `seen` is when a collection last found a reference.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE packs (
+        number INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE,
+        bytes INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        created INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE chunks (
+        number INTEGER PRIMARY KEY,
+        name BLOB NOT NULL UNIQUE,
+        pack INTEGER NOT NULL REFERENCES packs (number),
+        offset INTEGER NOT NULL,
+        stored INTEGER NOT NULL,
+        pages INTEGER NOT NULL,
+        base INTEGER REFERENCES chunks (number)
+    ) STRICT;
+    CREATE INDEX chunks_of_pack ON chunks (pack);
+    CREATE INDEX chunks_of_base ON chunks (base) WHERE base IS NOT NULL;
+    CREATE TABLE sketches (
+        feature INTEGER NOT NULL,
+        chunk INTEGER NOT NULL,
+        PRIMARY KEY (feature, chunk)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sketches_of_chunk ON sketches (chunk);
+    CREATE TABLE checkpoints (
+        number INTEGER PRIMARY KEY,
+        id TEXT UNIQUE,
+        name TEXT,
+        uid INTEGER NOT NULL,
+        job TEXT,
+        path BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        boot TEXT NOT NULL,
+        boot_time INTEGER NOT NULL,
+        seen INTEGER,
+        remote INTEGER NOT NULL DEFAULT 0,
+        raw_bytes INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        new_bytes INTEGER NOT NULL DEFAULT 0,
+        subject TEXT NOT NULL,
+        details TEXT NOT NULL,
+        chunks BLOB
+    ) STRICT;
+    CREATE INDEX checkpoints_of_job ON checkpoints (uid, job, created, remote, bytes);
+    CREATE UNIQUE INDEX checkpoint_of_job ON checkpoints (uid, job, path) WHERE job IS NOT NULL;
+    CREATE TABLE tags (
+        tag TEXT PRIMARY KEY,
+        checkpoint INTEGER NOT NULL REFERENCES checkpoints (number) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pins (
+        checkpoint INTEGER PRIMARY KEY REFERENCES checkpoints (number) ON DELETE CASCADE
+    ) STRICT;
+"];
+
+/// Brings the catalogue to the present version. A newer one is left as it is.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), Failed> {
+    if check(connection)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    // Two processes may find a new catalogue at once.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = check(&transaction)?;
+    for (number, sql) in (1i64..).zip(MIGRATIONS).skip(found) {
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", number)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The version, which must be known.
+pub(super) fn check(connection: &Connection) -> Result<usize, Failed> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match usize::try_from(found) {
+        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
+        _ => Err(Failed::Newer {
+            found,
+            known: MIGRATIONS.len() as i64,
+        }),
+    }
+}
