@@ -48,7 +48,7 @@ pub use error::Error;
 pub use limit::Exceeded;
 pub use settings::{
     Accept, Check, Checkpoint, Compression, Config, ConfigAnnotation, Cores, Criu, Daemon,
-    Doubtful, Mode, Restore, ResumeEarly, SharedStorage, Tcp,
+    Doubtful, Mode, Restore, ResumeEarly, SharedStorage, Storage, Store, Tcp,
 };
 pub use shown::{Shown, Source};
 pub use user::USER_FILE;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::text::Text;
-use crate::{Compression, Doubtful, Mode, ResumeEarly};
+use crate::{Compression, Doubtful, Mode, ResumeEarly, Storage};
 
 /// A value that a container may only turn down.
 pub(crate) trait Limited: Copy + Text {
@@ -63,6 +63,15 @@ impl Limited for Doubtful {
 /// has decided for one of them has the last word, and `auto` leaves it to the
 /// container.
 impl Limited for Compression {
+    fn is_within(self, limit: Self) -> bool {
+        limit == Self::Auto || self == limit
+    }
+}
+
+/// Memory in the store takes space that the engine's quotas do not see, and memory in
+/// the checkpoint takes it again for each one. So a node that has decided has the last
+/// word, as for compression.
+impl Limited for Storage {
     fn is_within(self, limit: Self) -> bool {
         limit == Self::Auto || self == limit
     }

@@ -92,7 +92,7 @@ macro_rules! setting {
     };
 }
 
-static SETTINGS: [Setting; 31] = [
+static SETTINGS: [Setting; 35] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
@@ -109,6 +109,7 @@ static SETTINGS: [Setting; 31] = [
     setting!("checkpoint.level", DOWN, value::level => checkpoint.level),
     setting!("checkpoint.memory", NODE, value::memory => checkpoint.memory),
     setting!("checkpoint.spare_memory", NODE, value::boolean => checkpoint.spare_memory),
+    setting!("checkpoint.store", DOWN, value::storage => checkpoint.store),
     setting!("restore.mode", DOWN, value::mode => restore.mode),
     setting!("restore.prefetch_cores", NODE, value::cores => restore.prefetch_cores),
     setting!("restore.tcp", FREE, value::tcp => restore.tcp),
@@ -124,6 +125,9 @@ static SETTINGS: [Setting; 31] = [
     setting!("daemon.tls_key", NODE, value::absolute_or_none => daemon.tls_key),
     setting!("daemon.tls_client_ca", NODE, value::absolute_or_none => daemon.tls_client_ca),
     setting!("shared_storage.dump_storage_dir", USER, value::absolute_or_none => shared_storage.dump_storage_dir),
+    setting!("store.path", NODE, value::absolute => store.path),
+    setting!("store.quota", NODE, value::size => store.quota),
+    setting!("store.grace", NODE, value::duration => store.grace),
 ];
 
 /// All settings, in the order of the example.

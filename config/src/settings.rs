@@ -24,6 +24,19 @@ pub struct Config {
     pub daemon: Daemon,
     /// Where checkpoints of jobs are stored.
     pub shared_storage: SharedStorage,
+    /// The store: memory that several checkpoints share.
+    pub store: Store,
+}
+
+/// The store: memory that several checkpoints share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Its directory, on a local file system.
+    pub path: PathBuf,
+    /// The most bytes that it may hold. 0: as many as the file system has.
+    pub quota: u64,
+    /// How long memory is kept to which no checkpoint refers any more.
+    pub grace: Duration,
 }
 
 /// Where the daemon of the command `cedana` listens.
@@ -82,6 +95,21 @@ pub struct Checkpoint {
     pub memory: u64,
     /// Whether CRIU's output may be buffered in spare memory (a memfd).
     pub spare_memory: bool,
+    /// Whether the checkpoint holds the memory, or refers to the store.
+    pub store: Storage,
+}
+
+/// Where a checkpoint's memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// In the store under Docker, whose checkpoints never leave the node. Else in the
+    /// checkpoint, which an image or an archive then carries whole.
+    #[default]
+    Auto,
+    /// In the store.
+    Reference,
+    /// In the checkpoint.
+    Inline,
 }
 
 /// Treatment of a checkpoint that could never be restored.
@@ -256,6 +284,19 @@ impl Default for Config {
             criu: Criu::default(),
             daemon: Daemon::default(),
             shared_storage: SharedStorage::default(),
+            store: Store::default(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("/var/lib/cedana/store"),
+            quota: 0,
+            // `docker checkpoint rm` and a new one of the same container some minutes
+            // later share nearly all of their memory.
+            grace: Duration::from_secs(3600),
         }
     }
 }
@@ -295,6 +336,7 @@ impl Default for Checkpoint {
             level: 1,
             memory: 128 << 20,
             spare_memory: true,
+            store: Storage::Auto,
         }
     }
 }

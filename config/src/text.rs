@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{
-    Accept, Check, Compression, ConfigAnnotation, Cores, Doubtful, Mode, ResumeEarly, Tcp,
+    Accept, Check, Compression, ConfigAnnotation, Cores, Doubtful, Mode, ResumeEarly, Storage, Tcp,
 };
 
 /// A value that a settings file can hold.
@@ -116,6 +116,7 @@ names! {
     ResumeEarly { Never: "false", Certain: "true", Container: "container" }
     Doubtful { Refuse: "refuse", Warn: "warn" }
     Compression { Auto: "auto", None: "none", Zstd: "zstd" }
+    Storage { Auto: "auto", Reference: "reference", Inline: "inline" }
     Mode { Lazy: "lazy", Eager: "eager" }
     Tcp { Auto: "auto", Keep: "keep", Close: "close", Refuse: "refuse" }
     Check { Strict: "strict", Warn: "warn", Off: "off" }

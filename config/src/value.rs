@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{
-    Accept, Check, Compression, ConfigAnnotation, Cores, Doubtful, Mode, ResumeEarly, Tcp,
+    Accept, Check, Compression, ConfigAnnotation, Cores, Doubtful, Mode, ResumeEarly, Storage, Tcp,
 };
 
 /// The longest time limit. A longer one is a mistake in the unit.
@@ -48,6 +48,17 @@ pub(crate) fn tcp(text: &str) -> Parsed<Tcp> {
         "close" => Ok(Tcp::Close),
         "refuse" => Ok(Tcp::Refuse),
         _ => Err(format!("{text:?} is none of auto, keep, close and refuse")),
+    }
+}
+
+pub(crate) fn storage(text: &str) -> Parsed<Storage> {
+    match text {
+        "auto" => Ok(Storage::Auto),
+        "reference" => Ok(Storage::Reference),
+        "inline" => Ok(Storage::Inline),
+        _ => Err(format!(
+            "{text:?} is none of auto, reference and inline"
+        )),
     }
 }
 
