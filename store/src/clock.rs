@@ -60,7 +60,10 @@ mod tests {
         let age = |before: Moment, after: Moment| before.until(&after).as_secs();
         assert_eq!(age(moment(0, "a", 10), moment(1_000_000, "a", 15)), 5);
         assert_eq!(age(moment(1_000_000, "a", 10), moment(0, "a", 15)), 5);
-        assert_eq!(age(moment(1_000_000, "a", 10), moment(1_000_100, "b", 2)), 100);
+        assert_eq!(
+            age(moment(1_000_000, "a", 10), moment(1_000_100, "b", 2)),
+            100
+        );
         assert_eq!(age(moment(1_000_000, "a", 10), moment(0, "b", 2)), 0);
         let now = Moment::now();
         assert!(now.seconds > 1_600_000_000 && now.boot.len() == 36);

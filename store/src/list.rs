@@ -209,7 +209,10 @@ impl Chunk {
         if pages == 0 || pages as usize > MAX_PAGES {
             return Err(Malformed("one of its chunks has an impossible size"));
         }
-        if stored == 0 || stored as usize > stored_bound() || offset.checked_add(stored.into()).is_none() {
+        if stored == 0
+            || stored as usize > stored_bound()
+            || offset.checked_add(stored.into()).is_none()
+        {
             return Err(Malformed("one of its chunks has an impossible place"));
         }
         Ok(Self {

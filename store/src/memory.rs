@@ -132,7 +132,9 @@ impl Memory {
     /// The window with an offset, which is below [`Self::raw_bytes`].
     #[must_use]
     pub fn window_at(&self, offset: u64) -> usize {
-        let after = self.windows.partition_point(|window| window.start <= offset);
+        let after = self
+            .windows
+            .partition_point(|window| window.start <= offset);
         after.saturating_sub(1)
     }
 
@@ -150,7 +152,10 @@ impl Memory {
     /// the list, and those of the list itself.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        let frames = self.chunks.iter().map(|chunk| u64::from(chunk.place.stored));
+        let frames = self
+            .chunks
+            .iter()
+            .map(|chunk| u64::from(chunk.place.stored));
         frames.sum::<u64>() + self.list_bytes
     }
 
@@ -175,7 +180,9 @@ impl Memory {
             }
             Some(chunk) => {
                 let chunk = &self.chunks[chunk as usize];
-                let base = chunk.base.map(|base| self.frame(&self.chunks[base as usize]));
+                let base = chunk
+                    .base
+                    .map(|base| self.frame(&self.chunks[base as usize]));
                 decoder.decode(&self.frame(chunk), base.as_ref(), out)
             }
         }
@@ -285,10 +292,11 @@ impl Opening<'_> {
 
 /// The offset of a chunk's first use in the memory; a base's is that of a chunk on it.
 fn offset_of(list: &List, chunk: u32) -> u64 {
-    let is_it = |number: u32| {
-        number == chunk || list.chunks[number as usize].base == Some(chunk)
-    };
-    let before = list.runs.iter().take_while(|run| !run.chunk.is_some_and(is_it));
+    let is_it = |number: u32| number == chunk || list.chunks[number as usize].base == Some(chunk);
+    let before = list
+        .runs
+        .iter()
+        .take_while(|run| !run.chunk.is_some_and(is_it));
     before.map(|run| u64::from(run.pages) * PAGE as u64).sum()
 }
 

@@ -100,7 +100,9 @@ impl Catalogue {
     pub fn used_bytes(&mut self) -> Result<u64, Error> {
         let failed = self.failed();
         let query = "SELECT coalesce(sum(bytes), 0) FROM packs";
-        let bytes = self.connection().query_row(query, [], |row| row.get::<_, i64>(0));
+        let bytes = self
+            .connection()
+            .query_row(query, [], |row| row.get::<_, i64>(0));
         Ok(bytes.map_err(failed)?.cast_unsigned())
     }
 }

@@ -195,4 +195,3 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Vec<i64>> {
     }
     (shift == 0).then_some(numbers)
 }
-

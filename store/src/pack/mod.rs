@@ -14,9 +14,9 @@
 //! is a patch on another chunk ([`encode`]). A frame needs no digest: what it decodes to
 //! must have the chunk's name.
 
+mod decode;
 mod encode;
 mod index;
-mod decode;
 mod writer;
 
 use std::fmt;
@@ -25,7 +25,7 @@ use std::str::FromStr;
 pub use decode::{Decoder, Fault, Frame};
 pub use encode::Encoder;
 pub use index::{Entry, Index};
-pub use writer::{PackWriter, Sink};
+pub use writer::{FileSink, PackWriter, Sink};
 
 use crate::chunk::MAX;
 
@@ -87,7 +87,11 @@ impl FromStr for PackId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        if text.len() != 32 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if text.len() != 32
+            || !text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
             return Err(());
         }
         let number = u128::from_str_radix(text, 16).map_err(|_| ())?;

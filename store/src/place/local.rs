@@ -32,7 +32,9 @@ impl Place for Local {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Object>> {
         let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let file = options.open(self.dir.join(name))?;
         match file.metadata()?.is_file() {
             true => Ok(Box::new(file)),
@@ -91,7 +93,10 @@ mod tests {
         assert_eq!(&out, b"tent");
         let end = object.read_exact_at(&mut out, 4).expect_err("the end");
         assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(place.open("a").expect_err("deleted").kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            place.open("a").expect_err("deleted").kind(),
+            io::ErrorKind::NotFound
+        );
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("packs/b")).expect("a link");
         place.open("b").expect_err("a link");
     }

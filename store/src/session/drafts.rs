@@ -79,7 +79,11 @@ impl Drafts {
         frame: &[u8],
     ) -> Result<(u32, u64), Error> {
         self.check(frame.len() as u64)?;
-        if self.current.as_ref().is_some_and(|pack| pack.bytes() >= FULL) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|pack| pack.bytes() >= FULL)
+        {
             self.end()?;
         }
         if self.current.is_none() {

@@ -218,8 +218,18 @@ impl Listing<'_> {
                 (pack, chunk.offset, chunk.stored, chunk.pages, chunk.base)
             }
             None => {
-                let chunk = self.state.known.get(&name).expect("a chunk of this session");
-                (chunk.pack, chunk.offset, chunk.stored, chunk.pages, chunk.base)
+                let chunk = self
+                    .state
+                    .known
+                    .get(&name)
+                    .expect("a chunk of this session");
+                (
+                    chunk.pack,
+                    chunk.offset,
+                    chunk.stored,
+                    chunk.pages,
+                    chunk.base,
+                )
             }
         };
         let base = base.map(|base| self.chunk(self.state.bases[&base]));
