@@ -152,7 +152,8 @@ impl ArchiveWriter {
     }
 
     /// Adds all files of CRIU's directory but the log, and returns the manifest's list of
-    /// files. The page files, whose entries are `pages`, are in the archive already.
+    /// files. `pages` are the entries of page files, which are in the archive already, or of
+    /// their lists, which are not.
     ///
     /// # Errors
     /// One can't be read or written.
@@ -167,6 +168,10 @@ impl ArchiveWriter {
             let file = dir.file(&name);
             let mut file = file.map_err(at("read", &dir.shown().join(&name)))?;
             let (size, digest) = self.add(&name, &mut file)?;
+            // A list of chunks, which has an entry.
+            if entries.iter().any(|entry| entry.name == name) {
+                continue;
+            }
             let kind = match name.ends_with(".img") {
                 true => Kind::Image,
                 false => Kind::Other,

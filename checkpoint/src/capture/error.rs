@@ -30,6 +30,9 @@ pub enum Error {
         /// Bytes that were stored.
         read: u64,
     },
+    /// The store can't take the memory.
+    #[error(transparent)]
+    Store(#[from] cedana_store::Error),
     /// A thread or its pipe could not be created.
     #[error("cannot start storing page images: {0}")]
     Start(io::Error),
@@ -40,7 +43,9 @@ impl Error {
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
-            Self::File { source, .. } => crate::format::publish::is_full(source),
+            Self::File { source, .. }
+            | Self::Store(cedana_store::Error::File { source, .. }) => crate::format::publish::is_full(source),
+            Self::Store(cedana_store::Error::Quota { .. }) => true,
             _ => false,
         }
     }

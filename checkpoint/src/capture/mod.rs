@@ -37,12 +37,16 @@
 //! With an archive as the target the frames go straight into it ([`archive`]), and
 //! CRIU's files are read and punched in the same way, with [`Compression::None`] too.
 //!
+//! With a store as the target the workers cut the memory into chunks, and store those
+//! that are new ([`chunks`]). In the directory is a list of them.
+//!
 //! If this process is killed, CRIU's file has holes and is useless, so CRIU writes
 //! to a staging directory, which is not a checkpoint ([`crate::format::publish`]). If
 //! CRIU fails, the caller drops the [`Capture`], which stops it, and removes the
 //! directory.
 
 mod archive;
+mod chunks;
 mod disk;
 mod error;
 mod memory;

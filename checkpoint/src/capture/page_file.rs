@@ -9,22 +9,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use cedana_store::session::Part;
+
 use crate::format::manifest::{Entry, Kind};
-use crate::format::pages::{Compression, Digest, FRAME, Summary, TableBuilder, Writer};
+use crate::format::pages::{Compression, Digest, FRAME, TableBuilder, Writer};
 
 use super::archive::Tar;
+use super::chunks::Chunks;
 use super::disk::{Queue, Stream, create};
 use super::error::{Error, at};
 use super::shared::Shared;
 
 /// A page image that is being stored.
 pub(super) struct PageFile {
-    name: String,
+    pub(super) name: String,
     /// Its place in the order of all page files.
     pub(super) number: usize,
     pub(super) path: PathBuf,
     pub(super) raw: File,
     out: Mutex<Out>,
+    /// The chunks of its memory, if it goes to the store.
+    pub(super) chunks: Mutex<Chunks>,
 }
 
 /// The stored file, to which pieces are appended in order.
@@ -57,9 +62,13 @@ pub(super) enum Sink {
 pub(super) struct Stored {
     pub(super) raw_path: PathBuf,
     pub(super) entries: Vec<Entry>,
-    pub(super) summary: Summary,
+    /// Bytes that CRIU wrote, and those of the stored files.
+    pub(super) raw_bytes: u64,
+    pub(super) stored_bytes: u64,
     /// The archive, for the next page file.
     pub(super) tar: Option<Tar>,
+    /// The chunks, if the memory is in the store.
+    pub(super) parts: Option<Vec<Part>>,
 }
 
 /// A compressed piece that has to be written.
@@ -89,7 +98,7 @@ impl PageFile {
             .open(&path)
             .map_err(at("open", &path))?;
         let sink = match compression {
-            _ if shared.is_archive() => None,
+            _ if shared.is_archive() || shared.session.is_some() => None,
             Compression::None => Some(Sink::Digests(TableBuilder::new(FRAME))),
             Compression::Zstd { .. } => {
                 let path = dir.join(stored_name(name, compression).0);
@@ -110,6 +119,7 @@ impl PageFile {
                 ready: BTreeMap::new(),
                 sink,
             }),
+            chunks: Mutex::default(),
         })
     }
 
@@ -245,8 +255,10 @@ impl PageFile {
         Ok(Stored {
             raw_path: self.path.clone(),
             entries,
-            summary,
+            raw_bytes: summary.raw_bytes,
+            stored_bytes: summary.stored_bytes,
             tar,
+            parts: None,
         })
     }
 }

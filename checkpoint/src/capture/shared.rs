@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use cedana_store::session::Session;
+
 use crate::format::manifest::Entry;
 use crate::format::pages::Compression;
 use crate::progress::{Observer, Phase, Progress};
 use crate::sys;
 
 use super::archive::{ArchiveWriter, Tar, Turns};
+use super::chunks;
 use super::disk::Queue;
 use super::error::{Error, at};
 use super::options::Share;
@@ -32,6 +35,8 @@ pub struct Captured {
     pub punched: bool,
     /// The archive that the page images are in, for the other files.
     pub archive: Option<ArchiveWriter>,
+    /// The store that the memory is in, which has yet to be told of the checkpoint.
+    pub session: Option<Arc<Session>>,
 }
 
 /// State that workers, watcher and [`super::Capture`] share.
@@ -45,6 +50,8 @@ pub(super) struct Shared {
     observer: Arc<Observer>,
     /// The archive, if the frames go into one.
     pub(super) archive: Option<Mutex<Turns>>,
+    /// The store, if the memory goes there.
+    pub(super) session: Option<Arc<Session>>,
     /// Jobs for the disk's thread; `None` if files are not flushed.
     pub(super) queue: Option<Queue>,
     raw: AtomicU64,
@@ -84,6 +91,8 @@ struct Waiting {
     length: u64,
     taken: u64,
     closed: bool,
+    /// Whether a worker decides where the taken piece ends ([`super::chunks`]).
+    cutting: bool,
     file: Option<Arc<PageFile>>,
 }
 
@@ -101,10 +110,11 @@ impl Shared {
         compression: Compression,
         share: Share,
         queue: Option<Queue>,
-        archive: Option<Tar>,
+        (archive, session): (Option<Tar>, Option<Arc<Session>>),
         observer: Arc<Observer>,
     ) -> Self {
         Self {
+            session,
             dir: dir.to_owned(),
             compression,
             share,
@@ -146,7 +156,7 @@ impl Shared {
 
     /// Whether stored bytes are another copy than CRIU's file.
     pub(super) fn copies(&self) -> bool {
-        self.compression != Compression::None || self.is_archive()
+        self.compression != Compression::None || self.is_archive() || self.session.is_some()
     }
 
     pub(super) fn is_archive(&self) -> bool {
@@ -170,6 +180,7 @@ impl Shared {
             length: 0,
             taken: 0,
             closed: false,
+            cutting: false,
             file: None,
         });
     }
@@ -184,7 +195,7 @@ impl Shared {
             .fetch_add(length.saturating_sub(file.length), Relaxed);
         file.length = file.length.max(length);
         file.closed |= closed;
-        if file.closed || file.length - file.taken >= self.share.piece {
+        if self.is_ready(file) {
             drop(state);
             self.changed.notify_all();
         }
@@ -232,6 +243,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.state().failed.is_some()
+    }
+
     pub(super) fn fail(&self, error: Error) {
         self.state().failed.get_or_insert(error);
         self.stop();
@@ -252,22 +267,28 @@ impl Shared {
             stored_bytes: 0,
             punched: self.punches.load(Relaxed),
             archive: None,
+            session: self.session.clone(),
         };
         for file in state.finished.drain(..) {
-            let path = file.raw_path;
+            let path = file.raw_path.clone();
             let found = fs::metadata(&path).map_err(at("read", &path))?.len();
-            if found != file.summary.raw_bytes {
+            if found != file.raw_bytes {
                 return Err(Error::Changed {
                     path,
                     found,
-                    read: file.summary.raw_bytes,
+                    read: file.raw_bytes,
                 });
             }
             if self.copies() {
                 fs::remove_file(&path).map_err(at("remove", &path))?;
             }
-            captured.raw_bytes += file.summary.raw_bytes;
-            captured.stored_bytes += file.summary.stored_bytes;
+            captured.raw_bytes += file.raw_bytes;
+            captured.stored_bytes += file.stored_bytes;
+            if let (Some(session), Some(parts)) = (&self.session, &file.parts) {
+                let list = file.write_list(session, parts)?;
+                captured.stored_bytes += list.size;
+                captured.files.push(list);
+            }
             captured.files.extend(file.entries);
         }
         Ok(captured)
@@ -280,8 +301,7 @@ impl Shared {
             if state.stopped || (low && state.replaced) {
                 return None;
             }
-            let ready =
-                |file: &Waiting| file.closed || file.length - file.taken >= self.share.piece;
+            let ready = |file: &Waiting| self.is_ready(file);
             let room = state.in_memory < self.share.in_memory;
             let first = match self.is_archive() {
                 // One entry after the other.
@@ -308,6 +328,19 @@ impl Shared {
         }
     }
 
+    /// Whether a piece of a file can be taken.
+    fn is_ready(&self, file: &Waiting) -> bool {
+        !file.cutting && (file.closed || file.length - file.taken >= self.piece())
+    }
+
+    /// The bytes of a piece. One that is cut by content needs more than it keeps.
+    fn piece(&self) -> u64 {
+        match &self.session {
+            Some(_) => self.share.piece + chunks::ENOUGH,
+            None => self.share.piece,
+        }
+    }
+
     fn piece_of(&self, state: &mut State, at: usize) -> Result<Piece, Error> {
         let waiting = &mut state.waiting[at];
         let file = match &waiting.file {
@@ -324,10 +357,14 @@ impl Shared {
             }
         };
         let offset = waiting.taken;
-        let length = (waiting.length - offset).min(self.share.piece);
-        waiting.taken += length;
-        let last = waiting.closed && waiting.taken == waiting.length;
-        if last {
+        let length = (waiting.length - offset).min(self.piece());
+        let last = waiting.closed && offset + length == waiting.length;
+        if self.session.is_some() {
+            waiting.cutting = true;
+        } else {
+            waiting.taken += length;
+        }
+        if last && !waiting.cutting {
             state.waiting.remove(at);
             // Waiting workers exit if this was the last file.
             self.changed.notify_all();
@@ -339,6 +376,36 @@ impl Shared {
             length,
             last,
         })
+    }
+
+    /// Ends a piece after `length` bytes: the next one begins there. Returns whether the
+    /// file is complete.
+    pub(super) fn cut(&self, piece: &Piece, length: u64) -> bool {
+        let mut state = self.state();
+        let is_it = |waiting: &Waiting| {
+            let file = waiting.file.as_ref();
+            file.is_some_and(|file| file.number == piece.file.number)
+        };
+        let Some(at) = state.waiting.iter().position(is_it) else {
+            return false;
+        };
+        let waiting = &mut state.waiting[at];
+        waiting.taken = piece.offset + length;
+        waiting.cutting = false;
+        let complete = piece.last && waiting.taken == waiting.length;
+        if complete {
+            state.waiting.remove(at);
+        }
+        drop(state);
+        self.changed.notify_all();
+        complete
+    }
+
+    /// Gives back the place of a piece that is stored.
+    pub(super) fn stored_piece(&self) {
+        self.state().in_memory -= 1;
+        self.changed.notify_all();
+        self.report();
     }
 
     /// Reports progress to the observer.

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use cedana_store::{Store, session};
+
 use crate::format::pages::Compression;
+use crate::host;
 use crate::progress::Observer;
 use crate::sys;
 
 use super::archive::{ArchiveWriter, Tar};
+use super::chunks;
 use super::disk::{self, Disk};
 use super::error::Error;
 use super::memory::Memory;
@@ -25,6 +29,13 @@ pub struct Archive {
     pub file: File,
     /// Its path, for messages.
     pub path: PathBuf,
+}
+
+/// Where the memory goes, if not to files beside CRIU's.
+#[derive(Default)]
+pub(super) struct Target<'a> {
+    archive: Option<Archive>,
+    store: Option<(&'a Store, session::Options)>,
 }
 
 /// Capture of the page images that CRIU writes to one directory. Dropping it stops it.
@@ -49,7 +60,33 @@ impl Capture {
             Compression::None => None,
             Compression::Zstd { .. } => memory(dir, options),
         };
-        Self::with(dir, options, memory, None, observer)
+        Self::with(dir, options, memory, Target::default(), observer)
+    }
+
+    /// Starts storing the page images that CRIU writes to `dir` in a store. With an
+    /// archive the lists of chunks are for it.
+    ///
+    /// # Errors
+    /// As for [`Self::start`]; or the store's quota is used up, or it can't be used.
+    pub fn to_store(
+        dir: &Path,
+        store: &Store,
+        archive: Option<Archive>,
+        options: Options,
+        (level, quota): (i32, Option<u64>),
+        observer: Arc<Observer>,
+    ) -> Result<Self, Error> {
+        let session = session::Options {
+            level,
+            // Fits: a page has at most a few hundred KiB.
+            page_size: host::sys::page_size() as u32,
+            quota,
+        };
+        let target = Target {
+            archive,
+            store: Some((store, session)),
+        };
+        Self::with(dir, options, memory(dir, options), target, observer)
     }
 
     /// Starts storing the page images that CRIU writes to `dir` in an archive.
@@ -62,20 +99,25 @@ impl Capture {
         options: Options,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
-        Self::with(dir, options, memory(dir, options), Some(archive), observer)
+        let target = Target {
+            archive: Some(archive),
+            store: None,
+        };
+        Self::with(dir, options, memory(dir, options), target, observer)
     }
 
     pub(super) fn with(
         dir: &Path,
         options: Options,
         mut memory: Option<Arc<Memory>>,
-        archive: Option<Archive>,
+        target: Target<'_>,
         observer: Arc<Observer>,
     ) -> Result<Self, Error> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         // The stored data of page images in memory is so large that the kernel would
         // write it anyway.
-        let flush = options.flush || memory.is_some();
+        // A store outlives the checkpoint's directory, which others may copy.
+        let flush = options.flush || memory.is_some() || target.store.is_some();
         // With little memory the workers get all of it.
         let direct = flush && options.memory >= 4 * disk::MEMORY;
         let buffers = options.memory - if direct { disk::MEMORY } else { 0 };
@@ -83,17 +125,22 @@ impl Capture {
             true => Some(Disk::start(direct).map_err(Error::Start)?),
             false => None,
         };
-        let archive = archive.map(|archive| (Arc::new(archive.file), archive.path));
-        let tar = archive.as_ref().map(|(file, path)| {
-            let queue = disk.as_ref().map(Disk::queue);
-            Tar::new(Arc::clone(file), path, queue)
-        });
+        let archive = target.archive.map(|archive| (Arc::new(archive.file), archive.path));
+        let queue = || disk.as_ref().map(Disk::queue);
+        let session = match target.store {
+            Some((store, options)) => Some(chunks::begin(store, options, queue())?),
+            None => None,
+        };
+        let tar = archive
+            .as_ref()
+            .filter(|_| session.is_none())
+            .map(|(file, path)| Tar::new(Arc::clone(file), path, queue()));
         let shared = Arc::new(Shared::new(
             dir,
             options.compression,
             Share::of(buffers, cores),
-            disk.as_ref().map(Disk::queue),
-            tar,
+            queue(),
+            (tar, session),
             observer,
         ));
         let mut watcher = Watcher::start(dir, memory.clone(), &shared);
@@ -127,7 +174,20 @@ impl Capture {
         self.shared.report();
         self.join();
         let mut disk = self.disk.take();
+        // Its last bytes are on their way to the disk's thread then.
+        let added = match self.shared.session.as_ref().filter(|_| !self.shared.has_failed()) {
+            Some(session) => session.seal()?.bytes,
+            None => 0,
+        };
         let captured = match self.archive.take() {
+            Some((file, path)) if self.shared.session.is_some() => {
+                let captured = join_disk(disk.take()).and_then(|()| self.shared.take());
+                let tar = Tar::new(Arc::clone(&file), &path, None);
+                captured.map(|captured| Captured {
+                    archive: Some(ArchiveWriter::new(tar, None, file, path)),
+                    ..captured
+                })
+            }
             // More is written to the archive, so the disk's thread goes on.
             Some((file, path)) => match (self.shared.take(), self.shared.take_archive()) {
                 (Ok(captured), Some(tar)) => Ok(Captured {
@@ -140,7 +200,10 @@ impl Capture {
             None => join_disk(disk.take()).and_then(|()| self.shared.take()),
         };
         self.memory = None;
-        captured
+        captured.map(|captured| Captured {
+            stored_bytes: captured.stored_bytes + added,
+            ..captured
+        })
     }
 
     fn start_workers(&mut self, low: bool) -> Result<(), Error> {

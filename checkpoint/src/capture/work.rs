@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::format::pages::{Compression, Digest, Encoder, FRAME};
 
+use super::chunks;
 use super::error::{Error, at};
 use super::page_file::Ready;
 use super::shared::{Piece, Shared};
@@ -27,11 +28,16 @@ pub(super) fn work(shared: &Shared, low: bool) {
 struct Worker {
     encoder: Encoder,
     raw: Vec<u8>,
+    /// The store's part, if the memory goes there.
+    chunks: Option<cedana_store::session::Worker>,
 }
 
 impl Worker {
     fn new(shared: &Shared) -> Result<Self, Error> {
+        let session = shared.session.as_ref();
+        let chunks = session.map(cedana_store::session::Worker::new);
         Ok(Self {
+            chunks: chunks.transpose()?,
             encoder: Encoder::new(shared.compression).map_err(Error::Encoder)?,
             raw: Vec::new(),
         })
@@ -44,6 +50,9 @@ impl Worker {
         file.raw
             .read_exact_at(&mut self.raw, piece.offset)
             .map_err(at("read", &file.path))?;
+        if let Some(worker) = &mut self.chunks {
+            return chunks::store(shared, worker, piece, &self.raw);
+        }
         let ready = self.compress(shared, piece)?;
         shared.write(file, piece.offset, ready)
     }

@@ -58,6 +58,15 @@ pub struct Session {
     _guard: Guard,
 }
 
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("store", &self.store)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
 struct State {
     drafts: Drafts,
     /// The new chunks, in the order in which they were stored.
