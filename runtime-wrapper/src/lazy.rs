@@ -50,14 +50,16 @@ mod tests {
     /// The least memory worth a page source.
     const SMALL: u64 = 8 << 20;
 
-    use cedana_checkpoint::format::manifest::{Entry, Kind, Pages};
+    use cedana_checkpoint::format::manifest::{Entry, Frames, Kind, Pages};
     use std::path::PathBuf;
 
     fn manifest(bytes: u64) -> Manifest {
         let pages = Pages {
             raw_size: bytes,
-            frame_size: 4096,
-            frames: 1,
+            frames: Some(Frames {
+                frame_size: 4096,
+                count: 1,
+            }),
         };
         Manifest::of(vec![Entry {
             name: "pages-1.img.zst".to_owned(),

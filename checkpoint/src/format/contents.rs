@@ -156,7 +156,8 @@ impl Limits {
         let forked = forked::pages(&contents)?;
         for entry in large {
             let stored = file(dir, &entry.name)?;
-            let frames = entry.pages.map(|pages| pages.frames);
+            let frames = entry.pages.and_then(|pages| pages.frames);
+            let frames = frames.map(|frames| frames.count);
             let reader = match entry.kind {
                 Kind::Pages => Reader::compressed(stored, entry.hash(), frames)?,
                 Kind::Plain => {
@@ -164,7 +165,7 @@ impl Limits {
                     Reader::plain(stored, &table, entry.hash(), frames)?
                 }
                 // A table was opened with its page file.
-                Kind::Image | Kind::Streams | Kind::Other | Kind::Table => continue,
+                Kind::Image | Kind::Streams | Kind::Other | Kind::Table | Kind::Chunks => continue,
             };
             if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
                 let file = reader.path().to_owned();

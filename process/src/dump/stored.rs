@@ -229,6 +229,7 @@ fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manif
         }),
         options: options(attempt),
         cost: Cost::default(),
+        store: None,
         signature: None,
     }
 }

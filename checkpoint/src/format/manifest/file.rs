@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::schema::{Manifest, NAME, WITH_STREAMS};
+use super::schema::{Manifest, NAME, WITH_STORE};
 use crate::opened::OpenedDir;
 
 /// Size limit of a manifest, in bytes. An entry has about 200 bytes and a process a
@@ -41,7 +41,7 @@ pub enum Error {
         why: String,
     },
     /// A newer version wrote it.
-    #[error("the checkpoint {} has format {found}, and this cedana-runc reads formats up to {WITH_STREAMS}: update it, or restore on the node that took the checkpoint", dir.display())]
+    #[error("the checkpoint {} has format {found}, and this cedana-runc reads formats up to {WITH_STORE}: update it, or restore on the node that took the checkpoint", dir.display())]
     Newer {
         /// The checkpoint.
         dir: PathBuf,
@@ -107,7 +107,7 @@ impl Manifest {
         // The format is checked first, because the other keys may differ in a newer one.
         match serde_json::from_slice(text).map_err(invalid)? {
             Head { format: 0 } => return Err(Fault::Invalid("format 0".to_owned())),
-            Head { format } if format > WITH_STREAMS => return Err(Fault::Newer(format)),
+            Head { format } if format > WITH_STORE => return Err(Fault::Newer(format)),
             Head { .. } => {}
         }
         let manifest: Self = serde_json::from_slice(text).map_err(invalid)?;

@@ -1,9 +1,10 @@
 //! The manifest of a checkpoint, `cedana-manifest.json`.
 //!
 //! ```text
-//! format       1, or 2 with an archive of connections: a reader checks it first, and
-//!              refuses a newer one
+//! format       1; 2 with an archive of connections; 3 with memory in the store. A
+//!              reader checks it first, and refuses a newer one
 //! files        each file's name, kind, size and digest
+//! store        the checkpoint's ID in the catalogue of the store, if its memory is there
 //! machine      architecture, page size, CPU features, kernel
 //! versions     of Cedana, CRIU and the runtime
 //! container    its ID, image and OCI configuration
@@ -26,8 +27,8 @@ pub use check::is_pages;
 pub use file::Error;
 pub(crate) use schema::PARENT;
 pub use schema::{
-    Container, Cost, Entry, FORMAT, Kind, Machine, Manifest, NAME, Pages, Process, Versions,
-    WITH_STREAMS,
+    Container, Cost, Entry, FORMAT, Frames, Kind, Machine, Manifest, NAME, Pages, Process,
+    StoreReference, Versions, WITH_STORE, WITH_STREAMS,
 };
 pub use serde_json::Value;
 pub use signature::{Key, KeyError};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cedana_store::list::SUFFIX;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,9 +17,13 @@ pub(crate) const PARENT: &str = "parent";
 /// The format of a checkpoint without an archive.
 pub const FORMAT: u32 = 1;
 
-/// The format of a checkpoint with an archive of TCP connections, and the newest that
-/// this version reads. Versions that don't know the archive refuse it.
+/// The format of a checkpoint with an archive of TCP connections. Versions that don't
+/// know the archive refuse it.
 pub const WITH_STREAMS: u32 = 2;
+
+/// The format of a checkpoint whose memory is in the node's store, and the newest that
+/// this version reads. Versions that don't know the store refuse it.
+pub const WITH_STORE: u32 = 3;
 
 /// A manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,10 @@ pub struct Manifest {
     /// pre-dump's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The store that has the memory. Present if there are entries of [`Kind::Chunks`],
+    /// and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreReference>,
     /// The machine that it was taken on.
     pub machine: Machine,
     /// The versions of the programs that took it.
@@ -54,6 +63,13 @@ pub struct Manifest {
     pub signature: Option<String>,
 }
 
+/// The checkpoint in the catalogue of a store, which keeps its memory while it has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreReference {
+    /// The text of a [`CheckpointId`](cedana_store::catalogue::CheckpointId).
+    pub id: String,
+}
+
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -63,10 +79,10 @@ pub struct Entry {
     pub kind: Kind,
     /// Its size in bytes.
     pub size: u64,
-    /// BLAKE3 in hexadecimal, of the whole file or, for a page file, of its trailer,
-    /// which holds the digests of its frames.
+    /// BLAKE3 in hexadecimal: of the whole file or, for a page file in frames, of its
+    /// trailer, which holds the digests of its frames.
     pub digest: String,
-    /// The frames of a page file.
+    /// The memory of a page file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages: Option<Pages>,
 }
@@ -84,21 +100,32 @@ pub enum Kind {
     Plain,
     /// The trailer of a plain page file.
     Table,
+    /// A list of the chunks in the store that are the memory: `pages-N.img.chunks`.
+    Chunks,
     /// The images of TCP connections in one archive: `tcp-streams.tar`.
     Streams,
     /// A file that a runtime or CRIU wrote beside the images.
     Other,
 }
 
-/// The frames of a page file.
+/// The memory of a page file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pages {
     /// Bytes of the file that CRIU wrote.
     pub raw_size: u64,
+    /// The frames that they are stored in. A list of chunks has none.
+    #[serde(flatten)]
+    pub frames: Option<Frames>,
+}
+
+/// The frames of a page file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
     /// Raw bytes of each frame but the last.
     pub frame_size: u32,
-    /// Number of frames.
-    pub frames: u64,
+    /// Their number.
+    #[serde(rename = "frames")]
+    pub count: u64,
 }
 
 /// The machine that a checkpoint was taken on.
@@ -211,10 +238,26 @@ impl Entry {
         Self {
             pages: Some(Pages {
                 raw_size: summary.raw_bytes,
-                frame_size: summary.frame_size,
-                frames: summary.frames,
+                frames: Some(Frames {
+                    frame_size: summary.frame_size,
+                    count: summary.frames,
+                }),
             }),
             ..Self::whole(name, kind, size, summary.table_digest)
+        }
+    }
+
+    /// Returns the entry of a list of chunks: its bytes, and the bytes of memory that the
+    /// list is of.
+    #[must_use]
+    pub fn chunks(name: &str, list: &[u8], raw_bytes: u64) -> Self {
+        let digest = blake3::hash(list);
+        Self {
+            pages: Some(Pages {
+                raw_size: raw_bytes,
+                frames: None,
+            }),
+            ..Self::whole(name, Kind::Chunks, list.len() as u64, digest)
         }
     }
 
@@ -227,10 +270,12 @@ impl Entry {
     /// Returns the name under which CRIU writes and reads the file.
     #[must_use]
     pub fn raw_name(&self) -> &str {
-        match self.kind {
-            Kind::Pages => self.name.strip_suffix(".zst").unwrap_or(&self.name),
-            _ => &self.name,
-        }
+        let suffix = match self.kind {
+            Kind::Pages => ".zst",
+            Kind::Chunks => SUFFIX,
+            _ => return &self.name,
+        };
+        self.name.strip_suffix(suffix).unwrap_or(&self.name)
     }
 }
 
@@ -239,10 +284,12 @@ impl Manifest {
     /// understand them.
     #[must_use]
     pub fn format_of(files: &[Entry]) -> u32 {
-        match files.iter().any(|entry| entry.kind == Kind::Streams) {
-            true => WITH_STREAMS,
-            false => FORMAT,
-        }
+        let formats = files.iter().map(|entry| match entry.kind {
+            Kind::Chunks => WITH_STORE,
+            Kind::Streams => WITH_STREAMS,
+            _ => FORMAT,
+        });
+        formats.max().unwrap_or(FORMAT)
     }
 
     /// Returns a manifest that says nothing but that these are its files.
@@ -253,6 +300,7 @@ impl Manifest {
             created: 0,
             files,
             parent: None,
+            store: None,
             machine: Machine::default(),
             versions: Versions::default(),
             container: Container::default(),

@@ -31,6 +31,7 @@ pub(super) fn manifest() -> Manifest {
             pages(),
         ],
         parent: None,
+        store: None,
         machine: Machine::default(),
         versions: Versions::default(),
         container: Container {
@@ -100,6 +101,54 @@ fn an_archive_of_connections_has_its_name_and_its_format() {
     assert!(refused(&manifest).contains("twice"));
 }
 
+fn with_chunks() -> Manifest {
+    let mut manifest = manifest();
+    manifest.files[1] = Entry::chunks("pages-1.img.chunks", b"list", 8192);
+    manifest.format = Manifest::format_of(&manifest.files);
+    manifest.store = Some(StoreReference {
+        id: "0123456789abcdef".repeat(2),
+    });
+    manifest
+}
+
+#[test]
+fn memory_in_the_store_has_a_list_an_id_and_the_newest_format() {
+    let written = with_chunks();
+    assert_eq!(written.format, WITH_STORE);
+    assert_eq!(parse(&written).expect("parse"), written);
+    let list = &written.files[1];
+    assert_eq!(list.raw_name(), "pages-1.img");
+    assert_eq!(list.hash(), Some(blake3::hash(b"list")));
+    let text = serde_json::to_value(list).expect("value");
+    assert_eq!(text["kind"], "chunks");
+    assert_eq!(text["pages"], serde_json::json!({"raw_size": 8192}));
+    let refused = |change: fn(&mut Manifest), why: &str| {
+        let mut manifest = with_chunks();
+        change(&mut manifest);
+        match parse(&manifest) {
+            Err(Fault::Invalid(found)) => assert!(found.contains(why), "{found}"),
+            other => panic!("{why}: {other:?}"),
+        }
+    };
+    fn memory(m: &mut Manifest) -> &mut Pages {
+        m.files[1].pages.as_mut().expect("memory")
+    }
+    refused(|m| m.format = WITH_STREAMS, "format 2");
+    refused(|m| m.store = None, "without a store");
+    refused(|m| m.files[1] = pages(), "a store without");
+    refused(|m| m.store.as_mut().expect("store").id.push('0'), "ID");
+    refused(|m| m.files[1].name = "pages-1.img".to_owned(), "name");
+    refused(|m| m.files[1].name = "pages-1.img.zst".to_owned(), "name");
+    refused(|m| m.files[1].size = u64::MAX, "larger");
+    refused(|m| m.files[1].pages = None, "without");
+    refused(|m| memory(m).raw_size = u64::MAX, "more memory");
+    refused(|m| memory(m).frames = memory_frames(), "frames");
+}
+
+fn memory_frames() -> Option<Frames> {
+    pages().pages.and_then(|pages| pages.frames)
+}
+
 #[test]
 fn a_link_or_a_pipe_is_not_read() {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -151,8 +200,10 @@ fn the_memory_of_all_files_is_limited() {
             entry.name = format!("pages-{n}.img.zst");
             entry.pages = Some(Pages {
                 raw_size: 2 << 40,
-                frame_size: 256 << 10,
-                frames: 8 << 20,
+                frames: Some(Frames {
+                    frame_size: 256 << 10,
+                    count: 8 << 20,
+                }),
             });
             entry
         })
@@ -182,8 +233,11 @@ fn invalid_entries_are_refused() {
             other => panic!("{other:?}"),
         }
     };
-    fn frames(m: &mut Manifest) -> &mut Pages {
+    fn memory(m: &mut Manifest) -> &mut Pages {
         m.files[1].pages.as_mut().expect("pages")
+    }
+    fn frames(m: &mut Manifest) -> &mut Frames {
+        memory(m).frames.as_mut().expect("frames")
     }
     wrong(|m| m.format = 0);
     wrong(|m| m.files[0].name = "../core-1.img".to_owned());
@@ -201,8 +255,9 @@ fn invalid_entries_are_refused() {
     wrong(|m| frames(m).frame_size = 0);
     wrong(|m| frames(m).frame_size = 5000);
     wrong(|m| frames(m).frame_size = 32 << 20);
-    wrong(|m| frames(m).raw_size = u64::MAX);
-    wrong(|m| frames(m).frames = 4);
+    wrong(|m| memory(m).raw_size = u64::MAX);
+    wrong(|m| memory(m).frames = None);
+    wrong(|m| frames(m).count = 4);
 }
 
 proptest! {

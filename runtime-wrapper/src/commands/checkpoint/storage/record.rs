@@ -61,6 +61,7 @@ pub(super) fn manifest(
         process: None,
         options: options(prepared, compression),
         cost: Cost::default(),
+        store: None,
         signature: None,
     })
 }
