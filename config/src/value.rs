@@ -56,9 +56,7 @@ pub(crate) fn storage(text: &str) -> Parsed<Storage> {
         "auto" => Ok(Storage::Auto),
         "reference" => Ok(Storage::Reference),
         "inline" => Ok(Storage::Inline),
-        _ => Err(format!(
-            "{text:?} is none of auto, reference and inline"
-        )),
+        _ => Err(format!("{text:?} is none of auto, reference and inline")),
     }
 }
 

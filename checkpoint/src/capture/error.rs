@@ -43,8 +43,9 @@ impl Error {
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
-            Self::File { source, .. }
-            | Self::Store(cedana_store::Error::File { source, .. }) => crate::format::publish::is_full(source),
+            Self::File { source, .. } | Self::Store(cedana_store::Error::File { source, .. }) => {
+                crate::format::publish::is_full(source)
+            }
             Self::Store(cedana_store::Error::Quota { .. }) => true,
             _ => false,
         }

@@ -68,4 +68,6 @@ pub use threads::{Archive, Capture};
 #[cfg(test)]
 mod archive_tests;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;

@@ -130,7 +130,8 @@ fn files_in_memory_are_stored_and_leave_no_links() {
     let files = Memory::make(dir.path(), 4).expect("files");
     let observer = Arc::new(|_| {});
     let files = Some(Arc::new(files));
-    let capture = Capture::with(dir.path(), DIRECT, files, None, observer).expect("start");
+    let capture =
+        Capture::with(dir.path(), DIRECT, files, Default::default(), observer).expect("start");
     // One image more than links, and one link is never used.
     let raw: Vec<_> = [(1, 3000), (2, 0), (4, 1), (5, 300)]
         .map(|(id, pages)| (id, memory(id, pages)))
@@ -278,7 +279,13 @@ fn a_full_disk_is_an_error_and_leaves_no_thread() {
         }
         // Here the disk's thread gets the error.
         let files = Some(Arc::new(Memory::make(dir.path(), 1).expect("files")));
-        let capture = Capture::with(dir.path(), DIRECT, files, None, Arc::new(|_| {}));
+        let capture = Capture::with(
+            dir.path(),
+            DIRECT,
+            files,
+            Default::default(),
+            Arc::new(|_| {}),
+        );
         fs::write(&path, memory(1, 9000)).expect("write");
         let error = capture.expect("start").finish().expect_err("full");
         assert!(error.is_full(), "{error}");
@@ -308,7 +315,7 @@ proptest! {
         // Two files of three, if they are to be stored.
         let in_memory = (compress && in_memory)
             .then(|| Arc::new(Memory::make(dir.path(), 2).expect("files")));
-        let capture = Capture::with(dir.path(), options, in_memory, None, Arc::new(|_| {}))
+        let capture = Capture::with(dir.path(), options, in_memory, Default::default(), Arc::new(|_| {}))
             .expect("start");
         let mut files: [Option<File>; 3] = [None, None, None];
         let mut closed = [false; 3];

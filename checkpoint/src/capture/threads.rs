@@ -125,7 +125,9 @@ impl Capture {
             true => Some(Disk::start(direct).map_err(Error::Start)?),
             false => None,
         };
-        let archive = target.archive.map(|archive| (Arc::new(archive.file), archive.path));
+        let archive = target
+            .archive
+            .map(|archive| (Arc::new(archive.file), archive.path));
         let queue = || disk.as_ref().map(Disk::queue);
         let session = match target.store {
             Some((store, options)) => Some(chunks::begin(store, options, queue())?),
@@ -175,7 +177,12 @@ impl Capture {
         self.join();
         let mut disk = self.disk.take();
         // Its last bytes are on their way to the disk's thread then.
-        let added = match self.shared.session.as_ref().filter(|_| !self.shared.has_failed()) {
+        let added = match self
+            .shared
+            .session
+            .as_ref()
+            .filter(|_| !self.shared.has_failed())
+        {
             Some(session) => session.seal()?.bytes,
             None => 0,
         };

@@ -112,6 +112,13 @@ pub(crate) enum Error {
         "cannot checkpoint container {id} to an archive and end it: that needs CRIU 3.19 or later; update CRIU, or use --leave-running"
     )]
     NoArchive { id: ContainerId },
+    #[error(
+        "cannot checkpoint container {id}: {source}; or set checkpoint.store to \"inline\", so that the checkpoint holds the memory itself"
+    )]
+    MemoryStore {
+        id: ContainerId,
+        source: cedana_store::Error,
+    },
     #[error("cannot checkpoint container {id}: cancelled; it runs on, and nothing was written")]
     Cancelled { id: ContainerId },
     #[error("cannot checkpoint container {id}: {source}{}", if source.is_full() { FULL } else { "" })]

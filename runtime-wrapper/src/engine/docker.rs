@@ -87,6 +87,15 @@ fn directory(id: &str, spec: &Value) -> Option<PathBuf> {
     })
 }
 
+/// Docker's data root, by the files that Docker mounts from there. A container of Docker's
+/// without such a mount is taken for one of the default root.
+pub(crate) fn root(id: &str, spec: Option<&Value>) -> PathBuf {
+    let directory = spec.and_then(|spec| directory(id, spec));
+    let root = directory.as_deref().and_then(|dir| dir.parent()?.parent());
+    let default = Path::new(DEFAULT_DIRECTORY).parent();
+    root.or(default).unwrap_or(Path::new("/")).to_owned()
+}
+
 fn is_auto_removed(hostconfig: &[u8]) -> bool {
     serde_json::from_slice(hostconfig)
         .is_ok_and(|config: Value| config.get("AutoRemove") == Some(&Value::Bool(true)))

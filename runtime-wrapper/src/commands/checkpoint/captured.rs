@@ -145,6 +145,11 @@ impl Failed<'_> {
         };
         let cause = log.cause();
         let failure = match refusal {
+            Some(error)
+                if attempts.init_is_alive() && prepared.may_succeed_without_store(&error) =>
+            {
+                None
+            }
             Some(error) => Some(error),
             None if prepared.kind.repeatable && attempts.again(cause.as_ref(), &outcome) => {
                 if let Some(cause) = cause {

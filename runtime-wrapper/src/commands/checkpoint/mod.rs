@@ -65,7 +65,11 @@ pub(crate) fn run(request: &Request, reporter: &Reporter) -> Result<ExitCode, Er
         let observer = progress.observer();
         match Running::start(&prepared, &attempts, observer)?.wait()? {
             Ended::Captured(captured) => {
-                let archive = captured.finish()?;
+                let archive = match captured.finish() {
+                    // The container runs: it has not ended with the checkpoint.
+                    Err(error) if prepared.may_succeed_without_store(&error) => continue,
+                    archive => archive?,
+                };
                 progress.done();
                 if let Some(path) = archive {
                     to_stdout(&format!("{}\n", path.display()));

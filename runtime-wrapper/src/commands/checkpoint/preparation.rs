@@ -1,5 +1,6 @@
 //! What precedes the first attempt at a checkpoint, and each further one.
 
+use std::cell::Cell;
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,6 +84,7 @@ impl<'a> Prepared<'a> {
             cgroup: container.cgroup.as_deref().and_then(Cgroup::open),
             container,
             config,
+            without_store: Cell::new(false),
         })
     }
 

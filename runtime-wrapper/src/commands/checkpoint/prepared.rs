@@ -1,5 +1,7 @@
 //! What every attempt at a checkpoint needs.
 
+use std::cell::Cell;
+
 use cedana_checkpoint::criu::{Cause, Version};
 use cedana_config::Config;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::doubt::Doubt;
+use super::storage::memory_store;
 use crate::cli::Request;
 use crate::commands::error::Error;
 use crate::criu::Failure;
@@ -35,6 +38,8 @@ pub(super) struct Prepared<'a> {
     pub(super) cgroup: Option<Cgroup>,
     /// How long the container, paused by its client, waited for containerd.
     pub(super) paused: Duration,
+    /// Whether the store has failed, so that the checkpoint holds the memory itself.
+    pub(super) without_store: Cell<bool>,
 }
 
 /// What kind of dump is requested.
@@ -84,6 +89,16 @@ impl Prepared<'_> {
     pub(super) fn ended(&self) -> Error {
         let failure = Failure::without_log(Cause::Ended.to_string());
         Error::failed(self.request, failure)
+    }
+
+    /// Whether another attempt may succeed without the store, which failed. Says so.
+    pub(super) fn may_succeed_without_store(&self, error: &Error) -> bool {
+        let may = self.kind.repeatable
+            && !self.without_store.get()
+            && !self.signals.is_pending()
+            && matches!(error, Error::Follow { source, .. } if memory_store::may_be_inline(self, source));
+        self.without_store.set(self.without_store.get() || may);
+        may
     }
 
     /// The caller ended the command.

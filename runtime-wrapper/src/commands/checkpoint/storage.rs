@@ -5,10 +5,12 @@
 //! Directory  CRIU and the capture write to a staging directory, which is renamed
 //! Archive    CRIU writes to a hidden directory, the capture to the archive, which is linked
 //!
-//! place      either of them
-//! record     the manifest
+//! place         either of them
+//! memory_store  the store, if the memory goes there
+//! record        the manifest
 //! ```
 
+pub(super) mod memory_store;
 mod place;
 mod record;
 
@@ -128,8 +130,7 @@ impl<'a> Storage<'a> {
                     flush: durability == Durability::Disk,
                     expected,
                 };
-                let capture = place.capture(options, Arc::clone(&observer));
-                Some(capture.map_err(|source| in_capture(request, source))?)
+                Some(start_capture(prepared, &place, options, &observer)?)
             }
             false => None,
         };
@@ -224,6 +225,7 @@ impl<'a> Storage<'a> {
             stored_bytes,
             punched,
             archive,
+            session,
         } = captured;
         self.judge(punched, raw_bytes)?;
         (self.observer)(Progress {
@@ -248,8 +250,22 @@ impl<'a> Storage<'a> {
             raw_bytes,
             stored_bytes,
         };
+        let Some(session) = session else {
+            record::sign(&mut manifest, self.prepared);
+            return self.publish(&manifest, archive);
+        };
+        let id = memory_store::name(&mut manifest, self.prepared)?;
         record::sign(&mut manifest, self.prepared);
-        self.publish(&manifest, archive)
+        // The memory first: a directory without it would be no checkpoint.
+        let row = memory_store::row(id, &manifest, self.prepared);
+        let added = session.publish(&row);
+        added.map_err(|source| in_capture(request, source.into()))?;
+        let published = self.publish(&manifest, archive);
+        if published.is_err() {
+            // A collection removes what can't be removed now.
+            let _ = session.withdraw(&row.id);
+        }
+        published
     }
 
     /// Publishes what was not captured: a pre-dump, or a dump that others read.
@@ -354,6 +370,25 @@ impl<'a> Storage<'a> {
             Place::Archive(_) => Ok(()),
         }
     }
+}
+
+/// Starts the capture, to the store if the memory goes there.
+fn start_capture(
+    prepared: &Prepared<'_>,
+    place: &Place,
+    options: capture::Options,
+    observer: &Arc<Observer>,
+) -> Result<Capture, Error> {
+    let failed = |source| in_capture(prepared.request, source);
+    if let Some(store) = memory_store::choose(prepared)? {
+        let target = (&store, memory_store::options(prepared));
+        match place.capture(options, Some(target), Arc::clone(observer)) {
+            Err(error) if memory_store::may_be_inline(prepared, &error) => {}
+            capture => return capture.map_err(failed),
+        }
+    }
+    let capture = place.capture(options, None, Arc::clone(observer));
+    capture.map_err(failed)
 }
 
 fn parent(request: &Request) -> Option<&Path> {

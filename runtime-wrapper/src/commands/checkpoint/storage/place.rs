@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cedana_checkpoint::capture::{self, Capture};
 use cedana_checkpoint::format::publish::{ArchivePlace, Durability, NewArchive, Staging};
 use cedana_checkpoint::progress::Observer;
+use cedana_store::Store;
 
 use super::{in_archive, in_store, parent};
 use crate::commands::checkpoint::prepared::Prepared;
@@ -38,22 +39,29 @@ impl Place {
         Ok(Self::Directory(Box::new(staging)))
     }
 
-    /// Starts the capture of what CRIU writes.
+    /// Starts the capture of what CRIU writes, to a store with zstd's level and the store's
+    /// quota.
     pub(super) fn capture(
         &self,
         options: capture::Options,
+        store: Option<(&Store, (i32, Option<u64>))>,
         observer: Arc<Observer>,
     ) -> Result<Capture, capture::Error> {
-        match self {
-            Self::Directory(staging) => Capture::start(staging.place(), options, observer),
+        let (dir, archive) = match self {
+            Self::Directory(staging) => (staging.place().to_owned(), None),
             Self::Archive(archive) => {
                 let file = archive.file().try_clone().map_err(capture::Error::Start)?;
-                let to = capture::Archive {
-                    file,
-                    path: archive.shown().to_owned(),
-                };
-                Capture::to_archive(&archive.scratch().path(), to, options, observer)
+                let path = archive.shown().to_owned();
+                let to = capture::Archive { file, path };
+                (archive.scratch().path(), Some(to))
             }
+        };
+        match (store, archive) {
+            (Some((store, limits)), archive) => {
+                Capture::to_store(&dir, store, archive, options, limits, observer)
+            }
+            (None, Some(archive)) => Capture::to_archive(&dir, archive, options, observer),
+            (None, None) => Capture::start(&dir, options, observer),
         }
     }
 }
