@@ -118,6 +118,8 @@ pub struct RestoreOptions {
     pub memory: u64,
     /// The checkpoints that are accepted.
     pub accept: Accept,
+    /// The directory of the node's store, which may have the memory.
+    pub store: PathBuf,
     /// Descriptors in place of those that the dump left out
     /// ([`crate::DumpOptions::held`]) and of the supervisor's file
     /// ([`crate::DumpOptions::output`]), by the process's numbers.
@@ -146,6 +148,7 @@ impl Default for RestoreOptions {
             threads: thread::available_parallelism().map_or(1, usize::from),
             memory: 128 << 20,
             accept: Accept::Ours,
+            store: PathBuf::from("/var/lib/cedana/store"),
             stdio: Vec::new(),
             terminal: None,
             owner: Owner::ROOT,
@@ -281,6 +284,7 @@ fn needs(options: &RestoreOptions) -> Needs {
             // An edited checkpoint could give its process any user's rights.
             false => Accept::Signed,
         },
+        store: options.store.clone(),
         subject: Subject::Process,
     }
 }

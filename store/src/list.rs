@@ -99,6 +99,13 @@ impl List {
         pages.sum::<u64>() * PAGE as u64
     }
 
+    /// The bytes that its chunks have in the store.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let chunks = self.chunks.iter();
+        chunks.map(|chunk| u64::from(chunk.place.stored)).sum()
+    }
+
     /// The length of the rendered list.
     #[must_use]
     pub fn render_length(&self) -> u64 {

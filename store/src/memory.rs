@@ -4,21 +4,23 @@
 //! collection does not disturb a lazy restore, however long it takes. No byte is returned
 //! before its chunk has been compared with its name.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::catalogue::{Catalogue, Located};
+use crate::catalogue::{self, Catalogue, Located};
 use crate::chunk::{MAX, Name, PAGE};
 use crate::error::file;
 use crate::list::{List, Place};
 use crate::pack::{Decoder, Fault, Frame, PackId};
 use crate::place::Object;
-use crate::{Error, Store};
+use crate::{Error, Guard, Store};
 
 /// The memory of one page file, open for reading.
 #[derive(Debug)]
 pub struct Memory {
-    packs: Vec<(PackId, Box<dyn Object>)>,
+    packs: Vec<Pack>,
     chunks: Vec<Placed>,
     windows: Vec<Window>,
     raw_bytes: u64,
@@ -44,68 +46,12 @@ struct Window {
 }
 
 impl Memory {
-    /// Opens the memory of a list, and looks whether all of it is there.
+    /// Opens the memory of one list. Those of a checkpoint share what an [`Opener`] opens.
     ///
     /// # Errors
     /// A chunk is missing, or the store can't be read.
     pub fn open(store: &Store, list: &List) -> Result<Self, Error> {
-        let mut opening = Opening {
-            store,
-            packs: Vec::new(),
-            catalogue: None,
-        };
-        // A store on a read-only file system may lack the lock, and is not collected.
-        let _guard = store.guard().ok();
-        let packs = list.packs.iter().map(|pack| opening.pack(*pack));
-        let packs = packs.collect::<Result<Vec<_>, _>>()?;
-        let mut chunks: Vec<Option<Placed>> = Vec::new();
-        for chunk in &list.chunks {
-            let place = packs
-                .get(chunk.place.pack as usize)
-                .copied()
-                .flatten()
-                .map(|pack| Place {
-                    pack,
-                    ..chunk.place
-                })
-                .filter(|place| opening.holds(place));
-            chunks.push(place.map(|place| Placed {
-                name: chunk.name,
-                pages: chunk.pages,
-                place,
-                base: chunk.base,
-            }));
-        }
-        // A chunk whose base is lost is, too.
-        let known: Vec<bool> = chunks.iter().map(Option::is_some).collect();
-        let mut placed = Vec::with_capacity(chunks.len());
-        let mut more = Vec::new();
-        for (number, chunk) in chunks.into_iter().enumerate() {
-            let based = |chunk: &Placed| chunk.base.is_none_or(|base| known[base as usize]);
-            placed.push(match chunk.filter(based) {
-                Some(chunk) => chunk,
-                None => {
-                    let lost = &list.chunks[number];
-                    let first = (list.chunks.len() + more.len()) as u32;
-                    let found = opening.find(&lost.name, lost.pages, first, &mut more)?;
-                    found.ok_or_else(|| Error::Missing {
-                        name: lost.name,
-                        offset: offset_of(list, number as u32),
-                        path: store.path().to_owned(),
-                    })?
-                }
-            });
-        }
-        placed.extend(more);
-        let (windows, raw_bytes) = windows(list);
-        Ok(Self {
-            packs: opening.packs,
-            chunks: placed,
-            windows,
-            raw_bytes,
-            page_size: list.page_size,
-            list_bytes: list.render_length(),
-        })
+        Opener::new(store).open(list)
     }
 
     /// The bytes of memory.
@@ -146,6 +92,14 @@ impl Memory {
             None => self.raw_bytes,
         };
         start(window)..start(window + 1)
+    }
+
+    /// Whether a window is zeros, which are not stored.
+    #[must_use]
+    pub fn is_zeros(&self, window: usize) -> bool {
+        self.windows
+            .get(window)
+            .is_some_and(|window| window.chunk.is_none())
     }
 
     /// The bytes that its chunks have in the store, without those that are shared within
@@ -189,10 +143,10 @@ impl Memory {
     }
 
     fn frame(&self, chunk: &Placed) -> Frame<'_> {
-        let (id, pack) = &self.packs[chunk.place.pack as usize];
+        let pack = &self.packs[chunk.place.pack as usize];
         Frame {
-            pack: &**pack,
-            id: *id,
+            pack: &*pack.object,
+            id: pack.id,
             offset: chunk.place.offset,
             stored: chunk.place.stored,
             name: chunk.name,
@@ -201,34 +155,125 @@ impl Memory {
     }
 }
 
-/// What is opened.
-struct Opening<'a> {
-    store: &'a Store,
-    packs: Vec<(PackId, Box<dyn Object>)>,
-    catalogue: Option<Catalogue>,
+/// An open pack.
+#[derive(Debug, Clone)]
+struct Pack {
+    id: PackId,
+    object: Arc<dyn Object>,
+    length: u64,
 }
 
-impl Opening<'_> {
+/// Opens the memory of the lists of a checkpoint. A pack is opened once for all of them,
+/// because a checkpoint of many processes has as many lists. No chunk is removed while it
+/// lives.
+#[derive(Debug)]
+pub struct Opener {
+    store: Store,
+    packs: Vec<Pack>,
+    /// The packs by ID; `None` for one that is not there.
+    numbers: HashMap<PackId, Option<u32>>,
+    catalogue: Option<Catalogue>,
+    _guard: Option<Guard>,
+}
+
+impl Opener {
+    /// An opener of a store's memory.
+    #[must_use]
+    pub fn new(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            packs: Vec::new(),
+            numbers: HashMap::new(),
+            catalogue: None,
+            // A store on a read-only file system may lack the lock, and is not collected.
+            _guard: store.guard().ok(),
+        }
+    }
+
+    /// Opens the memory of a list, and looks whether all of it is there.
+    ///
+    /// # Errors
+    /// A chunk is missing, or the store can't be read.
+    pub fn open(&mut self, list: &List) -> Result<Memory, Error> {
+        let packs = list.packs.iter().map(|pack| self.pack(*pack));
+        let packs = packs.collect::<Result<Vec<_>, _>>()?;
+        let mut chunks: Vec<Option<Placed>> = Vec::new();
+        for chunk in &list.chunks {
+            let place = packs
+                .get(chunk.place.pack as usize)
+                .copied()
+                .flatten()
+                .map(|pack| Place {
+                    pack,
+                    ..chunk.place
+                })
+                .filter(|place| self.holds(place));
+            chunks.push(place.map(|place| Placed {
+                name: chunk.name,
+                pages: chunk.pages,
+                place,
+                base: chunk.base,
+            }));
+        }
+        // A chunk whose base is lost is, too.
+        let known: Vec<bool> = chunks.iter().map(Option::is_some).collect();
+        let mut placed = Vec::with_capacity(chunks.len());
+        let mut more = Vec::new();
+        for (number, chunk) in chunks.into_iter().enumerate() {
+            let based = |chunk: &Placed| chunk.base.is_none_or(|base| known[base as usize]);
+            placed.push(match chunk.filter(based) {
+                Some(chunk) => chunk,
+                None => {
+                    let lost = &list.chunks[number];
+                    let first = (list.chunks.len() + more.len()) as u32;
+                    let found = self.find(&lost.name, lost.pages, first, &mut more)?;
+                    found.ok_or_else(|| Error::Missing {
+                        name: lost.name,
+                        offset: offset_of(list, number as u32),
+                        path: self.store.path().to_owned(),
+                    })?
+                }
+            });
+        }
+        placed.extend(more);
+        let (windows, raw_bytes) = windows(list);
+        Ok(Memory {
+            packs: self.packs.clone(),
+            chunks: placed,
+            windows,
+            raw_bytes,
+            page_size: list.page_size,
+            list_bytes: list.render_length(),
+        })
+    }
+
     /// The number of an open pack; `None` if there is none of that ID.
     fn pack(&mut self, id: PackId) -> Result<Option<u32>, Error> {
-        if let Some(number) = self.packs.iter().position(|(known, _)| *known == id) {
-            return Ok(Some(number as u32));
+        if let Some(number) = self.numbers.get(&id) {
+            return Ok(*number);
         }
         let name = id.file_name();
-        match self.store.place().open(&name) {
+        let named = |error| file("open", &self.store.path().join(&name))(error);
+        let number = match self.store.place().open(&name) {
             Ok(pack) => {
-                self.packs.push((id, pack));
-                Ok(Some(self.packs.len() as u32 - 1))
+                self.packs.push(Pack {
+                    id,
+                    length: pack.length().map_err(named)?,
+                    object: pack.into(),
+                });
+                Some(self.packs.len() as u32 - 1)
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(file("open", &self.store.path().join(name))(error)),
-        }
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(named(error)),
+        };
+        self.numbers.insert(id, number);
+        Ok(number)
     }
 
     /// Whether a pack is long enough for a chunk.
     fn holds(&self, place: &Place) -> bool {
-        let length = self.packs[place.pack as usize].1.length();
-        length.is_ok_and(|length| place.offset.saturating_add(place.stored.into()) <= length)
+        let end = place.offset.saturating_add(place.stored.into());
+        end <= self.packs[place.pack as usize].length
     }
 
     /// A chunk that is not where the list says: where the catalogue knows it. Its base
@@ -240,7 +285,10 @@ impl Opening<'_> {
         first: u32,
         more: &mut Vec<Placed>,
     ) -> Result<Option<Placed>, Error> {
-        let found = self.catalogue()?.chunk(name)?;
+        let Some(catalogue) = self.catalogue()? else {
+            return Ok(None);
+        };
+        let found = catalogue.chunk(name)?;
         let Some(found) = found.filter(|found| found.pages == pages) else {
             return Ok(None);
         };
@@ -250,7 +298,10 @@ impl Opening<'_> {
         let Some(base) = found.base else {
             return Ok(Some(chunk));
         };
-        let base = self.catalogue()?.numbered(base)?;
+        let base = match self.catalogue()? {
+            Some(catalogue) => catalogue.numbered(base)?,
+            None => None,
+        };
         let Some(base) = base.filter(|base| base.base.is_none()) else {
             return Ok(None);
         };
@@ -281,12 +332,16 @@ impl Opening<'_> {
         }))
     }
 
-    fn catalogue(&mut self) -> Result<&mut Catalogue, Error> {
-        let catalogue = match self.catalogue.take() {
-            Some(catalogue) => catalogue,
-            None => Catalogue::open_read_only(self.store.path())?,
-        };
-        Ok(self.catalogue.insert(catalogue))
+    /// The catalogue; `None` if the store has none: it is lost, or of another node.
+    fn catalogue(&mut self) -> Result<Option<&mut Catalogue>, Error> {
+        if self.catalogue.is_none() {
+            let path = self.store.path();
+            if !path.join(catalogue::FILE).exists() {
+                return Ok(None);
+            }
+            self.catalogue = Some(Catalogue::open_read_only(path)?);
+        }
+        Ok(self.catalogue.as_mut())
     }
 }
 

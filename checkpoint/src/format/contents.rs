@@ -4,6 +4,8 @@
 //! OpenedDir ─► small files    read once: in memory, digest compared
 //!          ├─► large files    opened once: a digest for each frame is taken meanwhile
 //!          ├─► page files     opened once: the digest of the trailer is compared
+//!          ├─► lists of chunks  opened once: the digest of the list is compared, and
+//!          │                  all chunks are looked for in the node's store
 //!          └─► connections    the archive is read like a small or a large file, and each
 //!                             image in it is a file of CRIU's again
 //! ```
@@ -28,7 +30,7 @@ use nix::libc;
 
 use super::Error;
 use super::manifest::{Entry, Kind, Manifest, PARENT};
-use super::pages::{Reader, Stored};
+use super::pages::{ChunkStore, Reader, Stored};
 use crate::images;
 use crate::images::forked;
 use crate::images::pstree;
@@ -92,26 +94,31 @@ pub enum Node {
     Directory(Directory),
 }
 
-/// Opens a checkpoint with a manifest, and verifies everything but the frames.
+/// Opens a checkpoint with a manifest, and verifies everything but the frames. Memory that
+/// is not in the checkpoint is in `store`, the directory of the node's store, which is
+/// opened only then.
 ///
 /// # Errors
-/// A file is missing, refused or damaged; the error names it.
-pub fn open(dir: &OpenedDir, manifest: &Manifest) -> Result<Contents, Error> {
-    Limits::new().ours(dir, manifest)
+/// A file is missing, refused or damaged, or memory is not in the store; the error names
+/// it.
+pub fn open(dir: &OpenedDir, manifest: &Manifest, store: &Path) -> Result<Contents, Error> {
+    Opening::new(store).ours(dir, manifest)
 }
 
-/// Opens a checkpoint without a manifest: the files that CRIU and the runtime wrote.
+/// Opens a checkpoint without a manifest: the files that CRIU and the runtime wrote. A
+/// parent may have memory in `store`.
 ///
 /// # Errors
 /// A file can't be read or is refused; the error names it.
-pub fn stock(dir: &OpenedDir) -> Result<Contents, Error> {
-    Limits::new().stock(dir)
+pub fn stock(dir: &OpenedDir, store: &Path) -> Result<Contents, Error> {
+    Opening::new(store).stock(dir)
 }
 
-/// What is left of the limits.
-struct Limits {
+/// A checkpoint that is being opened: what is left of the limits, and the store.
+struct Opening {
     parents: usize,
     memory: u64,
+    store: ChunkStore,
 }
 
 impl Contents {
@@ -122,11 +129,12 @@ impl Contents {
     }
 }
 
-impl Limits {
-    fn new() -> Self {
+impl Opening {
+    fn new(store: &Path) -> Self {
         Self {
             parents: MAX_PARENTS,
             memory: MAX_IN_MEMORY,
+            store: ChunkStore::new(store),
         }
     }
 
@@ -164,10 +172,11 @@ impl Limits {
                     let table = file(dir, &format!("{}.table", entry.name))?;
                     Reader::plain(stored, &table, entry.hash(), frames)?
                 }
+                Kind::Chunks => self.store.open(stored, entry.size, entry.hash())?,
                 // A table was opened with its page file.
-                Kind::Image | Kind::Streams | Kind::Other | Kind::Table | Kind::Chunks => continue,
+                Kind::Image | Kind::Streams | Kind::Other | Kind::Table => continue,
             };
-            if entry.pages.map(|pages| pages.raw_size) != Some(reader.table().raw_bytes()) {
+            if entry.pages.map(|pages| pages.raw_size) != Some(reader.raw_bytes()) {
                 let file = reader.path().to_owned();
                 return Err(Error::Changed { file });
             }
@@ -181,7 +190,7 @@ impl Limits {
             return Err(images::Error::NoInventory { dir }.into());
         }
         check_pagemaps(&contents, |file| match contents.directory.get(file) {
-            Some(Node::Pages { reader, .. }) => Some(reader.table().raw_bytes()),
+            Some(Node::Pages { reader, .. }) => Some(reader.raw_bytes()),
             _ => None,
         })?;
         if let Some(parent) = &manifest.parent {

@@ -24,7 +24,7 @@ impl Images for Contents {
                 part: Part {
                     reader: reader.clone(),
                     offset: 0,
-                    size: reader.table().raw_bytes(),
+                    size: reader.raw_bytes(),
                 },
                 decoder: Decoder::default(),
                 at: 0,
@@ -42,7 +42,7 @@ impl Images for Contents {
         let size = |node: &Node| match node {
             Node::File { bytes, .. } => Some(bytes.len() as u64),
             Node::Stock { metadata, .. } => Some(metadata.len()),
-            Node::Pages { reader, .. } => Some(reader.table().raw_bytes()),
+            Node::Pages { reader, .. } => Some(reader.raw_bytes()),
             Node::Packed(part) => Some(part.size),
             Node::Directory(_) => None,
         };

@@ -90,7 +90,7 @@ pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
 }
 
 fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
-    let frames = reader.table().frames();
+    let frames = reader.frames();
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), Error> {
         let mut decoder = Decoder::default();
@@ -100,7 +100,10 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
             if frame >= frames {
                 return Ok(());
             }
-            let offset = frame as u64 * u64::from(reader.table().frame_size());
+            if reader.is_zeros(frame) {
+                continue;
+            }
+            let offset = reader.range(frame).start;
             let written = reader
                 .decode(frame, &mut decoder, &mut raw)
                 .map_err(Error::Read)
@@ -118,6 +121,12 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
             }
         }
     };
+    // Zeros are left out, and are holes.
+    file.set_len(reader.raw_bytes())
+        .map_err(|source| Error::Write {
+            file: path.to_owned(),
+            source,
+        })?;
     let others = thread::available_parallelism().map_or(0, |count| count.get() - 1);
     thread::scope(|scope| {
         let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();

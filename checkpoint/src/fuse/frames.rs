@@ -165,7 +165,7 @@ impl Frames {
             slots.retain(|key, slot| {
                 let keep = key.0 != file || matches!(slot, Slot::Decoding);
                 if !keep {
-                    *held -= self.size(file);
+                    *held -= self.size(*key);
                 }
                 keep
             });
@@ -176,7 +176,8 @@ impl Frames {
         }
     }
 
-    /// Returns the frames with the bytes of a file from `offset` to `end`.
+    /// Returns the frames with the bytes of a file from `offset` to `end`, at least one
+    /// byte, none of them beyond its end.
     ///
     /// # Errors
     /// One of them is damaged or can't be read.
@@ -187,10 +188,9 @@ impl Frames {
         end: u64,
         decoder: &mut Decoder,
     ) -> Result<Vec<Arc<Frame>>, Arc<Damage>> {
-        let size = self.size(file);
-        // The casts fit: the number of frames is below 2^32.
-        let first = (offset / size) as usize;
-        let last = end.div_ceil(size) as usize;
+        let reader = &self.files[file];
+        let first = reader.frame_at(offset);
+        let last = reader.frame_at(end - 1) + 1;
         let mut state = lock(&self.state);
         self.queue_ahead(&mut state, file, last);
         let mut frames = Vec::with_capacity(last - first);
@@ -199,7 +199,7 @@ impl Frames {
             let frame = loop {
                 match state.slots.get_mut(&key) {
                     Some(Slot::Ready { frame, read, .. }) => {
-                        let start = number as u64 * size;
+                        let start = reader.range(number).start;
                         let here = end.min(start + frame.len() as u64) - offset.max(start);
                         *read += here as usize;
                         let frame = frame.clone();
@@ -231,7 +231,7 @@ impl Frames {
         decoder: &mut Decoder,
     ) -> MutexGuard<'a, State> {
         if state.slots.insert(key, Slot::Decoding).is_none() {
-            state.held += self.size(key.0);
+            state.held += self.size(key);
         }
         drop(state);
         let mut bytes = lock(&self.free).pop().unwrap_or_default();
@@ -264,10 +264,14 @@ impl Frames {
 
     /// Queues the frames of a file from `first` on, up to this number of bytes.
     fn queue(&self, state: &mut State, file: usize, first: usize, bytes: u64) {
-        let size = self.size(file);
-        let end = first.saturating_add((bytes / size) as usize);
         let before = state.queue.len();
-        for number in first..end.min(self.files[file].table().frames()) {
+        let mut left = bytes;
+        for number in first..self.files[file].frames() {
+            let size = self.size((file, number));
+            let Some(rest) = left.checked_sub(size) else {
+                break;
+            };
+            left = rest;
             if state.slots.contains_key(&(file, number)) {
                 continue;
             }
@@ -301,13 +305,14 @@ impl Frames {
 
     fn remove(&self, state: &mut State, key: Key) {
         if state.slots.remove(&key).is_some() {
-            state.held -= self.size(key.0);
+            state.held -= self.size(key);
         }
     }
 
-    /// Returns the size of a file's frames. The last one may be shorter.
-    fn size(&self, file: usize) -> u64 {
-        u64::from(self.files[file].table().frame_size())
+    /// Returns the size of a frame.
+    fn size(&self, (file, number): Key) -> u64 {
+        let range = self.files[file].range(number);
+        range.end - range.start
     }
 }
 

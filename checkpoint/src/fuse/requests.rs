@@ -241,14 +241,14 @@ impl Shared {
                     .frames
                     .get(*file, offset, end, &mut scratch.decoder)
                     .map_err(|damage| self.damaged(damage))?;
-                let size = u64::from(self.frames.files()[*file].table().frame_size());
-                let mut start = offset - offset % size;
+                let reader = &self.frames.files()[*file];
+                let mut start = reader.range(reader.frame_at(offset)).start;
                 let parts: Vec<&[u8]> = frames
                     .iter()
                     .map(|frame| {
                         let from = offset.saturating_sub(start) as usize;
                         let to = (end - start).min(frame.len() as u64) as usize;
-                        start += size;
+                        start += frame.len() as u64;
                         &frame[from..to]
                     })
                     .collect();

@@ -80,7 +80,7 @@ impl Tree {
                     self.push(Some(metadata), size, Content::Stock { stored, flags })
                 }
                 Node::Pages { reader, by_page } => {
-                    let size = reader.table().raw_bytes();
+                    let size = reader.raw_bytes();
                     let metadata = reader.metadata().ok();
                     let file = self.pages.len();
                     self.pages.push(reader);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::lazy::layout::Run;
 
 /// Maximum number of pieces that are searched for around one. A frame of single pages
-/// with gaps between them has 64.
+/// with gaps between them has 64, a chunk of 1 MiB has 256.
 const MAX_PIECES: usize = 256;
 
 /// Size of a region in bytes. A region of single pages with gaps between them has 1024
@@ -234,15 +234,14 @@ impl Pending {
 
     /// Returns the frame with an address's content, and the missing pieces around the
     /// address whose content is in the same frame. The address's own piece comes first.
+    /// `frame_at` returns the number and the range of the frame with an offset in a file.
     pub(super) fn around(
         &self,
         address: u64,
-        frame_size: impl Fn(u32) -> u64,
+        frame_at: impl Fn(u32, u64) -> (u64, Range<u64>),
     ) -> Option<(Frame, Vec<Piece>)> {
         let (start, span) = self.span_at(address)?;
-        let size = frame_size(span.file);
-        let number = (span.offset + (address - start)) / size;
-        let window = number * size..(number + 1) * size;
+        let (number, window) = frame_at(span.file, span.offset + (address - start));
         let mut pieces = vec![clip(start, span, &window)?];
         let file = span.file;
         let after = self.from(span.end);

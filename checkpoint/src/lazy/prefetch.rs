@@ -67,9 +67,9 @@ impl Task {
     fn claim(
         space: &Arc<Space>,
         within: Option<Range<u64>>,
-        size: impl Fn(u32) -> u64,
+        frame_at: impl Fn(u32, u64) -> (u64, Range<u64>),
     ) -> Option<Self> {
-        let (frame, pieces) = space.claim(within, size)?;
+        let (frame, pieces) = space.claim(within, frame_at)?;
         Some(Self {
             space: space.clone(),
             frame,
@@ -80,12 +80,12 @@ impl Task {
 }
 
 impl Queue {
-    fn expected(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+    fn expected(&mut self, frame_at: impl Fn(u32, u64) -> (u64, Range<u64>)) -> Option<Task> {
         while let Some((pid, address)) = self.expected.pop_front() {
             let block = address..address.saturating_add(BLOCK);
             let mut spaces = self.spaces.iter();
             let space = spaces.find(|space| space.pid() == Some(pid));
-            let task = space.and_then(|space| Task::claim(space, Some(block), &size));
+            let task = space.and_then(|space| Task::claim(space, Some(block), &frame_at));
             if let Some(task) = task {
                 return Some(Task {
                     is_expected: true,
@@ -96,9 +96,9 @@ impl Queue {
         None
     }
 
-    fn hinted(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+    fn hinted(&mut self, frame_at: impl Fn(u32, u64) -> (u64, Range<u64>)) -> Option<Task> {
         while let Some((space, address)) = self.hints.pop_back() {
-            let task = Task::claim(&space, Some(address..u64::MAX), &size);
+            let task = Task::claim(&space, Some(address..u64::MAX), &frame_at);
             if task.is_some() {
                 return task;
             }
@@ -106,10 +106,10 @@ impl Queue {
         None
     }
 
-    fn in_turn(&mut self, size: impl Fn(u32) -> u64) -> Option<Task> {
+    fn in_turn(&mut self, frame_at: impl Fn(u32, u64) -> (u64, Range<u64>)) -> Option<Task> {
         (0..self.spaces.len()).find_map(|_| {
             self.turn = (self.turn + 1) % self.spaces.len();
-            Task::claim(&self.spaces[self.turn], None, &size)
+            Task::claim(&self.spaces[self.turn], None, &frame_at)
         })
     }
 }
@@ -133,10 +133,11 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The raw bytes of a file's frames.
-    pub(super) fn frame_size(&self, file: u32) -> u64 {
-        let reader = self.files.get(file as usize);
-        reader.map_or(1, |reader| u64::from(reader.table().frame_size()))
+    /// The number and the range of the frame with an offset in a file.
+    pub(super) fn frame_at(&self, file: u32, offset: u64) -> (u64, Range<u64>) {
+        let reader = &self.files[file as usize];
+        let frame = reader.frame_at(offset);
+        (frame as u64, reader.range(frame))
     }
 
     fn tell(&self) {
@@ -151,16 +152,16 @@ impl Shared {
 
     /// Waits for the next frame to decode. `None` at the end.
     fn next(&self) -> Option<Task> {
-        let size = |file| self.frame_size(file);
+        let frame_at = |file, offset| self.frame_at(file, offset);
         let mut queue = self.queue();
         loop {
             if queue.ended {
                 return None;
             }
             if queue.begun {
-                let task = queue.expected(size);
-                let task = task.or_else(|| queue.hinted(size));
-                if let Some(task) = task.or_else(|| queue.in_turn(size)) {
+                let task = queue.expected(frame_at);
+                let task = task.or_else(|| queue.hinted(frame_at));
+                if let Some(task) = task.or_else(|| queue.in_turn(frame_at)) {
                     return Some(task);
                 }
             }
@@ -211,7 +212,8 @@ impl Shared {
 
     /// The bytes of a piece of a decoded frame.
     pub(super) fn bytes_of<'a>(&self, frame: Frame, piece: Piece, bytes: &'a [u8]) -> &'a [u8] {
-        let start = (piece.offset - frame.number * self.frame_size(frame.file)) as usize;
+        let range = self.files[frame.file as usize].range(frame.number as usize);
+        let start = (piece.offset - range.start) as usize;
         &bytes[start..start + (piece.end - piece.start) as usize]
     }
 

@@ -137,9 +137,9 @@ impl Space {
     pub(super) fn wanted(
         &self,
         address: u64,
-        frame_size: impl Fn(u32) -> u64,
+        frame_at: impl Fn(u32, u64) -> (u64, Range<u64>),
     ) -> Option<(Frame, Vec<Piece>)> {
-        self.state().pending.around(address, frame_size)
+        self.state().pending.around(address, frame_at)
     }
 
     /// Claims a frame to decode ahead: the first of a range, or else the one at which
@@ -147,7 +147,7 @@ impl Space {
     pub(super) fn claim(
         &self,
         within: Option<Range<u64>>,
-        frame_size: impl Fn(u32) -> u64,
+        frame_at: impl Fn(u32, u64) -> (u64, Range<u64>),
     ) -> Option<(Frame, Vec<Piece>)> {
         let mut state = self.state();
         if state.ended {
@@ -166,7 +166,7 @@ impl Space {
                 at = 0;
                 continue;
             };
-            let (frame, pieces) = state.pending.around(address, &frame_size)?;
+            let (frame, pieces) = state.pending.around(address, &frame_at)?;
             let end = pieces.first()?.end;
             if !state.claimed.contains(&frame) {
                 state.claimed.push(frame);

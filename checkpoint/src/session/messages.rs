@@ -28,6 +28,8 @@ pub(super) struct Startup {
     pub(super) id: String,
     /// The path of the checkpoint's directory or archive, for messages.
     pub(super) images: PathBuf,
+    /// The directory of the node's store, which may have the memory.
+    pub(super) store: PathBuf,
     /// The digest of the manifest's text, which the restore has verified.
     pub(super) fingerprint: String,
     /// The directory that gets the reason of a kill.

@@ -391,7 +391,8 @@ fn open(
     if fingerprint != startup.fingerprint {
         return Err("the checkpoint was replaced while it was restored".to_owned());
     }
-    let memory = Memory::open(&opened, &manifest, page).map_err(|error| error.to_string())?;
+    let memory = Memory::open(&opened, &manifest, &startup.store, page)
+        .map_err(|error| error.to_string())?;
     let mut source = Source::new(memory, listener, page, startup.threads, about_to_run)
         .map_err(|error| format!("cannot start a page source: {error}"))?;
     let touches = TouchCache::of(&fingerprint);

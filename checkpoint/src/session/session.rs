@@ -39,6 +39,8 @@ pub struct Settings<'a> {
     pub opened: BorrowedFd<'a>,
     /// Its path, for messages.
     pub images: &'a Path,
+    /// The directory of the node's store, which may have the memory.
+    pub store: &'a Path,
     /// The digest of the verified manifest's text.
     pub fingerprint: &'a str,
     /// The directory that gets the reason of a kill.
@@ -84,6 +86,7 @@ impl Session {
         let startup = Startup {
             id: settings.id.to_owned(),
             images: std::path::absolute(settings.images)?,
+            store: settings.store.to_owned(),
             fingerprint: settings.fingerprint.to_owned(),
             report: settings.report.map(Path::to_owned),
             threads: settings.threads,

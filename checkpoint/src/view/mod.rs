@@ -17,6 +17,7 @@
 mod accept;
 
 use std::io;
+use std::iter::successors;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,6 +125,8 @@ pub struct Needs {
     pub shares_files: bool,
     /// The checkpoints that the node accepts.
     pub accept: Accept,
+    /// The directory of the node's store, which may have the memory.
+    pub store: PathBuf,
     /// What is restored.
     pub subject: Subject,
 }
@@ -186,7 +189,7 @@ impl ImagesView {
         }
         let here = Machine::here().map_err(Error::Machine)?;
         manifest.machine.check(&here)?;
-        let mut contents = with_descriptors(|| contents::open(opened, &manifest))?;
+        let mut contents = with_descriptors(|| contents::open(opened, &manifest, &needs.store))?;
         let free = sys::free_memory().map_err(Error::Machine)?;
         format::reserve(&mut contents.directory, free);
         let lazy = lazy(&manifest, &contents);
@@ -229,7 +232,7 @@ impl ImagesView {
     }
 
     fn stock(opened: &OpenedDir, needs: &Needs) -> Result<Self, Error> {
-        let contents = with_descriptors(|| contents::stock(opened))?;
+        let contents = with_descriptors(|| contents::stock(opened, &needs.store))?;
         images::verify(&contents).map_err(format::Error::from)?;
         let served = match needs.shares_files {
             true => None,
@@ -284,7 +287,7 @@ impl ImagesView {
     }
 }
 
-/// Opens a checkpoint, which takes a descriptor for each page file. The limit is only
+/// Opens a checkpoint, which takes a descriptor for each page file and pack. The limit is only
 /// raised if it is too low: CRIU inherits it, and restored processes would get tables of
 /// descriptors of that length.
 ///
@@ -303,9 +306,9 @@ pub fn with_descriptors(
 }
 
 fn is_out_of_descriptors(error: &format::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let source = source.and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|source| source.raw_os_error() == Some(Errno::EMFILE as i32))
+    let sources = successors(std::error::Error::source(error), |error| error.source());
+    let mut errors = sources.filter_map(|source| source.downcast_ref::<io::Error>());
+    errors.any(|error| error.raw_os_error() == Some(Errno::EMFILE as i32))
 }
 
 /// Unpacks a checkpoint whose files can't be mounted.

@@ -144,6 +144,7 @@ impl Attempt<'_> {
             id: self.name(),
             opened: view.opened().as_fd(),
             images: self.source,
+            store: &self.options.store,
             fingerprint: view.fingerprint().unwrap_or_default(),
             report: self.options.report.as_deref(),
             threads: self.options.threads,

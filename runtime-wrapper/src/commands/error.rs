@@ -205,6 +205,8 @@ pub(crate) enum Unpack {
     #[error(transparent)]
     Images(#[from] format::Error),
     #[error(transparent)]
+    Config(#[from] cedana_config::Error),
+    #[error(transparent)]
     Store(#[from] publish::Error),
     #[error(transparent)]
     Write(#[from] unpack::Error),

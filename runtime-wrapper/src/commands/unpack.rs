@@ -11,6 +11,7 @@ use cedana_checkpoint::format::publish::{self, Durability, Staging};
 use cedana_checkpoint::format::{self, contents, unpack};
 use cedana_checkpoint::images;
 use cedana_checkpoint::opened::OpenedDir;
+use cedana_config::Config;
 use nix::sys::stat::{Mode, umask};
 
 use super::error::{self, Error};
@@ -40,7 +41,8 @@ fn convert(dir: &Path, to: &Path) -> Result<(), error::Unpack> {
     }
     let manifest = Manifest::read(&opened).map_err(format::Error::from)?;
     let manifest = manifest.ok_or(error::Unpack::NotOurs)?;
-    let contents = contents::open(&opened, &manifest)?;
+    let store = Config::load()?.store.path;
+    let contents = contents::open(&opened, &manifest, &store)?;
     // For root alone, like the checkpoint.
     umask(Mode::from_bits_truncate(0o077));
     let mut store = Staging::prepare(to, Durability::Disk)?;

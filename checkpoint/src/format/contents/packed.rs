@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Directory, Limits, Node, Verified, insert};
+use super::{Directory, Node, Opening, Verified, insert};
 use crate::format::Error;
 use crate::format::manifest::Entry;
 use crate::format::pages::{Damage, Decoder, Reader};
@@ -39,7 +39,7 @@ impl Part {
     }
 }
 
-impl Limits {
+impl Opening {
     /// Adds the images in an archive of connections.
     pub(super) fn streams(
         &mut self,
@@ -91,25 +91,24 @@ fn in_memory(path: &Path, bytes: &[u8]) -> Result<Vec<Packed>, Error> {
 
 fn in_frames(reader: &Reader) -> Result<Vec<Packed>, Error> {
     let mut decoder = Decoder::default();
-    let frame_size = u64::from(reader.table().frame_size());
     // A header is much smaller than a frame, so the last frame is kept.
     let mut last = (u64::MAX, Vec::new());
-    let found = streams::list(reader.table().raw_bytes(), |at, out| {
+    let found = streams::list(reader.raw_bytes(), |at, out| {
         let mut done = 0;
         while done < out.len() {
             let at = at + done as u64;
-            let start = at - at % frame_size;
-            if last.0 != start {
-                last.0 = u64::MAX;
-                last.1.resize(reader.table().frame_size() as usize, 0);
-                let read = reader.read_at(start, &mut decoder, &mut last.1);
-                last.1.truncate(read.map_err(io::Error::other)?);
-                last.0 = start;
-            }
-            let rest = last.1.get((at - start) as usize..).unwrap_or_default();
-            if rest.is_empty() {
+            if at >= reader.raw_bytes() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            let frame = reader.frame_at(at);
+            let start = reader.range(frame).start;
+            if last.0 != start {
+                last.0 = u64::MAX;
+                let decoded = reader.decode(frame, &mut decoder, &mut last.1);
+                decoded.map_err(io::Error::other)?;
+                last.0 = start;
+            }
+            let rest = &last.1[(at - start) as usize..];
             let length = rest.len().min(out.len() - done);
             out[done..done + length].copy_from_slice(&rest[..length]);
             done += length;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use cedana_store::{list, pack};
+
 use super::table::Malformed;
 
 /// The reason that a page file can't be read.
@@ -42,5 +44,39 @@ pub enum Damage {
         start: u64,
         /// The offset of their end.
         end: u64,
+    },
+    /// A list of chunks is none.
+    #[error("the checkpoint's {} is damaged: {why}; take the checkpoint again or restore another", file.display())]
+    List {
+        /// The file.
+        file: PathBuf,
+        /// The fault of the list.
+        why: list::Malformed,
+    },
+    /// The store that has the memory does not exist.
+    #[error("the checkpoint's memory is in the store {}, which does not exist. If the checkpoint was taken on another node, restore it there, or make it whole there with cedana checkpoint export; if the store was moved, set store.path", path.display())]
+    NoStore {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store can't be used, or lacks a chunk.
+    #[error("the memory of the checkpoint's {} cannot be opened: {source}", file.display())]
+    Store {
+        /// The list.
+        file: PathBuf,
+        /// The reason.
+        source: cedana_store::Error,
+    },
+    /// A chunk can't be read, or is damaged.
+    #[error("the memory of the checkpoint's {} cannot be read from byte {start} to {end}: {source}; run cedana store check, then take the checkpoint again or restore another", file.display())]
+    Chunk {
+        /// The list.
+        file: PathBuf,
+        /// The offset of the chunk in the memory.
+        start: u64,
+        /// The offset of its end.
+        end: u64,
+        /// The fault.
+        source: pack::Fault,
     },
 }

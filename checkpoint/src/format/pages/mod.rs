@@ -32,10 +32,15 @@
 //! Without compression a page file stays as CRIU wrote it, `pages-N.img`. Its trailer is
 //! a separate file, `pages-N.img.table`, with equal stored and raw lengths.
 //!
+//! Memory in the node's store has a list of chunks instead, `pages-N.img.chunks`
+//! ([`cedana_store::list`]). To a [`Reader`] each of its windows, a chunk or zeros, is a
+//! frame: they differ in length, and a binary search finds the one of an offset.
+//!
 //! An [`Encoder`] per thread encodes frames, a [`Writer`] writes them to a file, and a
-//! [`Reader`] returns raw bytes of a [`Stored`] file. `digest` compares a frame's digest, `table` holds the
-//! trailer.
+//! [`Reader`] returns raw bytes of a [`Stored`] file, or of the chunks of its list, which a
+//! [`ChunkStore`] opens. `digest` compares a frame's digest, `table` holds the trailer.
 
+mod chunks;
 mod damage;
 mod digest;
 mod frame;
@@ -45,6 +50,7 @@ mod table;
 mod trailer;
 mod writer;
 
+pub use chunks::{ChunkStore, read_list};
 pub use damage::Damage;
 pub use digest::Digest;
 pub use frame::{Compression, FRAME, MAX_FRAME};

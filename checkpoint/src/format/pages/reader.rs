@@ -6,19 +6,25 @@
 
 use std::fs::Metadata;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use cedana_store::memory::Memory;
+use cedana_store::pack;
 
 use super::damage::Damage;
 use super::table::Table;
 use crate::opened::Part;
 
-/// A decoder of frames, with buffers for reuse. Each thread has its own.
+/// A decoder of frames and chunks, with buffers for reuse. Each thread has its own. It
+/// takes memory for what it decodes.
 #[derive(Default)]
 pub struct Decoder {
-    zstd: zstd::bulk::Decompressor<'static>,
+    zstd: Option<zstd::bulk::Decompressor<'static>>,
     stored: Vec<u8>,
     /// Buffer for a frame of which only a part is requested.
     raw: Vec<u8>,
+    chunks: Option<Box<pack::Decoder>>,
 }
 
 /// The form in which the frames of a file are stored.
@@ -28,13 +34,21 @@ pub(super) enum Form {
     AsItIs,
 }
 
+/// Where the memory is.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// In the file, in frames of one size.
+    Frames { table: Table, form: Form },
+    /// In the store. The file is a list, and its windows are the frames.
+    Chunks(Memory),
+}
+
 /// A page file, open for reading.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) file: Part,
     pub(super) path: PathBuf,
-    pub(super) table: Table,
-    pub(super) form: Form,
+    pub(super) content: Content,
 }
 
 impl Reader {
@@ -52,10 +66,74 @@ impl Reader {
         self.file.metadata()
     }
 
-    /// Returns the table of frames.
+    /// Returns the bytes of the raw file.
     #[must_use]
-    pub fn table(&self) -> &Table {
-        &self.table
+    pub fn raw_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Frames { table, .. } => table.raw_bytes(),
+            Content::Chunks(memory) => memory.raw_bytes(),
+        }
+    }
+
+    /// Returns the bytes of all stored frames without the trailer, or of the chunks in the
+    /// store and their list.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Frames { table, .. } => table.stored_bytes(),
+            Content::Chunks(memory) => memory.stored_bytes(),
+        }
+    }
+
+    /// Returns the number of frames.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        match &self.content {
+            Content::Frames { table, .. } => table.frames(),
+            Content::Chunks(memory) => memory.windows(),
+        }
+    }
+
+    /// Returns the number of the frame with an offset, which is below
+    /// [`Self::raw_bytes`].
+    #[must_use]
+    pub fn frame_at(&self, offset: u64) -> usize {
+        match &self.content {
+            // The cast fits: the number of frames is below 2^32.
+            Content::Frames { table, .. } => (offset / u64::from(table.frame_size())) as usize,
+            Content::Chunks(memory) => memory.window_at(offset),
+        }
+    }
+
+    /// Returns a frame's range in the raw file. Beyond the last frame it is empty.
+    #[must_use]
+    pub fn range(&self, frame: usize) -> Range<u64> {
+        match &self.content {
+            Content::Frames { table, .. } => {
+                let start = frame as u64 * u64::from(table.frame_size());
+                start..start + table.raw_len(frame) as u64
+            }
+            Content::Chunks(memory) => memory.range(frame),
+        }
+    }
+
+    /// Returns whether a frame is known to have nothing but zeros, without reading it.
+    #[must_use]
+    pub fn is_zeros(&self, frame: usize) -> bool {
+        match &self.content {
+            Content::Frames { .. } => false,
+            Content::Chunks(memory) => memory.is_zeros(frame),
+        }
+    }
+
+    /// Returns whether no frame ends within a page of this size, a power of two.
+    #[must_use]
+    pub fn is_aligned(&self, page: u64) -> bool {
+        let unit = match &self.content {
+            Content::Frames { table, .. } => table.frame_size(),
+            Content::Chunks(memory) => memory.page_size(),
+        };
+        u64::from(unit).is_multiple_of(page)
     }
 
     /// Verifies and decodes a frame. `out` gets the length of the raw bytes.
@@ -71,7 +149,7 @@ impl Reader {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
     ) -> Result<(), Damage> {
-        out.resize(self.table.raw_len(frame), 0);
+        out.resize(self.length(frame), 0);
         self.decode_into(frame, decoder, out)
     }
 
@@ -88,15 +166,34 @@ impl Reader {
         decoder: &mut Decoder,
         out: &mut [u8],
     ) -> Result<(), Damage> {
-        let (start, length) = self.table.stored(frame).expect("a frame of this file");
-        assert_eq!(out.len(), self.table.raw_len(frame), "the frame's length");
+        assert_eq!(out.len(), self.length(frame), "the frame's length");
+        match &self.content {
+            Content::Frames { table, form } => self.frame(frame, table, *form, decoder, out),
+            Content::Chunks(memory) => {
+                let chunks = decoder.chunks.get_or_insert_default();
+                memory
+                    .decode(frame, chunks, out)
+                    .map_err(|source| self.bad_chunk(frame, source))
+            }
+        }
+    }
+
+    fn frame(
+        &self,
+        frame: usize,
+        table: &Table,
+        form: Form,
+        decoder: &mut Decoder,
+        out: &mut [u8],
+    ) -> Result<(), Damage> {
+        let (start, length) = table.stored(frame).expect("a frame of this file");
         let damaged = || Damage::Frame {
             file: self.path.clone(),
             frame,
             start,
             end: start + length as u64,
         };
-        let stored: &[u8] = match self.form {
+        let stored: &[u8] = match form {
             Form::AsItIs => {
                 self.read(start, out)?;
                 out
@@ -107,20 +204,37 @@ impl Reader {
                 &decoder.stored
             }
         };
-        if !self
-            .table
+        if !table
             .digest(frame)
             .is_some_and(|digest| digest.matches(stored))
         {
             return Err(damaged());
         }
-        if self.form == Form::Zstd {
-            match decoder.zstd.decompress_to_buffer(&decoder.stored, out) {
+        if form == Form::Zstd {
+            let zstd = decoder.zstd.get_or_insert_default();
+            match zstd.decompress_to_buffer(&decoder.stored, out) {
                 Ok(written) if written == out.len() => {}
                 _ => return Err(damaged()),
             }
         }
         Ok(())
+    }
+
+    fn bad_chunk(&self, frame: usize, source: pack::Fault) -> Damage {
+        let Range { start, end } = self.range(frame);
+        Damage::Chunk {
+            file: self.path.clone(),
+            start,
+            end,
+            source,
+        }
+    }
+
+    /// The raw bytes of a frame.
+    fn length(&self, frame: usize) -> usize {
+        let Range { start, end } = self.range(frame);
+        // Fits: the size of a frame is below 2^32.
+        (end - start) as usize
     }
 
     /// Fills `out` from the raw file at `offset`, up to the file's end, and returns the
@@ -134,17 +248,17 @@ impl Reader {
         decoder: &mut Decoder,
         out: &mut [u8],
     ) -> Result<usize, Damage> {
-        let frame_size = u64::from(self.table.frame_size());
         let mut done = 0;
         while done < out.len() {
             let at = offset.saturating_add(done as u64);
-            if at >= self.table.raw_bytes() {
+            if at >= self.raw_bytes() {
                 break;
             }
-            // Both casts fit: the number of frames and the size of a frame are below 2^32.
-            let frame = (at / frame_size) as usize;
-            let skip = (at % frame_size) as usize;
-            let length = self.table.raw_len(frame);
+            let frame = self.frame_at(at);
+            let range = self.range(frame);
+            // Both casts fit: the size of a frame is below 2^32.
+            let skip = (at - range.start) as usize;
+            let length = (range.end - range.start) as usize;
             let wanted = (out.len() - done).min(length - skip);
             let place = &mut out[done..done + wanted];
             if wanted == length {
@@ -233,7 +347,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let (path, digest) = stored(dir.path());
         let whole = fs::read(&path).expect("read");
-        let table = Reader::open(&path, None).expect("open").table;
+        let Content::Frames { table, .. } = Reader::open(&path, None).expect("open").content else {
+            panic!("a list");
+        };
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
@@ -251,7 +367,7 @@ mod tests {
                 Damage::Foreign { .. } | Damage::Trailer { .. } => {
                     assert!(at as u64 >= table.stored_bytes());
                 }
-                Damage::Read { source, .. } => panic!("{source}"),
+                other => panic!("{other}"),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::damage::Damage;
 use super::digest::Digest;
 use super::frame::FRAME;
-use super::reader::{Form, Reader};
+use super::reader::{Content, Form, Reader};
 use super::trailer::{check, length, trailer_of, unfit};
 use super::writer::TableBuilder;
 use crate::opened::{Part, open_file};
@@ -63,8 +63,10 @@ impl Reader {
         Ok(Self {
             file,
             path,
-            table,
-            form: Form::Zstd,
+            content: Content::Frames {
+                table,
+                form: Form::Zstd,
+            },
         })
     }
 
@@ -96,8 +98,10 @@ impl Reader {
         Ok(Self {
             file,
             path,
-            table: trailer,
-            form: Form::AsItIs,
+            content: Content::Frames {
+                table: trailer,
+                form: Form::AsItIs,
+            },
         })
     }
 
@@ -138,8 +142,10 @@ impl Reader {
         Ok(Self {
             file,
             path,
-            table,
-            form: Form::AsItIs,
+            content: Content::Frames {
+                table,
+                form: Form::AsItIs,
+            },
         })
     }
 }

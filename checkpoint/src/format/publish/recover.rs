@@ -91,7 +91,7 @@ pub(super) fn carry_on(dir: &OpenedDir, durability: Durability) -> Result<(), Er
 pub(super) fn remove_checkpoint(dir: &OpenedDir) -> Result<(), Error> {
     let mut files = list(dir)?;
     files.retain(|name| {
-        [".img", ".img.zst", ".img.table"]
+        [".img", ".img.zst", ".img.table", ".img.chunks"]
             .iter()
             .any(|suffix| name.ends_with(suffix))
             || OTHERS.contains(&name.as_str())

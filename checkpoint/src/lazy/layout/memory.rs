@@ -1,6 +1,7 @@
 //! The lazy memory of a checkpoint, open for reading.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::format::contents::{self, Node};
@@ -24,19 +25,24 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Opens the memory of a checkpoint with a manifest.
+    /// Opens the memory of a checkpoint with a manifest, which may be in `store`.
     ///
     /// # Errors
     /// A file is missing or damaged, or the layout is not understood.
-    pub fn open(dir: &OpenedDir, manifest: &Manifest, page: u64) -> Result<Self, NotLazy> {
+    pub fn open(
+        dir: &OpenedDir,
+        manifest: &Manifest,
+        store: &Path,
+        page: u64,
+    ) -> Result<Self, NotLazy> {
         let mut memory = Self::default();
         let mut files = BTreeMap::new();
-        let contents = contents::open(dir, manifest)?;
+        let contents = contents::open(dir, manifest, store)?;
         for (name, node) in &contents.directory {
             if let Node::Pages { reader, .. } = node
                 && is_pages(name)
             {
-                if !u64::from(reader.table().frame_size()).is_multiple_of(page) {
+                if !reader.is_aligned(page) {
                     return Err(NotLazy::Unknown {
                         image: reader.path().to_owned(),
                     });
@@ -56,7 +62,7 @@ impl Memory {
             // All runs of a process are in one file, in ascending order.
             if let Some(last) = runs.last()
                 && memory.files.get(last.file as usize).is_none_or(|reader| {
-                    last.offset.saturating_add(last.length()) > reader.table().raw_bytes()
+                    last.offset.saturating_add(last.length()) > reader.raw_bytes()
                 })
             {
                 return Err(truncated());

@@ -104,6 +104,11 @@ fn a_forked_child_shares_unchanged_regions() {
     assert_eq!(shared(&children[0], &children[149]), 20);
 }
 
+fn frame_at(_: u32, offset: u64) -> (u64, Range<u64>) {
+    let number = offset / FRAME;
+    (number, number * FRAME..(number + 1) * FRAME)
+}
+
 proptest! {
     // Pages have one byte here, because the map does not depend on their size.
     #[test]
@@ -132,7 +137,7 @@ proptest! {
                     pending = pending.forked();
                     model.retain(|_, (_, wiped)| !*wiped);
                 }
-                Step::Around(at) => match pending.around(at, |_| FRAME) {
+                Step::Around(at) => match pending.around(at, frame_at) {
                     None => prop_assert!(!model.contains_key(&at)),
                     Some((frame, pieces)) => {
                         prop_assert_eq!(model[&at].0 / FRAME, frame.number);

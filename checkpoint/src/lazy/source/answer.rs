@@ -48,7 +48,8 @@ impl Source {
     fn serve(&mut self, fault: &Waiting) -> Result<Given, Failure> {
         let (space, address) = (&fault.space, fault.address);
         let shared = self.prefetch.shared.clone();
-        let Some((frame, pieces)) = space.wanted(address, |file| shared.frame_size(file)) else {
+        let frame_at = |file, offset| shared.frame_at(file, offset);
+        let Some((frame, pieces)) = space.wanted(address, frame_at) else {
             let given = space.give_zeros(address)?;
             if given == Given::Bytes(0) {
                 self.times.add(fault.since.elapsed());

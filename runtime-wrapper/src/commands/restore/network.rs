@@ -95,9 +95,10 @@ impl RestoredNetwork {
 pub(crate) fn lock_network(images: &Path, netns: &Path) -> Option<NetworkLock> {
     let opened = OpenedDir::open_any(images).ok()?;
     let manifest = Manifest::read(&opened).ok()?;
+    let store = Config::load().ok()?.store.path;
     let contents = with_descriptors(|| match &manifest {
-        Some(manifest) => contents::open(&opened, manifest),
-        None => contents::stock(&opened),
+        Some(manifest) => contents::open(&opened, manifest, &store),
+        None => contents::stock(&opened, &store),
     });
     let established = tcp::connections(&contents.ok()?).ok()?;
     NetworkLock::begin(netns, &established).ok()

@@ -212,6 +212,7 @@ fn needs(context: &Context<'_>, config: &Config, bundle: &Bundle) -> Needs {
         memory: config.restore.memory,
         root: bundle.root(),
         shares_files: shares_files(context).is_some(),
+        store: config.store.path.clone(),
         accept: match config.restore.accept {
             Accept::Any => view::Accept::Any,
             Accept::Ours => view::Accept::Ours,

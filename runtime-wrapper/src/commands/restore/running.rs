@@ -184,6 +184,7 @@ fn page_source(prepared: &mut Prepared<'_>) -> Result<Option<Session>, Error> {
         id: &context.request.id,
         opened: view.opened().as_fd(),
         images: &context.request.images,
+        store: &prepared.config.store.path,
         fingerprint: view.fingerprint().unwrap_or_default(),
         report: Some(&context.request.bundle),
         threads: prepared.config.restore.prefetch_cores.of(cores),
