@@ -140,9 +140,10 @@ fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contents::Node;
-    use super::super::contents::tests::{memory, opened, stored};
+    use super::super::contents::tests::{by_reference, memory, opened, stored};
+    use super::super::contents::{self, Node};
     use super::*;
+    use crate::opened::OpenedDir;
     use std::fs;
 
     #[test]
@@ -163,6 +164,32 @@ mod tests {
         }
         let names = fs::read_dir(to.path()).expect("list").count();
         assert_eq!(names, 5);
+    }
+
+    #[test]
+    fn memory_in_the_store_is_unpacked_with_holes_for_zeros() {
+        use std::os::unix::fs::MetadataExt;
+
+        let (dir, manifest, stored) = by_reference();
+        let at = OpenedDir::open(dir.path()).expect("a directory");
+        let contents = contents::open(&at, &manifest, &stored.store()).expect("open");
+        let to = tempfile::tempdir().expect("tempdir");
+        unpack(&contents.directory, to.path()).expect("unpack");
+        let pages = to.path().join("pages-1.img");
+        assert!(fs::read(&pages).expect("read") == stored.memory);
+        let taken = fs::metadata(&pages).expect("status").blocks() * 512;
+        // A megabyte of it is zeros. A file system without holes takes all of it.
+        let holes = fs::metadata(holed(to.path())).expect("status").blocks() == 0;
+        assert!(!holes || taken <= stored.memory.len() as u64 - (1 << 20));
+        crate::images::verify(to.path()).expect("a checkpoint");
+    }
+
+    /// A file that is one hole.
+    fn holed(dir: &Path) -> PathBuf {
+        let path = dir.join("hole");
+        let file = File::create(&path).expect("create");
+        file.set_len(1 << 20).expect("a hole");
+        path
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nix::libc;
 
 use super::{Root, Server};
 use crate::format::contents::{Directory, Node, Part};
+use crate::format::pages::chunks::tests::InStore;
 use crate::format::pages::{Compression, Damage, Encoder, Reader, Stored, Writer};
 
 const FRAME: u32 = 64 << 10;
@@ -87,6 +88,29 @@ fn served_to(dir: &Path, memory: u64, by_page: bool, root: Root) -> Option<Serve
             eprintln!("skipped: {error}");
             None
         }
+    }
+}
+
+#[test]
+fn memory_in_the_store_is_read_in_any_order() {
+    let (dir, stored) = (tempfile::tempdir().expect("tempdir"), InStore::new());
+    for (memory, by_page) in [(1 << 20, false), (64 << 20, false), (1 << 20, true)] {
+        let reader = Arc::new(stored.reader(dir.path()).expect("open"));
+        let node = Node::Pages { reader, by_page };
+        let directory = Directory::from([("pages-1.img".to_owned(), node)]);
+        let server = match Server::start(directory, memory, Root::default()) {
+            Ok(server) => server,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let path = server.path().join("pages-1.img");
+        assert!(fs::read(&path).expect("read") == stored.memory);
+        let file = File::open(&path).expect("open");
+        let mut part = vec![0; 300_000];
+        for at in (0..stored.memory.len() - part.len()).rev().step_by(777_777) {
+            file.read_exact_at(&mut part, at as u64).expect("read");
+            assert!(part == stored.memory[at..at + part.len()], "at {at}");
+        }
+        assert!(server.damage().is_none());
     }
 }
 

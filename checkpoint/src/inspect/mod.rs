@@ -18,6 +18,7 @@ mod mounts;
 mod namespaces;
 mod processes;
 mod sizes;
+mod store;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ pub use mounts::{Mount, external_mounts};
 pub use namespaces::{Namespace, NamespaceKind};
 pub use processes::{Process, ProcessState, Thread};
 pub use sizes::{DumpCost, Sizes};
+pub use store::InStore;
 
 use crate::format::manifest::Manifest;
 use crate::format::{Error, Listed};
@@ -56,6 +58,8 @@ pub struct Inspection {
     pub manifest: Option<Manifest>,
     /// Its sizes.
     pub sizes: Sizes,
+    /// The memory that is in the node's store; absent if the checkpoint has all of it.
+    pub store: Option<InStore>,
     /// The cost of the dump by CRIU's statistics, if there are any.
     pub dump: Option<DumpCost>,
     /// The network namespace on restore.
@@ -119,6 +123,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
             .unwrap_or("unknown"),
         manifest: None,
         sizes: sizes::of(&listing, &pages.files, images.packed_bytes()),
+        store: match &manifest {
+            Some(manifest) => store::of(&opened, manifest)?,
+            None => None,
+        },
         dump: sizes::dump_cost(&dir)?,
         network: network(&images),
         namespaces: namespaces::of(&dir, inventory.root_ids.as_ref(), ids.map(pairs))?,

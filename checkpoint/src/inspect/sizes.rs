@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cedana_store::list::SUFFIX;
 use serde::Serialize;
 
 use crate::format::{manifest, streams};
@@ -44,7 +45,7 @@ pub struct DumpCost {
 }
 
 /// The sizes of a directory. `pages` has the raw bytes of each pages file, which differ
-/// from the size of a compressed one. `packed` has the bytes of the images in the archive
+/// from the size of a compressed one and of a list of chunks. `packed` has the bytes of the images in the archive
 /// of connections.
 pub(super) fn of(
     listing: &[(String, u64)],
@@ -55,7 +56,10 @@ pub(super) fn of(
     for (name, size) in listing {
         sizes.files += 1;
         sizes.stored_bytes = sizes.stored_bytes.saturating_add(*size);
-        let plain = name.strip_suffix(".zst").unwrap_or(name);
+        let plain = [".zst", SUFFIX]
+            .iter()
+            .find_map(|end| name.strip_suffix(end));
+        let plain = plain.unwrap_or(name);
         let raw = match number::<u32>(plain, "pages-") {
             Some(id) => {
                 let raw = match pages.get(&id) {

@@ -5,9 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cedana_store::list::List;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::contents::tests::by_reference;
 use crate::format::manifest::{Entry, Kind, NAME};
 use crate::format::{contents, streams};
 use crate::images::{SocketKind, TcpState, network, sockets, verify};
@@ -159,7 +161,12 @@ fn connections_in_an_archive_are_found() {
     assert_eq!(found.sizes.files, plain.sizes.files - 3);
     // A restore reads the same.
     let dir = OpenedDir::open(packed.path()).expect("open");
-    let contents = contents::open(&dir, &found.manifest.expect("one")).expect("verified");
+    let contents = contents::open(
+        &dir,
+        &found.manifest.expect("one"),
+        Path::new("/none/store"),
+    )
+    .expect("verified");
     assert_eq!(sockets(&contents).expect("sockets"), found.sockets);
     // Damage is named.
     let file = packed.path().join(streams::NAME);
@@ -244,6 +251,26 @@ fn costs_and_sizes() {
     let init = found.processes[0].memory.as_ref().expect("memory");
     assert_eq!(sizes.memory_raw_bytes, init.total.image_bytes);
     assert_eq!(sizes.memory_stored_bytes, 1000);
+}
+
+#[test]
+fn memory_in_the_store_is_named_without_the_store() {
+    let (dir, manifest, stored) = by_reference();
+    fs::remove_dir_all(stored.store()).expect("remove");
+    let found = inspect(dir.path()).expect("inspect");
+    let store = found.store.expect("the store");
+    assert_eq!(store.id, stored.id.as_str());
+    let list = List::parse(&stored.list).expect("a list");
+    assert_eq!(store.chunks, list.chunks.len() as u64);
+    assert_eq!(store.stored_bytes, list.stored_bytes());
+    assert!(store.stored_bytes > 0 && store.stored_bytes < stored.memory.len() as u64);
+    // The size of the files is that of the list, not that of its chunks.
+    let plain = manifest.file("pages-2.img").expect("listed").size;
+    let in_files = stored.list.len() as u64 + plain;
+    assert_eq!(found.sizes.memory_stored_bytes, in_files);
+    fs::write(dir.path().join("pages-1.img.chunks"), "another").expect("write");
+    let error = inspect(dir.path()).expect_err("damage").to_string();
+    assert!(error.contains("pages-1.img.chunks"), "{error}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 use super::*;
-use crate::format::manifest::{Entry, NAME};
-use crate::format::pages::{Compression, Digest, Encoder, Summary, TableBuilder, Writer};
+use crate::format::manifest::{Entry, NAME, StoreReference};
+use crate::format::pages::chunks::tests::InStore;
+use crate::format::pages::{Compression, Damage, Digest, Encoder, Summary, TableBuilder, Writer};
 use crate::images::Images;
 use crate::images::verify::tests::whole;
 use std::fs::{self, File};
 
 pub(crate) fn opened(dir: &Path, manifest: &Manifest) -> Result<Contents, Error> {
-    open(&OpenedDir::open(dir).expect("a directory"), manifest)
+    // A checkpoint that has its memory opens no store.
+    let store = Path::new("/none/store");
+    open(&OpenedDir::open(dir).expect("a directory"), manifest, store)
 }
 
 /// Three pages of memory.
@@ -51,6 +54,103 @@ pub(crate) fn stored() -> (tempfile::TempDir, Manifest) {
 
     let manifest = Manifest::of(files);
     (dir, manifest)
+}
+
+/// The checkpoint of [`stored`], the first page file of which is in a store.
+pub(crate) fn by_reference() -> (tempfile::TempDir, Manifest, InStore) {
+    let (dir, mut manifest) = stored();
+    let stored = InStore::new();
+    fs::remove_file(dir.path().join("pages-1.img.zst")).expect("remove");
+    let name = "pages-1.img.chunks";
+    fs::write(dir.path().join(name), &stored.list).expect("write");
+    manifest.files.retain(|entry| entry.kind != Kind::Pages);
+    let entry = Entry::chunks(name, &stored.list, stored.memory.len() as u64);
+    manifest.files.push(entry);
+    manifest.store = Some(StoreReference {
+        id: stored.id.to_string(),
+    });
+    manifest.format = Manifest::format_of(&manifest.files);
+    fs::write(dir.path().join(NAME), manifest.render().expect("render")).expect("write");
+    (dir, manifest, stored)
+}
+
+#[test]
+fn memory_is_read_from_the_store() {
+    let (dir, manifest, stored) = by_reference();
+    let at = OpenedDir::open(dir.path()).expect("a directory");
+    let contents = open(&at, &manifest, &stored.store()).expect("open");
+    // All that is needed is open.
+    fs::remove_dir_all(stored.store()).expect("remove");
+    fs::remove_file(dir.path().join("pages-1.img.chunks")).expect("remove");
+    let mut read = Vec::new();
+    let mut image = contents.image("pages-1.img").expect("open");
+    image.read_to_end(&mut read).expect("read");
+    assert!(read == stored.memory);
+    let error = open(&at, &manifest, &stored.store()).expect_err("no list");
+    assert!(error.to_string().contains("pages-1.img.chunks"), "{error}");
+}
+
+#[test]
+fn memory_that_is_not_there_is_found_before_it_is_read() {
+    let (dir, mut manifest, stored) = by_reference();
+    let error = opened(dir.path(), &manifest).expect_err("another node");
+    assert!(error.to_string().contains("/none/store"), "{error}");
+    for pack in stored.packs() {
+        fs::remove_file(pack).expect("remove");
+    }
+    let at = OpenedDir::open(dir.path()).expect("a directory");
+    let open = |manifest: &Manifest| open(&at, manifest, &stored.store()).expect_err("missing");
+    let error = open(&manifest).to_string();
+    assert!(error.contains("is not in the store"), "{error}");
+    let list = manifest.files.last_mut().expect("the list");
+    list.digest = blake3::hash(b"another").to_hex().to_string();
+    let error = open(&manifest);
+    assert!(
+        matches!(error, Error::Pages(Damage::Foreign { .. })),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_list_of_other_memory_is_refused() {
+    let (dir, mut manifest, stored) = by_reference();
+    let pages = manifest
+        .files
+        .last_mut()
+        .and_then(|list| list.pages.as_mut());
+    pages.expect("the list").raw_size -= 4096;
+    let at = OpenedDir::open(dir.path()).expect("a directory");
+    let error = open(&at, &manifest, &stored.store()).expect_err("other memory");
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+}
+
+#[test]
+fn a_list_in_an_archive_is_as_one_in_a_directory() {
+    let (dir, manifest, stored) = by_reference();
+    let path = dir.path().join("checkpoint.tar");
+    let mut archive = tar::Builder::new(File::create(&path).expect("create"));
+    for name in manifest
+        .files
+        .iter()
+        .map(|entry| &*entry.name)
+        .chain([NAME])
+    {
+        let bytes = fs::read(dir.path().join(name)).expect("read");
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o600);
+        header.set_entry_type(tar::EntryType::Regular);
+        let appended = archive.append_data(&mut header, name, &bytes[..]);
+        appended.expect("append");
+    }
+    archive.finish().expect("finish");
+    let at = OpenedDir::open_any(&path).expect("an archive");
+    let manifest = Manifest::read(&at).expect("read").expect("a manifest");
+    let contents = open(&at, &manifest, &stored.store()).expect("open");
+    let mut read = Vec::new();
+    let mut image = contents.image("pages-1.img").expect("open");
+    image.read_to_end(&mut read).expect("read");
+    assert!(read == stored.memory);
 }
 
 #[test]
@@ -170,7 +270,10 @@ fn a_parent_that_is_no_sibling_is_refused() {
 }
 
 fn opened_stock(dir: &Path) -> Result<Contents, Error> {
-    stock(&OpenedDir::open(dir).expect("a directory"))
+    stock(
+        &OpenedDir::open(dir).expect("a directory"),
+        Path::new("/none/store"),
+    )
 }
 
 #[test]
@@ -231,11 +334,11 @@ fn files_beyond_the_memory_limit_are_verified_when_they_are_read() {
     let (dir, manifest) = stored();
     let at = OpenedDir::open(dir.path()).expect("open");
     let open = || {
-        let mut limits = Limits {
-            parents: 0,
+        let mut opening = Opening {
             memory: 20,
+            ..Opening::new(Path::new("/none/store"))
         };
-        limits.ours(&at, &manifest)
+        opening.ours(&at, &manifest)
     };
     let contents = open().expect("open");
     assert!(matches!(

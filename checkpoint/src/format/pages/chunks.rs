@@ -102,4 +102,4 @@ pub fn read_list(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

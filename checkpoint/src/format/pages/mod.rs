@@ -40,7 +40,7 @@
 //! [`Reader`] returns raw bytes of a [`Stored`] file, or of the chunks of its list, which a
 //! [`ChunkStore`] opens. `digest` compares a frame's digest, `table` holds the trailer.
 
-mod chunks;
+pub(crate) mod chunks;
 mod damage;
 mod digest;
 mod frame;

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::tests::{opened, stored};
-use super::super::{Contents, Limits, MAX_IN_MEMORY};
+use super::super::{Contents, MAX_IN_MEMORY};
 use super::*;
 use crate::format::manifest::{Kind, Manifest};
 use crate::format::streams::Fault;
@@ -28,8 +28,11 @@ fn with(archive: &[u8]) -> (tempfile::TempDir, Manifest) {
 
 /// Opens it with this much memory for small files.
 fn limited(dir: &Path, manifest: &Manifest, memory: u64) -> Result<Contents, Error> {
-    let mut limits = Limits { parents: 0, memory };
-    limits.ours(&OpenedDir::open(dir).expect("open"), manifest)
+    let mut opening = Opening {
+        memory,
+        ..Opening::new(Path::new("/none/store"))
+    };
+    opening.ours(&OpenedDir::open(dir).expect("open"), manifest)
 }
 
 fn image(contents: &Contents, name: &str) -> io::Result<Vec<u8>> {

@@ -64,6 +64,17 @@ pub(super) fn summary(text: &mut String, dir: &Path, found: &Inspection) {
             stored(sizes.memory_raw_bytes, sizes.memory_stored_bytes)
         ),
     );
+    if let Some(store) = &found.store {
+        line(
+            "Store",
+            format!(
+                "{} chunks, {}, of checkpoint {}",
+                store.chunks,
+                bytes(store.stored_bytes),
+                printable(&store.id)
+            ),
+        );
+    }
     if let Some(dump) = &found.dump {
         line(
             "Dump",
