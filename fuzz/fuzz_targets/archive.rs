@@ -33,7 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(Some(manifest)) = Manifest::read(&opened) else {
         return;
     };
-    let Ok(contents) = contents::open(&opened, &manifest) else {
+    let Ok(contents) = contents::open(&opened, &manifest, Path::new("/none/store")) else {
         return;
     };
     for (name, size) in contents.files().expect("listed") {

@@ -126,8 +126,8 @@ fn read_all(directory: &Directory) {
 
 fn open(dir: &OpenedDir) -> Option<Contents> {
     match Manifest::read(dir).ok()? {
-        Some(manifest) => contents::open(dir, &manifest).ok(),
-        None => contents::stock(dir).ok(),
+        Some(manifest) => contents::open(dir, &manifest, Path::new("/none/store")).ok(),
+        None => contents::stock(dir, Path::new("/none/store")).ok(),
     }
 }
 

@@ -52,7 +52,7 @@ fn read(file: &[u8]) {
     let mut decoder = Decoder::default();
     let mut out = Vec::new();
     let mut raw = 0;
-    for frame in 0..reader.table().frames() {
+    for frame in 0..reader.frames() {
         if reader.decode(frame, &mut decoder, &mut out).is_err() {
             break;
         }
@@ -65,7 +65,7 @@ fn read(file: &[u8]) {
     for offset in [
         0,
         4095,
-        reader.table().raw_bytes().saturating_sub(1),
+        reader.raw_bytes().saturating_sub(1),
         u64::MAX,
     ] {
         let _ = reader.read_at(offset, &mut decoder, &mut some);
