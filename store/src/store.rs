@@ -30,18 +30,14 @@ pub struct Store {
 pub struct Guard(#[expect(dead_code, reason = "held, not read")] Flock<File>);
 
 impl Store {
-    /// Opens a store, or makes one. The parent of `path` exists.
+    /// Opens a store, or makes one with the directories above it, for root alone.
     ///
     /// # Errors
     /// It can't be made, or others could change it.
     pub fn create(path: &Path) -> Result<Self, Error> {
         for dir in [path, &path.join(PACKS), &path.join(INCOMING)] {
-            match DirBuilder::new().mode(0o700).create(dir) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    return Err(file("make", dir)(error));
-                }
-                _ => {}
-            }
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+            made.map_err(file("make", dir))?;
         }
         Self::open(path)
     }
