@@ -45,7 +45,7 @@ impl ChunkStore {
         let Stored { path, file } = stored;
         let memory = match self.opener()?.open(&list) {
             Ok(memory) => memory,
-            Err(source) => return Err(Damage::Store { file: path, source }),
+            Err(error) => return Err(unusable(path, error)),
         };
         Ok(Reader {
             file,
@@ -65,13 +65,17 @@ impl ChunkStore {
                     let path = self.path.clone();
                     return Err(Damage::NoStore { path });
                 }
-                Err(source) => {
-                    let file = self.path.clone();
-                    return Err(Damage::Store { file, source });
-                }
+                Err(error) => return Err(unusable(self.path.clone(), error)),
             },
         };
         Ok(self.opener.insert(opener))
+    }
+}
+
+fn unusable(file: PathBuf, error: cedana_store::Error) -> Damage {
+    Damage::Store {
+        file,
+        source: Box::new(error),
     }
 }
 

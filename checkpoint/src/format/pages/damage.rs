@@ -65,7 +65,7 @@ pub enum Damage {
         /// The list.
         file: PathBuf,
         /// The reason.
-        source: cedana_store::Error,
+        source: Box<cedana_store::Error>,
     },
     /// A chunk can't be read, or is damaged.
     #[error("the memory of the checkpoint's {} cannot be read from byte {start} to {end}: {source}; run cedana store check, then take the checkpoint again or restore another", file.display())]
@@ -77,6 +77,6 @@ pub enum Damage {
         /// The offset of its end.
         end: u64,
         /// The fault.
-        source: pack::Fault,
+        source: Box<pack::Fault>,
     },
 }

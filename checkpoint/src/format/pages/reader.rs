@@ -226,7 +226,7 @@ impl Reader {
             file: self.path.clone(),
             start,
             end,
-            source,
+            source: Box::new(source),
         }
     }
 
