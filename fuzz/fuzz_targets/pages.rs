@@ -62,12 +62,7 @@ fn read(file: &[u8]) {
         }
     }
     let mut some = [0; 5000];
-    for offset in [
-        0,
-        4095,
-        reader.raw_bytes().saturating_sub(1),
-        u64::MAX,
-    ] {
+    for offset in [0, 4095, reader.raw_bytes().saturating_sub(1), u64::MAX] {
         let _ = reader.read_at(offset, &mut decoder, &mut some);
     }
 }

@@ -33,10 +33,7 @@ static PACK: LazyLock<(Vec<u8>, u64)> = LazyLock::new(|| {
     let mut frame = Vec::new();
     let mut encoder = Encoder::new(1).expect("an encoder");
     encoder.plain(&chunk, &mut frame).expect("encode");
-    for (name, base) in [
-        (pages.name(), None),
-        (Name([2; 32]), Some(pages.name())),
-    ] {
+    for (name, base) in [(pages.name(), None), (Name([2; 32]), Some(pages.name()))] {
         writer.add(name, base, &pages, &frame).expect("add");
     }
     let frames = writer.bytes();
@@ -97,7 +94,10 @@ fn list(bytes: &[u8]) {
     let Ok(list) = List::parse(bytes) else {
         return;
     };
-    assert!(list.render() == bytes, "it has something that is not parsed");
+    assert!(
+        list.render() == bytes,
+        "it has something that is not parsed"
+    );
     assert_eq!(list.render_length(), bytes.len() as u64);
     // Windows of zeros take memory for each MiB of them.
     if list.raw_bytes() > 1 << 32 {
