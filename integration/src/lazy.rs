@@ -70,8 +70,14 @@ impl Lazy {
     /// A container that was restored with none of its memory.
     #[track_caller]
     pub fn new(label: &str, workload: &[&str]) -> Self {
+        Self::with(label, &[], workload)
+    }
+
+    /// The same, with flags of `ctr run`.
+    #[track_caller]
+    pub fn with(label: &str, flags: &[&str], workload: &[&str]) -> Self {
         let lazy = Self {
-            checkpointed: Checkpointed::of(label, &[], workload),
+            checkpointed: Checkpointed::of(label, flags, workload),
             gate: PrefetchGate::closed(),
         };
         lazy.restore();

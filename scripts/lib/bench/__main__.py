@@ -6,7 +6,7 @@ writes JSON and a plot into the given directory.
 
 With `docker` before the directory: Docker's checkpoints, in an instance with Docker.
 
-Environment: RUNTIME (the measured runtime), ONLY (start, checkpoint, family, redis, limits, command),
+Environment: RUNTIME (the measured runtime), ONLY (start, checkpoint, family, redis, limits, store, command),
 SIZES (MiB), ROUNDS (of checkpoints, at least 3), STARTS (at least 15).
 """
 
@@ -22,8 +22,9 @@ import engine
 import machine
 import measures
 import plot
+import store
 
-PARTS = ("limits", "start", "checkpoint", "family", "redis", "command")
+PARTS = ("limits", "start", "checkpoint", "family", "redis", "store", "command")
 KEYS = 1_000_000
 
 # By measure: its title, its divisor, and the unit of the quotient.
@@ -132,6 +133,9 @@ def main():
     for title, workload in workloads:
         results["workloads"][title] = found = measures.checkpoints(workload, rounds)
         show(f"{title}, medians of {rounds}", found)
+        keep()
+    if "store" in only:
+        results["store"] = store.main(sizes, rounds, show)
         keep()
     if "command" in only:
         # A gibibyte, unless sizes are given.

@@ -11,6 +11,7 @@ that has grown.
     app.py text MIB     text alone
     app.py family MIB WORKERS
                         the same, shared by fork with WORKERS processes
+    app.py scatter MIB  the same as hold; a file makes it change 5 per cent of its pages
     app.py redis KEYS [BYTES]
                         a redis with KEYS small values (or values of BYTES); reads one of
                         them at each tick and checks it
@@ -67,6 +68,23 @@ def family(mib, workers):
     return beat
 
 
+def scatter(mib):
+    """Memory of which every twentieth page, at random places, changes when the file
+    `change` is there."""
+    held = [bytearray(part) for part in hold(mib)()]
+
+    def beat():
+        if os.path.exists(f"{DIRECTORY}/change"):
+            for part in held:
+                for _ in range(256 // 20):
+                    # Within a page, wherever the array begins.
+                    at = (os.urandom(1)[0] << 12) + 512
+                    part[at : at + 2048] = os.urandom(2048)
+            os.rename(f"{DIRECTORY}/change", f"{DIRECTORY}/changed")
+
+    return beat
+
+
 def redis(keys, size=0):
     arguments = ["redis-server", "--port", "0", "--unixsocket", "/redis.sock", "--save", "", "--daemonize", "yes"]
     if os.spawnvp(os.P_WAIT, arguments[0], arguments):
@@ -113,7 +131,7 @@ def redis(keys, size=0):
 
 
 def main():
-    workloads = {"hold": hold, "random": random, "text": text, "family": family, "redis": redis}
+    workloads = {"hold": hold, "random": random, "text": text, "scatter": scatter, "family": family, "redis": redis}
     beat = workloads[sys.argv[1]](*map(int, sys.argv[2:]))
     open(f"{DIRECTORY}/ready", "w").close()
     last = time.monotonic()

@@ -19,8 +19,10 @@ OURS = "ours"
 IN_PLACE = "in place"
 # Only for restores: our shim, with all memory restored before the container runs.
 EAGER = "eager"
+# Our shim, with the memory in the store.
+BY_REFERENCE = "store"
 OWN_NAME = "io.containerd.runc.v2"
-NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"]}
+NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"], BY_REFERENCE: os.environ["RUNTIME"]}
 CHOICE = "/run/bench-shim"
 # The shim's behaviour depends on the name that it was started by.
 INSTALLED_IN_PLACE = "/usr/local/lib/bench/containerd-shim-runc-v2"
@@ -84,6 +86,7 @@ def settings(candidate):
     with open("/etc/cedana/config.toml", "w") as f:
         # No program here pauses a task for another reason (docs/containerd.md).
         f.write('[checkpoint]\nresume_early = "container"\n')
+        f.write(f'store = "{"reference" if candidate == BY_REFERENCE else "inline"}"\n')
         f.write(f'[restore]\nmode = "{"eager" if candidate == EAGER else "lazy"}"\n')
 
 

@@ -249,7 +249,7 @@ def restore(app, image, mode):
     complete. None if the restore fails, which happens on a busy machine."""
     before = len(app.gaps())
     # A family falls back to an eager restore, of which there is no record.
-    is_lazy = mode == OURS and not app.is_family
+    is_lazy = mode in (OURS, engine.BY_REFERENCE) and not app.is_family
     recorded = len(lazy_restores(app.name)) if is_lazy else 0
     begin = time.monotonic()
     client = subprocess.Popen(
