@@ -70,7 +70,7 @@ pub use dump::{Report, dump};
 pub use error::Error;
 pub use look::{Examined, examine, traced, untouchable};
 pub use obstacle::Obstacle;
-pub use options::{DumpOptions, Hook, Published};
+pub use options::{DumpOptions, Hook, MemoryStore, Published};
 pub use owner::Owner;
 pub use restore::{Placement, RestoreOptions, Restored, Source, Tcp, restore};
 

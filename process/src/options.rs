@@ -80,6 +80,8 @@ pub struct DumpOptions {
     pub published: Option<Hook>,
     /// How memory is stored.
     pub compression: Compression,
+    /// The store that the memory goes to; without one the checkpoint holds it.
+    pub store: Option<MemoryStore>,
     /// Limit of the buffers, in bytes.
     pub memory: u64,
     /// Whether CRIU may write to spare memory.
@@ -88,6 +90,17 @@ pub struct DumpOptions {
     pub timeout: Duration,
     /// The directory for CRIU's logs after failures, and how many are kept.
     pub logs: (PathBuf, usize),
+}
+
+/// A store for the memory of checkpoints.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    /// Its directory.
+    pub path: PathBuf,
+    /// zstd's level.
+    pub level: i32,
+    /// The most bytes that it may hold.
+    pub quota: Option<u64>,
 }
 
 impl Default for DumpOptions {
@@ -105,6 +118,7 @@ impl Default for DumpOptions {
             output: None,
             published: None,
             compression: Compression::Zstd { level: 1 },
+            store: None,
             memory: 128 << 20,
             spare_memory: true,
             timeout: Duration::from_secs(60),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -10,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use cedana_checkpoint::capture::{Archive, Capture, Expected, Options};
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{
-    self, Container, Cost, Entry, FORMAT, Key, Machine, Manifest, Process, Versions,
+    self, Container, Cost, Entry, Key, Machine, Manifest, Process, StoreReference, Versions,
 };
 use cedana_checkpoint::format::pages::Compression;
 use cedana_checkpoint::images::{Unrestorable, unrestorable};
@@ -19,6 +20,10 @@ use cedana_checkpoint::output::units::micros;
 use cedana_checkpoint::precheck::check_dumped;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
+use cedana_store::Store;
+use cedana_store::catalogue::{CheckpointId, NewCheckpoint};
+use cedana_store::session::Session;
+use serde_json::json;
 
 use super::attempt::Attempt;
 use crate::destination::Destination;
@@ -48,20 +53,29 @@ impl Storing {
             }),
         };
         let observer = Arc::clone(observer);
-        let capture = match &destination {
-            Destination::Directory(_) => Capture::start(&images, options, observer),
+        let archive = match &destination {
+            Destination::Directory(_) => None,
             Destination::Archive(archive) => {
                 let file = archive.file().try_clone();
-                let archive = Archive {
+                Some(Archive {
                     file: file.map_err(Error::system("copy a descriptor"))?,
                     path: archive.shown().to_owned(),
-                };
-                Capture::to_archive(&images, archive, options, observer)
+                })
             }
         };
         let pid = attempt.pid;
+        let failed = |source| Error::Capture { pid, source };
+        let capture = match (&attempt.options.store, archive) {
+            (Some(store), archive) => {
+                let limits = (store.level, store.quota);
+                let store = Store::create(&store.path).map_err(|error| failed(error.into()))?;
+                Capture::to_store(&images, &store, archive, options, limits, observer)
+            }
+            (None, Some(archive)) => Capture::to_archive(&images, archive, options, observer),
+            (None, None) => Capture::start(&images, options, observer),
+        };
         Ok(Self {
-            capture: capture.map_err(|source| Error::Capture { pid, source })?,
+            capture: capture.map_err(failed)?,
             destination,
             start: Instant::now(),
         })
@@ -94,6 +108,11 @@ impl Storing {
         });
         let (raw_bytes, stored_bytes) = (captured.raw_bytes, captured.stored_bytes);
         let start = self.start;
+        let session = captured.session.take();
+        let shown = match &self.destination {
+            Destination::Directory(staging) => staging.dir().to_owned(),
+            Destination::Archive(archive) => archive.shown().to_owned(),
+        };
         let manifest = |files: Vec<Entry>| {
             let machine =
                 Machine::here().map_err(Error::system("read this machine's properties"))?;
@@ -107,8 +126,15 @@ impl Storing {
                 raw_bytes,
                 stored_bytes,
             };
+            let id = name_in_store(&mut manifest, session.as_deref())?;
             sign(&mut manifest)
                 .map_err(Error::system("sign the checkpoint with /etc/cedana/key"))?;
+            // The memory first: a file without it would be no checkpoint.
+            if let (Some(session), Some(id)) = (&session, id) {
+                let row = row(id, &manifest, attempt, &shown);
+                let added = session.publish(&row);
+                added.map_err(|error| in_capture(error.into()))?;
+            }
             Ok::<_, Error>(manifest)
         };
         let path = match self.destination {
@@ -120,7 +146,6 @@ impl Storing {
                 staging.dir().to_owned()
             }
             Destination::Archive(mut archive) => {
-                let shown = archive.shown().to_owned();
                 let failed = |source| Error::Target {
                     path: shown.clone(),
                     source,
@@ -136,7 +161,13 @@ impl Storing {
                     .add(manifest::NAME, &mut &text[..])
                     .map_err(in_capture)?;
                 writer.finish().map_err(in_capture)?;
-                archive.publish().map_err(failed)?
+                let path = archive.publish().map_err(failed)?;
+                if let (Some(session), true) = (&session, path != shown) {
+                    // Another file had its name.
+                    let moved = session.set_path(&path);
+                    moved.map_err(|error| in_capture(error.into()))?;
+                }
+                path
             }
         };
         let published = Published {
@@ -154,6 +185,36 @@ impl Storing {
             })?;
         }
         Ok(published)
+    }
+}
+
+/// Names a checkpoint whose memory is in the store.
+fn name_in_store(
+    manifest: &mut Manifest,
+    session: Option<&Session>,
+) -> Result<Option<CheckpointId>, Error> {
+    if session.is_none() {
+        return Ok(None);
+    }
+    let id = CheckpointId::random().map_err(Error::system("read random bytes"))?;
+    let text = id.to_string();
+    manifest.store = Some(StoreReference { id: text });
+    Ok(Some(id))
+}
+
+/// What the store's catalogue says of a checkpoint. A directory or an archive that is
+/// missing later may be on a disk that is not mounted, so its device is noted.
+fn row(id: CheckpointId, manifest: &Manifest, attempt: &Attempt<'_>, path: &Path) -> NewCheckpoint {
+    let above = path.ancestors().find_map(|dir| std::fs::metadata(dir).ok());
+    let device = above.map(|metadata| metadata.dev());
+    NewCheckpoint {
+        id,
+        name: Some(attempt.name()),
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        raw_bytes: manifest.cost.raw_bytes,
+        bytes: manifest.files.iter().map(|file| file.size).sum(),
+        subject: json!({ "engine": "none", "device": device }),
+        details: manifest.details(),
     }
 }
 
@@ -207,7 +268,7 @@ fn manifest(attempt: &Attempt<'_>, files: Vec<Entry>, machine: Machine) -> Manif
     let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let tree = attempt.tree;
     Manifest {
-        format: FORMAT,
+        format: Manifest::format_of(&files),
         created: created.map_or(0, |since| since.as_secs()),
         files,
         parent: None,

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use worker::{Part, Worker};
 
@@ -55,6 +55,8 @@ pub struct Session {
     options: Options,
     bases: Bases,
     state: Mutex<State>,
+    /// The checkpoint, once it is published.
+    published: OnceLock<CheckpointId>,
     _guard: Guard,
 }
 
@@ -111,6 +113,7 @@ impl Session {
                 used: HashMap::new(),
                 bases: HashMap::new(),
             }),
+            published: OnceLock::new(),
             _guard: guard,
         })
     }
@@ -188,16 +191,31 @@ impl Session {
             known: &known,
         })?;
         state.drafts.keep();
+        let _ = self.published.set(checkpoint.id.clone());
         Ok(())
     }
 
-    /// Removes a checkpoint that was published here, whose directory could not be: its
-    /// packs are collected.
+    /// Notes that the published checkpoint was written to another path.
     ///
     /// # Errors
     /// The catalogue can't be written.
-    pub fn withdraw(&self, id: &CheckpointId) -> Result<(), Error> {
-        self.store.catalogue()?.remove(id)
+    pub fn set_path(&self, path: &Path) -> Result<(), Error> {
+        match self.published.get() {
+            Some(id) => self.store.catalogue()?.set_path(id, path),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the published checkpoint, whose directory could not be: its packs are
+    /// collected.
+    ///
+    /// # Errors
+    /// The catalogue can't be written.
+    pub fn withdraw(&self) -> Result<(), Error> {
+        match self.published.get() {
+            Some(id) => self.store.catalogue()?.remove(id),
+            None => Ok(()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -311,6 +311,18 @@ impl Manifest {
         }
     }
 
+    /// Returns what it says of the checkpoint, without the files: what a catalogue keeps.
+    #[must_use]
+    pub fn details(&self) -> Value {
+        let mut details = serde_json::to_value(self).unwrap_or_default();
+        if let Some(details) = details.as_object_mut() {
+            for key in ["files", "signature", "store"] {
+                details.remove(key);
+            }
+        }
+        details
+    }
+
     /// Returns the entry of this name.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&Entry> {

@@ -257,13 +257,20 @@ impl<'a> Storage<'a> {
         let id = memory_store::name(&mut manifest, self.prepared)?;
         record::sign(&mut manifest, self.prepared);
         // The memory first: a directory without it would be no checkpoint.
-        let row = memory_store::row(id, &manifest, self.prepared);
+        let row = memory_store::row(id, &manifest, self.prepared, &self.place);
         let added = session.publish(&row);
         added.map_err(|source| in_capture(request, source.into()))?;
         let published = self.publish(&manifest, archive);
         if published.is_err() {
             // A collection removes what can't be removed now.
-            let _ = session.withdraw(&row.id);
+            let _ = session.withdraw();
+        }
+        if let Ok(Some(path)) = &published
+            && *path != row.path
+        {
+            // Another file had the archive's name.
+            let moved = session.set_path(path);
+            moved.map_err(|source| in_capture(request, source.into()))?;
         }
         published
     }

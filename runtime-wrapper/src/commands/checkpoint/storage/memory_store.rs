@@ -15,6 +15,7 @@ use nix::sys::stat::stat;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
+use super::place::Place;
 use crate::commands::checkpoint::prepared::Prepared;
 use crate::commands::error::Error;
 use crate::engine::{checkpoint_dir, docker};
@@ -97,17 +98,25 @@ pub(super) fn name(
 }
 
 /// What the catalogue says of a checkpoint.
-pub(super) fn row(id: CheckpointId, manifest: &Manifest, prepared: &Prepared<'_>) -> NewCheckpoint {
+pub(super) fn row(
+    id: CheckpointId,
+    manifest: &Manifest,
+    prepared: &Prepared<'_>,
+    place: &Place,
+) -> NewCheckpoint {
     let request = prepared.request;
+    let path = match place {
+        Place::Directory(_) => &*request.images,
+        Place::Archive(archive) => archive.shown(),
+    };
     NewCheckpoint {
         id,
         name: Some(request.id.to_string()),
-        path: std::path::absolute(&*request.images)
-            .unwrap_or_else(|_| request.images.to_path_buf()),
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         raw_bytes: manifest.cost.raw_bytes,
         bytes: manifest.files.iter().map(|file| file.size).sum(),
         subject: subject(prepared),
-        details: details(manifest),
+        details: manifest.details(),
     }
 }
 
@@ -144,15 +153,4 @@ fn subject(prepared: &Prepared<'_>) -> Value {
         "container": container,
         "device": above.map(|status| status.st_dev),
     })
-}
-
-/// The manifest without its list of files.
-fn details(manifest: &Manifest) -> Value {
-    let mut details = serde_json::to_value(manifest).unwrap_or_default();
-    if let Some(details) = details.as_object_mut() {
-        for key in ["files", "signature", "store"] {
-            details.remove(key);
-        }
-    }
-    details
 }
