@@ -103,6 +103,11 @@ pub struct MemoryStore {
     pub quota: Option<u64>,
 }
 
+impl MemoryStore {
+    /// zstd's fastest level: what no compression means in a store.
+    pub const FASTEST: i32 = -7;
+}
+
 impl Default for DumpOptions {
     fn default() -> Self {
         Self {

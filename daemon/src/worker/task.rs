@@ -115,6 +115,10 @@ pub struct Engine {
     pub any: bool,
     /// The directory of the node's store.
     pub store: Bytes,
+    /// Whether the memory goes there.
+    pub by_reference: bool,
+    /// The most bytes that the store may hold. 0: any.
+    pub quota: u64,
     /// The directory of logs of failures.
     pub log_dir: Bytes,
     /// How many are kept.
@@ -256,6 +260,8 @@ impl Engine {
             signed: restore.accept == Accept::Signed,
             any: restore.accept == Accept::Any,
             store: Bytes(config.store.path.as_os_str().as_encoded_bytes().to_vec()),
+            by_reference: checkpoint.store == cedana_config::Storage::Reference,
+            quota: config.store.quota,
             log_dir: Bytes(config.log_dir.as_os_str().as_encoded_bytes().to_vec()),
             log_keep: config.log_keep,
         }
@@ -273,6 +279,11 @@ impl Engine {
                 Some(level) => Compression::Zstd { level },
                 None => Compression::None,
             },
+            store: self.by_reference.then(|| cedana_process::MemoryStore {
+                path: self.store.as_path().to_owned(),
+                level: self.level.unwrap_or(cedana_process::MemoryStore::FASTEST),
+                quota: (self.quota != 0).then_some(self.quota),
+            }),
             memory: self.dump_memory,
             spare_memory: self.spare_memory,
             timeout: Duration::from_secs(self.timeout),
