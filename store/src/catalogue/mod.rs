@@ -25,7 +25,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub use checkpoints::{CheckpointId, NewCheckpoint};
 pub use chunks::{Located, Similar};
 pub use publish::{NewChunk, NewPack, Publication};
-pub use rows::CheckpointRow;
+pub use rows::{Blobs, CheckpointRow};
 pub(crate) use sweep::{MovedChunk, Numbers, PackRow, StoredChunk};
 
 use crate::Error;

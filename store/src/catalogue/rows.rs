@@ -1,14 +1,18 @@
 //! The checkpoints of the catalogue, as collection and people look at them.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rusqlite::{OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Row, TransactionBehavior, params};
 
 use super::{Catalogue, CheckpointId};
 use crate::Error;
 use crate::clock::Moment;
+
+/// Contents of engines, by digest, with the checkpoint in each: `None` if there is none.
+pub type Blobs = HashMap<String, Option<CheckpointId>>;
 
 /// A checkpoint of the catalogue.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,31 +158,46 @@ impl Catalogue {
         removed.map(|rows| rows > 0).map_err(failed)
     }
 
-    /// The checkpoint in a content of an engine, if it was looked at before: `Some(None)`
-    /// if there is none in it.
+    /// The contents of engines that were looked at before, by digest, with the checkpoint
+    /// in each.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn blob(&mut self, digest: &str) -> Result<Option<Option<CheckpointId>>, Error> {
+    pub fn blobs(&mut self) -> Result<Blobs, Error> {
         let failed = self.failed();
-        let query = "SELECT checkpoint FROM blobs WHERE digest = ?1";
+        let query = "SELECT digest, checkpoint FROM blobs";
         let mut statement = self.connection().prepare_cached(query).map_err(&failed)?;
-        let found = statement
-            .query_row([digest], |row| row.get::<_, Option<String>>(0))
-            .optional()
-            .map_err(&failed)?;
-        Ok(found.map(|id| id.and_then(|id| CheckpointId::parse(&id))))
+        let rows = statement.query_map([], |row| {
+            let id: Option<String> = row.get(1)?;
+            Ok((row.get(0)?, id.and_then(|id| CheckpointId::parse(&id))))
+        });
+        let rows = rows.map_err(&failed)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(failed)
     }
 
-    /// Notes the checkpoint in a content of an engine.
+    /// Notes the contents that engines have now.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn set_blob(&mut self, digest: &str, id: Option<&CheckpointId>) -> Result<(), Error> {
-        let failed = self.failed();
-        let query = "INSERT OR REPLACE INTO blobs VALUES (?1, ?2)";
-        let id = id.map(CheckpointId::as_str);
-        let set = self.connection().execute(query, params![digest, id]);
-        set.map(|_| ()).map_err(failed)
+    pub fn set_blobs(&mut self, blobs: &Blobs) -> Result<(), Error> {
+        let before = self.blobs()?;
+        if *blobs == before {
+            return Ok(());
+        }
+        self.transaction(|transaction| {
+            for (digest, id) in blobs {
+                if !before.contains_key(digest) {
+                    transaction
+                        .prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2)")?
+                        .execute(params![digest, id.as_ref().map(CheckpointId::as_str)])?;
+                }
+            }
+            for digest in before.keys().filter(|digest| !blobs.contains_key(*digest)) {
+                transaction
+                    .prepare_cached("DELETE FROM blobs WHERE digest = ?1")?
+                    .execute([digest])?;
+            }
+            Ok(())
+        })
     }
 }
