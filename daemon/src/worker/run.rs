@@ -206,6 +206,7 @@ fn restore(task: &Restore, cancel: &Cancel) -> Result<Told, Failure> {
             (_, true) => Accept::Any,
             _ => Accept::Ours,
         },
+        store: path(&settings.store),
         stdio,
         terminal,
         owner: task.owner.of_engine(),

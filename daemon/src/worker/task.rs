@@ -113,6 +113,8 @@ pub struct Engine {
     pub signed: bool,
     /// Checkpoints without a manifest are accepted.
     pub any: bool,
+    /// The directory of the node's store.
+    pub store: Bytes,
     /// The directory of logs of failures.
     pub log_dir: Bytes,
     /// How many are kept.
@@ -253,6 +255,7 @@ impl Engine {
             restore_memory: restore.memory,
             signed: restore.accept == Accept::Signed,
             any: restore.accept == Accept::Any,
+            store: Bytes(config.store.path.as_os_str().as_encoded_bytes().to_vec()),
             log_dir: Bytes(config.log_dir.as_os_str().as_encoded_bytes().to_vec()),
             log_keep: config.log_keep,
         }
