@@ -76,7 +76,8 @@ pub(super) fn checkpoints(root: &Path) -> Result<Vec<PathBuf>, (PathBuf, io::Err
         let dir = container.join(CHECKPOINTS);
         match entries(&dir) {
             Ok(checkpoints) => all.extend(checkpoints),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             Err(error) => return Err((dir, error)),
         }
     }

@@ -30,7 +30,10 @@ pub fn find_checkpoints(places: &[PathBuf], tell: &dyn Fn(String)) -> Vec<FoundC
     for place in places {
         if let Ok(checkpoints) = docker::checkpoints(place) {
             for path in checkpoints {
-                let container = path.parent().and_then(Path::parent).and_then(Path::file_name);
+                let container = path
+                    .parent()
+                    .and_then(Path::parent)
+                    .and_then(Path::file_name);
                 let subject = json!({
                     "engine": "docker",
                     "root": place,
@@ -54,16 +57,14 @@ fn candidates(place: &Path) -> Vec<PathBuf> {
     let is_checkpoint = OpenedDir::open_any(place)
         .is_ok_and(|dir| dir.is_archive() || matches!(Manifest::read(&dir), Ok(Some(_))));
     match (is_checkpoint, fs::read_dir(place)) {
-        (false, Ok(entries)) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        (false, Ok(entries)) => entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect(),
         _ => vec![place.to_owned()],
     }
 }
 
-fn find(
-    path: &Path,
-    subject: serde_json::Value,
-    tell: &dyn Fn(String),
-) -> Option<FoundCheckpoint> {
+fn find(path: &Path, subject: serde_json::Value, tell: &dyn Fn(String)) -> Option<FoundCheckpoint> {
     match read(path, subject) {
         Ok(found) => found,
         Err(error) => {
@@ -84,12 +85,17 @@ fn read(path: &Path, subject: serde_json::Value) -> io::Result<Option<FoundCheck
     let Some(manifest) = manifest else {
         return Ok(None);
     };
-    let id = manifest.store.as_ref().map(|store| CheckpointId::parse(&store.id));
+    let id = manifest
+        .store
+        .as_ref()
+        .map(|store| CheckpointId::parse(&store.id));
     let Some(Some(id)) = id else {
         return Ok(None);
     };
     let lists = contents::lists(&dir, &manifest).map_err(io::Error::other)?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     Ok(Some(FoundCheckpoint {
         checkpoint: NewCheckpoint {
             id,

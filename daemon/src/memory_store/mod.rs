@@ -29,10 +29,7 @@ use survey::Survey;
 ///
 /// # Errors
 /// The store can't be read or changed.
-pub async fn collect(
-    settings: &cedana_config::Store,
-    dry_run: bool,
-) -> Result<Report, Error> {
+pub async fn collect(settings: &cedana_config::Store, dry_run: bool) -> Result<Report, Error> {
     let store = Store::open(&settings.path)?;
     let options = collect::Options {
         grace: settings.grace,

@@ -40,8 +40,7 @@ pub(super) enum Subject {
 pub(super) const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// The sockets of the containerd that Docker uses: the node's, or one that it starts.
-pub(super) const OF_DOCKER: [&str; 2] =
-    [CONTAINERD, "/run/docker/containerd/containerd.sock"];
+pub(super) const OF_DOCKER: [&str; 2] = [CONTAINERD, "/run/docker/containerd/containerd.sock"];
 
 impl Subject {
     /// The subject of a checkpoint; `None` if a newer version wrote it.

@@ -106,13 +106,15 @@ impl Survey {
         if scanned.has(id)? || self.has_content(&subject.addresses(), id)? {
             return Ok(Reference::Referenced);
         }
-        Ok(match row.seen.is_some() || !scanned.has_container(container) {
-            true => Reference::Gone,
-            false => Reference::Unknown(format!(
-                "it was not found below {}; it may be in another directory (docker checkpoint create --checkpoint-dir) until container {container} is removed",
-                root.display()
-            )),
-        })
+        Ok(
+            match row.seen.is_some() || !scanned.has_container(container) {
+                true => Reference::Gone,
+                false => Reference::Unknown(format!(
+                    "it was not found below {}; it may be in another directory (docker checkpoint create --checkpoint-dir) until container {container} is removed",
+                    root.display()
+                )),
+            },
+        )
     }
 
     fn containerd(

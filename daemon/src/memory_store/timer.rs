@@ -19,7 +19,10 @@ pub(crate) async fn run() {
         };
         tokio::time::sleep(period).await;
         let failure = once().await.err();
-        if let Some(text) = failure.as_ref().filter(|text| last_failure.as_ref() != Some(*text)) {
+        if let Some(text) = failure
+            .as_ref()
+            .filter(|text| last_failure.as_ref() != Some(*text))
+        {
             log::warn!("the store was not collected: {text}");
         }
         last_failure = failure;

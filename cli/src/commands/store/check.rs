@@ -24,12 +24,15 @@ pub(super) fn run(settings: &cedana_config::Store, options: &StoreCheck) -> Resu
     cedana_daemon::lower_priority();
     let store = open(settings)?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("verifying {binary_bytes} of {binary_total_bytes} {elapsed}");
+    let style =
+        ProgressStyle::with_template("verifying {binary_bytes} of {binary_total_bytes} {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let done = AtomicU64::new(0);
     let progress = |progress: Progress| {
         // Two threads may tell in another order than they finished.
-        let most = done.fetch_max(progress.done, Ordering::Relaxed).max(progress.done);
+        let most = done
+            .fetch_max(progress.done, Ordering::Relaxed)
+            .max(progress.done);
         bar.set_length(progress.total);
         bar.set_position(most);
     };
@@ -112,7 +115,10 @@ mod tests {
             chunks: 7,
             ..Found::default()
         };
-        assert_eq!(text(&found, false), "verified 7 chunks in 2 packs: all are good\n");
+        assert_eq!(
+            text(&found, false),
+            "verified 7 chunks in 2 packs: all are good\n"
+        );
         found.findings.push(Finding::Checkpoint {
             id: None,
             name: Some("db".to_owned()),
@@ -123,7 +129,10 @@ mod tests {
         found.repaired.push("3 chunks were forgotten".to_owned());
         let text = text(&found, true);
         assert!(text.contains("db, /var/lib/a needs 3 chunks"), "{text}");
-        assert!(text.contains("repaired: 3 chunks") && text.contains("have lost memory"), "{text}");
+        assert!(
+            text.contains("repaired: 3 chunks") && text.contains("have lost memory"),
+            "{text}"
+        );
         assert_eq!(json(&found)["findings"][0]["kind"], "checkpoint");
         assert_eq!(json(&found)["damaged"], true);
     }

@@ -40,9 +40,10 @@ fn json(report: &Report) -> Value {
             "path": one.path.to_string_lossy(),
         })
     });
-    let unknown = report.unknown.iter().map(|(path, why)| {
-        json!({"path": path.to_string_lossy(), "reason": why})
-    });
+    let unknown = report
+        .unknown
+        .iter()
+        .map(|(path, why)| json!({"path": path.to_string_lossy(), "reason": why}));
     json!({
         "dry_run": report.is_dry_run,
         "checkpoints": report.checkpoints,
@@ -90,7 +91,10 @@ fn text(report: &Report) -> String {
 fn warnings(report: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     for (path, why) in &report.unknown {
-        warnings.push(format!("the checkpoint of {} is kept: {why}", path.display()));
+        warnings.push(format!(
+            "the checkpoint of {} is kept: {why}",
+            path.display()
+        ));
     }
     if report.is_busy {
         warnings.push(
@@ -136,7 +140,10 @@ mod tests {
     fn what_was_removed_and_what_is_kept_is_said() {
         let text = text(&report());
         assert!(text.starts_with("removed db (/var/lib/a)\n"), "{text}");
-        assert!(text.contains("100 chunks, 2 packs") && text.contains("3.0 MiB freed"), "{text}");
+        assert!(
+            text.contains("100 chunks, 2 packs") && text.contains("3.0 MiB freed"),
+            "{text}"
+        );
         assert_eq!(warnings(&report()).len(), 1);
         let json = json(&report());
         assert_eq!(json["removed"][0]["name"], "db");

@@ -51,11 +51,20 @@ fn text(settings: &cedana_config::Store, stats: &Stats) -> String {
     if let Some(ratio) = stats.ratio() {
         line("ratio", format!("{ratio:.1}"));
     }
-    line("unused", format!("{}, removed by cedana store gc", size(stats.dead_bytes)));
-    line("packs", format!("{}, {}", stats.packs, size(stats.pack_bytes)));
+    line(
+        "unused",
+        format!("{}, removed by cedana store gc", size(stats.dead_bytes)),
+    );
+    line(
+        "packs",
+        format!("{}, {}", stats.packs, size(stats.pack_bytes)),
+    );
     if stats.lost_chunks > 0 {
         let lost = stats.lost_chunks;
-        line("lost chunks", format!("{lost}; cedana store check names their checkpoints"));
+        line(
+            "lost chunks",
+            format!("{lost}; cedana store check names their checkpoints"),
+        );
     }
     line(
         "quota",
@@ -87,7 +96,13 @@ mod tests {
             ..Stats::default()
         };
         let text = text(&settings, &stats);
-        for part in ["/var/lib/cedana/store", "3.0 GiB", "12.0", "10.0 GiB", "lost chunks"] {
+        for part in [
+            "/var/lib/cedana/store",
+            "3.0 GiB",
+            "12.0",
+            "10.0 GiB",
+            "lost chunks",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let json = json(&settings, &stats);

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use cedana_checkpoint::format::manifest::{
-    Container, Cost, Entry, Kind, Machine, Manifest, StoreReference, Versions, format_of,
+    Container, Cost, Entry, Kind, Machine, Manifest, StoreReference, Versions, WITH_STORE,
 };
 use cedana_store::list::List;
 use serde_json::json;
@@ -18,13 +18,18 @@ pub(in crate::memory_store) fn write_manifest(path: &Path, id: Option<&Checkpoin
         runs: Vec::new(),
     };
     fs::create_dir_all(path).expect("a directory");
-    let mut files = vec![Entry::whole("core-1.img", Kind::Image, 3, blake3::hash(b"abc"))];
+    let mut files = vec![Entry::whole(
+        "core-1.img",
+        Kind::Image,
+        3,
+        blake3::hash(b"abc"),
+    )];
     if id.is_some() {
         files.push(Entry::chunks("pages-1.img.chunks", &list.render(), 0));
         fs::write(path.join("pages-1.img.chunks"), list.render()).expect("written");
     }
     let manifest = Manifest {
-        format: format_of(&files),
+        format: WITH_STORE,
         created: 1_700_000_000,
         files,
         parent: None,
@@ -84,9 +89,15 @@ fn packed(namespace: &str) -> serde_json::Value {
 fn a_checkpoint_in_containerds_content_is_referred_to() {
     let id = id();
     let mut row = row(&id, packed("default"));
-    assert_eq!(survey(Ok(vec![id.clone()])).state(&row), Reference::Referenced);
+    assert_eq!(
+        survey(Ok(vec![id.clone()])).state(&row),
+        Reference::Referenced
+    );
     let state = survey(Ok(vec![])).state(&row);
-    assert!(matches!(state, Reference::Unknown(_)), "its client may still pack it");
+    assert!(
+        matches!(state, Reference::Unknown(_)),
+        "its client may still pack it"
+    );
     row.seen = Some(Moment::now());
     assert_eq!(survey(Ok(vec![])).state(&row), Reference::Gone);
     let state = survey(Err("it does not answer".to_owned())).state(&row);
@@ -113,7 +124,10 @@ fn docker(root: &Path, contents: Result<Vec<CheckpointId>, String>) -> (Survey, 
         survey.contents.insert(address.into(), Ok(HashSet::new()));
     }
     let socket = root.join("containerd.sock");
-    let found = survey.contents.remove(Path::new("/sock")).expect("it was set");
+    let found = survey
+        .contents
+        .remove(Path::new("/sock"))
+        .expect("it was set");
     survey.contents.insert(socket.clone(), found);
     let subject = json!({"engine": "docker", "root": root, "container": "c",
                          "namespace": "moby", "address": socket});
@@ -150,14 +164,28 @@ fn a_data_root_that_cannot_be_read_keeps_its_checkpoints() {
     fs::write(root.path().join("containerd.sock"), "").expect("written");
     let (mut survey, mut row) = docker(root.path(), Ok(vec![]));
     row.seen = Some(Moment::now());
-    assert!(matches!(survey.state(&row), Reference::Unknown(_)), "there is none");
+    assert!(
+        matches!(survey.state(&row), Reference::Unknown(_)),
+        "there is none"
+    );
     fs::create_dir_all(root.path().join("containers/x/checkpoints/m")).expect("made");
-    fs::write(root.path().join("containers/x/checkpoints/m/cedana-manifest.json"), "{").expect("written");
+    fs::write(
+        root.path()
+            .join("containers/x/checkpoints/m/cedana-manifest.json"),
+        "{",
+    )
+    .expect("written");
     let (mut survey, _) = docker(root.path(), Ok(vec![]));
-    assert!(matches!(survey.state(&row), Reference::Unknown(_)), "a damaged manifest");
+    assert!(
+        matches!(survey.state(&row), Reference::Unknown(_)),
+        "a damaged manifest"
+    );
     fs::remove_dir_all(root.path().join("containers/x")).expect("removed");
     let (mut survey, _) = docker(root.path(), Err("it does not answer".to_owned()));
-    assert!(matches!(survey.state(&row), Reference::Unknown(_)), "containerd");
+    assert!(
+        matches!(survey.state(&row), Reference::Unknown(_)),
+        "containerd"
+    );
     let (mut survey, _) = docker(root.path(), Ok(vec![]));
     assert_eq!(survey.state(&row), Reference::Gone);
 }
@@ -177,7 +205,10 @@ fn rows_of_newer_versions_and_without_memory_in_the_store_are_kept() {
 fn checkpoints_are_found_for_a_catalogue_that_is_made_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (of_docker, other, alone) = (id(), id(), id());
-    write_manifest(&dir.path().join("docker/containers/c/checkpoints/monday"), Some(&of_docker));
+    write_manifest(
+        &dir.path().join("docker/containers/c/checkpoints/monday"),
+        Some(&of_docker),
+    );
     write_manifest(&dir.path().join("backups/one"), Some(&other));
     write_manifest(&dir.path().join("backups/inline"), None);
     write_manifest(&dir.path().join("alone"), Some(&alone));
@@ -186,7 +217,10 @@ fn checkpoints_are_found_for_a_catalogue_that_is_made_again() {
     let told = std::cell::RefCell::new(Vec::new());
     let tell = |text| told.borrow_mut().push(text);
     let found = super::super::find_checkpoints(&places, &tell);
-    let ids: Vec<_> = found.iter().map(|found| found.checkpoint.id.clone()).collect();
+    let ids: Vec<_> = found
+        .iter()
+        .map(|found| found.checkpoint.id.clone())
+        .collect();
     assert_eq!(ids, [of_docker, other, alone]);
     assert_eq!(found[0].checkpoint.subject["container"], "c");
     assert_eq!(found[1].lists.len(), 1);
