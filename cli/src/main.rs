@@ -75,6 +75,9 @@ fn run(context: Context, command: Command) -> Result<Outcome, Failure> {
         Command::Client(command) | Command::Prefixed(command) => return client(&context, command),
         Command::Bootstrap { force } => commands::config::bootstrap(force),
         Command::Config(ConfigCommand::Show { json }) => commands::config::show(json),
+        Command::Store(command) => {
+            return commands::store::run(&context, command).map_err(Failure::from);
+        }
         Command::Completions { shell } => commands::completions::print(shell),
         Command::Man { directory } => commands::man::write(&directory),
     };

@@ -92,7 +92,7 @@ macro_rules! setting {
     };
 }
 
-static SETTINGS: [Setting; 35] = [
+static SETTINGS: [Setting; 36] = [
     setting!("runtime", NODE, value::program => runtime),
     setting!("log_dir", NODE, value::absolute => log_dir),
     setting!("log_keep", NODE, value::count => log_keep),
@@ -128,6 +128,7 @@ static SETTINGS: [Setting; 35] = [
     setting!("store.path", NODE, value::absolute => store.path),
     setting!("store.quota", NODE, value::size => store.quota),
     setting!("store.grace", NODE, value::duration => store.grace),
+    setting!("store.gc_interval", NODE, value::period => store.gc_interval),
 ];
 
 /// All settings, in the order of the example.

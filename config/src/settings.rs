@@ -37,6 +37,8 @@ pub struct Store {
     pub quota: u64,
     /// How long memory is kept to which no checkpoint refers any more.
     pub grace: Duration,
+    /// How often the daemon removes such memory. 0: never.
+    pub gc_interval: Duration,
 }
 
 /// Where the daemon of the command `cedana` listens.
@@ -297,6 +299,8 @@ impl Default for Store {
             // `docker checkpoint rm` and a new one of the same container some minutes
             // later share nearly all of their memory.
             grace: Duration::from_secs(3600),
+            // It looks at names and the catalogue only: milliseconds on most nodes.
+            gc_interval: Duration::from_secs(600),
         }
     }
 }

@@ -209,6 +209,14 @@ pub(crate) fn time_limit(text: &str) -> Parsed<Option<Duration>> {
     }
 }
 
+/// The time between two runs of something, of which 0 means that it does not run.
+pub(crate) fn period(text: &str) -> Parsed<Duration> {
+    match duration(text)? {
+        period if period.is_zero() || period >= Duration::from_secs(1) => Ok(period),
+        _ => Err(format!("{text:?} is less than 1s; 0 means never")),
+    }
+}
+
 /// A duration for CRIU's `timeout`: whole seconds in an unsigned int, of which 0
 /// means no limit.
 pub(crate) fn whole_seconds(text: &str) -> Parsed<Duration> {

@@ -19,6 +19,7 @@
 //! checkpoints dump and restore of jobs, processes and containers
 //! jobs        starting, finding, signalling and removing jobs
 //! store       the database
+//! memory_store  collection of the memory that checkpoints share
 //! supervisor  a job's supervisor, a process of its own
 //! worker      a dump or a restore of processes, a process of its own
 //! job         what supervisor and daemon both know of a job
@@ -33,6 +34,7 @@ pub mod job;
 pub mod jobs;
 mod listen;
 mod logger;
+pub mod memory_store;
 mod options;
 mod run;
 mod service;
@@ -46,6 +48,7 @@ pub mod worker;
 pub use error::Error;
 pub use options::{Options, TlsFiles};
 pub use run::run;
+pub use sys::lower_priority;
 
 /// Runs a helper, if this process was started as one: a job's supervisor, a worker, or a
 /// helper of the engine. The program calls it first, before it starts a thread or reads

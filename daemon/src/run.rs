@@ -33,7 +33,7 @@ use crate::listen::{connection, lock, socket, tls};
 use crate::options::Options;
 use crate::service::{CheckpointService, InfoService, Service};
 use crate::store::Store;
-use crate::{logger, service_manager, sys};
+use crate::{logger, memory_store, service_manager, sys};
 
 /// How long clients may take to finish their requests when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -85,6 +85,7 @@ async fn serve(options: Options) -> Result<(), Error> {
     let services = services(&jobs, &Auth::new(token))?;
     // Not awaited: a containerd may hang.
     tokio::spawn(checkpoints::containerd::finish());
+    tokio::spawn(memory_store::timer::run());
     log::info!(
         "listening on {}{}",
         options.socket.display(),

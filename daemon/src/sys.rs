@@ -35,6 +35,20 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     Ok(groups)
 }
 
+/// Gives the calling thread, and those that it starts, the lowest priority for processors
+/// and disks. The work goes on without it.
+pub fn lower_priority() {
+    const LOWEST: libc::c_int = 19;
+    // ioprio_set(2): who is a thread, and the class is "idle".
+    const WHO_PROCESS: libc::c_int = 1;
+    const IDLE: libc::c_int = 3 << 13;
+    // SAFETY: both calls take integers and no memory. 0 is the calling thread.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, LOWEST);
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, IDLE);
+    }
+}
+
 /// Marks all descriptors above 2 close-on-exec.
 pub(crate) fn close_others_on_exec() -> nix::Result<()> {
     // SAFETY: close_range takes three integers and no memory.

@@ -63,6 +63,12 @@ pub enum Error {
         /// The quota, in MiB.
         quota: u64,
     },
+    /// Others use it.
+    #[error("the store {} is in use by a checkpoint, a restore, a collection or another check; try again when that has ended", path.display())]
+    InUse {
+        /// The store.
+        path: PathBuf,
+    },
     /// Compression fails.
     #[error("a chunk cannot be compressed: {0}")]
     Encoder(#[source] io::Error),

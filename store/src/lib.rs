@@ -35,17 +35,25 @@
 //! catalogue/  SQLite
 //! session/    writing a checkpoint's memory
 //! memory      reading it
+//! collect/    removing what no checkpoint needs
+//! check/      comparing all of it, and repairing it
+//! stats       how much it holds and saves
 //! ```
 
 pub mod catalogue;
+pub mod check;
 pub mod chunk;
 pub mod clock;
+pub mod collect;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod list;
 pub mod memory;
 pub mod pack;
 pub mod place;
 pub mod session;
+pub mod stats;
 mod store;
 
 pub use error::Error;

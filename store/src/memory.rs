@@ -37,6 +37,22 @@ struct Placed {
     base: Option<u32>,
 }
 
+impl Placed {
+    /// A chunk that is not decoded.
+    fn nowhere(name: Name, pages: u32) -> Self {
+        Self {
+            name,
+            pages,
+            place: Place {
+                pack: u32::MAX,
+                offset: 0,
+                stored: 0,
+            },
+            base: None,
+        }
+    }
+}
+
 /// A part of the memory that is decoded at once.
 #[derive(Debug, Clone, Copy)]
 struct Window {
@@ -217,6 +233,10 @@ impl Opener {
         }
         // A chunk whose base is lost is, too.
         let known: Vec<bool> = chunks.iter().map(Option::is_some).collect();
+        let mut is_memory = vec![false; list.chunks.len()];
+        for chunk in list.runs.iter().filter_map(|run| run.chunk) {
+            is_memory[chunk as usize] = true;
+        }
         let mut placed = Vec::with_capacity(chunks.len());
         let mut more = Vec::new();
         for (number, chunk) in chunks.into_iter().enumerate() {
@@ -226,12 +246,19 @@ impl Opener {
                 None => {
                     let lost = &list.chunks[number];
                     let first = (list.chunks.len() + more.len()) as u32;
-                    let found = self.find(&lost.name, lost.pages, first, &mut more)?;
-                    found.ok_or_else(|| Error::Missing {
-                        name: lost.name,
-                        offset: offset_of(list, number as u32),
-                        path: self.store.path().to_owned(),
-                    })?
+                    match self.find(&lost.name, lost.pages, first, &mut more)? {
+                        Some(found) => found,
+                        // The base alone: what was a patch on it is stored otherwise now,
+                        // because another checkpoint stored the same chunk.
+                        None if !is_memory[number] => Placed::nowhere(lost.name, lost.pages),
+                        None => {
+                            return Err(Error::Missing {
+                                name: lost.name,
+                                offset: offset_of(list, number as u32),
+                                path: self.store.path().to_owned(),
+                            });
+                        }
+                    }
                 }
             });
         }
@@ -376,3 +403,6 @@ fn windows(list: &List) -> (Vec<Window>, u64) {
     }
     (windows, start)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use crate::place::{Local, Place};
 const PACKS: &str = "packs";
 const INCOMING: &str = "incoming";
 const LOCK: &str = "lock";
+const COLLECTING: &str = "collecting";
 
 /// An open store. Clones are of the same.
 #[derive(Debug, Clone)]
@@ -94,7 +95,7 @@ impl Store {
     /// # Errors
     /// The lock can't be opened: the file system is read-only, or not a local one.
     pub fn guard(&self) -> Result<Guard, Error> {
-        self.lock(FlockArg::LockShared)
+        self.lock(LOCK, FlockArg::LockShared)
     }
 
     /// Keeps sessions and restores out; `None` while there are any.
@@ -102,15 +103,27 @@ impl Store {
     /// # Errors
     /// As for [`Self::guard`].
     pub fn sweep(&self) -> Result<Option<Guard>, Error> {
-        match self.lock(FlockArg::LockExclusiveNonblock) {
+        self.lock_alone(LOCK)
+    }
+
+    /// Keeps other collections and checks out; `None` while there is one.
+    ///
+    /// # Errors
+    /// As for [`Self::guard`].
+    pub fn collecting(&self) -> Result<Option<Guard>, Error> {
+        self.lock_alone(COLLECTING)
+    }
+
+    fn lock_alone(&self, name: &str) -> Result<Option<Guard>, Error> {
+        match self.lock(name, FlockArg::LockExclusiveNonblock) {
             Ok(guard) => Ok(Some(guard)),
             Err(Error::File { source, .. }) if source.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn lock(&self, arg: FlockArg) -> Result<Guard, Error> {
-        let path = self.path.join(LOCK);
+    fn lock(&self, name: &str, arg: FlockArg) -> Result<Guard, Error> {
+        let path = self.path.join(name);
         let mut options = OpenOptions::new();
         options.read(true).mode(0o600);
         // A restore reads from a store that can't be written, too.

@@ -30,7 +30,7 @@ use nix::libc;
 
 use super::Error;
 use super::manifest::{Entry, Kind, Manifest, PARENT};
-use super::pages::{ChunkStore, Reader, Stored};
+use super::pages::{ChunkStore, Reader, Stored, read_list};
 use crate::images;
 use crate::images::forked;
 use crate::images::pstree;
@@ -112,6 +112,21 @@ pub fn open(dir: &OpenedDir, manifest: &Manifest, store: &Path) -> Result<Conten
 /// A file can't be read or is refused; the error names it.
 pub fn stock(dir: &OpenedDir, store: &Path) -> Result<Contents, Error> {
     Opening::new(store).stock(dir)
+}
+
+/// The lists of a checkpoint's page files whose memory is in the store. The store is not
+/// looked at.
+///
+/// # Errors
+/// A list can't be read, or is damaged; the error names it.
+pub fn lists(dir: &OpenedDir, manifest: &Manifest) -> Result<Vec<cedana_store::list::List>, Error> {
+    let entries = manifest.files.iter();
+    let entries = entries.filter(|entry| entry.kind == Kind::Chunks);
+    let lists = entries.map(|entry| {
+        let stored = file(dir, &entry.name)?;
+        Ok(read_list(&stored, entry.size, entry.hash())?)
+    });
+    lists.collect()
 }
 
 /// A checkpoint that is being opened: what is left of the limits, and the store.

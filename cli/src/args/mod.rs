@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod job;
+mod store;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -15,6 +16,7 @@ pub(crate) use checkpoint::{
 pub(crate) use job::{
     Attach, Delete, Exec, Inspect, JobCommand, JobName, Kill, List, Logs, Restart, Wait,
 };
+pub(crate) use store::{StoreCheck, StoreCommand, StoreGc};
 
 const GROUPS: &str = "\
 Jobs:
@@ -39,6 +41,7 @@ Setup:
   daemon      Start the daemon, or ask whether it runs
   bootstrap   Write ~/.cedana/cedana_config.json
   config      Show the settings
+  store       Check, measure and clean up the memory that checkpoints share
   completions Print the completions of a shell
   help        Describe a command
 
@@ -102,6 +105,9 @@ pub(crate) enum Command {
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check, measure and clean up the memory that checkpoints share
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Print the completions of a shell, for its startup file
     Completions {
         /// The shell

@@ -16,6 +16,7 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod restore;
+pub(crate) mod store;
 mod subject;
 mod terminal;
 

@@ -10,7 +10,14 @@ use super::Failed;
 ///   store carries; `chunks` are the numbers of its chunks ([`super::publish`]); `subject`
 ///   and `details` are JSON; `boot` and `boot_time` tell the age of a row whatever becomes
 ///   of the clock; `seen` is when a collection last found a reference.
-const MIGRATIONS: [&str; 1] = ["
+/// - `lost` has the chunks that checkpoints need and no pack has: a check removed them as
+///   damaged. A checkpoint that stores such a chunk again gives it its number back, which
+///   mends the others.
+/// - `blobs` are contents of engines, which never change, with the checkpoint in each.
+/// - `made` is when this catalogue was made. A pack that is older, and that it does not
+///   know, belonged to another catalogue, which was lost.
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY,
         id BLOB NOT NULL UNIQUE,
@@ -63,7 +70,22 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE pins (
         checkpoint INTEGER PRIMARY KEY REFERENCES checkpoints (number) ON DELETE CASCADE
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE checkpoints ADD COLUMN seen_boot TEXT;
+    ALTER TABLE checkpoints ADD COLUMN seen_boot_time INTEGER;
+    CREATE TABLE lost (
+        number INTEGER PRIMARY KEY,
+        name BLOB NOT NULL UNIQUE
+    ) STRICT;
+    CREATE TABLE blobs (
+        digest TEXT PRIMARY KEY,
+        checkpoint TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE made (seconds INTEGER NOT NULL) STRICT;
+    INSERT INTO made VALUES (unixepoch());
+",
+];
 
 /// Brings the catalogue to the present version. A newer one is left as it is.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Failed> {

@@ -9,8 +9,11 @@
 
 mod checkpoints;
 mod chunks;
+mod mend;
 mod migrations;
 mod publish;
+mod rows;
+mod sweep;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,6 +25,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub use checkpoints::{CheckpointId, NewCheckpoint};
 pub use chunks::{Located, Similar};
 pub use publish::{NewChunk, NewPack, Publication};
+pub use rows::{Blobs, CheckpointRow};
+pub(crate) use sweep::{MovedChunk, Numbers, PackRow, StoredChunk};
 
 use crate::Error;
 use crate::error::file;

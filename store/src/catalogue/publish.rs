@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::{Catalogue, CheckpointId, NewCheckpoint};
 use crate::Error;
@@ -129,9 +129,13 @@ impl Publication<'_> {
         used: &mut Vec<i64>,
     ) -> rusqlite::Result<()> {
         let mut insert = transaction.prepare_cached(
-            "INSERT INTO chunks (name, pack, offset, stored, pages, base)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO chunks (number, name, pack, offset, stored, pages, base)
+             VALUES (coalesce((SELECT number FROM lost WHERE name = ?1), ?7),
+                 ?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (name) DO NOTHING",
         )?;
+        let mut found = transaction.prepare_cached("DELETE FROM lost WHERE name = ?1")?;
+        let mut next = next_number(transaction)?;
         let mut number = transaction.prepare_cached("SELECT number FROM chunks WHERE name = ?1")?;
         let mut sketch =
             transaction.prepare_cached("INSERT OR IGNORE INTO sketches VALUES (?1, ?2)")?;
@@ -143,6 +147,7 @@ impl Publication<'_> {
                 chunk.stored,
                 chunk.pages,
                 chunk.base,
+                next,
             ])?;
             // Another session may have stored the same one meanwhile; ours stays unused.
             if inserted == 0 {
@@ -150,6 +155,10 @@ impl Publication<'_> {
                 continue;
             }
             let number = transaction.last_insert_rowid();
+            match number == next {
+                true => next += 1,
+                false => _ = found.execute([chunk.name.0])?,
+            }
             used.push(number);
             for feature in chunk.sketch.iter().flat_map(|sketch| sketch.0) {
                 sketch.execute(params![feature, number])?;
@@ -157,6 +166,13 @@ impl Publication<'_> {
         }
         Ok(())
     }
+}
+
+/// A chunk's number that none had, as long as a checkpoint refers to it.
+pub(super) fn next_number(connection: &Connection) -> rusqlite::Result<i64> {
+    let query = "SELECT 1 + max(coalesce((SELECT max(number) FROM chunks), 0),
+        coalesce((SELECT max(number) FROM lost), 0))";
+    connection.query_row(query, [], |row| row.get(0))
 }
 
 /// The numbers of chunks as one value.

@@ -15,12 +15,22 @@ impl Sketch {
     /// The sketch of a chunk; `None` if it has zeros only.
     #[must_use]
     pub fn of(pages: &Pages) -> Option<Self> {
+        Self::of_beginnings(pages.0.iter().filter_map(|digest| digest.first_chunk()))
+    }
+
+    /// The same from the beginnings of the pages' digests, which packs keep.
+    pub(crate) fn of_beginnings<'a>(
+        digests: impl IntoIterator<Item = &'a [u8; 16]>,
+    ) -> Option<Self> {
         let zero = *blake3::hash(&[0; PAGE]).as_bytes();
         let mut least = None;
-        for digest in pages.0.iter().filter(|digest| **digest != zero) {
-            let [first, second, ..] = digest.as_chunks::<8>().0 else {
+        for digest in digests {
+            let [first, second] = digest.as_chunks::<8>().0 else {
                 continue;
             };
+            if zero.starts_with(digest) {
+                continue;
+            }
             // Each order has its own numbers.
             let first = u64::from_le_bytes(*first) & !1;
             let second = u64::from_le_bytes(*second) | 1;

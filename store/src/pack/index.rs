@@ -132,6 +132,12 @@ impl Index {
         last.map_or(0, |last| last.offset + u64::from(last.stored))
     }
 
+    /// The bytes that the end of a pack has for a chunk, with or without digests.
+    pub(crate) fn bytes_of_entry(pages: u32, has_digests: bool) -> u64 {
+        let digests = if has_digests { pages as usize * 16 } else { 0 };
+        (ENTRY + SEEK + digests) as u64
+    }
+
     fn count(footer: &[u8]) -> Result<u32, Malformed> {
         let mut rest = Bytes(footer);
         let count = rest.word()?;

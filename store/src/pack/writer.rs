@@ -1,6 +1,6 @@
 //! Writes a pack from its beginning to its end.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use super::index::{Entry, Index};
 use crate::chunk::{Name, Pages};
@@ -12,6 +12,12 @@ pub trait Sink: Write + Send {
     /// # Errors
     /// The bytes can't be handed over.
     fn end(self: Box<Self>) -> io::Result<()>;
+}
+
+impl<W: Write + Send> Sink for BufWriter<W> {
+    fn end(mut self: Box<Self>) -> io::Result<()> {
+        self.flush()
+    }
 }
 
 /// A pack that is being written.

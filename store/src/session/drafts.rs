@@ -15,7 +15,7 @@ use crate::pack::{FULL, PackId, PackWriter};
 use crate::{Error, Store};
 
 /// See the module's documentation. Dropped, it removes what is not published.
-pub(super) struct Drafts {
+pub(crate) struct Drafts {
     dir: PathBuf,
     shown: PathBuf,
     open: Box<OpenSink>,
@@ -37,7 +37,7 @@ struct Draft {
 }
 
 impl Drafts {
-    pub(super) fn new(
+    pub(crate) fn new(
         store: &Store,
         quota: Option<u64>,
         used: u64,
@@ -71,7 +71,7 @@ impl Drafts {
     }
 
     /// Adds a chunk, and returns its pack's number and its offset.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         name: Name,
         base: Option<Name>,
@@ -126,7 +126,7 @@ impl Drafts {
     }
 
     /// Ends the current pack.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
         if let (Some(writer), Some(draft)) = (self.current.take(), self.packs.last_mut()) {
             let ended = writer.finish();
             (draft.bytes, draft.digest) = ended.map_err(file("write", &draft.path))?;
@@ -135,17 +135,17 @@ impl Drafts {
         Ok(())
     }
 
-    pub(super) fn id(&self, pack: u32) -> PackId {
+    pub(crate) fn id(&self, pack: u32) -> PackId {
         self.packs[pack as usize].id
     }
 
     /// The bytes of the packs that have ended.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.packs.iter().map(|draft| draft.bytes).sum()
     }
 
     /// Moves the packs to their place.
-    pub(super) fn publish(&mut self, store: &Store) -> Result<Vec<NewPack>, Error> {
+    pub(crate) fn publish(&mut self, store: &Store) -> Result<Vec<NewPack>, Error> {
         let mut packs = Vec::new();
         for draft in &self.packs {
             let found = fs::metadata(&draft.path).map_err(file("read", &draft.path))?;
@@ -166,8 +166,14 @@ impl Drafts {
         Ok(packs)
     }
 
+    /// Leaves all files, as a writer does that is killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(&mut self) {
+        self.keep();
+    }
+
     /// Keeps what was published.
-    pub(super) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.published.clear();
         self.packs.clear();
     }

@@ -16,7 +16,7 @@
 //! leaves them in `incoming/`, unlocked, for a collection.
 
 mod bases;
-mod drafts;
+pub(crate) mod drafts;
 mod worker;
 
 use std::collections::HashMap;

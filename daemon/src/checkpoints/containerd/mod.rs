@@ -31,12 +31,15 @@ mod parent;
 mod restore;
 mod settings;
 mod spec;
+mod stored;
 mod streams;
+mod tar;
 mod task;
 mod unfinished;
 
 use std::path::PathBuf;
 
+pub(crate) use stored::stored;
 pub(crate) use unfinished::finish;
 
 use cedana_config::Config;
