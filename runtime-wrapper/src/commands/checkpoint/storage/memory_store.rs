@@ -56,17 +56,22 @@ pub(in crate::commands::checkpoint) fn may_be_inline(
     prepared: &Prepared<'_>,
     error: &capture::Error,
 ) -> bool {
-    match error {
+    let config = &prepared.config;
+    let is_the_stores = match error {
         capture::Error::Store(cedana_store::Error::Quota { .. }) => false,
-        capture::Error::Store(error) if prepared.config.checkpoint.store == Setting::Auto => {
-            fall_back(prepared, error);
-            true
-        }
+        capture::Error::Store(_) => true,
+        // A pack, which the capture writes.
+        capture::Error::File { path, .. } => path.starts_with(&config.store.path),
         _ => false,
+    };
+    let may = is_the_stores && config.checkpoint.store == Setting::Auto;
+    if may {
+        fall_back(prepared, error);
     }
+    may
 }
 
-fn fall_back(prepared: &Prepared<'_>, error: &cedana_store::Error) {
+fn fall_back(prepared: &Prepared<'_>, error: &dyn std::error::Error) {
     prepared.reporter.warning(&format!(
         "the checkpoint of container {} holds the memory itself, because the store cannot be used: {error}",
         prepared.request.id
