@@ -192,8 +192,8 @@ fn pages_may_come(child: &Child) -> bool {
 fn no_helper(copy: &Copy) {
     eventually("no CRIU and no helper is left", || {
         let found = command("ps", &["ax", "-o", "pid,args"]).ok().stdout;
-        let criu = format!("criu: dump --rpc -t {}", copy.job.pid());
-        let left = |line: &&str| line.contains(&criu) || line.contains("cedana-enter");
+        let left =
+            |line: &&str| job::is_dump_of(line, copy.job.pid()) || line.contains("cedana-enter");
         match found.lines().find(left) {
             Some(line) => Err(line.to_owned()),
             None => Ok(()),
