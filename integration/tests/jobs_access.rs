@@ -284,7 +284,7 @@ fn addresses_that_strangers_reach_need_certificates() {
         let path = |name: &str| folder.file(name).display().to_string();
         let (socket, state, run) = (path("socket"), path("state"), path("run"));
         let words = [
-            "20",
+            "60",
             "cedana",
             "daemon",
             "start",
@@ -318,7 +318,7 @@ import os, socket, sys
 path, notify, *command = sys.argv[1:]
 told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 told.bind(notify)
-told.settimeout(60)
+told.settimeout(150)
 opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 opened.bind(path)
 opened.listen()
@@ -342,7 +342,7 @@ fn a_service_manager_opens_the_socket_and_is_told_of_readiness() {
     let path = |name: &str| folder.file(name).display().to_string();
     let (socket, notify, state, run) = (path("socket"), path("notify"), path("state"), path("run"));
     let words = [
-        "60",
+        "180",
         "python3",
         "-u",
         "-c",

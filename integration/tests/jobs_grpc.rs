@@ -15,7 +15,7 @@ fn python(folder: &Folder, arguments: &[&str]) -> Output {
     fs::write(&script, CLIENT).expect("written");
     command(
         "timeout",
-        &[&["60", "python3", &script], arguments].concat(),
+        &[&["150", "python3", &script], arguments].concat(),
     )
 }
 

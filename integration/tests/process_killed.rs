@@ -5,12 +5,10 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use cedana_integration::daemon::send;
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
-
-fn signal(pid: i32, name: &str) {
-    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
-}
+use nix::sys::signal::Signal;
 
 /// Starts a dump, and returns when CRIU has written some memory.
 #[track_caller]
@@ -51,7 +49,7 @@ fn a_dump_that_is_cancelled_or_killed_leaves_the_job_running() {
     let sum = job.line(1);
     // Its caller.
     let mut child = dumping(&job);
-    signal(child.id().cast_signed(), "TERM");
+    send(child.id().cast_signed(), Signal::SIGTERM);
     let mut said = String::new();
     if let Some(stderr) = &mut child.stderr {
         let _ = stderr.read_to_string(&mut said);

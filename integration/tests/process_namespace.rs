@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use cedana_integration::daemon::send;
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{Output, command, eventually};
+use nix::sys::signal::Signal;
 
 /// A copy of a job, restored into a namespace while the job has the PID.
 struct Copy<'a> {
@@ -70,16 +72,12 @@ fn inside(pid: i32) -> Option<String> {
     line.split_whitespace().last().map(str::to_owned)
 }
 
-fn signal(pid: i32, name: &str) {
-    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
-}
-
 /// A job whose original is stopped, so that its copies answer.
 fn stopped(program: &str) -> (Job, String, PathBuf) {
     let job = Job::start(program);
     let sum = job.line(1);
     let archive = job.dump(&["--leave-running"]);
-    signal(job.pid(), "STOP");
+    send(job.pid(), Signal::SIGSTOP);
     (job, sum, archive)
 }
 
@@ -98,7 +96,7 @@ fn ten_times() {
         archive = copy.dump(if runs_on { &["--leave-running"] } else { &[] });
         if runs_on {
             assert_eq!(job.ask(), sum, "round {round}");
-            signal(copy.pid, "KILL");
+            send(copy.pid, Signal::SIGKILL);
         }
         copy.ended();
     }
@@ -230,7 +228,7 @@ fn a_dump_that_is_cancelled_or_killed_leaves_it_running() {
         no_helper(&copy);
     };
     let child = dumping(&copy);
-    signal(child.id().cast_signed(), "TERM");
+    send(child.id().cast_signed(), Signal::SIGTERM);
     runs_on("cancelled", child);
     assert!(job.names().is_empty(), "{:?}", job.names());
     let child = dumping(&copy);
@@ -285,7 +283,7 @@ def run(*words):
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 def until(what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)

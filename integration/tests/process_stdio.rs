@@ -16,7 +16,7 @@ def dump(pid, *flags):
     code, words, error = run('dump', str(pid), home + '/checkpoints', *flags)
     assert code == 0, error
     return words[-1]
-PATIENCE = 60
+PATIENCE = 180
 def eventually(holds, seen):
     end = time.monotonic() + PATIENCE
     while not holds():
