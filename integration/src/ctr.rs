@@ -13,7 +13,7 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 pub const WORK: &str = "docker.io/library/work:latest";
 
 /// The time after which a client's command counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The exit code of timeout(1) when it had to kill the command.
 const TIMED_OUT: i32 = 124;
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -303,6 +304,13 @@ fn pids(wanted: impl Fn(i32) -> bool) -> Vec<i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| wanted(*pid))
         .collect()
+}
+
+/// An address of loopback, with a port, at which no other test listens. A free port of
+/// 127.0.0.1 could be taken before the daemon listens.
+pub fn own_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    format!("127.77.0.{}:7070", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Creates the group cedana, once. Returns its ID.

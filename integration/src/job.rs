@@ -106,9 +106,11 @@ impl Job {
             .collect()
     }
 
+    /// Its lines so far, without one that is being written.
     fn said(&self) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join("said")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(str::to_owned).collect()
     }
 
     /// Waits for its line of this number, from 1.
@@ -131,14 +133,17 @@ impl Job {
     /// Waits until the process has ended.
     #[track_caller]
     pub fn ended(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
-        }
         let path = format!("/proc/{}", self.pid);
-        eventually("the job has ended", || match Path::new(&path).exists() {
-            true => Err("it runs".to_owned()),
-            false => Ok(()),
+        eventually("the job has ended", || {
+            if let Some(child) = &mut self.child {
+                let _ = child.try_wait();
+            }
+            match Path::new(&path).exists() {
+                true => Err("it runs".to_owned()),
+                false => Ok(()),
+            }
         });
+        self.child = None;
     }
 
     /// Dumps it, which must succeed, and returns the checkpoint.
@@ -181,9 +186,14 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        kill(self.pid);
         if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
             let _ = child.wait();
+        }
+        // Where it was restored, unless the PID is another process's by now.
+        let place = fs::read_link(format!("/proc/{}/cwd", self.pid));
+        if place.is_ok_and(|place| place == self.dir) {
+            kill(self.pid);
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -193,6 +203,14 @@ impl Drop for Job {
 pub fn kill(pid: i32) {
     let pid = nix::unistd::Pid::from_raw(pid);
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// Whether a line of `ps -o args` is that of a CRIU that dumps this process.
+#[must_use]
+pub fn is_dump_of(line: &str, pid: i32) -> bool {
+    let pid = pid.to_string();
+    let words: Vec<_> = line.split_whitespace().collect();
+    line.contains("criu: dump ") && words.windows(2).any(|pair| pair == ["-t", &pid])
 }
 
 /// The children of a process, by their command lines.

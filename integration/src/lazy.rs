@@ -189,10 +189,19 @@ impl Lazy {
         });
     }
 
-    /// Kills the process of this name.
+    /// Kills the page source or its watchdog. Waits for both before: until the watchdog
+    /// has its name, it has the source's, and a source that ends earlier has none.
     #[track_caller]
     pub fn kill(&self, name: &str) {
-        let pid = self.process(name).unwrap_or_else(|| panic!("no {name}"));
+        let pid = eventually("page source and watchdog run", || {
+            let watchdog = self.process("cedana-watchdog").ok_or("no watchdog")?;
+            let source = self.process("cedana-pages").ok_or("no page source")?;
+            match name {
+                "cedana-pages" => Ok(source),
+                "cedana-watchdog" => Ok(watchdog),
+                _ => panic!("{name} is neither"),
+            }
+        });
         command("kill", &["-KILL", &pid]).ok();
     }
 

@@ -38,7 +38,7 @@ impl Client {
                 .map_err(|e| e.to_string())?;
             client
                 .0
-                .set_read_timeout(Some(Duration::from_secs(20)))
+                .set_read_timeout(Some(Duration::from_secs(60)))
                 .map_err(|e| e.to_string())?;
             // docker-proxy accepts connections before the container does.
             client.ask().map(|_| client.0)
@@ -51,7 +51,7 @@ impl Client {
     pub fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("a connection");
         stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_secs(60)))
             .expect("a time limit");
         Self(stream)
     }

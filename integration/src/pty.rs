@@ -101,6 +101,19 @@ impl Pty {
         });
     }
 
+    /// Waits until the terminal shows the prompt of root's shell last. Bash may drop what
+    /// is typed before it.
+    #[track_caller]
+    pub fn prompts(&self) {
+        eventually("the shell prompts", || {
+            let seen = self.seen();
+            match seen.ends_with("# ") {
+                true => Ok(()),
+                false => Err(format!("{seen:?}")),
+            }
+        });
+    }
+
     /// Changes the terminal's size and sends the program SIGWINCH.
     #[track_caller]
     pub fn resize(&self, rows: u16, columns: u16) {

@@ -24,7 +24,7 @@ use crate::NAMESPACE;
 
 /// The deadline of a request. A checkpoint of a small process on a loaded machine
 /// takes far less.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A shim's error: the gRPC code and the message.
 #[derive(Debug, Clone)]

@@ -401,7 +401,7 @@ fn a_checkpoint_waits_until_a_connection_is_accepted() {
         // The workload accepts the connection when the fifo is opened.
         command(
             "timeout",
-            &["10", "sh", "-c", &format!(": >{}", fifo.display())],
+            &["60", "sh", "-c", &format!(": >{}", fifo.display())],
         )
         .ok();
         let taken = taken.join().unwrap_or_else(|_| panic!("the checkpoint"));

@@ -77,15 +77,15 @@ fn a_start_that_fails_before_the_restore_leaves_no_netns_holder() {
         return;
     }
     let container = Run::new("port")
-        .flags(&["--publish", "38080:80"])
+        .flags(&["--publish", "28090:80"])
         .workload(&HELD)
         .start();
     let before = container.report();
     container.checkpoint_and_exit("cp");
     // Docker 28 finds the port in use after Create, Docker 26 before.
-    let taken = std::net::TcpListener::bind("0.0.0.0:38080").expect("the port is free");
+    let taken = std::net::TcpListener::bind("0.0.0.0:28090").expect("the port is free");
     let reason = container.restore("cp").refused();
-    assert!(reason.contains("38080"), "{reason}");
+    assert!(reason.contains("28090"), "{reason}");
     no_holder_is_left();
     drop(taken);
     container.restore_and_run("cp");
@@ -221,7 +221,7 @@ fn a_container_can_be_restored_after_dockerd_was_killed_before_a_restore() {
     }
     let network = Network::create("before-restore");
     let container = Run::new("before-restore")
-        .flags(&["--network", network.name(), "--publish", "38081:80"])
+        .flags(&["--network", network.name(), "--publish", "28091:80"])
         .workload(&HELD)
         .start();
     let before = container.report();

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 
-use cedana_integration::daemon::{ALICE, BOB, Daemon, EVE, TestUser};
+use cedana_integration::daemon::{ALICE, BOB, Daemon, EVE, TestUser, own_address};
 use cedana_integration::folder::Folder;
 use cedana_integration::{Output, command};
 
@@ -18,12 +18,6 @@ fn open_folder(label: &str) -> Folder {
 /// A daemon whose socket test users can reach.
 fn daemon() -> Daemon {
     Daemon::start("access")
-}
-
-/// A free port of loopback.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 #[test]
@@ -253,7 +247,7 @@ fn paths_are_reached_with_the_callers_rights() {
 
 #[test]
 fn tcp_needs_the_token() {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = own_address();
     let daemon = Daemon::start_with("tcp", &["--tcp", &address]);
     let over_tcp = |token: Option<&str>| {
         let token = token.map(|token| format!("CEDANA_TOKEN={token}"));
@@ -290,7 +284,7 @@ fn addresses_that_strangers_reach_need_certificates() {
         let path = |name: &str| folder.file(name).display().to_string();
         let (socket, state, run) = (path("socket"), path("state"), path("run"));
         let words = [
-            "20",
+            "60",
             "cedana",
             "daemon",
             "start",
@@ -324,7 +318,7 @@ import os, socket, sys
 path, notify, *command = sys.argv[1:]
 told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 told.bind(notify)
-told.settimeout(60)
+told.settimeout(150)
 opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 opened.bind(path)
 opened.listen()
@@ -348,7 +342,7 @@ fn a_service_manager_opens_the_socket_and_is_told_of_readiness() {
     let path = |name: &str| folder.file(name).display().to_string();
     let (socket, notify, state, run) = (path("socket"), path("notify"), path("state"), path("run"));
     let words = [
-        "60",
+        "180",
         "python3",
         "-u",
         "-c",

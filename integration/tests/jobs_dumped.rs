@@ -147,10 +147,11 @@ fn a_restart_policy_does_not_restart_what_a_checkpoint_has_ended() {
 fn a_shell_on_a_terminal_comes_back_on_another_one() {
     let daemon = Daemon::start("dumped");
     daemon.ok(&["exec", "-t", "shell", "--", "bash", "--norc", "-i"]);
+    daemon.writes("shell", "#");
     let mut terminal = Pty::start(&mut daemon.command(&["attach", "shell"]));
-    terminal.type_line("number=41");
-    terminal.type_line("echo is $((number + 1))");
+    terminal.type_line("number=41; echo is $((number + 1))");
     terminal.expect("is 42");
+    terminal.prompts();
     // Detached: the dump is of the shell alone, and the client is not part of it.
     terminal.press(b"\x10\x11");
     assert_eq!(terminal.exit_code(), 0);
@@ -161,6 +162,7 @@ fn a_shell_on_a_terminal_comes_back_on_another_one() {
         let mut terminal = Pty::start(&mut daemon.command(&restore));
         terminal.type_line(&format!("echo round {round} is $((number + 2))"));
         terminal.expect(&format!("round {round} is 43"));
+        terminal.prompts();
         // Jobs of the shell work, so it has the terminal as its own.
         terminal.type_line(
             "python3 -c 'import time; print(f\"asleep {6 * 7}\", flush=True); time.sleep(1000)'",
@@ -168,8 +170,10 @@ fn a_shell_on_a_terminal_comes_back_on_another_one() {
         terminal.expect("asleep 42");
         terminal.press(b"\x03");
         terminal.expect("KeyboardInterrupt");
+        terminal.prompts();
         terminal.type_line(&format!("echo still $((number + 3)) {round}"));
         terminal.expect(&format!("still 44 {round}"));
+        terminal.prompts();
         terminal.press(b"\x10\x11");
         assert_eq!(terminal.exit_code(), 0);
     }

@@ -2,9 +2,8 @@
 //! reflection.
 
 use std::fs;
-use std::net::TcpListener;
 
-use cedana_integration::daemon::Daemon;
+use cedana_integration::daemon::{Daemon, own_address};
 use cedana_integration::folder::Folder;
 use cedana_integration::{Output, command};
 
@@ -16,7 +15,7 @@ fn python(folder: &Folder, arguments: &[&str]) -> Output {
     fs::write(&script, CLIENT).expect("written");
     command(
         "timeout",
-        &[&["60", "python3", &script], arguments].concat(),
+        &[&["150", "python3", &script], arguments].concat(),
     )
 }
 
@@ -25,14 +24,9 @@ fn has_run(client: Output) {
     assert!(said.ends_with(" root JOB_STATE_ENDED 3\n"), "{said}");
 }
 
-fn free_address(ip: &str) -> String {
-    let listener = TcpListener::bind((ip, 0)).expect("a port");
-    listener.local_addr().expect("an address").to_string()
-}
-
 #[test]
 fn a_python_client_runs_and_lists_jobs_over_socket_and_tcp() {
-    let address = free_address("127.0.0.1");
+    let address = own_address();
     let daemon = Daemon::start_with("grpc", &["--tcp", &address]);
     let folder = Folder::new("python");
     has_run(python(
@@ -94,7 +88,7 @@ fn over_another_address_both_sides_need_certificates() {
     let folder = Folder::new("tls");
     // An address of this machine that is not loopback.
     command("ip", &["address", "add", "10.77.0.1/32", "dev", "lo"]);
-    let address = free_address("10.77.0.1");
+    let address = "10.77.0.1:7070".to_owned();
     certificates(&folder, "10.77.0.1");
     let path = |name: &str| folder.file(name).display().to_string();
     let settings = format!(

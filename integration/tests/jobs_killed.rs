@@ -252,7 +252,7 @@ fn another(daemon: &Daemon, replaced: &[(&str, &str)]) -> Output {
         line[at + 1] = (*value).to_owned();
     }
     let words: Vec<_> = line[1..].iter().map(String::as_str).collect();
-    command("timeout", &[&["20", "cedana"], &words[..]].concat())
+    command("timeout", &[&["60", "cedana"], &words[..]].concat())
 }
 
 #[test]

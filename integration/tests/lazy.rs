@@ -233,11 +233,16 @@ fn a_page_source_that_is_killed_during_the_restore_makes_it_eager() {
             gate: PrefetchGate::closed(),
         };
         lazy.checkpointed.script(&format!(
-            "[ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] || exit 0
-             for process in /proc/[0-9]*; do
-               [ \"$(cat $process/comm)\" = cedana-pages ] || continue
-               grep -q {gate} $process/environ && kill -KILL ${{process#/proc/}}
-             done
+            "[ \"$CRTOOLS_SCRIPT_ACTION\" = {step} ] && [ ! -e {seen} ] || exit 0
+             named() {{
+               for process in /proc/[0-9]*; do
+                 [ \"$(cat $process/comm)\" = $1 ] || continue
+                 ! grep -q {gate} $process/environ || echo ${{process#/proc/}}
+               done 2>/dev/null
+             }}
+             # The source has started its watchdog by then.
+             until [ \"$(named cedana-watchdog)\" ]; do :; done
+             kill -KILL $(named cedana-pages)
              touch {seen}
              exit 0",
             gate = lazy.gate.0.display(),

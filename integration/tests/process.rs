@@ -7,8 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use cedana_integration::daemon::send;
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
+use nix::sys::signal::Signal;
 
 #[test]
 fn memory_and_threads_come_back_from_the_archive() {
@@ -52,7 +54,7 @@ fn a_job_whose_pid_is_taken_comes_back_in_a_namespace() {
     let sum = job.line(1);
     let archive = job.dump(&["--leave-running"]);
     // The first one doesn't answer, and has the PID.
-    signal(job.pid(), "STOP");
+    send(job.pid(), Signal::SIGSTOP);
     for flags in [&[][..], &["--eager"]] {
         let said = job.try_restore(&archive, flags).ok().stdout;
         let restored: i32 = said
@@ -78,7 +80,7 @@ fn a_job_whose_pid_is_taken_comes_back_in_a_namespace() {
             false => Ok(()),
         });
     }
-    signal(job.pid(), "CONT");
+    send(job.pid(), Signal::SIGCONT);
     assert_eq!(job.ask(), sum);
 }
 
@@ -202,7 +204,7 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
     assert!(dump("1").contains("init"));
     let own = dump(&std::process::id().to_string());
     assert!(own.contains("ancestor"), "{own}");
-    signal(job.pid(), "STOP");
+    send(job.pid(), Signal::SIGSTOP);
     eventually("it is stopped", || {
         let path = format!("/proc/{}/status", job.pid());
         let status = fs::read_to_string(path).unwrap_or_default();
@@ -213,7 +215,7 @@ fn what_cannot_be_dumped_is_named_before_anything_is_frozen() {
     });
     let stopped = job.try_dump(&[]).refused();
     assert!(stopped.contains("kill -CONT"), "{stopped}");
-    signal(job.pid(), "CONT");
+    send(job.pid(), Signal::SIGCONT);
     assert_eq!(job.ask(), sum);
     let mut piped = Command::new("setsid")
         .args([
@@ -342,10 +344,6 @@ os.execve(program, ['sleep', '1000'], {})
     });
     job::kill(child);
     assert!(check("4194303").contains("obstacle: there is no such process"));
-}
-
-fn signal(pid: i32, name: &str) {
-    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
 }
 
 #[test]

@@ -2,32 +2,30 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use cedana_integration::daemon::send;
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{command, eventually};
-
-fn signal(pid: i32, name: &str) {
-    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
-}
+use nix::sys::signal::Signal;
 
 /// Starts a dump, and returns when CRIU has written some memory.
+#[track_caller]
 fn dumping(job: &Job) -> Child {
     let place = job.checkpoints();
-    let child = Command::new(job::program())
+    let mut child = Command::new(job::program())
         .args(["dump", &job.pid().to_string()])
         .arg(&place)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{error}"));
-    let written = || -> Option<PathBuf> {
-        let hidden = fs::read_dir(&place).ok()?.flatten().next()?.path();
-        let pages = hidden.join("pages-1.img");
-        (fs::metadata(&pages).ok()?.len() > 0).then_some(pages)
-    };
-    while written().is_none() {
+    let hidden = format!(".cedana-work-{}-0", child.id());
+    let pages = place.join(hidden).join("pages-1.img");
+    while !fs::metadata(&pages).is_ok_and(|status| status.len() > 0) {
+        let ended = child.try_wait().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(ended, None, "the dump ended before its memory was seen");
         std::thread::yield_now();
     }
     child
@@ -38,8 +36,7 @@ fn runs_on(job: &Job, sum: &str) {
     assert_eq!(job.ask(), sum);
     eventually("no CRIU is left", || {
         let found = command("ps", &["ax", "-o", "args"]).ok().stdout;
-        let criu = format!("criu: dump --rpc -t {}", job.pid());
-        match found.lines().find(|line| line.contains(&criu)) {
+        match found.lines().find(|line| job::is_dump_of(line, job.pid())) {
             Some(line) => Err(line.to_owned()),
             None => Ok(()),
         }
@@ -52,7 +49,7 @@ fn a_dump_that_is_cancelled_or_killed_leaves_the_job_running() {
     let sum = job.line(1);
     // Its caller.
     let mut child = dumping(&job);
-    signal(child.id().cast_signed(), "TERM");
+    send(child.id().cast_signed(), Signal::SIGTERM);
     let mut said = String::new();
     if let Some(stderr) = &mut child.stderr {
         let _ = stderr.read_to_string(&mut said);
@@ -101,6 +98,8 @@ fn a_restore_that_is_killed_leaves_nothing() {
         // CRIU has begun, and reads memory for a while.
         let work = format!("/run/cedana/process/.cedana-work-{}-0", child.id());
         while !Path::new(&work).join("restore.log").exists() {
+            let ended = child.try_wait().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(ended, None, "the restore ended before CRIU was seen");
             std::thread::yield_now();
         }
         job::kill(child.id().cast_signed());

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use cedana_integration::daemon::send;
 use cedana_integration::job::{self, Job, MEMORY};
 use cedana_integration::{Output, command, eventually};
+use nix::sys::signal::Signal;
 
 /// A copy of a job, restored into a namespace while the job has the PID.
 struct Copy<'a> {
@@ -70,16 +72,12 @@ fn inside(pid: i32) -> Option<String> {
     line.split_whitespace().last().map(str::to_owned)
 }
 
-fn signal(pid: i32, name: &str) {
-    command("kill", &[&format!("-{name}"), &pid.to_string()]).ok();
-}
-
 /// A job whose original is stopped, so that its copies answer.
 fn stopped(program: &str) -> (Job, String, PathBuf) {
     let job = Job::start(program);
     let sum = job.line(1);
     let archive = job.dump(&["--leave-running"]);
-    signal(job.pid(), "STOP");
+    send(job.pid(), Signal::SIGSTOP);
     (job, sum, archive)
 }
 
@@ -98,7 +96,7 @@ fn ten_times() {
         archive = copy.dump(if runs_on { &["--leave-running"] } else { &[] });
         if runs_on {
             assert_eq!(job.ask(), sum, "round {round}");
-            signal(copy.pid, "KILL");
+            send(copy.pid, Signal::SIGKILL);
         }
         copy.ended();
     }
@@ -192,8 +190,8 @@ fn pages_may_come(child: &Child) -> bool {
 fn no_helper(copy: &Copy) {
     eventually("no CRIU and no helper is left", || {
         let found = command("ps", &["ax", "-o", "pid,args"]).ok().stdout;
-        let criu = format!("criu: dump --rpc -t {}", copy.job.pid());
-        let left = |line: &&str| line.contains(&criu) || line.contains("cedana-enter");
+        let left =
+            |line: &&str| job::is_dump_of(line, copy.job.pid()) || line.contains("cedana-enter");
         match found.lines().find(left) {
             Some(line) => Err(line.to_owned()),
             None => Ok(()),
@@ -230,7 +228,7 @@ fn a_dump_that_is_cancelled_or_killed_leaves_it_running() {
         no_helper(&copy);
     };
     let child = dumping(&copy);
-    signal(child.id().cast_signed(), "TERM");
+    send(child.id().cast_signed(), Signal::SIGTERM);
     runs_on("cancelled", child);
     assert!(job.names().is_empty(), "{:?}", job.names());
     let child = dumping(&copy);
@@ -285,7 +283,7 @@ def run(*words):
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 def until(what):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not what():
         assert time.monotonic() < end
         time.sleep(0.01)

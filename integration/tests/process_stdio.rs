@@ -5,7 +5,7 @@ use cedana_integration::command;
 
 /// A supervisor in Python, with a terminal and pipes of its own.
 const SUPERVISOR: &str = r#"
-import fcntl, os, pty, select, signal, subprocess, sys, tempfile, termios, time
+import fcntl, os, pty, select, subprocess, sys, tempfile, termios, time
 home = tempfile.mkdtemp(dir='/var/tmp')
 os.makedirs(home + '/checkpoints')
 def run(*words, kept=[]):
@@ -16,9 +16,15 @@ def dump(pid, *flags):
     code, words, error = run('dump', str(pid), home + '/checkpoints', *flags)
     assert code == 0, error
     return words[-1]
+PATIENCE = 180
+def eventually(holds, seen):
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, seen()
+        time.sleep(0.01)
 unread = {}
-def until(fd, text, patience=60):
-    seen, end = unread.pop(fd, b''), time.monotonic() + patience
+def until(fd, text):
+    seen, end = unread.pop(fd, b''), time.monotonic() + PATIENCE
     while text not in seen:
         left = end - time.monotonic()
         assert left > 0 and select.select([fd], [], [], left)[0], seen
@@ -32,8 +38,6 @@ def says(master, line, answer):
     until(master, answer)
     until(master, b'# ')
 def own():
-    # The background jobs of a script ignore SIGINT, and so would what the shell starts.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 "#;
@@ -79,10 +83,7 @@ os.write(master, b'sleep 1000\n')
 # ^C is for sleep when it is the terminal's foreground process.
 def foreground():
     return open(f'/proc/{os.tcgetpgrp(master)}/comm').read()
-end = time.monotonic() + 60
-while foreground() != 'sleep\n':
-    assert time.monotonic() < end, foreground()
-    time.sleep(0.01)
+eventually(lambda: foreground() == 'sleep\n', foreground)
 # Once: another ^C would take what is typed at the prompt along.
 os.write(master, b'\x03')
 until(master, b'# ')
@@ -124,10 +125,11 @@ os.mkfifo(home + '/log')
 other = os.open(home + '/log', os.O_RDWR)
 code, words, error = run('restore', archive, '--stdio=' + home + '/log')
 assert code == 0 and int(words[-1]) == job.pid, error
-# No line is lost.
-last = int(seen.split(b'line ')[-1].split(b'.')[0]) if seen else None
+# No line is lost. Each is written at once, and the first 20 were read above.
+numbers = [int(line[5:-1]) for line in seen.decode().split('\n') if line]
+last = numbers[-1] if numbers else 20
 first = int(until(other, b'.').split(b'line ')[1].split(b'.')[0])
-assert last is None or first == last + 1, (last, first)
+assert first == last + 1, (last, first)
 until(other, b'line %d.' % (first + 20))
 os.kill(job.pid, 9)
 "#,
@@ -148,14 +150,17 @@ assert code == 1 and '(sleep) runs as user 0' in error and 'as root' in error, e
 assert os.listdir(theirs) == [] and job.poll() is None
 # Nor of one that has root's process below it.
 pair = subprocess.Popen(['python3', '-c', '''
-import os, time
-if os.fork() == 0:
-    os.setresuid(4242, 4242, 4242)
+import ctypes, os, time
+if os.fork() != 0:
+    os.setgroups([]); os.setresgid(4242, 4242, 4242); os.setresuid(4242, 4242, 4242)
+    ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE, which the change of user has reset
 time.sleep(1000)
 '''], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     start_new_session=True, cwd='/')
+def owner(): return os.stat(f'/proc/{pair.pid}/environ').st_uid
+eventually(lambda: owner() == 4242, owner)
 code, _, error = run('dump', str(pair.pid), theirs, '--user=4242')
-assert code == 1 and 'runs as user 0' in error, error
+assert code == 1 and 'runs as user 0' in error and f'process {pair.pid} (' not in error, error
 os.killpg(pair.pid, 9); pair.wait()
 archive = dump(job.pid)
 job.wait()
@@ -194,8 +199,8 @@ for place in [home + '/checkpoints', '/etc', '/root']:
 # A protected process is not.
 protected = start('python3', '-c',
     'import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(1000)')
-end = time.monotonic() + 60
-while os.stat(f'/proc/{protected.pid}/environ').st_uid: assert time.monotonic() < end
+def owner(): return os.stat(f'/proc/{protected.pid}/environ').st_uid
+eventually(lambda: owner() == 0, owner)
 code, _, error = run('dump', str(protected.pid), theirs, '--user=4242')
 assert code == 1 and 'is protected' in error, error
 protected.kill()
@@ -240,17 +245,15 @@ writer = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 job = subprocess.Popen(['python3', '-c', program], stdin=subprocess.DEVNULL, stdout=writer,
     stderr=writer, start_new_session=True, cwd='/')
 os.close(writer)
+def whole_lines(path):
+    # The last one may be half written.
+    return open(path).read().split('\n')[:-1]
 def last(path, who):
-    lines = [line for line in open(path).read().split('\n') if line.startswith(who)]
+    lines = [line for line in whole_lines(path) if line.startswith(who)]
     return int(lines[-1].split()[1][:-1]) if lines else 0
-def reaches(path, who, number):
-    end = time.monotonic() + 60
-    while last(path, who) < number:
-        assert time.monotonic() < end, open(path).read()
-        time.sleep(0.01)
 def goes_on(path, since):
     for who in ('root', 'child'):
-        reaches(path, who, since[who] + 20)
+        eventually(lambda: last(path, who) >= since[who] + 20, lambda: open(path).read())
 def now(path): return {who: last(path, who) for who in ('root', 'child')}
 goes_on(log, {'root': 0, 'child': 0})
 archive = dump(job.pid, '--output=' + log)
@@ -273,11 +276,11 @@ for flags in [[], ['--namespace']]:
     assert code == 0, error
     goes_on(other, since)
     # Each line is whole, so both append.
-    assert all(line.endswith('.') for line in open(other).read().split('\n') if line), other
+    assert all(line.endswith('.') for line in whole_lines(other)), other
     assert not os.path.exists(log)
     pid = int(words[-1])
     os.killpg(pid, 9)
-    while os.path.exists(f'/proc/{pid}'): time.sleep(0.01)
+    eventually(lambda: not os.path.exists(f'/proc/{pid}'), lambda: f'process {pid} runs')
     open(other, 'w').close()
 "#,
     );
@@ -337,7 +340,7 @@ for number in range(3):
     other = f'{home}/other-{number}.log'
     open(other, 'w').close()
     pid = restore(archive, '--append=' + other)
-    while lines(other) < 20: time.sleep(0.01)
+    eventually(lambda: lines(other) >= 20, lambda: open(other).read())
     archive = dump(pid, '--output=' + other)
 # A pipe.
 log, writer = os.pipe()

@@ -12,7 +12,7 @@ use cedana_integration::{Container, Gate, Refused, Run, Task, unique};
 
 /// The deadline of an answer, generous for a loaded machine. A request that waits for
 /// the checkpoint is never answered, since the gate opens after the answer.
-const PATIENCE: Duration = Duration::from_secs(50);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A checkpoint that has begun and waits at a gate.
 struct Stopped {
@@ -53,7 +53,7 @@ impl Stopped {
     #[track_caller]
     fn finish(self) {
         self.gate.open();
-        let done = self.done.recv_timeout(Duration::from_secs(60));
+        let done = self.done.recv_timeout(Duration::from_secs(180));
         let done = done.unwrap_or_else(|_| panic!("the checkpoint did not end"));
         done.unwrap_or_else(|refused| panic!("the checkpoint: {refused}"));
     }
@@ -114,7 +114,7 @@ fn a_wait_answers_when_the_container_ends_during_its_checkpoint() {
     assert_eq!(exit.map(|e| e.exit_status).ok(), Some(137));
 
     checkpoint.gate.open();
-    let failed = checkpoint.done.recv_timeout(Duration::from_secs(60));
+    let failed = checkpoint.done.recv_timeout(Duration::from_secs(180));
     let failed = failed.unwrap_or_else(|_| panic!("the checkpoint did not end"));
     assert!(
         failed.is_err(),

@@ -114,4 +114,4 @@ pivot_root . run/testbed/old
 cd /
 umount -l /run/testbed/old
 rmdir /run/testbed/old
-exec env --ignore-environment "${guest_env[@]}" /bin/bash /run/testbed/init "$docker"
+exec env --ignore-environment --default-signal=INT,QUIT "${guest_env[@]}" /bin/bash /run/testbed/init "$docker"

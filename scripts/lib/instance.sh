@@ -148,7 +148,9 @@ alive() { # DIR
   [[ -e $1/lock ]] && ! flock -n "$1/lock" true
 }
 
-# enter DIR CMD...: executes CMD in the instance instead of the calling subshell.
+# enter DIR CMD...: executes CMD in the instance instead of the calling subshell. A
+# background job of a script ignores SIGINT and SIGQUIT, and its children inherit that.
+# CMD handles them by default, and so do the engines (enter.sh) and their containers.
 enter() {
   local dir=$1
   shift
@@ -156,7 +158,7 @@ enter() {
   . "$dir/settings"
   join_cgroups "$dir/cgroups"
   exec nsenter --target "$(<"$dir/leader")" --mount --uts --ipc --net --pid --cgroup \
-    env --ignore-environment --chdir=/root "${guest_env[@]}" "$@"
+    env --ignore-environment --default-signal=INT,QUIT --chdir=/root "${guest_env[@]}" "$@"
 }
 
 stop_instance() { # DIR

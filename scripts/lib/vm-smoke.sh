@@ -1,12 +1,12 @@
 #!/bin/bash
 # The smoke test on cgroup v2, in the microVM: run, metrics, OOM event, checkpoint
-# and restore of an unprivileged process with its memory intact, and the same
-# with crun. Each step prints its name when it has passed. The first failure
-# ends the run with containerd's log.
+# and restore of an unprivileged process with its memory intact, the same with crun,
+# and the stories of users' own processes and jobs. Each step prints its name when it
+# has passed. The first failure ends the run with containerd's log.
 set -euo pipefail
 # shellcheck source=/dev/null
 . ./settings
-install -m 0755 containerd-shim-cedana-v2 cedana-runc /usr/local/bin/
+install -m 0755 containerd-shim-cedana-v2 cedana-runc cedana cedana-process /usr/local/bin/
 work=docker.io/library/work:latest busybox=docker.io/library/busybox:latest
 
 trap 'status=$?; ((status == 0)) || { echo "FAILED: $step" >&2; tail -n 25 /run/testbed/containerd.log >&2; }' EXIT
@@ -125,3 +125,11 @@ if [[ $RUNTIME != io.containerd.runc.v2 ]]; then
   remove life
   pass
 fi
+
+# CRIU needs CAP_SYS_RESOURCE to dump another user's process, which the other tests'
+# machine may lack.
+for story in process_user jobs_user; do
+  step="the stories of $story"
+  CEDANA_TEST_PATIENCE=10 ./$story --test-threads=1 --show-output
+  pass
+done

@@ -12,7 +12,7 @@ use crate::{Check, Workload, expect, files, number, odd, passing, refused, socke
 
 /// The number of spaces at the end of a long journal's first line: enough for the file
 /// to grow while containerd packs it.
-const LONG: usize = 64 << 20;
+const LONG: usize = 32 << 20;
 
 /// Reads the value that follows a flag.
 type Value<'a> = &'a mut dyn FnMut() -> String;
