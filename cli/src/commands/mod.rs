@@ -18,6 +18,7 @@ pub(crate) mod man;
 pub(crate) mod restore;
 mod subject;
 mod terminal;
+pub(crate) mod transfer;
 
 use std::future::Future;
 
