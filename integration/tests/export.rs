@@ -68,7 +68,7 @@ fn users_export_and_import_their_own() {
     let daemon = Daemon::start("export");
     let folder = Folder::new("exports");
     command("chmod", &["0777", &folder.text()]).ok();
-    let sleeps = ["exec", "job", "--", "sleep", "1000"];
+    let sleeps = ["exec", "-w", "/", "sleep 1000", "job"];
     daemon.as_user(ALICE, &sleeps).ok();
     daemon.as_user(ALICE, &["dump", "job", "job"]).ok();
     let listed = daemon

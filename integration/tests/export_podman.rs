@@ -5,7 +5,7 @@ use std::path::Path;
 use cedana_integration::daemon::Daemon;
 use cedana_integration::folder::{Folder, json};
 use cedana_integration::podman::{Container, RUNTIME, podman, podman_ok};
-use cedana_integration::{BUSYBOX, command, unique};
+use cedana_integration::{BUSYBOX, NAMESPACE, Run, command, unique};
 
 /// Options of the workload.
 const WORKLOAD: [&str; 4] = ["--memory", "16", "--file", "/held"];
@@ -94,4 +94,49 @@ fn a_checkpoint_in_a_directory_is_exported_for_podman() {
     container.is("running");
     assert_eq!(container.inspect("{{.OCIRuntime}}"), "runc");
     container.report().continues(&before);
+}
+
+#[test]
+fn a_checkpoint_of_containerd_s_is_exported_for_podman() {
+    let daemon = Daemon::start("podman");
+    let folder = Folder::new("podman");
+    // A network namespace of its own, the mounts of containerd, and its file system.
+    let container = Run::new("moved").workload(&["--memory", "16"]).detach();
+    container.ready("workload");
+    let before = container.report();
+    let (id, place) = (container.id().to_owned(), folder.text());
+    let root = format!("/run/containerd/runc/{NAMESPACE}");
+    let dump = ["dump", "runc", &id, "--root", &root, "-d", &place];
+    let said = daemon.ok(&dump);
+    let archive = said.split_whitespace().last().unwrap_or_default();
+    let file = folder.file("web.tar").display().to_string();
+    let image = podman_ok(&["image", "inspect", "--format", "{{.Id}}", BUSYBOX]);
+    let export = ["checkpoint", "export", archive, &file, "--format", "podman"];
+    let image = [
+        "--compress",
+        "none",
+        "--image",
+        BUSYBOX,
+        "--image-id",
+        &image,
+    ];
+    daemon.ok(&[&export[..], &image].concat());
+    let shown = command("checkpointctl", &["show", &file]).ok().stdout;
+    assert!(
+        shown.contains("Podman") && shown.contains("runc"),
+        "{shown}"
+    );
+    let _removed = Removed(&id);
+    podman(&["container", "restore", "--import", &file]).ok();
+    let ask = || drop(podman(&["kill", "--signal", "USR1", &id]).ok());
+    container.report_after("workload", ask).continues(&before);
+}
+
+/// A container of Podman's, removed when dropped.
+struct Removed<'a>(&'a str);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        command("podman", &["rm", "--force", "--time", "0", self.0]);
+    }
 }

@@ -31,7 +31,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A foreign file is not read.
-    #[error("{} is not an archive of a checkpoint that can be imported: {fault}", path.display())]
+    #[error("{} is not an archive of a checkpoint that can be imported: {fault}{}", path.display(), advice(fault))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -73,6 +73,15 @@ impl Error {
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Write { source, .. } if is_full(source))
+    }
+}
+
+fn advice(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Entry { .. } => {
+            "; only plain files and directories are imported: export the checkpoint again, without an earlier pre-checkpoint"
+        }
+        _ => "",
     }
 }
 

@@ -19,6 +19,7 @@
 //! verify        the new archive, read once more
 //! podman        Podman's format, written
 //! podman_config the container that Podman creates for it
+//! root_mode     what Podman's file systems differ in
 //! import        a foreign file, read
 //! engine_files  the names of an engine's own files in an archive of ours
 //! ```
@@ -31,6 +32,7 @@ mod import;
 mod new;
 mod podman;
 mod podman_config;
+mod root_mode;
 mod source;
 mod verify;
 

@@ -20,7 +20,9 @@ use tar::{Builder, EntryType, Header};
 use super::engine_files::{CONFIG, IMAGES, NETWORK, SPEC, STATS, path_of};
 use super::error::{Error, read, write};
 use super::podman_config::{config, spec};
+use super::root_mode::without_root_mode;
 use super::{Context, Report, Source};
+use crate::format::contents::Node;
 use crate::format::manifest::{Manifest, is_pages};
 use crate::images::Images;
 use crate::progress::{Phase, Progress};
@@ -99,8 +101,19 @@ pub fn podman(
     }
     out.directory(IMAGES)?;
     let mut memory = 0_u64;
+    let is_podmans = files
+        .iter()
+        .any(|(name, _)| path_of(name).as_deref() == Some(CONFIG));
     for (name, size) in &files {
-        if engine_path(name).is_none() {
+        let edited = match source.contents.directory.get(name) {
+            Some(Node::File { bytes, .. }) if name == "files.img" && !is_podmans => {
+                without_root_mode(bytes)
+            }
+            _ => None,
+        };
+        if let Some(edited) = edited {
+            out.bytes(&format!("{IMAGES}/{name}"), &edited)?;
+        } else if engine_path(name).is_none() {
             out.file(source, name, *size, &format!("{IMAGES}/{name}"))?;
             memory = memory.saturating_add(*size * u64::from(is_pages(name)));
         }

@@ -22,6 +22,9 @@ use crate::output::timestamp;
 /// The largest configuration. Real ones have some ten KiB.
 pub(super) const MAX_CONFIG: u64 = 16 << 20;
 
+/// The annotation with the engine's name.
+const MANAGER: &str = "io.container.manager";
+
 /// The runtime of containers whose checkpoint names none.
 const RUNTIME: &str = "runc";
 
@@ -112,7 +115,14 @@ pub(super) fn spec(
     {
         return Ok(text);
     }
-    let spec = spec_value(source, manifest, options)?;
+    let mut spec = spec_value(source, manifest, options)?;
+    // Podman sets it, and checkpointctl recognizes the format by it.
+    if let Some(spec) = spec.as_object_mut() {
+        let annotations = spec.entry("annotations").or_insert_with(|| json!({}));
+        if let Some(annotations) = annotations.as_object_mut() {
+            annotations.insert(MANAGER.to_owned(), "libpod".into());
+        }
+    }
     serde_json::to_vec_pretty(&spec).map_err(|error| Error::Podman {
         path: source.path().to_owned(),
         why: error.to_string(),
@@ -150,8 +160,9 @@ fn engine_file(source: &Source, path: &str) -> Result<Option<Vec<u8>>, Error> {
 
 /// The configuration of a container that is not Podman's.
 ///
-/// Nothing is mounted that the checkpoint doesn't have: no files of Podman's in /etc, and
-/// /dev/shm is that of the OCI configuration.
+/// Podman makes its own /dev/shm and files in /etc, in place of those of the OCI
+/// configuration (libpod, `setupContainer`). CRIU needs what the images have as bind mounts,
+/// and nothing else: a /dev/shm that is a mount of its own is in the images.
 fn made_up(manifest: &Manifest, spec: &Value) -> Result<Map<String, Value>, &'static str> {
     let namespaces = spec["linux"]["namespaces"].as_array();
     let has = |kind: &str| {
@@ -162,6 +173,15 @@ fn made_up(manifest: &Manifest, spec: &Value) -> Result<Map<String, Value>, &'st
             "its container has a user namespace, whose mapping Podman chooses itself; restore it with the engine that ran it",
         );
     }
+    let mounts = spec["mounts"].as_array();
+    let binds = |path: &str| {
+        let is_bind = |mount: &Value| {
+            let options = mount["options"].as_array();
+            let has = |name: &str| options.is_some_and(|all| all.iter().any(|one| one == name));
+            mount["destination"] == path && (mount["type"] == "bind" || has("bind") || has("rbind"))
+        };
+        mounts.is_some_and(|all| all.iter().any(is_bind))
+    };
     let created = i64::try_from(manifest.created).ok();
     let created = created.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     let created = timestamp::rfc3339(created.unwrap_or(OffsetDateTime::UNIX_EPOCH));
@@ -183,13 +203,13 @@ fn made_up(manifest: &Manifest, spec: &Value) -> Result<Map<String, Value>, &'st
         "rootfsImageName": container.image.clone().unwrap_or_default(),
         "rootfsImage": container.image.clone().unwrap_or_default(),
         "idMappingsOptions": {"HostUIDMapping": true, "HostGIDMapping": true},
-        "NoShm": true,
-        "NOShmShare": true,
+        "NoShm": !binds("/dev/shm"),
+        "NOShmShare": !binds("/dev/shm"),
         "shmSize": 65_536_000,
         "createNetNS": has("network"),
-        "useImageResolvConf": true,
-        "useImageHosts": true,
-        "useImageHostname": true,
+        "useImageResolvConf": !binds("/etc/resolv.conf"),
+        "useImageHosts": !binds("/etc/hosts"),
+        "useImageHostname": !binds("/etc/hostname"),
         "stopSignal": 15,
         "stopTimeout": 10,
         "logDriver": "k8s-file",
