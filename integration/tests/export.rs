@@ -64,36 +64,47 @@ fn a_job_comes_back_on_a_machine_that_has_only_the_file() {
 }
 
 #[test]
-fn users_export_and_import_their_own() {
+fn users_export_and_import_what_they_can_read() {
     let daemon = Daemon::start("export");
     let folder = Folder::new("exports");
     command("chmod", &["0777", &folder.text()]).ok();
-    let sleeps = ["exec", "-w", "/", "sleep 1000", "job"];
-    daemon.as_user(ALICE, &sleeps).ok();
-    daemon.as_user(ALICE, &["dump", "job", "job"]).ok();
+    let path = |name: &str| folder.file(name).display().to_string();
+    daemon.ok(&["exec", "-w", "/", "sleep 1000", "job"]);
+    daemon.ok(&["dump", "job", "job"]);
+    let [given, copy] = ["given.tar", "copy.tar"].map(path);
+    daemon.ok(&["checkpoint", "export", "job", &given]);
+    let owner = format!("{}:{}", ALICE.uid, ALICE.uid);
+    command("chown", &[&owner, &given]).ok();
+
+    let import = ["checkpoint", "import", &given, "--name", "mine"];
+    let refused = daemon.as_user(BOB, &import).refused();
+    assert!(refused.contains("Permission denied"), "{refused}");
+    daemon.as_user(ALICE, &import).ok();
+    let job = daemon.job_is("mine", "checkpointed");
+    assert_eq!(job["uid"], ALICE.uid);
     let listed = daemon
         .as_user(ALICE, &["checkpoint", "list", "--json"])
         .ok();
     let number = json(&listed.stdout)["number"].to_string();
-    let file = folder.file("job.tar").display().to_string();
-    // The checkpoint is in the daemon's own directory, which users can't enter.
-    let export = ["checkpoint", "export", &number, &file];
+    // Users restore only what this node has signed.
+    let refused = daemon.as_user(ALICE, &["restore", "job", "mine"]).refused();
+    assert!(refused.contains("cannot be restored"), "{refused}");
+
+    let export = ["checkpoint", "export", &number, &copy];
     let refused = daemon.as_user(BOB, &export).refused();
     assert!(refused.contains("there is no checkpoint"), "{refused}");
-    assert_eq!(folder.names(), Vec::<String>::new());
-    daemon.as_user(ALICE, &export).ok();
-    let status = fs::metadata(&file).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!((status.uid(), status.mode() & 0o7777), (ALICE.uid, 0o600));
-    // It is another user's file now.
-    let import = ["checkpoint", "import", &file, "--name", "mine"];
-    let refused = daemon.as_user(BOB, &import).refused();
+    // The daemon's own directory is root's, and so is the memory in this checkpoint.
+    let refused = daemon.as_user(ALICE, &export).refused();
+    assert!(refused.contains("export it as root"), "{refused}");
+    assert_eq!(folder.names(), ["given.tar"]);
+    let by_path = ["checkpoint", "export", &given, &copy];
+    let refused = daemon.as_user(BOB, &by_path).refused();
     assert!(refused.contains("Permission denied"), "{refused}");
-    daemon.as_user(ALICE, &import).ok();
-    daemon.as_user(ALICE, &["restore", "job", "mine"]).ok();
-    let job = daemon.job_is("mine", "running");
-    assert_eq!(job["uid"], ALICE.uid);
+    daemon.as_user(ALICE, &by_path).ok();
+    let status = fs::metadata(&copy).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((status.uid(), status.mode() & 0o7777), (ALICE.uid, 0o600));
     // A directory that is not the user's.
-    let there = ["checkpoint", "export", &number, "/etc/job.tar"];
+    let there = ["checkpoint", "export", &given, "/etc/job.tar"];
     let refused = daemon.as_user(ALICE, &there).refused();
     assert!(refused.contains("cannot write to /etc"), "{refused}");
 }

@@ -131,6 +131,7 @@ mod tests {
             assert_eq!((summary.raw_bytes, told), (length as u64, length as u64));
             assert_eq!(summary.frames, length.div_ceil(FRAME as usize) as u64);
             assert_eq!(summary.stored_bytes, (out.len() + trailer.len()) as u64);
+            out.extend(trailer);
             assert!(
                 zstd::decode_all(&out[..]).expect("frames") == raw,
                 "{length}"

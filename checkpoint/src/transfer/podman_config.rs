@@ -92,7 +92,8 @@ pub(super) fn config(
         config.insert("rootfsImageID".to_owned(), id.into());
     }
     let has = |key: &str| config.get(key).is_some_and(|value| value != "");
-    if !has("rootfs") && !(has("rootfsImageName") && has("rootfsImageID")) {
+    let has_image = has("rootfsImageName") && has("rootfsImageID");
+    if !has("rootfs") && !has_image {
         return Err(failed(
             "Podman creates the container from an image, and the checkpoint does not say which; give --image NAME and --image-id ID (`podman images --no-trunc` shows both)",
         ));

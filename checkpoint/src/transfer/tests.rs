@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use super::*;
-use crate::format::contents::tests::{memory, opened, stored};
-use crate::format::manifest::{self, Entry, Kind};
+use crate::format::contents::tests::{memory, stored};
+use crate::format::manifest;
 use crate::images::Images;
 use crate::opened::OpenedDir;
 
@@ -193,7 +193,8 @@ fn podman_s_format_has_raw_memory_and_comes_back() {
         );
         let back = out.path().join(format!("{compress:?}-back.tar"));
         let report = imported(&to, &back).expect("imported");
-        assert_eq!(report.manifest.container.id, report.manifest.container.id);
+        // That of Podman's container, which has 64 digits.
+        assert_eq!(report.manifest.container.id.len(), 64);
         let raw = raw(&back);
         assert!(raw["pages-1.img"] == memory() && raw["pages-2.img"] == memory());
         assert!(raw.contains_key("engine.config.dump"), "{:?}", raw.keys());
@@ -376,10 +377,8 @@ fn a_caller_that_goes_away_ends_it() {
 }
 
 #[test]
-fn a_signature_stays_valid_or_is_dropped() {
+fn a_signature_stays_valid() {
     let (dir, manifest) = stored();
-    let opened = opened(dir.path(), &manifest).expect("open");
-    assert!(opened.directory.contains_key("pages-1.img"));
     let key_path = dir.path().join("key");
     fs::write(&key_path, "0a".repeat(32)).expect("write");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -396,7 +395,4 @@ fn a_signature_stays_valid_or_is_dropped() {
     let report = exported(dir.path(), &to).expect("exported");
     assert!(report.manifest.is_signed_by(&key));
     assert!(source(&to).manifest.expect("a manifest").is_signed_by(&key));
-    let entry = Entry::whole("a", Kind::Other, 0, blake3::hash(b""));
-    signed.files.push(entry);
-    assert!(!signed.is_signed_by(&key));
 }
