@@ -11,6 +11,7 @@
 //! capture/   storing page images while CRIU writes them
 //! fuse/      a stored checkpoint as a directory that CRIU reads
 //! precheck/  what a checkpoint says, compared with a configuration
+//! transfer/  a checkpoint in one file for other machines and engines, and back
 //! lazy/      the page source: memory for a container that is already running
 //! session/   the page source as a process, its watchdog, and a restore's session with it
 //! view/      the directory from which CRIU restores
@@ -42,4 +43,5 @@ pub mod precheck;
 pub mod progress;
 pub mod session;
 mod sys;
+pub mod transfer;
 pub mod view;

@@ -85,7 +85,7 @@ fn run(context: Context, command: Command) -> Result<Outcome, Failure> {
 }
 
 fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure> {
-    use commands::{checkpoint, freeze, job};
+    use commands::{checkpoint, freeze, job, transfer};
     let done = match command {
         ClientCommand::Exec(exec) => {
             let failure = if exec.attach {
@@ -142,6 +142,12 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
         }) => context.block_on(checkpoint::inspect(context, &name, json)),
         ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints }) => {
             context.block_on(checkpoint::delete(context, checkpoints))
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Export(export)) => {
+            context.block_on(transfer::export(context, export))
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Import(import)) => {
+            context.block_on(transfer::import(context, import))
         }
         ClientCommand::Check(check) => {
             return context

@@ -71,4 +71,15 @@ impl<'a> Asked<'a> {
             answers: self.answers,
         }
     }
+
+    /// The same on another daemon.
+    #[track_caller]
+    pub fn copy_on<'b>(&self, daemon: &'b Daemon, id: &str) -> Asked<'b> {
+        Asked {
+            daemon,
+            id: id.to_owned(),
+            digest: self.digest.clone(),
+            answers: self.answers,
+        }
+    }
 }

@@ -41,6 +41,7 @@ pub mod lazy;
 mod leaks;
 mod netfilter;
 pub mod nginx;
+pub mod podman;
 mod pty;
 pub mod runc;
 mod settings;

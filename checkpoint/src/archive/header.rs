@@ -15,14 +15,14 @@ use crate::opened::is_plain;
 /// A header's bytes.
 pub(crate) type Bytes = [u8; BLOCK as usize];
 
-const NAME: std::ops::Range<usize> = 0..100;
-const SIZE: std::ops::Range<usize> = 124..136;
-const MTIME: std::ops::Range<usize> = 136..148;
-const CHECKSUM: std::ops::Range<usize> = 148..156;
-const TYPE: usize = 156;
+pub(super) const NAME: std::ops::Range<usize> = 0..100;
+pub(super) const SIZE: std::ops::Range<usize> = 124..136;
+pub(super) const MTIME: std::ops::Range<usize> = 136..148;
+pub(super) const CHECKSUM: std::ops::Range<usize> = 148..156;
+pub(super) const TYPE: usize = 156;
 const LINK: std::ops::Range<usize> = 157..257;
-const MAGIC: std::ops::Range<usize> = 257..265;
-const PREFIX: std::ops::Range<usize> = 345..500;
+pub(super) const MAGIC: std::ops::Range<usize> = 257..265;
+pub(super) const PREFIX: std::ops::Range<usize> = 345..500;
 
 const USTAR: &[u8; 8] = b"ustar\x0000";
 
@@ -100,7 +100,7 @@ impl Header {
     }
 }
 
-fn checksum(bytes: &Bytes) -> u32 {
+pub(super) fn checksum(bytes: &Bytes) -> u32 {
     let own: u32 = bytes[CHECKSUM].iter().map(|byte| u32::from(*byte)).sum();
     let all: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
     all - own + CHECKSUM.len() as u32 * u32::from(b' ')
@@ -116,7 +116,7 @@ fn text(field: &[u8]) -> Option<&str> {
     }
 }
 
-fn octal(field: &[u8]) -> Option<u64> {
+pub(super) fn octal(field: &[u8]) -> Option<u64> {
     let end = field.iter().position(|byte| matches!(byte, 0 | b' '));
     let (digits, rest) = field.split_at(end?);
     let ends = rest.iter().all(|byte| matches!(byte, 0 | b' '));
@@ -128,7 +128,7 @@ fn octal(field: &[u8]) -> Option<u64> {
 }
 
 /// A size: octal, or in base 256 if it needs that.
-fn size(field: &[u8]) -> Option<u64> {
+pub(super) fn size(field: &[u8]) -> Option<u64> {
     let [0x80, 0, 0, 0, number @ ..] = field else {
         return octal(field);
     };

@@ -339,6 +339,96 @@ pub(crate) enum CheckpointCommand {
         #[arg(value_name = "CHECKPOINT", required = true)]
         checkpoints: Vec<String>,
     },
+    /// Write a checkpoint into one file
+    Export(ExportCheckpoint),
+    /// Make a job of a checkpoint in a file
+    ///
+    /// The file is one that `cedana checkpoint export` wrote, or Podman, CRI-O or the
+    /// kubelet. `cedana restore job` restores a process, and `cedana restore runc` or
+    /// `cedana-runc restore` a container from the path that is printed.
+    Import(ImportCheckpoint),
+}
+
+/// `checkpoint export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportCheckpoint {
+    /// A job, whose newest checkpoint is exported, or a checkpoint's number or path: of an
+    /// archive, or of a directory that a runtime or Docker wrote
+    #[arg(value_name = "CHECKPOINT")]
+    pub(crate) checkpoint: String,
+    /// The new file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Format of the file
+    #[arg(long, value_enum, default_value = "cedana")]
+    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) podman: ForPodman,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The format of an exported file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// An archive that is restored in place
+    Cedana,
+    /// For `podman container restore --import` and checkpointctl
+    Podman,
+}
+
+/// What Podman needs, if the checkpoint does not say it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of --format podman")]
+pub(crate) struct ForPodman {
+    /// How the file is compressed
+    #[arg(long, value_enum, default_value = "zstd")]
+    pub(crate) compress: Compress,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Name of the container's image
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+    /// ID of the image, as `podman images --no-trunc` shows it
+    #[arg(long, value_name = "ID")]
+    pub(crate) image_id: Option<String>,
+    /// The runtime that restores it, as Podman knows it [default: the one that ran it, or
+    /// runc]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) runtime: Option<String>,
+    /// Directory with the container's config.json, for a stock runtime's checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+}
+
+/// How a file in Podman's format is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    /// As a whole
+    Zstd,
+    /// As a whole
+    Gzip,
+    /// Not at all
+    None,
+}
+
+/// `checkpoint import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportCheckpoint {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// ID of the job [default: the file's name]
+    #[arg(long, value_name = "JOB")]
+    pub(crate) name: Option<String>,
+    /// Directory for the checkpoint [default: the daemon's own]
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

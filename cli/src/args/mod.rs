@@ -9,9 +9,9 @@ mod store;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use checkpoint::{
-    Check, CheckpointCommand, Compression, ContainerdName, ContainerdPlace, Dump, DumpOptions,
-    DumpPlace, ListCheckpoints, Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat,
-    RuncName, Subject,
+    Check, CheckpointCommand, Compress, Compression, ContainerdName, ContainerdPlace, Dump,
+    DumpOptions, DumpPlace, ExportCheckpoint, ForPodman, Format, ImportCheckpoint, ListCheckpoints,
+    Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat, RuncName, Subject,
 };
 pub(crate) use job::{
     Attach, Delete, Exec, Inspect, JobCommand, JobName, Kill, List, Logs, Restart, Wait,
@@ -31,7 +31,7 @@ Jobs:
 Checkpoints:
   dump        Write a checkpoint of a job, a process or a container
   restore     Restore one
-  checkpoint  List, inspect and delete checkpoints (also: checkpoints)
+  checkpoint  List, inspect, delete, export and import checkpoints (also: checkpoints)
   check       Check this machine, or what would stop a checkpoint
   freeze      Stop a job, a process or a container
   unfreeze    Let it run again

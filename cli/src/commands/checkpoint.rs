@@ -110,6 +110,27 @@ pub(crate) async fn delete(context: &Context, names: Vec<String>) -> Result<()> 
     Ok(())
 }
 
+/// The checkpoint of this number, or the newest of this job.
+///
+/// # Errors
+/// There is none.
+pub(super) async fn named(daemon: &Daemon, name: &str) -> Result<Checkpoint> {
+    let number = name.parse::<u64>().ok();
+    let job = number.is_none().then(|| JobRef {
+        id: name.to_owned(),
+        uid: None,
+    });
+    let found = of(daemon, job).await?;
+    let mut found = found
+        .into_iter()
+        .filter(|found| number.is_none_or(|number| found.number == number));
+    found.next_back().ok_or_else(|| {
+        Error::Other(format!(
+            "there is no checkpoint {name}; `cedana checkpoint list` lists yours"
+        ))
+    })
+}
+
 /// Shows what is in a checkpoint.
 ///
 /// # Errors
@@ -117,24 +138,7 @@ pub(crate) async fn delete(context: &Context, names: Vec<String>) -> Result<()> 
 pub(crate) async fn inspect(context: &Context, name: &str, as_json: bool) -> Result<()> {
     let path = match name.contains('/') {
         true => name.to_owned(),
-        false => {
-            let daemon = context.daemon().await?;
-            let number = name.parse::<u64>().ok();
-            let job = number.is_none().then(|| JobRef {
-                id: name.to_owned(),
-                uid: None,
-            });
-            let found = of(&daemon, job).await?;
-            let mut found = found
-                .into_iter()
-                .filter(|found| number.is_none_or(|number| found.number == number));
-            let newest = found.next_back().ok_or_else(|| {
-                Error::Other(format!(
-                    "there is no checkpoint {name}; `cedana checkpoint list` lists yours"
-                ))
-            })?;
-            shown(&newest.path)
-        }
+        false => shown(&named(&context.daemon().await?, name).await?.path),
     };
     // The program that shows any checkpoint, a container's too.
     let mut inspect = Command::new(WRAPPER);

@@ -19,6 +19,7 @@ pub(crate) mod restore;
 pub(crate) mod store;
 mod subject;
 mod terminal;
+pub(crate) mod transfer;
 
 use std::future::Future;
 

@@ -33,6 +33,15 @@ impl Progress {
         self.0.set_position(bytes);
     }
 
+    /// Shows how far a transfer is, whose phases are `what` and the writing to disk.
+    pub(crate) fn show_as(&self, what: &'static str, progress: &v1::Progress) {
+        self.0.set_message(match progress.phase() {
+            v1::Phase::Sync => "writing",
+            _ => what,
+        });
+        self.0.set_position(progress.done_bytes);
+    }
+
     /// Removes the line.
     pub(crate) fn clear(&self) {
         self.0.finish_and_clear();

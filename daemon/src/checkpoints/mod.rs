@@ -7,6 +7,8 @@
 //!         ──► containerd ─► containerd ──► shim
 //! ```
 //!
+//! [`transfer`] exports and imports checkpoints, by a worker, too.
+//!
 //! Each kind has `dump`, `restore`, `freeze`, `unfreeze` and `check`, as far as it makes
 //! sense. A call that takes long is a future that tells its progress ([`Tell`]). Dropping
 //! it cancels the call: what was to be dumped runs on, and nothing half-written is left.
@@ -18,6 +20,8 @@ pub(crate) mod estimate;
 pub(crate) mod freeze;
 pub(crate) mod process;
 pub(crate) mod runc;
+pub(crate) mod transfer;
+mod work;
 
 pub(crate) use crate::worker::{Failure, Kind, Progress};
 pub(crate) use bundle::sweep as sweep_bundles;

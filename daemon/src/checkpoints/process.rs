@@ -1,16 +1,13 @@
 //! Processes that are no jobs, by a worker of the daemon.
 
-use std::io;
 use std::path::PathBuf;
 
 use cedana_config::Config;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::{Checked, DumpOptions, Dumped, Failure, Kind, Tell, Told};
+use super::work::work;
+use super::{Checked, DumpOptions, Dumped, Failure, Kind, Tell};
 use crate::job::bytes::Bytes;
-use crate::supervisor::protocol::{Decoder, Frame, put_message};
 use crate::worker::{self, Engine, Owner, Task};
 
 /// Dumps a process for root. It is cancelled when `gone` is closed; then the result is that
@@ -36,48 +33,10 @@ pub(crate) async fn dump(
         record: None,
         engine: Engine::of(&options.config),
     });
-    let system = |error: io::Error| Failure::new(Kind::System, format!("the worker: {error}"));
-    let (mut child, socket) = worker::start(&[]).map_err(system)?;
-    // Reaps it, whenever it ends: it undoes what it does when the socket is closed.
-    tokio::task::spawn_blocking(move || child.wait());
-    socket.set_nonblocking(true).map_err(system)?;
-    let mut socket = UnixStream::from_std(socket).map_err(system)?;
-    let mut frame = Vec::new();
-    put_message(&mut frame, &task);
-    socket.write_all(&frame).await.map_err(system)?;
-    let mut decoder = Decoder::default();
-    let mut buffer = vec![0; 4096];
-    let mut listens = true;
-    tokio::pin!(gone);
-    loop {
-        while let Some(frame) = decoder
-            .take_frame()
-            .map_err(|error| Failure::new(Kind::System, error.to_string()))?
-        {
-            match frame {
-                Frame::Message(worker::Told::Progress(now)) => {
-                    drop(tell.try_send(Told::Progress(now)));
-                }
-                Frame::Message(worker::Told::Dumped(dumped)) => return Ok(dumped.into()),
-                Frame::Message(worker::Told::Failed(failure)) => return Err(failure),
-                _ => {}
-            }
-        }
-        let read = tokio::select! {
-            read = socket.read(&mut buffer) => read,
-            _ = &mut gone, if listens => {
-                listens = false;
-                socket.shutdown().await.map_err(system)?;
-                continue;
-            }
-        };
-        match read.map_err(system)? {
-            0 => {
-                let text = format!("the worker was killed; process {pid} runs on");
-                return Err(Failure::new(Kind::System, text));
-            }
-            n => decoder.push(&buffer[..n]),
-        }
+    let killed = format!("the worker was killed; process {pid} runs on");
+    match work(&task, tell, gone, &killed).await? {
+        worker::Told::Dumped(dumped) => Ok(dumped.into()),
+        _ => Err(Failure::new(Kind::System, killed)),
     }
 }
 

@@ -61,6 +61,26 @@ impl Jobs {
         found.await?
     }
 
+    /// A checkpoint of the caller's.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn numbered(
+        self: &Arc<Self>,
+        caller: &Caller,
+        number: u64,
+    ) -> Result<CheckpointRow, Failure> {
+        let found = self.checkpoints(caller, None).await?;
+        let is_it = |row: &CheckpointRow| u64::try_from(row.number) == Ok(number);
+        let found = found.into_iter().find(|(row, _)| is_it(row));
+        found.map(|(row, _)| row).ok_or_else(|| {
+            Failure::new(
+                Kind::NotFound,
+                format!("there is no checkpoint {number}; `cedana checkpoint list` lists yours"),
+            )
+        })
+    }
+
     /// Removes a checkpoint with its file, with the rights of the job's owner unless it is
     /// in the daemon's own directory.
     ///
@@ -71,14 +91,7 @@ impl Jobs {
         caller: &Caller,
         number: u64,
     ) -> Result<(), Failure> {
-        let found = self.checkpoints(caller, None).await?;
-        let is_it = |row: &CheckpointRow| u64::try_from(row.number) == Ok(number);
-        let Some((row, _)) = found.into_iter().find(|(row, _)| is_it(row)) else {
-            return Err(Failure::new(
-                Kind::NotFound,
-                format!("there is no checkpoint {number}; `cedana checkpoint list` lists yours"),
-            ));
-        };
+        let row = self.numbered(caller, number).await?;
         let owner = match caller.is_root() || self.is_own(&row.key, row.path.as_path()) {
             true => Owner::root(),
             false => Owner::of(caller.credentials()),

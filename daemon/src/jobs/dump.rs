@@ -125,7 +125,9 @@ impl Jobs {
                 worker::Told::Progress(now) => drop(tell.try_send(Told::Progress(now))),
                 worker::Told::Dumped(dumped) => return Ok(dumped.into()),
                 worker::Told::Failed(failure) => return Err(failure),
-                worker::Told::Stored(_) | worker::Told::Restored(_) => {}
+                worker::Told::Stored(_)
+                | worker::Told::Restored(_)
+                | worker::Told::Transferred(_) => {}
             }
         }
     }
@@ -144,7 +146,7 @@ impl Jobs {
     }
 
     /// The daemon's own directory for the checkpoints of a user's jobs.
-    async fn own_directory(self: &Arc<Self>, key: &JobKey) -> Result<PathBuf, Failure> {
+    pub(super) async fn own_directory(self: &Arc<Self>, key: &JobKey) -> Result<PathBuf, Failure> {
         let directory = self.checkpoints_dir().join(key.uid.to_string());
         let made = directory.clone();
         let made =

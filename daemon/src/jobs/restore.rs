@@ -137,8 +137,10 @@ impl Jobs {
                 let path = wanted
                     .path
                     .ok_or_else(|| Failure::new(Kind::Invalid, "the request has no checkpoint"))?;
+                let reader = Owner::of(caller.credentials());
                 let size = wanted.terminal;
-                let key = self.new_job(caller, &wanted.job.id, &path, size).await?;
+                let id = &wanted.job.id;
+                let key = self.new_job(caller, id, &path, &reader, size).await?;
                 (key, path)
             }
         };
@@ -197,18 +199,20 @@ impl Jobs {
         Ok(newest.path.as_path().to_owned())
     }
 
-    /// Makes a job of a checkpoint, whose files and row exist then.
-    async fn new_job(
+    /// Makes a job of a checkpoint, whose files and row exist then. `reader` may read the
+    /// checkpoint.
+    pub(super) async fn new_job(
         self: &Arc<Self>,
         caller: &Caller,
         id: &str,
         path: &Path,
+        reader: &Owner,
         size: TerminalSize,
     ) -> Result<JobKey, Failure> {
-        let owner = Owner::of(caller.credentials()).of_engine();
+        let reader = reader.of_engine();
         let opened = path.to_owned();
         let source = self
-            .off_loop(move |_| Source::open(&opened, &owner)?.process())
+            .off_loop(move |_| Source::open(&opened, &reader)?.process())
             .await?;
         let process = source.map_err(|error| Failure::new(Kind::State, error.to_string()))?;
         let uid = caller.uid();
@@ -379,7 +383,7 @@ fn refuse_managed(job: &JobRow) -> Result<(), Failure> {
 }
 
 /// A name as a job's ID.
-fn as_id(name: &str) -> String {
+pub(super) fn as_id(name: &str) -> String {
     let usable = |c: char| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | '-' => c,
         _ => '_',

@@ -10,6 +10,7 @@ use super::Answers;
 use super::convert::{self, Users};
 use super::subject::{Subject, Wants, optional_path, restored, settings};
 use super::told::{answers, blocking, dumped, progress};
+use super::transfer;
 use crate::checkpoints::{
     DumpOptions, RestoreOptions, Tell, Told, containerd, estimate, freeze, process, runc,
 };
@@ -302,5 +303,53 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
         let number = request.into_inner().number;
         self.jobs.delete_checkpoint(&caller, number).await?;
         Ok(Response::new(v1::DeleteCheckpointResponse {}))
+    }
+
+    type ExportCheckpointStream = Answers<v1::ExportCheckpointResponse>;
+
+    async fn export_checkpoint(
+        &self,
+        request: Request<v1::ExportCheckpointRequest>,
+    ) -> Result<Response<Self::ExportCheckpointStream>, Status> {
+        use v1::export_checkpoint_response::Message;
+        let caller = caller(&request)?;
+        let (wanted, warnings) = transfer::wanted_export(&caller, request.into_inner())?;
+        let answer = |message| v1::ExportCheckpointResponse {
+            message: Some(message),
+        };
+        let told = move |told| {
+            Some(answer(match told {
+                Told::Progress(now) => Message::Progress(progress(now)),
+                Told::Warning(text) => Message::Warning(text),
+            }))
+        };
+        let done = move |done| answer(Message::Done(transfer::exported(done)));
+        let jobs = Arc::clone(&self.jobs);
+        let call = move |tell| async move { Ok(jobs.export(&caller, wanted, &tell).await?) };
+        Ok(Response::new(answers(warnings, told, done, call)))
+    }
+
+    type ImportCheckpointStream = Answers<v1::ImportCheckpointResponse>;
+
+    async fn import_checkpoint(
+        &self,
+        request: Request<v1::ImportCheckpointRequest>,
+    ) -> Result<Response<Self::ImportCheckpointStream>, Status> {
+        use v1::import_checkpoint_response::Message;
+        let caller = caller(&request)?;
+        let (wanted, warnings) = transfer::wanted_import(&caller, request.into_inner())?;
+        let answer = |message| v1::ImportCheckpointResponse {
+            message: Some(message),
+        };
+        let told = move |told| {
+            Some(answer(match told {
+                Told::Progress(now) => Message::Progress(progress(now)),
+                Told::Warning(text) => Message::Warning(text),
+            }))
+        };
+        let done = move |(job, done)| answer(Message::Done(transfer::imported(job, done)));
+        let jobs = Arc::clone(&self.jobs);
+        let call = move |tell| async move { Ok(jobs.import(&caller, wanted, &tell).await?) };
+        Ok(Response::new(answers(warnings, told, done, call)))
     }
 }

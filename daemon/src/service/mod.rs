@@ -10,6 +10,7 @@ mod list;
 mod log;
 mod subject;
 mod told;
+mod transfer;
 
 pub(crate) use checkpoint::CheckpointService;
 pub(crate) use info::InfoService;

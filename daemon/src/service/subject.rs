@@ -96,7 +96,7 @@ pub(super) fn optional_path(what: &str, bytes: Vec<u8>) -> Result<Option<PathBuf
     }
 }
 
-fn path(what: &str, bytes: Vec<u8>) -> Result<PathBuf, Status> {
+pub(super) fn path(what: &str, bytes: Vec<u8>) -> Result<PathBuf, Status> {
     let missing = || Status::invalid_argument(format!("{what} is missing"));
     optional_path(what, bytes)?.ok_or_else(missing)
 }

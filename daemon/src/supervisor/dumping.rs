@@ -87,7 +87,7 @@ impl Supervisor {
                     dumping.has_result = true;
                     has_failed = true;
                 }
-                Told::Progress(_) | Told::Restored(_) => {}
+                Told::Progress(_) | Told::Restored(_) | Told::Transferred(_) => {}
             }
             self.clients.answer(dumping.client, &Answer::Told(told));
         }

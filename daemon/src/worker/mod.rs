@@ -1,4 +1,5 @@
-//! A dump or a restore of processes, in a process of its own.
+//! A dump or a restore of processes, or an export or an import of a checkpoint, in a process
+//! of its own.
 //!
 //! ```text
 //! a job       daemon ──► supervisor ── spawns ──► worker ──► engine, CRIU
@@ -19,10 +20,14 @@
 mod failure;
 mod run;
 mod task;
+mod transfer;
 
 pub use failure::{Failure, Kind};
 pub use run::run_if_asked;
-pub use task::{Dump, Dumped, Engine, Owner, Progress, Restore, Restored, Stored, Task, Told};
+pub use task::{
+    Compress, Dump, Dumped, Engine, Export, Import, Owner, Podman, Progress, Restore, Restored,
+    Stored, Task, Told, Transferred,
+};
 
 use std::ffi::OsString;
 use std::io;

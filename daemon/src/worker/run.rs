@@ -21,6 +21,7 @@ use super::FLAG;
 use super::failure::{Failure, Kind};
 use super::held;
 use super::task::{Dump, Dumped, Progress, Restore, Restored, Stored, Task, Told};
+use super::transfer;
 use crate::job::bytes::Bytes;
 use crate::job::files::append_record;
 use crate::supervisor::protocol::{Decoder, Frame, put_message};
@@ -52,6 +53,8 @@ fn run() -> io::Result<()> {
     let told = match task {
         Task::Dump(task) => dump(&task, &cancel, &teller),
         Task::Restore(task) => restore(&task, &cancel),
+        Task::Export(task) => transfer::export(&task, &cancel, &*observer(&teller)),
+        Task::Import(task) => transfer::import(&task, &cancel, &*observer(&teller)),
     };
     teller.tell(&told.unwrap_or_else(Told::Failed));
     Ok(())
@@ -137,10 +140,7 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
         published: Some(hook(task, teller)),
         ..task.engine.dump_options()
     };
-    let observer: Arc<Observer> = {
-        let teller = Arc::clone(teller);
-        Arc::new(move |now| teller.try_tell(&Told::Progress(Progress::of_engine(now))))
-    };
+    let observer = observer(teller);
     let report = engine::dump(pid, &target, &options, cancel, &observer).map_err(failure)?;
     let frozen = report.criu.filter(|_| task.leave_running);
     Ok(Told::Dumped(Dumped {
@@ -150,6 +150,12 @@ fn dump(task: &Dump, cancel: &Cancel, teller: &Arc<Teller>) -> Result<Told, Fail
         frozen_us: frozen.map_or(0, |cost| cost.frozen_us.into()),
         total_us: u64::try_from(report.total.as_micros()).unwrap_or(u64::MAX),
     }))
+}
+
+/// Tells progress.
+fn observer(teller: &Arc<Teller>) -> Arc<Observer> {
+    let teller = Arc::clone(teller);
+    Arc::new(move |now| teller.try_tell(&Told::Progress(Progress::of_engine(now))))
 }
 
 /// What is done when the checkpoint is on disk, before the process ends: the job's record

@@ -19,6 +19,10 @@ pub enum Task {
     Dump(Dump),
     /// Restore a checkpoint.
     Restore(Restore),
+    /// Write a checkpoint into one file.
+    Export(Export),
+    /// Make an archive of a file from elsewhere.
+    Import(Import),
 }
 
 /// A dump.
@@ -71,6 +75,82 @@ pub struct Restore {
     pub report: Bytes,
     /// Settings.
     pub engine: Engine,
+}
+
+/// An export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The archive or the directory.
+    pub path: Bytes,
+    /// Who may read it.
+    pub reader: Owner,
+    /// The new file.
+    pub file: Bytes,
+    /// Who may write there, and whose the file will be.
+    pub owner: Owner,
+    /// Podman's format.
+    pub podman: Option<Podman>,
+    /// Settings.
+    pub engine: Engine,
+}
+
+/// Podman's format. What is empty comes from the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Podman {
+    /// How the file is compressed.
+    pub compress: Compress,
+    /// Name of the container.
+    pub name: String,
+    /// Name of its image.
+    pub image: String,
+    /// ID of its image.
+    pub image_id: String,
+    /// The runtime that restores it.
+    pub runtime: String,
+    /// A directory with its config.json.
+    pub bundle: Option<Bytes>,
+}
+
+/// How a file in Podman's format is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compress {
+    /// It is not.
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// An import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The file.
+    pub file: Bytes,
+    /// Who may read it.
+    pub reader: Owner,
+    /// The directory of the new archive.
+    pub directory: Bytes,
+    /// Who may write there, and whose the archive will be.
+    pub owner: Owner,
+    /// Beginning of the archive's name.
+    pub name: String,
+    /// Settings.
+    pub engine: Engine,
+}
+
+/// The end of an export or an import.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transferred {
+    /// The new file, and its bytes.
+    pub path: Bytes,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Bytes of memory.
+    pub raw_bytes: u64,
+    /// ID of the container that it is of; `None` if it is a process's.
+    pub container: Option<String>,
 }
 
 /// A user on whose behalf files are opened.
@@ -137,6 +217,8 @@ pub enum Told {
     Dumped(Dumped),
     /// The processes run.
     Restored(Restored),
+    /// The export or the import has succeeded.
+    Transferred(Transferred),
     /// It has failed; nothing has changed.
     Failed(Failure),
 }
@@ -269,16 +351,12 @@ impl Engine {
 
     /// The engine's options of a dump, as far as they are settings.
     pub(crate) fn dump_options(&self) -> cedana_process::DumpOptions {
-        use cedana_process::Compression;
         cedana_process::DumpOptions {
             tcp_established: self.tcp_established,
             file_locks: self.file_locks,
             link_remap: self.link_remap,
             ghost_limit: self.ghost_limit,
-            compression: match self.level {
-                Some(level) => Compression::Zstd { level },
-                None => Compression::None,
-            },
+            compression: self.compression(),
             store: self.by_reference.then(|| cedana_process::MemoryStore {
                 path: self.store.as_path().to_owned(),
                 level: self.level.unwrap_or(cedana_process::MemoryStore::FASTEST),
@@ -289,6 +367,14 @@ impl Engine {
             timeout: Duration::from_secs(self.timeout),
             logs: self.logs(),
             ..cedana_process::DumpOptions::default()
+        }
+    }
+
+    /// How memory is stored.
+    pub(crate) fn compression(&self) -> cedana_process::Compression {
+        match self.level {
+            Some(level) => cedana_process::Compression::Zstd { level },
+            None => cedana_process::Compression::None,
         }
     }
 

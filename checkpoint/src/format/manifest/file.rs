@@ -10,7 +10,7 @@ use crate::opened::OpenedDir;
 
 /// Size limit of a manifest, in bytes. An entry has about 200 bytes and a process a
 /// handful of files, so this is enough for fifty thousand processes.
-const MAX_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_BYTES: u64 = 64 << 20;
 
 /// Number of values (keys, elements) that a manifest of any size may have. An OCI
 /// configuration has some thousand.
@@ -91,7 +91,7 @@ impl Manifest {
         Ok(Some((manifest, fingerprint(&text))))
     }
 
-    pub(super) fn parse(text: &[u8]) -> Result<Self, Fault> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Fault> {
         #[derive(Deserialize)]
         struct Head {
             format: u32,
@@ -152,7 +152,7 @@ fn values(text: &[u8]) -> usize {
 
 /// The fault of a manifest's text.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Newer(u32),
     Invalid(String),
 }

@@ -25,6 +25,7 @@ mod signature;
 
 pub use check::is_pages;
 pub use file::Error;
+pub(crate) use file::{Fault, MAX_BYTES};
 pub(crate) use schema::PARENT;
 pub use schema::{
     Container, Cost, Entry, FORMAT, Frames, Kind, Machine, Manifest, NAME, Pages, Process,

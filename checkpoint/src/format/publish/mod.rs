@@ -32,10 +32,11 @@
 //! ([`Durability::Copied`]): the order of the steps protects against a kill, and
 //! the copy against a power failure.
 //!
-//! An archive is one file, so a link publishes it ([`new_archive`]).
+//! An archive is one file, so a link publishes it ([`new_archive`], [`new_file`]).
 
 mod error;
 mod new_archive;
+mod new_file;
 mod packing;
 mod recover;
 mod scratch;
@@ -43,7 +44,8 @@ mod staging;
 mod steps;
 
 pub use error::{Error, is_full};
-pub use new_archive::{ArchivePlace, NewArchive, open_directory};
+pub use new_archive::{ArchivePlace, NewArchive, archive_name};
+pub use new_file::{FilePlace, NewFile, Taken, open_directory};
 pub use recover::recover;
 pub use scratch::Scratch;
 pub use staging::Staging;
