@@ -86,9 +86,6 @@ impl Catalogue {
                     similar.push(Similar { chunk });
                 }
             }
-            if !similar.is_empty() {
-                break;
-            }
         }
         Ok(similar)
     }

@@ -11,6 +11,14 @@ pub type PageDigest = [u8; 32];
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(pub [u8; 32]);
 
+impl Name {
+    /// The name of a chunk with these pages.
+    #[must_use]
+    pub fn of(pages: &[PageDigest]) -> Self {
+        Self(*blake3::hash(pages.as_flattened()).as_bytes())
+    }
+}
+
 /// The digests of a chunk's pages.
 #[derive(Debug, Clone, Default)]
 pub struct Pages(pub Vec<PageDigest>);
@@ -42,7 +50,7 @@ impl Pages {
     /// The name of their chunk.
     #[must_use]
     pub fn name(&self) -> Name {
-        Name(*blake3::hash(self.0.as_flattened()).as_bytes())
+        Name::of(&self.0)
     }
 }
 

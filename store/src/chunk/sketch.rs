@@ -5,7 +5,7 @@
 //! probability (min-hashing). With two independent orders of the digests a chunk of which
 //! 5 per cent of the pages changed is found in 399 of 400 cases.
 
-use super::{PAGE, Pages};
+use super::{PAGE, PageDigest};
 
 /// What similar chunks have in common: two numbers of which at least one is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub struct Sketch(pub [i64; 2]);
 impl Sketch {
     /// The sketch of a chunk; `None` if it has zeros only.
     #[must_use]
-    pub fn of(pages: &Pages) -> Option<Self> {
-        Self::of_beginnings(pages.0.iter().filter_map(|digest| digest.first_chunk()))
+    pub fn of(pages: &[PageDigest]) -> Option<Self> {
+        Self::of_beginnings(pages.iter().filter_map(|digest| digest.first_chunk()))
     }
 
     /// The same from the beginnings of the pages' digests, which packs keep.
@@ -46,6 +46,7 @@ impl Sketch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunk::Pages;
 
     fn chunk(changed: &[usize]) -> Pages {
         let mut bytes = vec![0; 64 * PAGE];
@@ -60,12 +61,12 @@ mod tests {
 
     #[test]
     fn similar_chunks_share_a_number() {
-        let before = Sketch::of(&chunk(&[])).expect("a sketch");
+        let before = Sketch::of(&chunk(&[]).0).expect("a sketch");
         let alike = (0..64).filter(|page| {
-            let after = Sketch::of(&chunk(&[*page])).expect("a sketch");
+            let after = Sketch::of(&chunk(&[*page]).0).expect("a sketch");
             before.0[0] == after.0[0] || before.0[1] == after.0[1]
         });
         assert!(alike.count() >= 63);
-        assert_eq!(Sketch::of(&Pages::of(&[0; 3 * PAGE])), None);
+        assert_eq!(Sketch::of(&Pages::of(&[0; 3 * PAGE]).0), None);
     }
 }

@@ -155,7 +155,7 @@ impl Copy {
         for chunk in chunks {
             match self.verify(store, catalogue, &*object, pack.id, &chunk, &mut frame)? {
                 Ok((pages, base)) => {
-                    let (to, offset) = self.drafts.add(chunk.name, base, &pages, &frame)?;
+                    let (to, offset) = self.drafts.add(chunk.name, base, &pages.0, &frame)?;
                     self.moved.push(MovedChunk {
                         number: chunk.number,
                         from: pack.number,

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use crate::chunk::{PAGE, PageDigest, Pages};
+use crate::chunk::PAGE;
 
 /// A page that follows.
 pub(super) const OWN: u32 = 0x8000_0000;
@@ -48,28 +48,25 @@ impl Encoder {
         append(&mut self.zstd, chunk, out)
     }
 
-    /// Appends the frame of a chunk that is a patch on another, whose page digests begin
-    /// with `base`. False, and nothing is appended, if the two share too little.
+    /// Appends the frame of a chunk that is a patch on another: `sources` are the pages of
+    /// the other that the chunk's pages are. False, and nothing is appended, if the two
+    /// share too little.
     ///
     /// # Errors
     /// zstd fails.
     pub fn patch(
         &mut self,
         chunk: &[u8],
-        pages: &Pages,
-        base: &[[u8; 16]],
+        sources: &[Option<u32>],
         out: &mut Vec<u8>,
     ) -> io::Result<bool> {
         let patch = &mut self.patch;
         patch.clear();
         let mut own = 0;
-        for (number, digest) in pages.0.iter().enumerate() {
-            let source = match place_in(base, number, digest) {
-                Some(place) => {
-                    let moved = (place as u32).wrapping_sub(number as u32);
-                    // 31 bits: places and numbers are below 256.
-                    moved & 0x7FFF_FFFF
-                }
+        for (number, source) in sources.iter().enumerate() {
+            let source = match source {
+                // 31 bits: places and numbers are below 256.
+                Some(place) => place.wrapping_sub(number as u32) & 0x7FFF_FFFF,
                 None if is_zero(page(chunk, number)) => ZERO,
                 None => {
                     own += 1;
@@ -78,10 +75,10 @@ impl Encoder {
             };
             patch.extend(source.to_le_bytes());
         }
-        if own * OWN_AT_MOST.1 > pages.0.len() * OWN_AT_MOST.0 {
+        if own * OWN_AT_MOST.1 > sources.len() * OWN_AT_MOST.0 {
             return Ok(false);
         }
-        for number in 0..pages.0.len() {
+        for number in 0..sources.len() {
             let source = patch[4 * number..4 * number + 4].first_chunk();
             if source.is_some_and(|source| u32::from_le_bytes(*source) == OWN) {
                 patch.extend_from_slice(page(chunk, number));
@@ -98,15 +95,6 @@ fn page(chunk: &[u8], number: usize) -> &[u8] {
 
 fn is_zero(page: &[u8]) -> bool {
     page.iter().fold(0, |all, byte| all | byte) == 0
-}
-
-/// Where the base has a page: at the same place, or at any.
-fn place_in(base: &[[u8; 16]], number: usize, digest: &PageDigest) -> Option<usize> {
-    let same = |known: &[u8; 16]| digest.starts_with(known);
-    match base.get(number) {
-        Some(known) if same(known) => Some(number),
-        _ => base.iter().position(same),
-    }
 }
 
 fn append(

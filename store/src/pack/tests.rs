@@ -12,9 +12,16 @@ fn pack() -> (tempfile::NamedTempFile, Vec<u8>) {
     let pages = Pages::of(&chunk);
     let mut frame = Vec::new();
     encoder.plain(&chunk, &mut frame).expect("encode");
-    writer.add(pages.name(), None, &pages, &frame).expect("add");
     writer
-        .add(Name([7; 32]), Some(pages.name()), &pages, b"another frame")
+        .add(pages.name(), None, &pages.0, &frame)
+        .expect("add");
+    writer
+        .add(
+            Name([7; 32]),
+            Some(pages.name()),
+            &pages.0,
+            b"another frame",
+        )
         .expect("add");
     let (bytes, _) = writer.finish().expect("finish");
     assert_eq!(bytes, file.as_file().metadata().expect("metadata").len());

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use super::index::{Entry, Index};
-use crate::chunk::{Name, Pages};
+use crate::chunk::{Name, PageDigest};
 
 /// Where a pack's bytes go. The engine writes past the page cache.
 pub trait Sink: Write + Send {
@@ -46,19 +46,19 @@ impl PackWriter {
         &mut self,
         name: Name,
         base: Option<Name>,
-        pages: &Pages,
+        pages: &[PageDigest],
         frame: &[u8],
     ) -> io::Result<u64> {
         let offset = self.offset;
         self.sink.write_all(frame)?;
         self.offset += frame.len() as u64;
-        let digests = pages.0.iter().filter(|_| base.is_none());
+        let digests = pages.iter().filter(|_| base.is_none());
         self.index.entries.push(Entry {
             name,
             base,
             offset,
             stored: u32::try_from(frame.len()).map_err(io::Error::other)?,
-            pages: u32::try_from(pages.0.len()).map_err(io::Error::other)?,
+            pages: u32::try_from(pages.len()).map_err(io::Error::other)?,
             digests: digests
                 .filter_map(|digest| digest.first_chunk().copied())
                 .collect(),

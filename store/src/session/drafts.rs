@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::OpenSink;
 use crate::catalogue::NewPack;
-use crate::chunk::{Name, Pages};
+use crate::chunk::{Name, PageDigest};
 use crate::error::file;
 use crate::pack::{FULL, PackId, PackWriter};
 use crate::{Error, Store};
@@ -75,7 +75,7 @@ impl Drafts {
         &mut self,
         name: Name,
         base: Option<Name>,
-        pages: &Pages,
+        pages: &[PageDigest],
         frame: &[u8],
     ) -> Result<(u32, u64), Error> {
         self.check(frame.len() as u64)?;

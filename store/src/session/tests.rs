@@ -132,7 +132,7 @@ fn scattered_changes_cost_what_has_changed() {
     }
     let changed = memory(&seeds);
     let (list, third) = stored(&store, &changed);
-    assert!(third.bytes * 100 < first.bytes * 25, "{first:?} {third:?}");
+    assert!(third.bytes * 100 < first.bytes * 16, "{first:?} {third:?}");
     assert!(read(&store, &list) == changed);
 }
 
