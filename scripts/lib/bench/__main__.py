@@ -22,7 +22,7 @@ import engine
 import machine
 import measures
 import plot
-import store
+import references
 
 PARTS = ("limits", "start", "checkpoint", "family", "redis", "store", "command")
 KEYS = 1_000_000
@@ -135,7 +135,7 @@ def main():
         show(f"{title}, medians of {rounds}", found)
         keep()
     if "store" in only:
-        results["store"] = store.main(sizes, rounds, show)
+        results["store"] = references.main(sizes, rounds, show)
         keep()
     if "command" in only:
         # A gibibyte, unless sizes are given.

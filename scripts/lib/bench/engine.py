@@ -22,7 +22,13 @@ EAGER = "eager"
 # Our shim, with the memory in the store.
 BY_REFERENCE = "store"
 OWN_NAME = "io.containerd.runc.v2"
-NAMES = {STOCK: OWN_NAME, OURS: os.environ["RUNTIME"], IN_PLACE: OWN_NAME, EAGER: os.environ["RUNTIME"], BY_REFERENCE: os.environ["RUNTIME"]}
+NAMES = {
+    STOCK: OWN_NAME,
+    OURS: os.environ["RUNTIME"],
+    IN_PLACE: OWN_NAME,
+    EAGER: os.environ["RUNTIME"],
+    BY_REFERENCE: os.environ["RUNTIME"],
+}
 CHOICE = "/run/bench-shim"
 # The shim's behaviour depends on the name that it was started by.
 INSTALLED_IN_PLACE = "/usr/local/lib/bench/containerd-shim-runc-v2"

@@ -34,7 +34,9 @@ def by_reference(mib, rounds):
             empty()
             app = App(candidate, f"bench-{n}", ["hold", str(mib)])
             image = f"docker.io/bench/{app.name}:latest"
-            measures.measure(samples, "image", candidate, app, "container", "checkpoint", "--task", "--rw", app.name, image)
+            measures.measure(
+                samples, "image", candidate, app, "container", "checkpoint", "--task", "--rw", app.name, image
+            )
             remove(app.name)
             for _ in range(3):
                 done = measures.restore(app, image, candidate)
@@ -76,7 +78,8 @@ def second(mib, rounds):
             found[which].append(seconds)
             found[f"{which}_bytes"].append(added)
             open(f"{app.shared}/change", "w").close()
-            engine.wait_until(lambda: not os.path.exists(f"{app.shared}/change"), "pages have changed")
+            change = f"{app.shared}/change"
+            engine.wait_until(lambda change=change: not os.path.exists(change), "pages have changed")
         for which in ("first", "second"):
             ctr("image", "rm", "--sync", f"docker.io/bench/{which}-{n}:latest")
         remove(app.name)
@@ -129,7 +132,10 @@ def fill():
             catalogue.execute(
                 "INSERT INTO checkpoints (id, uid, path, created, boot, boot_time, raw_bytes, bytes, subject, details,"
                 " chunks) VALUES (?, 0, x'2f6e', 1, '', 1, 0, 0, '{}', '{}', ?)",
-                (f"{draw.getrandbits(128):032x}", bytes(numbers[0] >> shift & 127 | 128 for shift in (0, 7, 14)) + b"\0"),
+                (
+                    f"{draw.getrandbits(128):032x}",
+                    bytes(numbers[0] >> shift & 127 | 128 for shift in (0, 7, 14)) + b"\0",
+                ),
             )
 
 
