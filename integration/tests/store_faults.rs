@@ -72,6 +72,7 @@ fn faults_of_the_store_lose_nothing() {
     let settings = referring("");
     missing_memory_is_found_before_anything_is_restored();
     damaged_memory_kills_the_container_before_it_reads_the_damage();
+    a_store_that_cannot_be_written_to_is_read();
     a_catalogue_that_is_lost_keeps_no_restore_from_its_memory();
     drop(settings);
     let container = Run::new("faults").workload(&WORKLOAD).detach();
@@ -111,6 +112,19 @@ fn damaged_memory_kills_the_container_before_it_reads_the_damage() {
     lazy.was_killed(&["of the store is damaged"]);
     there.iter().for_each(|pack| flip(pack));
     lazy.restores_completely();
+}
+
+fn a_store_that_cannot_be_written_to_is_read() {
+    let checkpointed = Checkpointed::of("read-only", &[], &WORKLOAD);
+    let container = Run::new("read-only").workload(&WORKLOAD).detach();
+    command("mount", &["--bind", STORE, STORE]).ok();
+    command("mount", &["-o", "remount,bind,ro", STORE]).ok();
+    checkpointed
+        .restore("cedana-runc", &checkpointed.images)
+        .ok();
+    checkpointed.is_restored_intact();
+    is_refused(&container, &["Read-only file system"]);
+    command("umount", &["--lazy", STORE]).ok();
 }
 
 fn a_catalogue_that_is_lost_keeps_no_restore_from_its_memory() {

@@ -154,6 +154,40 @@ fn chunks_that_another_checkpoint_shares_stay() {
 }
 
 #[test]
+fn two_nodes_that_were_cloned_with_one_store_go_their_own_ways() {
+    let here = Fixture::new();
+    let one = here.write("one", &memory(1..1000));
+    let two = here.write("two", &memory(500..1500));
+    // The other node's store, as of a copied disk.
+    let there = Fixture::new();
+    for dir in ["packs", ""] {
+        let (from, to) = [&here, &there]
+            .map(|node| node.store.path().join(dir))
+            .into();
+        for entry in std::fs::read_dir(&from).expect("list") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                let copy = to.join(path.file_name().expect("a name"));
+                std::fs::copy(&path, copy).expect("copy");
+            }
+        }
+    }
+    for (node, kept, later) in [(&here, &one, 2000..2600), (&there, &two, 2300..3000)] {
+        let new = node.write("new", &memory(later));
+        for old in [&one, &two] {
+            node.age(&old.id, 10_000);
+        }
+        assert_eq!(keep(node, &[kept, &new]).removed.len(), 1);
+        assert_eq!(node.read(&kept.list).expect("read"), kept.raw);
+        assert_eq!(node.read(&new.list).expect("read"), new.raw);
+    }
+    // What one of them has taken is not on the other.
+    let new = here.write("newer", &memory(5000..5300));
+    let missing = there.read(&new.list).expect_err("elsewhere");
+    assert!(missing.to_string().contains("another store"), "{missing}");
+}
+
+#[test]
 fn a_dry_run_tells_what_a_run_removes_and_changes_nothing() {
     let fixture = Fixture::new();
     let one = fixture.write("one", &memory(1..1000));
