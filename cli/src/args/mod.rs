@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use checkpoint::{
     Check, CheckpointCommand, Compression, ContainerdName, ContainerdPlace, Dump, DumpOptions,
     DumpPlace, ListCheckpoints, Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat,
-    RuncName, Subject,
+    RuncName, StoredCheckpoint, Subject,
 };
 pub(crate) use job::{
     Attach, Delete, Exec, Inspect, JobCommand, JobName, Kill, List, Logs, Restart, Wait,

@@ -16,7 +16,10 @@ use super::Failed;
 /// - `blobs` are contents of engines, which never change, with the checkpoint in each.
 /// - `made` is when this catalogue was made. A pack that is older, and that it does not
 ///   know, belonged to another catalogue, which was lost.
-const MIGRATIONS: [&str; 2] = [
+/// - `checkpoints.microseconds` is the rest of `created`: the newest checkpoint of a job is
+///   the one that is restored, and a job may have several of one second. Rows with a `job`
+///   are the daemon's.
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY,
@@ -84,6 +87,13 @@ const MIGRATIONS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE made (seconds INTEGER NOT NULL) STRICT;
     INSERT INTO made VALUES (unixepoch());
+",
+    "
+    ALTER TABLE checkpoints ADD COLUMN microseconds INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX checkpoints_of_job;
+    CREATE INDEX checkpoints_of_job
+        ON checkpoints (uid, job, created, microseconds, remote, bytes) WHERE job IS NOT NULL;
+    CREATE INDEX checkpoints_of_path ON checkpoints (path) WHERE job IS NULL;
 ",
 ];
 

@@ -9,6 +9,7 @@
 
 mod checkpoints;
 mod chunks;
+mod keep;
 mod mend;
 mod migrations;
 mod publish;
@@ -24,6 +25,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use checkpoints::{CheckpointId, NewCheckpoint};
 pub use chunks::{Located, Similar};
+pub use keep::{Named, SHORTEST};
 pub use publish::{NewChunk, NewPack, Publication};
 pub use rows::{Blobs, CheckpointRow};
 pub(crate) use sweep::{MovedChunk, Numbers, PackRow, StoredChunk};
