@@ -10,6 +10,9 @@
 //! in memory takes its place, and opening it is tried again from time to time. The records
 //! in the jobs' directories bring what was added meanwhile to the catalogue later. A
 //! repair replaces the file; then the new one is attached.
+//!
+//! A daemon with another state directory has jobs of its own, and sees only their
+//! checkpoints: through the view `checkpoints_of_jobs`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +36,7 @@ const IN_MEMORY: &str = "
         id TEXT,
         uid INTEGER NOT NULL,
         job TEXT,
+        daemon BLOB,
         path BLOB NOT NULL,
         created INTEGER NOT NULL,
         microseconds INTEGER NOT NULL DEFAULT 0,
@@ -44,7 +48,7 @@ const IN_MEMORY: &str = "
         subject TEXT NOT NULL,
         details TEXT NOT NULL
     ) STRICT;
-    CREATE UNIQUE INDEX catalogue.checkpoint_of_job ON checkpoints (uid, job, path);
+    CREATE UNIQUE INDEX catalogue.checkpoint_of_job ON checkpoints (daemon, uid, job, path);
 ";
 
 /// What is attached.
@@ -52,6 +56,8 @@ const IN_MEMORY: &str = "
 pub(super) struct Attached {
     /// The store.
     store: PathBuf,
+    /// The daemon's state directory.
+    daemon: Vec<u8>,
     state: State,
     /// The last failure, which is logged once.
     failure: Option<String>,
@@ -67,10 +73,17 @@ enum State {
 }
 
 impl Attached {
-    /// Attaches the catalogue of this store.
-    pub(super) fn new(connection: &mut Connection, store: &Path) -> rusqlite::Result<Self> {
+    /// Attaches the catalogue of this store, for the daemon with this state directory.
+    pub(super) fn new(
+        connection: &mut Connection,
+        store: &Path,
+        state_dir: &Path,
+    ) -> rusqlite::Result<Self> {
+        let daemon = state_dir.canonicalize();
+        let daemon = daemon.unwrap_or_else(|_| state_dir.to_owned());
         let mut attached = Self {
             store: store.to_owned(),
+            daemon: daemon.into_os_string().into_encoded_bytes(),
             state: State::Nothing,
             failure: None,
         };
@@ -145,10 +158,11 @@ impl Attached {
             // A path need not be UTF-8.
             connection.execute("ATTACH CAST(?1 AS TEXT) AS catalogue", [file])?;
             self.state = State::File(identity.0, identity.1);
+            self.make_view(connection)?;
             // A checkpoint is announced after it was added.
             connection.pragma_update(Some("catalogue"), "synchronous", "FULL")?;
             connection.pragma_update(Some("catalogue"), "cache_size", -512)?;
-            move_old(connection)
+            move_old(connection, &self.daemon)
         };
         attach().map_err(|error| {
             format!(
@@ -168,9 +182,31 @@ impl Attached {
         if !matches!(self.state, State::Memory(_)) {
             self.detach(connection)?;
             connection.execute_batch(IN_MEMORY)?;
+            self.make_view(connection)?;
         }
         self.state = State::Memory(Instant::now());
         Ok(())
+    }
+
+    /// The daemon's state directory, by which its rows are known.
+    pub(super) fn daemon(&self) -> &[u8] {
+        &self.daemon
+    }
+
+    /// A view can't have parameters.
+    fn make_view(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let daemon: String = self
+            .daemon
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        connection.execute_batch(&format!(
+            "DROP VIEW IF EXISTS temp.checkpoints_of_jobs;
+             CREATE TEMP VIEW checkpoints_of_jobs AS
+                 SELECT number, uid, job, path, created * 1000000 + microseconds AS created,
+                     remote, bytes
+                 FROM catalogue.checkpoints WHERE job IS NOT NULL AND daemon = x'{daemon}'"
+        ))
     }
 
     fn detach(&mut self, connection: &Connection) -> rusqlite::Result<()> {
@@ -190,7 +226,7 @@ impl Attached {
 /// Moves the checkpoints that older versions had in the database. They are removed there
 /// after they were copied; a daemon that is killed between copies them again, which changes
 /// nothing.
-fn move_old(connection: &mut Connection) -> rusqlite::Result<()> {
+fn move_old(connection: &mut Connection, daemon: &[u8]) -> rusqlite::Result<()> {
     if !migrations::has_checkpoints(connection)? {
         return Ok(());
     }
@@ -204,6 +240,7 @@ fn move_old(connection: &mut Connection) -> rusqlite::Result<()> {
             let job: String = row.get(1)?;
             let path: Vec<u8> = row.get(2)?;
             let checkpoint = New {
+                daemon,
                 uid: row.get(0)?,
                 job: &job,
                 path: &path,
@@ -220,6 +257,7 @@ fn move_old(connection: &mut Connection) -> rusqlite::Result<()> {
 
 /// A checkpoint of a job.
 pub(super) struct New<'a> {
+    pub(super) daemon: &'a [u8],
     pub(super) uid: u32,
     pub(super) job: &'a str,
     pub(super) path: &'a [u8],
@@ -239,21 +277,29 @@ impl New<'_> {
         );
         let known = connection
             .prepare_cached(
-                "SELECT 1 FROM catalogue.checkpoints WHERE uid = ?1 AND job = ?2 AND path = ?3",
+                "SELECT 1 FROM catalogue.checkpoints
+                 WHERE daemon = ?4 AND uid = ?1 AND job = ?2 AND path = ?3",
             )?
-            .exists(params![self.uid, self.job, self.path])?;
+            .exists(params![self.uid, self.job, self.path, self.daemon])?;
         if known {
             return Ok(());
         }
         let adopted = connection
             .prepare_cached(
                 "UPDATE catalogue.checkpoints
-                 SET uid = ?1, job = ?2, created = ?4, microseconds = ?5, bytes = ?6
+                 SET uid = ?1, job = ?2, created = ?4, microseconds = ?5, bytes = ?6,
+                     daemon = ?7
                  WHERE number = (SELECT max(number) FROM catalogue.checkpoints
                      WHERE job IS NULL AND id IS NOT NULL AND path = ?3)",
             )?
             .execute(params![
-                self.uid, self.job, self.path, seconds, rest, self.bytes
+                self.uid,
+                self.job,
+                self.path,
+                seconds,
+                rest,
+                self.bytes,
+                self.daemon
             ])?;
         if adopted > 0 {
             return Ok(());
@@ -261,8 +307,8 @@ impl New<'_> {
         connection
             .prepare_cached(
                 "INSERT INTO catalogue.checkpoints (uid, job, path, created, microseconds, boot,
-                     boot_time, remote, raw_bytes, bytes, subject, details)
-                 VALUES (?1, ?2, ?3, ?4, ?5, '', 0, ?7, 0, ?6, '{\"engine\":\"none\"}', '{}')
+                     boot_time, remote, raw_bytes, bytes, daemon, subject, details)
+                 VALUES (?1, ?2, ?3, ?4, ?5, '', 0, ?7, 0, ?6, ?8, '{\"engine\":\"none\"}', '{}')
                  ON CONFLICT DO NOTHING",
             )?
             .execute(params![
@@ -272,7 +318,8 @@ impl New<'_> {
                 seconds,
                 rest,
                 self.bytes,
-                self.remote
+                self.remote,
+                self.daemon
             ])?;
         Ok(())
     }
@@ -280,15 +327,20 @@ impl New<'_> {
 
 /// Removes what is known of a job's checkpoints. Memory that is in the store stays as long
 /// as the archive does, which may be in a directory of the owner's.
-pub(super) fn release(connection: &Connection, uid: u32, job: &str) -> rusqlite::Result<()> {
+pub(super) fn release(
+    connection: &Connection,
+    daemon: &[u8],
+    uid: u32,
+    job: &str,
+) -> rusqlite::Result<()> {
     for query in [
-        "UPDATE catalogue.checkpoints SET uid = 0, job = NULL
-             WHERE uid = ?1 AND job = ?2 AND id IS NOT NULL",
-        "DELETE FROM catalogue.checkpoints WHERE uid = ?1 AND job = ?2",
+        "UPDATE catalogue.checkpoints SET uid = 0, job = NULL, daemon = NULL
+             WHERE daemon = ?1 AND uid = ?2 AND job = ?3 AND id IS NOT NULL",
+        "DELETE FROM catalogue.checkpoints WHERE daemon = ?1 AND uid = ?2 AND job = ?3",
     ] {
         connection
             .prepare_cached(query)?
-            .execute(params![uid, job])?;
+            .execute(params![daemon, uid, job])?;
     }
     Ok(())
 }

@@ -33,10 +33,10 @@ const SELECT: &str = "
            restarts, restart_policy, command, working_directory, terminal, log_file,
            kind, newest, local, remote, bytes
     FROM jobs LEFT JOIN (
-        SELECT uid AS owner, job, max(created * 1000000 + microseconds) AS newest,
+        SELECT uid AS owner, job, max(created) AS newest,
                count(*) - sum(remote) AS local, sum(remote) AS remote,
                sum(iif(remote, 0, bytes)) AS bytes
-        FROM catalogue.checkpoints WHERE job IS NOT NULL GROUP BY uid, job
+        FROM checkpoints_of_jobs GROUP BY uid, job
     ) ON owner = jobs.uid AND job = jobs.id";
 
 /// The open database.
@@ -62,7 +62,7 @@ impl Store {
         let path = directory.join(FILE);
         let open = || {
             let mut connection = connect(&path)?;
-            let catalogue = Attached::new(&mut connection, store)?;
+            let catalogue = Attached::new(&mut connection, store, directory)?;
             Ok(Open {
                 connection,
                 catalogue,
@@ -120,8 +120,9 @@ impl Store {
             return Err(StoreError::Exists);
         }
         let key = &job.key;
-        let released =
-            self.with_catalogue(|connection| catalogue::release(connection, key.uid, &key.id));
+        let released = self.with_catalogue(|connection, daemon| {
+            catalogue::release(connection, daemon, key.uid, &key.id)
+        });
         if let Err(error) = released {
             // The job runs all the same.
             log::warn!("the catalogue of checkpoints cannot be changed: {error}");
@@ -168,7 +169,9 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn remove(&self, key: &JobKey) -> Result<(), StoreError> {
-        self.with_catalogue(|connection| catalogue::release(connection, key.uid, &key.id))?;
+        self.with_catalogue(|connection, daemon| {
+            catalogue::release(connection, daemon, key.uid, &key.id)
+        })?;
         self.with(|connection| {
             connection.execute(
                 "DELETE FROM jobs WHERE uid = ?1 AND id = ?2",
@@ -184,7 +187,7 @@ impl Store {
     /// SQLite's.
     pub fn get(&self, key: &JobKey) -> Result<Option<JobRow>, StoreError> {
         let query = format!("{SELECT} WHERE jobs.uid = ?1 AND jobs.id = ?2");
-        let job = self.with_catalogue(|connection| {
+        let job = self.with_catalogue(|connection, _| {
             let mut statement = connection.prepare_cached(&query)?;
             statement
                 .query_row(params![key.uid, &*key.id], JobRow::read)
@@ -215,7 +218,7 @@ impl Store {
             "{SELECT} WHERE (?1 IS NULL OR jobs.uid = ?1)
                  AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost', 'checkpointed', 'gone'))"
         );
-        let mut jobs = self.with_catalogue(|connection| {
+        let mut jobs = self.with_catalogue(|connection, _| {
             rows(connection.prepare_cached(&query)?, params![owner, all])
         })?;
         // Faster than by SQLite, which would sort whole rows.
@@ -230,7 +233,7 @@ impl Store {
     pub fn live(&self) -> Result<Vec<JobRow>, StoreError> {
         let query =
             format!("{SELECT} WHERE state NOT IN ('ended', 'lost', 'checkpointed', 'gone')");
-        Ok(self.with_catalogue(|connection| rows(connection.prepare_cached(&query)?, []))?)
+        Ok(self.with_catalogue(|connection, _| rows(connection.prepare_cached(&query)?, []))?)
     }
 
     /// Makes a job that has ended one that is being started. Returns false if it has not
@@ -274,12 +277,11 @@ impl Store {
         owner: Option<u32>,
         job: Option<&str>,
     ) -> Result<Vec<CheckpointRow>, StoreError> {
-        let query = "SELECT number, uid, job, path, created * 1000000 + microseconds, bytes
-             FROM catalogue.checkpoints
-             WHERE job IS NOT NULL AND (?1 IS NULL OR uid = ?1) AND (?2 IS NULL OR job = ?2)
-                 AND EXISTS (SELECT 1 FROM jobs WHERE jobs.uid = checkpoints.uid AND jobs.id = job)
-             ORDER BY created, microseconds, number";
-        Ok(self.with_catalogue(|connection| {
+        let query = "SELECT number, uid, job, path, created, bytes FROM checkpoints_of_jobs AS one
+             WHERE (?1 IS NULL OR uid = ?1) AND (?2 IS NULL OR job = ?2)
+                 AND EXISTS (SELECT 1 FROM jobs WHERE jobs.uid = one.uid AND jobs.id = one.job)
+             ORDER BY created, number";
+        Ok(self.with_catalogue(|connection, _| {
             let mut statement = connection.prepare_cached(query)?;
             let found = statement.query_map(params![owner, job], CheckpointRow::read)?;
             found.collect::<Result<_, _>>()
@@ -291,7 +293,7 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn remove_checkpoint(&self, number: i64) -> Result<(), StoreError> {
-        self.with_catalogue(|connection| {
+        self.with_catalogue(|connection, _| {
             let query = "DELETE FROM catalogue.checkpoints WHERE number = ?1 AND job IS NOT NULL";
             connection.execute(query, [number])
         })?;
@@ -309,21 +311,23 @@ impl Store {
         created: i64,
         bytes: u64,
     ) -> Result<(), StoreError> {
-        let checkpoint = catalogue::New {
-            uid: key.uid,
-            job: &key.id,
-            path,
-            created,
-            bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-            remote: false,
-        };
-        self.with_catalogue(|connection| {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.with_catalogue(|connection, daemon| {
             let query = "SELECT 1 FROM jobs WHERE uid = ?1 AND id = ?2";
             let mut statement = connection.prepare_cached(query)?;
             // Deleted meanwhile.
             if !statement.exists(params![key.uid, &*key.id])? {
                 return Err(rusqlite::Error::QueryReturnedNoRows);
             }
+            let checkpoint = catalogue::New {
+                daemon,
+                uid: key.uid,
+                job: &key.id,
+                path,
+                created,
+                bytes,
+                remote: false,
+            };
             checkpoint.add(connection)
         })?;
         Ok(())
@@ -344,11 +348,12 @@ impl Store {
         query(&self.lock().connection)
     }
 
-    /// Runs a query of checkpoints. If the catalogue turns out to be damaged, it is run
+    /// Runs a query of checkpoints, which gets the daemon's state directory, too. If the
+    /// catalogue turns out to be damaged, it is run
     /// again without it.
     fn with_catalogue<T>(
         &self,
-        query: impl Fn(&Connection) -> rusqlite::Result<T>,
+        query: impl Fn(&Connection, &[u8]) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         let mut open = self.lock();
         let Open {
@@ -356,8 +361,10 @@ impl Store {
             catalogue,
         } = &mut *open;
         catalogue.refresh(connection)?;
-        match query(connection) {
-            Err(error) if catalogue.give_up(connection, &error)? => query(connection),
+        match query(connection, catalogue.daemon()) {
+            Err(error) if catalogue.give_up(connection, &error)? => {
+                query(connection, catalogue.daemon())
+            }
             result => result,
         }
     }

@@ -373,3 +373,24 @@ fn a_catalogue_that_a_repair_has_replaced_is_taken() {
     let path = catalogue(dir.path()).query_row(query, [], |row| row.get::<_, Vec<u8>>(0));
     assert_eq!(path, Ok(b"/y".to_vec()));
 }
+
+#[test]
+fn daemons_do_not_see_each_others_checkpoints() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = |name: &str| {
+        let state = dir.path().join(name);
+        std::fs::create_dir_all(&state).expect("made");
+        Store::open(&state, &dir.path().join("store")).expect("opened")
+    };
+    let (one, two) = (open("one"), open("two"));
+    for store in [&one, &two] {
+        store.insert(&job(1, "a")).expect("inserted");
+        let added = store.add_checkpoint(&key(1, "a"), b"/same", 1, 1);
+        added.expect("added");
+    }
+    one.add_checkpoint(&key(1, "a"), b"/x", 2, 1)
+        .expect("added");
+    two.remove(&key(1, "a")).expect("removed");
+    assert_eq!(paths(&one), ["/same", "/x"]);
+    assert!(paths(&two).is_empty());
+}

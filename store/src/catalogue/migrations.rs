@@ -18,7 +18,8 @@ use super::Failed;
 ///   know, belonged to another catalogue, which was lost.
 /// - `checkpoints.microseconds` is the rest of `created`: the newest checkpoint of a job is
 ///   the one that is restored, and a job may have several of one second. Rows with a `job`
-///   are the daemon's.
+///   belong to the daemon whose state directory is `daemon`: two daemons may have a job of
+///   the same ID.
 const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE packs (
@@ -90,9 +91,14 @@ const MIGRATIONS: [&str; 3] = [
 ",
     "
     ALTER TABLE checkpoints ADD COLUMN microseconds INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE checkpoints ADD COLUMN daemon BLOB;
     DROP INDEX checkpoints_of_job;
     CREATE INDEX checkpoints_of_job
-        ON checkpoints (uid, job, created, microseconds, remote, bytes) WHERE job IS NOT NULL;
+        ON checkpoints (daemon, uid, job, created, microseconds, remote, bytes)
+        WHERE job IS NOT NULL;
+    DROP INDEX checkpoint_of_job;
+    CREATE UNIQUE INDEX checkpoint_of_job ON checkpoints (daemon, uid, job, path)
+        WHERE job IS NOT NULL;
     CREATE INDEX checkpoints_of_path ON checkpoints (path) WHERE job IS NULL;
 ",
 ];

@@ -14,6 +14,7 @@ mod mend;
 mod migrations;
 mod publish;
 mod rows;
+mod salvage;
 mod sweep;
 
 use std::fs::OpenOptions;
@@ -28,6 +29,7 @@ pub use chunks::{Located, Similar};
 pub use keep::{Named, SHORTEST};
 pub use publish::{NewChunk, NewPack, Publication};
 pub use rows::{Blobs, CheckpointRow};
+pub(crate) use salvage::Salvaged;
 pub(crate) use sweep::{MovedChunk, Numbers, PackRow, StoredChunk};
 
 use crate::Error;
