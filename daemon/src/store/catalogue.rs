@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cedana_store::catalogue::FILE;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
 use super::migrations;
 
@@ -230,7 +230,7 @@ fn move_old(connection: &mut Connection, daemon: &[u8]) -> rusqlite::Result<()> 
     if !migrations::has_checkpoints(connection)? {
         return Ok(());
     }
-    let transaction = connection.transaction()?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut old = transaction.prepare(
             "SELECT uid, job, path, created, bytes, remote FROM main.checkpoints ORDER BY number",

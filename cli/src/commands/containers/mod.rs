@@ -3,16 +3,20 @@
 //! The catalogue is read in this process, as root, so this works while no daemon runs. The
 //! directories and images belong to their engines, and are not touched.
 
+mod delete;
+mod keep;
+
 use cedana_checkpoint::output::printable::{printable, printable_json, printable_lines};
 use cedana_config::Config;
-use cedana_daemon::memory_store::{look_for, place};
+use cedana_daemon::memory_store::place;
 use cedana_store::Store;
 use cedana_store::catalogue::{Catalogue, CheckpointId, CheckpointRow, FILE, Named, SHORTEST};
-use cedana_store::collect::Reference;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
-use crate::args::StoredCheckpoint;
+pub(crate) use delete::delete;
+pub(crate) use keep::{pin, tag, untag};
+
 use crate::error::{Error, Result};
 use crate::output::table::Table;
 use crate::output::{to_stderr, to_stdout, units};
@@ -185,65 +189,6 @@ pub(crate) fn is_id(text: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Removes a checkpoint from the catalogue, if nothing refers to it or it is forced.
-///
-/// # Errors
-/// It still exists, is pinned or tagged, or the store can't be changed.
-pub(crate) async fn delete(row: &CheckpointRow, force: bool) -> Result<()> {
-    let Some(mut catalogue) = open(true)? else {
-        return Err(missing(id(row)));
-    };
-    let shown = format!("checkpoint {} of {}", &id(row)[..SHOWN], name(row));
-    if row.is_kept {
-        return Err(Error::Other(format!(
-            "{shown} is pinned or tagged; `cedana checkpoint unpin {0}` or `untag` lets it be removed",
-            &id(row)[..SHOWN]
-        )));
-    }
-    if !force {
-        let blobs = catalogue.blobs().map_err(failed)?;
-        if let Some(why) = refusal(row, &look_for(row, &blobs).await) {
-            return Err(Error::Other(format!("{shown} {why}")));
-        }
-    }
-    let removed = match &row.id {
-        Some(id) => catalogue.remove_unkept(id).map_err(failed)?,
-        None => false,
-    };
-    if !removed {
-        return Err(Error::Other(format!(
-            "{shown} was changed meanwhile; `cedana checkpoint list` shows it"
-        )));
-    }
-    to_stdout(printable_lines(&format!(
-        "{shown} was removed; the next collection frees its memory, or `cedana store gc` now\n"
-    )));
-    Ok(())
-}
-
-/// Why a checkpoint is not removed without force.
-fn refusal(row: &CheckpointRow, reference: &Reference) -> Option<String> {
-    let without = "with --force it is removed from the store, and can't be restored any more";
-    let remove = match engine(row) {
-        Some("docker") => {
-            let container = row.subject.get("container").and_then(Value::as_str);
-            format!(
-                "`docker checkpoint rm {} CHECKPOINT`",
-                container.unwrap_or("CONTAINER")
-            )
-        }
-        Some("containerd") => "`ctr image rm`, in its namespace,".to_owned(),
-        _ => format!("`rm -r {}`", row.path.display()),
-    };
-    match reference {
-        Reference::Gone => None,
-        Reference::Referenced => Some(format!(
-            "still exists: remove it by {remove} and its memory is freed by itself; {without}"
-        )),
-        Reference::Unknown(why) => Some(format!("may still exist: {why}; {without}")),
-    }
-}
-
 /// Shows what the catalogue says of a checkpoint, unless its directory is found: then that
 /// is returned.
 ///
@@ -298,74 +243,6 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or("-").to_owned()
 }
 
-/// Pins a checkpoint, or takes its pin away.
-///
-/// # Errors
-/// There is none, or the store can't be changed.
-pub(crate) fn pin(checkpoint: &StoredCheckpoint, pinned: bool) -> Result<()> {
-    let (mut catalogue, id) = writable(&checkpoint.id)?;
-    let changed = match pinned {
-        true => catalogue.pin(&id),
-        false => catalogue.unpin(&id),
-    };
-    // Twice is like once.
-    changed.map(drop).map_err(failed)
-}
-
-/// Tags a checkpoint.
-///
-/// # Errors
-/// There is none, or the store can't be changed.
-pub(crate) fn tag(checkpoint: &StoredCheckpoint, tag: &str) -> Result<()> {
-    if tag.is_empty() || printable(tag) != tag {
-        return Err(Error::Other(
-            "a tag is a text without control characters".to_owned(),
-        ));
-    }
-    let (mut catalogue, id) = writable(&checkpoint.id)?;
-    match catalogue.tag(&id, tag).map_err(failed)? {
-        true => Ok(()),
-        false => Err(missing(id.as_str())),
-    }
-}
-
-/// Removes a tag.
-///
-/// # Errors
-/// There is none, or the store can't be changed.
-pub(crate) fn untag(tag: &str) -> Result<()> {
-    need_root()?;
-    let removed = match open(true)? {
-        Some(mut catalogue) => catalogue.untag(tag).map_err(failed)?,
-        None => false,
-    };
-    match removed {
-        true => Ok(()),
-        false => Err(Error::Other(format!(
-            "no checkpoint has the tag {}; `cedana checkpoint list` shows tags",
-            printable(tag)
-        ))),
-    }
-}
-
-fn writable(text: &str) -> Result<(Catalogue, CheckpointId)> {
-    need_root()?;
-    let id = find(text)?.and_then(|row| row.id);
-    match (open(true)?, id) {
-        (Some(catalogue), Some(id)) => Ok((catalogue, id)),
-        _ => Err(missing(text)),
-    }
-}
-
-fn need_root() -> Result<()> {
-    match geteuid().is_root() {
-        true => Ok(()),
-        false => Err(Error::Other(
-            "the store belongs to root; run this command with sudo".to_owned(),
-        )),
-    }
-}
-
 fn missing(text: &str) -> Error {
     Error::Other(format!(
         "there is no checkpoint {} in the store; `cedana checkpoint list` shows IDs, of which {SHORTEST} digits are enough",
@@ -378,7 +255,7 @@ mod tests {
     use super::*;
     use cedana_store::clock::Moment;
 
-    fn listed(engine: &str) -> Listed {
+    pub(super) fn listed(engine: &str) -> Listed {
         let row = CheckpointRow {
             number: 3,
             id: CheckpointId::parse(&"0123456789abcdef".repeat(2)),
@@ -425,22 +302,6 @@ mod tests {
         assert_eq!(json["id"].as_str().map(str::len), Some(32));
         assert_eq!(json["engine"], Value::Null);
         assert_eq!(json["created"], "2023-11-14T22:13:20Z");
-    }
-
-    #[test]
-    fn a_checkpoint_that_exists_is_not_removed() {
-        let of = |engine, reference| refusal(&listed(engine).row, &reference);
-        assert_eq!(of("docker", Reference::Gone), None);
-        let exists = of("docker", Reference::Referenced).expect("refused");
-        assert!(exists.contains("docker checkpoint rm c1") && exists.contains("--force"));
-        let exists = of("none", Reference::Referenced).expect("refused");
-        assert!(exists.contains("rm -r /var/lib/a"), "{exists}");
-        let unknown = of(
-            "containerd",
-            Reference::Unknown("it does not answer".to_owned()),
-        );
-        let unknown = unknown.expect("refused");
-        assert!(unknown.contains("it does not answer"), "{unknown}");
     }
 
     #[test]
