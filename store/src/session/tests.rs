@@ -216,7 +216,7 @@ fn the_quota_is_kept() {
     assert!(full.to_string().contains("store.quota"), "{full}");
     drop(session);
     stored(&store, &bytes);
-    let full = begin(&store, quota).err().expect("the quota");
+    let full = begin(&store, quota).expect_err("the quota");
     assert!(full.to_string().contains("cedana store gc"), "{full}");
 }
 
