@@ -85,7 +85,7 @@ fn run(context: Context, command: Command) -> Result<Outcome, Failure> {
 }
 
 fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure> {
-    use commands::{checkpoint, freeze, job, transfer};
+    use commands::{checkpoint, containers, freeze, job, transfer};
     let done = match command {
         ClientCommand::Exec(exec) => {
             let failure = if exec.attach {
@@ -140,8 +140,8 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
             checkpoint: name,
             json,
         }) => context.block_on(checkpoint::inspect(context, &name, json)),
-        ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints }) => {
-            context.block_on(checkpoint::delete(context, checkpoints))
+        ClientCommand::Checkpoint(CheckpointCommand::Delete { checkpoints, force }) => {
+            context.block_on(checkpoint::delete(context, checkpoints, force))
         }
         ClientCommand::Checkpoint(CheckpointCommand::Export(export)) => {
             context.block_on(transfer::export(context, export))
@@ -149,6 +149,16 @@ fn client(context: &Context, command: ClientCommand) -> Result<Outcome, Failure>
         ClientCommand::Checkpoint(CheckpointCommand::Import(import)) => {
             context.block_on(transfer::import(context, import))
         }
+        ClientCommand::Checkpoint(CheckpointCommand::Pin { checkpoint }) => {
+            containers::pin(&checkpoint, true)
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Unpin { checkpoint }) => {
+            containers::pin(&checkpoint, false)
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Tag { checkpoint, tag }) => {
+            containers::tag(&checkpoint, &tag)
+        }
+        ClientCommand::Checkpoint(CheckpointCommand::Untag { tag }) => containers::untag(&tag),
         ClientCommand::Check(check) => {
             return context
                 .block_on(commands::check::run(context, check))

@@ -14,6 +14,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// Directory of the database, of jobs and of the token.
     pub state_dir: PathBuf,
+    /// The node's store, whose catalogue has the checkpoints.
+    pub store: PathBuf,
     /// Directory of running jobs.
     pub run_dir: PathBuf,
     /// Whether the log has details.

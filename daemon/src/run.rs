@@ -68,7 +68,7 @@ async fn serve(options: Options) -> Result<(), Error> {
         Some(address) => Some(listen_tcp(address, &options).await?),
         None => None,
     };
-    let store = Store::open(&options.state_dir)?;
+    let store = Store::open(&options.state_dir, &options.store)?;
     let token = Token::load_or_create(&options.state_dir.join(TOKEN_FILE))?;
     let jobs = Jobs::new(store, options.state_dir.clone(), options.run_dir.clone());
     jobs.recover()

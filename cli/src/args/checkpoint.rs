@@ -318,6 +318,12 @@ pub(crate) enum Manage {
     },
 }
 
+/// Of `cedana checkpoint delete`.
+const AFTER_DELETE: &str = "\
+A container's checkpoint belongs to its engine: remove it with `docker checkpoint rm`,
+`ctr image rm` or `rm`, and its memory is freed after the grace time. Its entry is removed
+here only if nothing refers to it any more, or with --force.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckpointCommand {
     /// List checkpoints
@@ -325,19 +331,22 @@ pub(crate) enum CheckpointCommand {
     List(ListCheckpoints),
     /// Show what is in a checkpoint
     Inspect {
-        /// A job, whose newest checkpoint is shown, or a checkpoint's number or path
+        /// A job, whose newest checkpoint is shown, or a checkpoint's number, ID or path
         #[arg(value_name = "CHECKPOINT")]
         checkpoint: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove checkpoints, with their files
-    #[command(visible_alias = "rm")]
+    /// Remove checkpoints of jobs, with their files, and entries of containers' checkpoints
+    #[command(visible_alias = "rm", after_help = AFTER_DELETE)]
     Delete {
-        /// Numbers of checkpoints, or a job, of which all are removed
+        /// Numbers or IDs of checkpoints, or a job, of which all are removed
         #[arg(value_name = "CHECKPOINT", required = true)]
         checkpoints: Vec<String>,
+        /// Remove also a container's checkpoint that still exists: it can't be restored then
+        #[arg(short, long)]
+        force: bool,
     },
     /// Write a checkpoint into one file
     Export(ExportCheckpoint),
@@ -347,6 +356,30 @@ pub(crate) enum CheckpointCommand {
     /// kubelet. `cedana restore job` restores a process, and `cedana restore runc` or
     /// `cedana-runc restore` a container from the path that is printed.
     Import(ImportCheckpoint),
+    /// Keep the memory of a container's checkpoint whatever becomes of its directory
+    Pin {
+        #[command(flatten)]
+        checkpoint: StoredCheckpoint,
+    },
+    /// Undo `cedana checkpoint pin`
+    Unpin {
+        #[command(flatten)]
+        checkpoint: StoredCheckpoint,
+    },
+    /// Name a container's checkpoint, which keeps it like a pin
+    Tag {
+        #[command(flatten)]
+        checkpoint: StoredCheckpoint,
+        /// The name; another checkpoint that has it loses it
+        #[arg(value_name = "TAG")]
+        tag: String,
+    },
+    /// Remove a tag
+    Untag {
+        /// The name
+        #[arg(value_name = "TAG")]
+        tag: String,
+    },
 }
 
 /// `checkpoint export`.
@@ -431,9 +464,17 @@ pub(crate) struct ImportCheckpoint {
     pub(crate) json: bool,
 }
 
+/// Names a checkpoint whose memory is in the store.
+#[derive(Debug, Args)]
+pub(crate) struct StoredCheckpoint {
+    /// The checkpoint's ID, or at least 8 digits of its beginning
+    #[arg(value_name = "ID")]
+    pub(crate) id: String,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ListCheckpoints {
-    /// Those of one job
+    /// Those of one job [default: all, for root also those of containers]
     #[arg(value_name = "JOB")]
     pub(crate) job: Option<String>,
     /// Whose job, by name or number; for root, if several users have one of that ID

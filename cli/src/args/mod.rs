@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use checkpoint::{
     Check, CheckpointCommand, Compress, Compression, ContainerdName, ContainerdPlace, Dump,
     DumpOptions, DumpPlace, ExportCheckpoint, ForPodman, Format, ImportCheckpoint, ListCheckpoints,
-    Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat, RuncName, Subject,
+    Manage, Restore, RestoreOptions, RestoreRunc, RestoreWhat, RuncName, StoredCheckpoint, Subject,
 };
 pub(crate) use job::{
     Attach, Delete, Exec, Inspect, JobCommand, JobName, Kill, List, Logs, Restart, Wait,

@@ -1,4 +1,4 @@
-//! `cedana checkpoint`.
+//! `cedana checkpoint`. Jobs' checkpoints come from the daemon, containers' from the store.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -7,28 +7,38 @@ use std::process::Command;
 use cedana_api::time::to_micros;
 use cedana_api::v1::{Checkpoint, DeleteCheckpointRequest, JobRef, ListCheckpointsRequest};
 use cedana_contract::flags::WRAPPER;
+use cedana_store::catalogue::CheckpointRow;
 use serde_json::json;
 
 use super::subject::shown;
-use super::{Context, job_ref};
+use super::{Context, containers, job_ref};
 use crate::args::{JobName, ListCheckpoints};
 use crate::connection::Daemon;
 use crate::error::{Error, Result};
 use crate::output::table::Table;
 use crate::output::{to_stdout, units};
 
-/// Lists the checkpoints of a job, or all.
+/// Lists the checkpoints of a job, or all, with those of containers.
 ///
 /// # Errors
-/// There is no such job.
+/// There is no such job, or the daemon does not answer: then those of containers are listed.
 pub(crate) async fn list(context: &Context, list: ListCheckpoints) -> Result<()> {
     let user = list.user;
     let job = list
         .job
         .map(|id| job_ref(&JobName { id, user }))
         .transpose()?;
+    let is_all = job.is_none();
+    let listed = of_jobs(context, job, list.json).await;
+    if is_all {
+        containers::list(list.json, listed.is_ok() && !list.json);
+    }
+    listed
+}
+
+async fn of_jobs(context: &Context, job: Option<JobRef>, as_json: bool) -> Result<()> {
     let found = of(&context.daemon().await?, job).await?;
-    if list.json {
+    if as_json {
         let lines: String = found.iter().map(|c| format!("{}\n", json(c))).collect();
         to_stdout(lines);
         return Ok(());
@@ -88,20 +98,17 @@ fn json(checkpoint: &Checkpoint) -> serde_json::Value {
 ///
 /// # Errors
 /// There is no such checkpoint or job.
-pub(crate) async fn delete(context: &Context, names: Vec<String>) -> Result<()> {
-    let daemon = context.daemon().await?;
+pub(crate) async fn delete(context: &Context, names: Vec<String>, force: bool) -> Result<()> {
     for name in names {
-        let numbers = match name.parse() {
-            Ok(number) => vec![number],
-            Err(_) => {
-                let job = JobRef {
-                    id: name,
-                    uid: None,
-                };
-                let found = of(&daemon, Some(job)).await?;
-                found.into_iter().map(|found| found.number).collect()
+        let numbers = match stored(context, &name).await? {
+            Some(row) if row.job.is_none() => {
+                containers::delete(&row, force).await?;
+                continue;
             }
+            Some(row) => vec![row.number.cast_unsigned()],
+            None => of_name(context, &name).await?,
         };
+        let daemon = context.daemon().await?;
         for number in numbers {
             let request = DeleteCheckpointRequest { number };
             daemon.checkpoints().delete_checkpoint(request).await?;
@@ -131,14 +138,71 @@ pub(super) async fn named(daemon: &Daemon, name: &str) -> Result<Checkpoint> {
     })
 }
 
+/// The number that a name is, or those of the job's checkpoints.
+async fn of_name(context: &Context, name: &str) -> Result<Vec<u64>> {
+    if let Ok(number) = name.parse() {
+        return Ok(vec![number]);
+    }
+    let job = JobRef {
+        id: name.to_owned(),
+        uid: None,
+    };
+    let found = of(&context.daemon().await?, Some(job)).await?;
+    Ok(found.into_iter().map(|found| found.number).collect())
+}
+
+/// The checkpoint of the store that a name means. A job may have a name like the beginning
+/// of an ID, and a number looks like one.
+async fn stored(context: &Context, name: &str) -> Result<Option<CheckpointRow>> {
+    if !containers::is_id(name) {
+        return Ok(None);
+    }
+    let Some(row) = containers::find(name)? else {
+        return Ok(None);
+    };
+    let is_whole = row.id.as_ref().is_some_and(|id| id.as_str() == name);
+    if is_whole {
+        return Ok(Some(row));
+    }
+    // Without a daemon no job is meant.
+    let Ok(daemon) = context.daemon().await else {
+        return Ok(Some(row));
+    };
+    let number = name.parse::<u64>().ok();
+    let job = JobRef {
+        id: name.to_owned(),
+        uid: None,
+    };
+    let is_job = of(&daemon, Some(job)).await.is_ok();
+    let all = match number {
+        Some(_) => of(&daemon, None).await?,
+        None => Vec::new(),
+    };
+    let is_number = all.iter().any(|found| Some(found.number) == number);
+    match is_job || is_number {
+        false => Ok(Some(row)),
+        true => Err(Error::Other(format!(
+            "{name} is a job or the number of a checkpoint, and the beginning of an ID; give all 32 digits of the ID, which `cedana checkpoint list --json` shows"
+        ))),
+    }
+}
+
 /// Shows what is in a checkpoint.
 ///
 /// # Errors
 /// There is no such checkpoint, or this user may not read it.
 pub(crate) async fn inspect(context: &Context, name: &str, as_json: bool) -> Result<()> {
-    let path = match name.contains('/') {
-        true => name.to_owned(),
-        false => shown(&named(&context.daemon().await?, name).await?.path),
+    let stored = match name.contains('/') {
+        true => None,
+        false => stored(context, name).await?,
+    };
+    let path = match (name.contains('/'), stored) {
+        (true, _) => name.to_owned(),
+        (false, Some(row)) => match containers::inspect(&row, as_json)? {
+            Some(path) => path,
+            None => return Ok(()),
+        },
+        (false, None) => shown(&named(&context.daemon().await?, name).await?.path),
     };
     // The program that shows any checkpoint, a container's too.
     let mut inspect = Command::new(WRAPPER);

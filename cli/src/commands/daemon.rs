@@ -15,7 +15,8 @@ use crate::output::{to_stdout, units};
 /// # Errors
 /// Its settings, or that it can't start.
 pub(crate) fn start(flags: DaemonStart) -> Result<()> {
-    let settings = Config::load()?.daemon;
+    let config = Config::load()?;
+    let (settings, store) = (config.daemon, config.store.path);
     let tcp = match flags.tcp.as_deref() {
         None => settings.tcp,
         Some("off") => None,
@@ -47,6 +48,7 @@ pub(crate) fn start(flags: DaemonStart) -> Result<()> {
         tcp,
         tls,
         state_dir: flags.state_dir,
+        store,
         run_dir: flags.run_dir,
         debug: flags.debug,
     })?)

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod containers;
 pub(crate) mod daemon;
 pub(crate) mod dump;
 pub(crate) mod env_file;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::{JobError, Jobs, detached, link};
 use crate::checkpoints::{DumpOptions, Dumped, Failure, Kind, Tell, Told};
 use crate::job::bytes::Bytes;
-use crate::store::{JobKey, JobRow, JobState};
+use crate::store::{JobKey, JobRow, JobState, StoreError};
 use crate::supervisor::protocol::{Answer, Frame, Request};
 use crate::worker::{self, Engine, Owner, Stored};
 
@@ -168,7 +168,8 @@ impl Jobs {
         path.parent() == Some(&own) && path.file_name().is_some()
     }
 
-    /// Copies the record of a job's checkpoints into the catalogue.
+    /// Copies the record of a job's checkpoints into the catalogue. If that can't be written,
+    /// the job is not disturbed: they are copied when its state changes or it is asked for.
     pub(super) async fn catalogue(self: &Arc<Self>, key: &JobKey) -> Result<(), JobError> {
         let (files, key) = (self.files(key), key.clone());
         self.off_loop(move |jobs| {
@@ -180,7 +181,15 @@ impl Jobs {
                 path, at, bytes, ..
             } in files.recorded()
             {
-                jobs.store.add_checkpoint(&key, &path.0, at, bytes)?;
+                match jobs.store.add_checkpoint(&key, &path.0, at, bytes) {
+                    Err(StoreError::Query(error)) if error.sqlite_error().is_some() => {
+                        let (path, JobKey { uid, id }) = (path.as_path().display(), &key);
+                        log::warn!(
+                            "checkpoint {path} of job {id} of user {uid} is not listed yet: {error}"
+                        );
+                    }
+                    added => added?,
+                }
             }
             Ok::<_, JobError>(())
         })

@@ -13,7 +13,7 @@ use super::link::{self, Reader, Writer};
 use super::{JobError, Jobs};
 use crate::job::files::JobFiles;
 use crate::job::id::JobId;
-use crate::store::{JobKey, JobRow, JobState, StoreError};
+use crate::store::{JobKey, JobRow, JobState, Store, StoreError};
 
 impl Jobs {
     /// Connects to the supervisors of all live jobs, and records the end of those that
@@ -23,6 +23,7 @@ impl Jobs {
     /// The database's.
     pub async fn recover(self: &Arc<Self>) -> Result<(), JobError> {
         self.adopt_unknown().await?;
+        self.record_again().await?;
         let live = self.query(|store| store.live()).await??;
         for job in live {
             if let JobState::Managed { .. } = job.state {
@@ -37,6 +38,22 @@ impl Jobs {
                 true => drop(tokio::spawn(following)),
                 // Settled before clients see it.
                 false => following.await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the checkpoints of all jobs to a catalogue that has none, because it was lost.
+    async fn record_again(self: &Arc<Self>) -> Result<(), JobError> {
+        let is_empty = |store: &Store| Ok(store.checkpoints(None, None)?.is_empty());
+        let is_empty: Result<bool, StoreError> = self.query(is_empty).await?;
+        if !is_empty? {
+            return Ok(());
+        }
+        for job in self.query(|store| store.list(None, true)).await?? {
+            if let Err(error) = self.catalogue(&job.key).await {
+                let JobKey { uid, id } = job.key;
+                log::warn!("the checkpoints of job {id} of user {uid} are not listed: {error}");
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! survey     looks where checkpoints can be: Docker's directories, containerd's content,
 //!            the paths that they were written to
 //!   ├─► collection   removes what nothing refers to
+//!   ├─► one          whether a person may remove a checkpoint
 //!   └─► found        for a catalogue that is made again
 //! timer      the daemon's collections
 //! ```
@@ -14,6 +15,7 @@
 
 mod docker;
 mod found;
+mod one;
 mod path;
 mod subject;
 mod survey;
@@ -23,6 +25,7 @@ use cedana_store::collect::{self, Report};
 use cedana_store::{Error, Store};
 
 pub use found::{default_places, find_checkpoints};
+pub use one::{look_for, place};
 use survey::Survey;
 
 /// Removes what nothing refers to from the store with these settings.

@@ -1,7 +1,9 @@
-//! The database `cedana.db`: all jobs, and where their checkpoints are.
+//! The database `cedana.db`: all jobs. Their checkpoints are in the catalogue of the node's
+//! store ([`catalogue`]).
 //!
 //! ```text
-//! supervisors ── state ──► jobs ──► store ──► cedana.db (SQLite, write-ahead log)
+//! supervisors ── state ──► jobs ──► store ─┬► cedana.db (SQLite, write-ahead log)
+//!                                          └► store.path/catalogue.db
 //! ```
 //!
 //! It is a catalogue. The jobs' own files say what a job is made of and how it ended, so
@@ -9,15 +11,17 @@
 //! A lock beside the database keeps a second daemon away. Queries take less than a
 //! millisecond but for the list of all jobs; callers run them off the event loop.
 
+mod catalogue;
 mod error;
 mod migrations;
 mod row;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Params, Statement, params};
 
+use catalogue::Attached;
 use error::OpenError;
 pub use error::StoreError;
 pub use row::{CheckpointRow, Checkpoints, Container, JobKey, JobKind, JobRow, JobState};
@@ -29,31 +33,47 @@ const SELECT: &str = "
            restarts, restart_policy, command, working_directory, terminal, log_file,
            kind, newest, local, remote, bytes
     FROM jobs LEFT JOIN (
-        SELECT uid AS owner, job, max(created) AS newest, count(*) - sum(remote) AS local,
-               sum(remote) AS remote, sum(iif(remote, 0, bytes)) AS bytes
-        FROM checkpoints GROUP BY uid, job
+        SELECT uid AS owner, job, max(created) AS newest,
+               count(*) - sum(remote) AS local, sum(remote) AS remote,
+               sum(iif(remote, 0, bytes)) AS bytes
+        FROM checkpoints_of_jobs GROUP BY uid, job
     ) ON owner = jobs.uid AND job = jobs.id";
 
 /// The open database.
 #[derive(Debug)]
 pub struct Store {
-    connection: Mutex<Connection>,
+    open: Mutex<Open>,
     path: PathBuf,
 }
 
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    catalogue: Attached,
+}
+
 impl Store {
-    /// Opens or creates the database in a directory.
+    /// Opens or creates the database in a directory, and the catalogue of a store. Without
+    /// the latter it works, too.
     ///
     /// # Errors
-    /// It is damaged or newer, or the system's error. It is left unchanged then.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// The database is damaged or newer, or the system's error. It is left unchanged then.
+    pub fn open(directory: &Path, store: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
-        match connect(&path) {
-            Ok(connection) => Ok(Self {
-                connection: Mutex::new(connection),
+        let open = || {
+            let mut connection = connect(&path)?;
+            let catalogue = Attached::new(&mut connection, store, directory)?;
+            Ok(Open {
+                connection,
+                catalogue,
+            })
+        };
+        match open() {
+            Ok(open) => Ok(Self {
+                open: Mutex::new(open),
                 path,
             }),
-            Err(error) => Err(error.at(path)),
+            Err(error) => Err(OpenError::at(error, path)),
         }
     }
 
@@ -63,7 +83,8 @@ impl Store {
         &self.path
     }
 
-    /// Adds a job.
+    /// Adds a job, which has no checkpoints: those of an earlier one of that ID may be in the
+    /// catalogue if the database was moved away.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if its owner has a job of that ID.
@@ -95,10 +116,18 @@ impl Store {
                 ],
             )
         })?;
-        match inserted {
-            0 => Err(StoreError::Exists),
-            _ => Ok(()),
+        if inserted == 0 {
+            return Err(StoreError::Exists);
         }
+        let key = &job.key;
+        let released = self.with_catalogue(|connection, daemon| {
+            catalogue::release(connection, daemon, key.uid, &key.id)
+        });
+        if let Err(error) = released {
+            // The job runs all the same.
+            log::warn!("the catalogue of checkpoints cannot be changed: {error}");
+        }
+        Ok(())
     }
 
     /// Sets a job's state. Returns false if there is no such job.
@@ -134,11 +163,15 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// Removes a job and what is known of its checkpoints.
+    /// Removes a job and what is known of its checkpoints. These first: a daemon that is
+    /// killed between leaves a job, which can be removed again.
     ///
     /// # Errors
     /// SQLite's.
     pub fn remove(&self, key: &JobKey) -> Result<(), StoreError> {
+        self.with_catalogue(|connection, daemon| {
+            catalogue::release(connection, daemon, key.uid, &key.id)
+        })?;
         self.with(|connection| {
             connection.execute(
                 "DELETE FROM jobs WHERE uid = ?1 AND id = ?2",
@@ -154,7 +187,7 @@ impl Store {
     /// SQLite's.
     pub fn get(&self, key: &JobKey) -> Result<Option<JobRow>, StoreError> {
         let query = format!("{SELECT} WHERE jobs.uid = ?1 AND jobs.id = ?2");
-        let job = self.with(|connection| {
+        let job = self.with_catalogue(|connection, _| {
             let mut statement = connection.prepare_cached(&query)?;
             statement
                 .query_row(params![key.uid, &*key.id], JobRow::read)
@@ -185,8 +218,9 @@ impl Store {
             "{SELECT} WHERE (?1 IS NULL OR jobs.uid = ?1)
                  AND (?2 OR newest IS NOT NULL OR state NOT IN ('ended', 'lost', 'checkpointed', 'gone'))"
         );
-        let mut jobs =
-            self.with(|connection| rows(connection.prepare_cached(&query)?, params![owner, all]))?;
+        let mut jobs = self.with_catalogue(|connection, _| {
+            rows(connection.prepare_cached(&query)?, params![owner, all])
+        })?;
         // Faster than by SQLite, which would sort whole rows.
         jobs.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
         Ok(jobs)
@@ -199,7 +233,7 @@ impl Store {
     pub fn live(&self) -> Result<Vec<JobRow>, StoreError> {
         let query =
             format!("{SELECT} WHERE state NOT IN ('ended', 'lost', 'checkpointed', 'gone')");
-        Ok(self.with(|connection| rows(connection.prepare_cached(&query)?, []))?)
+        Ok(self.with_catalogue(|connection, _| rows(connection.prepare_cached(&query)?, []))?)
     }
 
     /// Makes a job that has ended one that is being started. Returns false if it has not
@@ -243,23 +277,25 @@ impl Store {
         owner: Option<u32>,
         job: Option<&str>,
     ) -> Result<Vec<CheckpointRow>, StoreError> {
-        let query = "SELECT number, uid, job, path, created, bytes FROM checkpoints
+        let query = "SELECT number, uid, job, path, created, bytes FROM checkpoints_of_jobs AS one
              WHERE (?1 IS NULL OR uid = ?1) AND (?2 IS NULL OR job = ?2)
+                 AND EXISTS (SELECT 1 FROM jobs WHERE jobs.uid = one.uid AND jobs.id = one.job)
              ORDER BY created, number";
-        Ok(self.with(|connection| {
+        Ok(self.with_catalogue(|connection, _| {
             let mut statement = connection.prepare_cached(query)?;
             let found = statement.query_map(params![owner, job], CheckpointRow::read)?;
             found.collect::<Result<_, _>>()
         })?)
     }
 
-    /// Removes a checkpoint from the catalogue.
+    /// Removes a job's checkpoint, whose file was removed, from the catalogue.
     ///
     /// # Errors
     /// SQLite's.
     pub fn remove_checkpoint(&self, number: i64) -> Result<(), StoreError> {
-        self.with(|connection| {
-            connection.execute("DELETE FROM checkpoints WHERE number = ?1", [number])
+        self.with_catalogue(|connection, _| {
+            let query = "DELETE FROM catalogue.checkpoints WHERE number = ?1 AND job IS NOT NULL";
+            connection.execute(query, [number])
         })?;
         Ok(())
     }
@@ -276,23 +312,61 @@ impl Store {
         bytes: u64,
     ) -> Result<(), StoreError> {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.with(|connection| {
-            connection.execute(
-                "INSERT OR IGNORE INTO checkpoints (uid, job, path, created, bytes, remote)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0)",
-                params![key.uid, &*key.id, path, created, bytes],
-            )
+        self.with_catalogue(|connection, daemon| {
+            let query = "SELECT 1 FROM jobs WHERE uid = ?1 AND id = ?2";
+            let mut statement = connection.prepare_cached(query)?;
+            // Deleted meanwhile.
+            if !statement.exists(params![key.uid, &*key.id])? {
+                return Err(rusqlite::Error::QueryReturnedNoRows);
+            }
+            let checkpoint = catalogue::New {
+                daemon,
+                uid: key.uid,
+                job: &key.id,
+                path,
+                created,
+                bytes,
+                remote: false,
+            };
+            checkpoint.add(connection)
         })?;
         Ok(())
     }
 
+    /// Whether the checkpoints are unknown, because the store's catalogue can't be used.
+    #[must_use]
+    pub fn is_without_checkpoints(&self) -> bool {
+        self.lock().catalogue.is_missing()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a query of jobs alone.
     fn with<T>(&self, query: impl FnOnce(&Connection) -> T) -> T {
-        query(
-            &self
-                .connection
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        query(&self.lock().connection)
+    }
+
+    /// Runs a query of checkpoints, which gets the daemon's state directory, too. If the
+    /// catalogue turns out to be damaged, it is run
+    /// again without it.
+    fn with_catalogue<T>(
+        &self,
+        query: impl Fn(&Connection, &[u8]) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let mut open = self.lock();
+        let Open {
+            connection,
+            catalogue,
+        } = &mut *open;
+        catalogue.refresh(connection)?;
+        match query(connection, catalogue.daemon()) {
+            Err(error) if catalogue.give_up(connection, &error)? => {
+                query(connection, catalogue.daemon())
+            }
+            result => result,
+        }
     }
 }
 

@@ -16,7 +16,11 @@ use super::Failed;
 /// - `blobs` are contents of engines, which never change, with the checkpoint in each.
 /// - `made` is when this catalogue was made. A pack that is older, and that it does not
 ///   know, belonged to another catalogue, which was lost.
-const MIGRATIONS: [&str; 2] = [
+/// - `checkpoints.microseconds` is the rest of `created`: the newest checkpoint of a job is
+///   the one that is restored, and a job may have several of one second. Rows with a `job`
+///   belong to the daemon whose state directory is `daemon`: two daemons may have a job of
+///   the same ID.
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY,
@@ -84,6 +88,18 @@ const MIGRATIONS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE made (seconds INTEGER NOT NULL) STRICT;
     INSERT INTO made VALUES (unixepoch());
+",
+    "
+    ALTER TABLE checkpoints ADD COLUMN microseconds INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE checkpoints ADD COLUMN daemon BLOB;
+    DROP INDEX checkpoints_of_job;
+    CREATE INDEX checkpoints_of_job
+        ON checkpoints (daemon, uid, job, created, microseconds, remote, bytes)
+        WHERE job IS NOT NULL;
+    DROP INDEX checkpoint_of_job;
+    CREATE UNIQUE INDEX checkpoint_of_job ON checkpoints (daemon, uid, job, path)
+        WHERE job IS NOT NULL;
+    CREATE INDEX checkpoints_of_path ON checkpoints (path) WHERE job IS NULL;
 ",
 ];
 

@@ -9,13 +9,16 @@
 
 mod checkpoints;
 mod chunks;
+mod keep;
 mod mend;
 mod migrations;
 mod publish;
 mod rows;
+mod salvage;
 mod sweep;
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +27,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use checkpoints::{CheckpointId, NewCheckpoint};
 pub use chunks::{Located, Similar};
+pub use keep::{Named, SHORTEST};
 pub use publish::{NewChunk, NewPack, Publication};
 pub use rows::{Blobs, CheckpointRow};
+pub(crate) use salvage::Salvaged;
 pub(crate) use sweep::{MovedChunk, Numbers, PackRow, StoredChunk};
 
 use crate::Error;
@@ -55,10 +60,17 @@ impl Catalogue {
     /// It is damaged or newer, or SQLite's error. It is left as it is then.
     pub fn open(store: &Path) -> Result<Self, Error> {
         let path = store.join(FILE);
-        // SQLite would make it, and the files beside it, with the mode of the umask.
+        // SQLite would make it, and the files beside it, with the mode of the umask. One that
+        // exists must not be opened here: closing it would take away the locks that other
+        // connections of this process have on it (fcntl(2)), and then another process would
+        // remove the log that they write to.
         let mut options = OpenOptions::new();
-        let options = options.write(true).create(true).truncate(false).mode(0o600);
-        options.open(&path).map_err(file("open", &path))?;
+        let made = options.write(true).create_new(true).mode(0o600).open(&path);
+        match made {
+            Ok(made) => drop(made),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(file("open", &path)(error)),
+        }
         let connect = || -> Result<Connection, Failed> {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let mut connection = Connection::open_with_flags(&path, flags)?;

@@ -139,7 +139,8 @@ impl Catalogue {
         set().map_err(failed)
     }
 
-    /// Removes a checkpoint, unless it was tagged, pinned or seen since it was read.
+    /// Removes a checkpoint, unless it was tagged, pinned, seen or made a job's since it
+    /// was read.
     /// Returns whether it was removed.
     ///
     /// # Errors
@@ -147,7 +148,7 @@ impl Catalogue {
     pub(crate) fn remove_row(&mut self, row: &CheckpointRow) -> Result<bool, Error> {
         let failed = self.failed();
         let query = "DELETE FROM checkpoints
-            WHERE number = ?1 AND id IS ?2 AND seen IS ?3
+            WHERE number = ?1 AND id IS ?2 AND seen IS ?3 AND job IS NULL
                 AND NOT EXISTS (SELECT 1 FROM tags WHERE checkpoint = number)
                 AND NOT EXISTS (SELECT 1 FROM pins WHERE checkpoint = number)";
         let id = row.id.as_ref().map(CheckpointId::as_str);

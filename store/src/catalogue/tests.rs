@@ -45,6 +45,30 @@ fn processes_may_make_it_at_once() {
     });
 }
 
+/// The locks on a file, as the kernel lists them.
+fn locks(path: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata(path).expect("status").ino();
+    let all = std::fs::read_to_string("/proc/locks").expect("locks");
+    let of_file = format!(":{inode} ");
+    all.lines()
+        .filter(|line| line.contains("POSIX") && line.contains(&of_file))
+        .count()
+}
+
+/// Without its lock another process would remove the log that this one writes to.
+#[test]
+fn a_second_connection_leaves_the_first_its_lock() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::create(dir.path()).expect("a store");
+    let mut one = store.catalogue().expect("a catalogue");
+    one.rows().expect("read");
+    let before = locks(one.path());
+    assert!(before > 0, "SQLite holds no lock");
+    drop(store.catalogue().expect("a second connection"));
+    assert_eq!(locks(one.path()), before);
+}
+
 proptest! {
     #[test]
     fn numbers_are_parsed_as_they_were(mut numbers in prop::collection::vec(1i64..1 << 40, 0..50)) {

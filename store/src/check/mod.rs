@@ -9,8 +9,8 @@
 //! A repair changes only what is damaged:
 //!
 //! - A damaged or lost catalogue is put aside as `catalogue.db.damaged-N`, and made again
-//!   from the packs, and the checkpoints that the caller has found. Chunks that none of
-//!   these uses are kept by a row of their own until a person removes it.
+//!   from the packs, the checkpoints that the caller has found, and what can still be read
+//!   of the checkpoints of jobs. Chunks that none of these uses are kept by a row of their own until a person removes it.
 //! - A damaged chunk is forgotten, so that the next checkpoint with the same memory stores
 //!   it again, which mends the checkpoints that need it. The other chunks of its pack are
 //!   moved to a new one.
@@ -22,11 +22,12 @@ mod packs;
 mod rebuild;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 pub use findings::{Finding, Outcome};
 pub use rebuild::FoundCheckpoint;
 
-use crate::catalogue::{Catalogue, FILE};
+use crate::catalogue::{Catalogue, FILE, Salvaged};
 use crate::collect::{compact, exclusive};
 use crate::error::file;
 use crate::pack::PackId;
@@ -51,8 +52,8 @@ pub struct Options<'a> {
     /// Told from time to time, from any thread.
     pub progress: &'a (dyn Fn(Progress) + Sync),
     /// Finds the checkpoints whose memory is in the store, for a catalogue that is made
-    /// again.
-    pub find_checkpoints: &'a dyn Fn() -> Vec<FoundCheckpoint>,
+    /// again: also at these paths, which the damaged one still has.
+    pub find_checkpoints: &'a dyn Fn(&[PathBuf]) -> Vec<FoundCheckpoint>,
 }
 
 /// Checks the store.
@@ -72,7 +73,9 @@ pub fn check(store: &Store, options: &Options<'_>) -> Result<Outcome, Error> {
             if !options.repair {
                 return Ok(outcome);
             }
-            rebuild::rebuild(store, &(options.find_checkpoints)(), &mut outcome)?;
+            let salvaged = Salvaged::of(store.path());
+            let found = (options.find_checkpoints)(&salvaged.paths);
+            rebuild::rebuild(store, &found, &salvaged, &mut outcome)?;
             store.catalogue()?
         }
     };

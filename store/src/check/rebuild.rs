@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::packs::digest;
 use super::{Finding, Outcome};
-use crate::catalogue::{Catalogue, CheckpointId, FILE, NewCheckpoint};
+use crate::catalogue::{Catalogue, CheckpointId, FILE, NewCheckpoint, Salvaged};
 use crate::chunk::Name;
 use crate::collect::exclusive;
 use crate::error::file;
@@ -34,6 +34,7 @@ pub struct FoundCheckpoint {
 pub(super) fn rebuild(
     store: &Store,
     found: &[FoundCheckpoint],
+    salvaged: &Salvaged,
     outcome: &mut Outcome,
 ) -> Result<(), Error> {
     let Some(_alone) = exclusive::wait(store)? else {
@@ -59,6 +60,7 @@ pub(super) fn rebuild(
             catalogue.add_found(&found.checkpoint, &names(&found.lists))?;
         }
     }
+    let jobs = catalogue.add_jobs(salvaged)?;
     let rest = catalogue.keep_the_rest(&recovered(store)?)?;
     catalogue.close()?;
     let new = dir.join(FILE);
@@ -85,6 +87,11 @@ pub(super) fn rebuild(
         "the catalogue was made again from {packs} packs and {} checkpoints{aside}",
         seen.len()
     ));
+    if jobs > 0 {
+        outcome.repaired.push(format!(
+            "{jobs} checkpoints of jobs were read from the old one"
+        ));
+    }
     if rest > 0 {
         outcome.repaired.push(format!(
             "{rest} chunks are kept for checkpoints that were not found; when all checkpoints \

@@ -1,6 +1,6 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
@@ -8,7 +8,7 @@ use crate::fixture::{Fixture, Written, memory};
 
 fn run(fixture: &Fixture, repair: bool, found: &[&Written]) -> Outcome {
     let seen = AtomicU64::new(0);
-    let find = || {
+    let find = |_: &[PathBuf]| {
         let found = found.iter().map(|one| FoundCheckpoint {
             checkpoint: fixture.checkpoint(&one.id, "found", &one.raw),
             lists: vec![one.list.clone()],
@@ -260,7 +260,7 @@ fn a_newer_catalogue_is_left_as_it_is() {
         repair: true,
         threads: 1,
         progress: &|_| {},
-        find_checkpoints: &Vec::new,
+        find_checkpoints: &|_| Vec::new(),
     };
     let error = check(&fixture.store, &options)
         .expect_err("refused")
@@ -283,7 +283,7 @@ fn a_store_in_use_is_not_repaired_beneath_a_session() {
         repair: true,
         threads: 1,
         progress: &|_| {},
-        find_checkpoints: &Vec::new,
+        find_checkpoints: &|_| Vec::new(),
     };
     let error = check(&fixture.store, &options)
         .expect_err("refused")
@@ -291,4 +291,32 @@ fn a_store_in_use_is_not_repaired_beneath_a_session() {
     assert!(error.contains("in use"), "{error}");
     drop(session);
     check(&fixture.store, &options).expect("repaired");
+}
+
+#[test]
+fn a_repair_takes_over_the_checkpoints_of_jobs() {
+    let fixture = Fixture::new();
+    let one = fixture.write("one", &memory(1..1500));
+    let mut catalogue = fixture.catalogue();
+    let changed = catalogue.connection().execute_batch(
+        "UPDATE checkpoints SET uid = 5, job = 'a', microseconds = 7;
+         INSERT INTO checkpoints (uid, job, path, created, boot, boot_time, raw_bytes, bytes,
+             subject, details) VALUES (5, 'b', x'2f62', 1, '', 0, 0, 9, '{}', '{}');
+         UPDATE packs SET bytes = 1;
+         INSERT INTO sketches VALUES (1, 999999);
+         PRAGMA foreign_keys = OFF;
+         INSERT INTO pins VALUES (999999);",
+    );
+    changed.expect("changed");
+    drop(catalogue);
+    let outcome = run(&fixture, true, &[&one]);
+    let repaired = outcome.repaired.join("; ");
+    assert!(repaired.contains("2 checkpoints of jobs"), "{repaired}");
+    let rows = fixture.catalogue().rows().expect("rows");
+    let jobs: Vec<_> = rows
+        .iter()
+        .map(|row| (row.uid, row.job.as_deref(), row.id.is_some()))
+        .collect();
+    assert_eq!(jobs, [(5, Some("a"), true), (5, Some("b"), false)]);
+    assert!(is_whole(&fixture, &one));
 }

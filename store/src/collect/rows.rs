@@ -29,6 +29,10 @@ pub(super) fn find(
         gone: Vec::new(),
     };
     for row in catalogue.rows()? {
+        // A job's checkpoint that holds its memory itself.
+        if row.job.is_some() && row.id.is_none() {
+            continue;
+        }
         report.checkpoints += 1;
         match references.state(&row) {
             Reference::Referenced => {
@@ -38,6 +42,8 @@ pub(super) fn find(
             Reference::Unknown(why) => report.unknown.push((row.path, why)),
             // A pin or a tag is a reference, but says nothing about the directory.
             Reference::Gone if row.is_kept => {}
+            // The daemon removes it with its job.
+            Reference::Gone if row.job.is_some() => {}
             Reference::Gone if row.unseen(now) <= grace => report.in_grace += 1,
             Reference::Gone => found.gone.push(row),
         }

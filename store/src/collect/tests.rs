@@ -400,3 +400,40 @@ fn nothing_is_removed_if_a_checkpoints_chunks_are_unreadable() {
     );
     assert_eq!(fixture.read(&one.list).expect("read"), one.raw);
 }
+
+#[test]
+fn a_checkpoint_of_a_job_is_removed_by_the_daemon_alone() {
+    let fixture = Fixture::new();
+    let one = fixture.write("one", &memory(1..200));
+    let mut catalogue = fixture.catalogue();
+    let changed = catalogue.connection().execute_batch(
+        "UPDATE checkpoints SET uid = 5, job = 'a';
+         INSERT INTO checkpoints (uid, job, path, created, boot, boot_time, raw_bytes, bytes,
+             subject, details) VALUES (5, 'a', x'2f62', 1, '', 0, 0, 9, '{}', '{}');",
+    );
+    changed.expect("changed");
+    let report = later(&fixture, 1_000_000, gone);
+    // The second one holds its memory itself: the store has nothing to say of it.
+    assert_eq!((report.checkpoints, report.unknown.len()), (1, 0));
+    assert!(!report.has_removed(), "{report:?}");
+    assert_eq!(catalogue.rows().expect("rows").len(), 2);
+    let released = catalogue.connection().execute(
+        "UPDATE checkpoints SET uid = 0, job = NULL WHERE id IS NOT NULL",
+        [],
+    );
+    assert_eq!(released, Ok(1));
+    let report = later(&fixture, 1_000_000, gone);
+    assert_eq!(report.removed.len(), 1, "{report:?}");
+    assert_eq!(report.removed[0].id.as_ref(), Some(&one.id));
+}
+
+#[test]
+fn a_checkpoint_that_becomes_a_jobs_meanwhile_is_kept() {
+    let fixture = Fixture::new();
+    fixture.write("one", &memory(1..200));
+    let mut catalogue = fixture.catalogue();
+    let row = catalogue.rows().expect("rows").remove(0);
+    let query = "UPDATE checkpoints SET job = 'a'";
+    assert_eq!(catalogue.connection().execute(query, []), Ok(1));
+    assert!(!catalogue.remove_row(&row).expect("asked"));
+}

@@ -1,5 +1,6 @@
 //! `cedana store check`.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -36,8 +37,9 @@ pub(super) fn run(settings: &cedana_config::Store, options: &StoreCheck) -> Resu
         bar.set_length(progress.total);
         bar.set_position(most);
     };
-    let find = || {
-        let places = [default_places(), options.directory.clone()].concat();
+    let find = |known: &[PathBuf]| {
+        let mut places = [default_places(), options.directory.clone()].concat();
+        places.extend(known.iter().filter(|path| path.exists()).cloned());
         find_checkpoints(&places, &|text| {
             to_stderr(&format!("cedana: warning: {}\n", printable(&text)));
         })
