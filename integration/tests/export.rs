@@ -204,3 +204,36 @@ fn a_stock_runtimes_directory_becomes_one_file() {
     daemon.ok(&["job", "delete", "web"]);
     assert!(fs::metadata(path).is_err());
 }
+
+#[test]
+fn memory_in_the_store_is_in_the_file() {
+    let daemon = Daemon::start("export");
+    let container = RuncContainer::start("stored", &WORKLOAD);
+    let before = container.report();
+    let folder = Folder::new("stored");
+    let images = folder.file("images").display().to_string();
+    let dump = format!(
+        "CEDANA_CHECKPOINT_STORE=reference cedana-runc checkpoint --image-path {images} {}",
+        container.id()
+    );
+    command("sh", &["-c", &dump]).ok();
+    runc::delete(container.id());
+    let id = Folder(folder.file("images")).manifest()["store"]["id"].clone();
+    let id = id.as_str().unwrap_or_default().to_owned();
+    let listed = daemon.ok(&["checkpoint", "list"]);
+    assert!(listed.contains(&id[..12]), "{listed}");
+    let files = ["by-id", "by-path"].map(|name| folder.file(name).display().to_string());
+    daemon.ok(&["checkpoint", "export", &id, &files[0]]);
+    daemon.ok(&["checkpoint", "export", &images, &files[1]]);
+    // Nothing but the files is left.
+    fs::remove_dir_all(&images).unwrap_or_else(|e| panic!("{images}: {e}"));
+    for file in &files {
+        let new = unique("stored");
+        let bundle = container.bundle();
+        let said = command("cedana-runc", &["inspect", file]).ok();
+        assert!(!said.stdout.contains(&id), "{said}");
+        daemon.ok(&["restore", "runc", "-b", &bundle, "-i", &new, "-p", file]);
+        container.report_of(&new).continues(&before);
+        runc::delete(&new);
+    }
+}

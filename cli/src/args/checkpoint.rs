@@ -385,8 +385,8 @@ pub(crate) enum CheckpointCommand {
 /// `checkpoint export`.
 #[derive(Debug, Args)]
 pub(crate) struct ExportCheckpoint {
-    /// A job, whose newest checkpoint is exported, or a checkpoint's number or path: of an
-    /// archive, or of a directory that a runtime or Docker wrote
+    /// A job, whose newest checkpoint is exported, or a checkpoint's number, ID or path: of
+    /// an archive, or of a directory that a runtime or Docker wrote
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: String,
     /// The new file

@@ -153,7 +153,7 @@ async fn of_name(context: &Context, name: &str) -> Result<Vec<u64>> {
 
 /// The checkpoint of the store that a name means. A job may have a name like the beginning
 /// of an ID, and a number looks like one.
-async fn stored(context: &Context, name: &str) -> Result<Option<CheckpointRow>> {
+pub(super) async fn stored(context: &Context, name: &str) -> Result<Option<CheckpointRow>> {
     if !containers::is_id(name) {
         return Ok(None);
     }

@@ -7,9 +7,9 @@ use cedana_api::v1;
 use cedana_api::v1::export_checkpoint_request::What;
 use serde_json::json;
 
-use super::checkpoint::named;
+use super::checkpoint::{named, stored};
 use super::subject::{self, Settings, shown};
-use super::{Context, job_of};
+use super::{Context, containers, job_of};
 use crate::args::{Compress, ExportCheckpoint, ForPodman, Format, ImportCheckpoint};
 use crate::error::{Error, Result};
 use crate::output::progress::Progress;
@@ -26,7 +26,10 @@ pub(crate) async fn export(context: &Context, export: ExportCheckpoint) -> Resul
     let daemon = context.daemon().await?;
     let what = match export.checkpoint.contains('/') {
         true => What::Path(subject::absolute(export.checkpoint.as_ref())?),
-        false => What::Number(named(&daemon, &export.checkpoint).await?.number),
+        false => match stored(context, &export.checkpoint).await? {
+            Some(row) => What::Path(subject::absolute(&containers::found(&row)?)?),
+            None => What::Number(named(&daemon, &export.checkpoint).await?.number),
+        },
     };
     let request = v1::ExportCheckpointRequest {
         what: Some(what),

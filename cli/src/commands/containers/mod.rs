@@ -239,6 +239,19 @@ pub(crate) fn inspect(row: &CheckpointRow, as_json: bool) -> Result<Option<Strin
     Ok(None)
 }
 
+/// Where a checkpoint's directory or archive is.
+///
+/// # Errors
+/// It was not found.
+pub(crate) fn found(row: &CheckpointRow) -> Result<std::path::PathBuf> {
+    place(row).ok_or_else(|| {
+        Error::Other(format!(
+            "the directory of checkpoint {} was not found: it is in an image of containerd, or was removed; give its path",
+            id(row)
+        ))
+    })
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or("-").to_owned()
 }
