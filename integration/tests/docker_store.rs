@@ -41,6 +41,7 @@ fn checkpoints_of_docker_refer_to_the_store_and_let_go_of_it() {
     assert!(bytes(&first) < 2 << 20, "{} bytes", bytes(&first));
     let one = stored();
     assert!(one > 32 << 20, "{one} bytes");
+    is_listed_and_not_deleted(&first);
     let second = checkpoint(&container, "second");
     assert!(bytes(&second) < 2 << 20, "{} bytes", bytes(&second));
     assert!(stored() - one < one / 10, "{one} and {} bytes", stored());
@@ -60,6 +61,26 @@ fn checkpoints_of_docker_refer_to_the_store_and_let_go_of_it() {
     command("cedana", &["store", "gc"]).ok();
     assert_eq!(stored(), 0);
     a_store_that_cannot_be_used_is_no_obstacle();
+}
+
+/// Without a daemon: the list ends with the error that those of jobs are missing.
+fn is_listed_and_not_deleted(images: &Folder) {
+    let manifest = images.manifest();
+    let id = manifest["store"]["id"].as_str().unwrap_or_default();
+    let cedana = |arguments: &[&str]| {
+        let no_daemon = ["--daemon", "/run/no-daemon.sock", "checkpoint"];
+        command("cedana", &[&no_daemon, arguments].concat())
+    };
+    let listed = cedana(&["list", "--json"]);
+    assert_eq!(listed.code, 3, "{listed}");
+    assert!(
+        listed.stdout.contains(id) && listed.stdout.contains("docker"),
+        "{listed}"
+    );
+    let shown = cedana(&["inspect", &id[..8]]).ok();
+    assert!(shown.stdout.contains("workload"), "{shown}");
+    let refused = cedana(&["delete", &id[..8]]).refused();
+    assert!(refused.contains("docker checkpoint rm"), "{refused}");
 }
 
 /// The checkpoint then holds the memory itself.

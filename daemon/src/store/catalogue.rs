@@ -48,6 +48,8 @@ const IN_MEMORY: &str = "
         subject TEXT NOT NULL,
         details TEXT NOT NULL
     ) STRICT;
+    CREATE TABLE catalogue.tags (checkpoint INTEGER) STRICT;
+    CREATE TABLE catalogue.pins (checkpoint INTEGER) STRICT;
     CREATE UNIQUE INDEX catalogue.checkpoint_of_job ON checkpoints (daemon, uid, job, path);
 ";
 
@@ -323,6 +325,20 @@ impl New<'_> {
             ])?;
         Ok(())
     }
+}
+
+/// Removes a checkpoint of a job. One that is pinned or tagged is no job's from then on.
+pub(super) fn remove(connection: &Connection, number: i64) -> rusqlite::Result<()> {
+    for query in [
+        "DELETE FROM catalogue.checkpoints WHERE number = ?1 AND job IS NOT NULL
+             AND NOT EXISTS (SELECT 1 FROM catalogue.tags WHERE checkpoint = number)
+             AND NOT EXISTS (SELECT 1 FROM catalogue.pins WHERE checkpoint = number)",
+        "UPDATE catalogue.checkpoints SET uid = 0, job = NULL, daemon = NULL
+             WHERE number = ?1 AND job IS NOT NULL",
+    ] {
+        connection.execute(query, [number])?;
+    }
+    Ok(())
 }
 
 /// Removes what is known of a job's checkpoints. Memory that is in the store stays as long

@@ -288,15 +288,13 @@ impl Store {
         })?)
     }
 
-    /// Removes a job's checkpoint, whose file was removed, from the catalogue.
+    /// Removes a job's checkpoint, whose file was removed, from the catalogue. Memory in the
+    /// store stays if it is pinned or tagged.
     ///
     /// # Errors
     /// SQLite's.
     pub fn remove_checkpoint(&self, number: i64) -> Result<(), StoreError> {
-        self.with_catalogue(|connection, _| {
-            let query = "DELETE FROM catalogue.checkpoints WHERE number = ?1 AND job IS NOT NULL";
-            connection.execute(query, [number])
-        })?;
+        self.with_catalogue(|connection, _| catalogue::remove(connection, number))?;
         Ok(())
     }
 

@@ -394,3 +394,23 @@ fn daemons_do_not_see_each_others_checkpoints() {
     assert_eq!(paths(&one), ["/same", "/x"]);
     assert!(paths(&two).is_empty());
 }
+
+#[test]
+fn a_pin_outlives_the_checkpoint_of_a_job() {
+    let (dir, store) = store();
+    store.insert(&job(1, "a")).expect("inserted");
+    for path in ["/a", "/bb"] {
+        publish(dir.path(), path);
+        let added = store.add_checkpoint(&key(1, "a"), path.as_bytes(), 1, 1);
+        added.expect("added");
+    }
+    let pinned = "INSERT INTO pins SELECT number FROM checkpoints WHERE path = CAST('/a' AS BLOB)";
+    assert_eq!(catalogue(dir.path()).execute(pinned, []), Ok(1));
+    for row in store.checkpoints(None, None).expect("listed") {
+        store.remove_checkpoint(row.number).expect("removed");
+    }
+    assert!(paths(&store).is_empty());
+    let query = "SELECT path FROM checkpoints WHERE job IS NULL";
+    let left = catalogue(dir.path()).query_row(query, [], |row| row.get::<_, Vec<u8>>(0));
+    assert_eq!(left, Ok(b"/a".to_vec()));
+}
