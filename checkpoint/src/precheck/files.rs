@@ -143,9 +143,13 @@ pub(super) fn check_numbers(processes: &Processes, refusals: &mut Refusals) {
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(PID_MAX_LIMIT);
     let ids = processes.tree.iter().flat_map(|entry| {
+        // CRIU doesn't set the thread of a zombie (criu/cr-dump.c, `dump_zombies`), writes
+        // what the memory had before, and reads it for living processes only.
+        let is_dead = processes.dead.iter().any(|dead| dead.pid == entry.pid);
+        let threads = entry.threads.iter().filter(move |_| !is_dead);
         [entry.pid, entry.pgid, entry.sid]
             .into_iter()
-            .chain(entry.threads.iter().copied())
+            .chain(threads.copied())
     });
     if let Some(id) = ids.into_iter().find(|id| *id > largest) {
         refusals.checkpoint(

@@ -1,6 +1,6 @@
 //! Images, numbers, descriptors and cgroups.
 
-use super::honest::Case;
+use super::honest::{Case, core, ids};
 use super::tree::Message;
 use crate::precheck::{CapabilitySet, Namespace};
 
@@ -42,6 +42,26 @@ fn a_runtime_keeps_three_descriptors() {
 fn process_ids_fit_this_machine() {
     let mut case = Case::honest();
     case.tree.record("pstree.img", 0).set(&[4], [1_u64 << 30]);
+    case.is_refused("kernel.pid_max");
+}
+
+#[test]
+fn the_thread_of_a_zombie_is_no_number_of_a_process() {
+    let mut case = Case::honest();
+    let zombie = Message::default()
+        .with(1, 3)
+        .with(2, 1)
+        .with(3, 3)
+        .with(4, 1)
+        .with(5, 1_440_759_344_u64);
+    case.tree.add("pstree.img", zombie);
+    let mut dead = core(true);
+    dead.set(&[3, 1], [6_u64]);
+    case.tree.add("core-3.img", dead);
+    case.tree.add("ids-3.img", ids(40));
+    case.passes();
+    // One that lives has it.
+    case.tree.record("core-3.img", 0).set(&[3, 1], [1_u64]);
     case.is_refused("kernel.pid_max");
 }
 
