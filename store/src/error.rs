@@ -18,7 +18,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Others could change it.
-    #[error("the store {} belongs to user {owner} with mode {mode:o}; it must belong to root, and to nobody else: chown root, chmod 0700", path.display())]
+    #[error("the store {} belongs to user {owner} with mode {mode:o}; it must be root's alone: chown root, chmod 0700", path.display())]
     Insecure {
         /// The directory.
         path: PathBuf,
