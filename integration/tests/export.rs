@@ -218,7 +218,8 @@ fn memory_in_the_store_is_in_the_file() {
     );
     command("sh", &["-c", &dump]).ok();
     runc::delete(container.id());
-    let id = Folder(folder.file("images")).manifest()["store"]["id"].clone();
+    let checkpoint = Folder(folder.file("images"));
+    let id = checkpoint.manifest()["store"]["id"].clone();
     let id = id.as_str().unwrap_or_default().to_owned();
     let listed = daemon.ok(&["checkpoint", "list"]);
     assert!(listed.contains(&id[..12]), "{listed}");
@@ -226,7 +227,7 @@ fn memory_in_the_store_is_in_the_file() {
     daemon.ok(&["checkpoint", "export", &id, &files[0]]);
     daemon.ok(&["checkpoint", "export", &images, &files[1]]);
     // Nothing but the files is left.
-    fs::remove_dir_all(&images).unwrap_or_else(|e| panic!("{images}: {e}"));
+    drop(checkpoint);
     for file in &files {
         let new = unique("stored");
         let bundle = container.bundle();
