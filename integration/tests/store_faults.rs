@@ -123,7 +123,7 @@ fn a_store_that_cannot_be_written_to_is_read() {
         .restore("cedana-runc", &checkpointed.images)
         .ok();
     checkpointed.is_restored_intact();
-    is_refused(&container, &["Read-only file system"]);
+    is_refused(&container, &["catalogue.db cannot be used"]);
     command("umount", &["--lazy", STORE]).ok();
 }
 
