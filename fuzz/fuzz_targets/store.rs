@@ -34,7 +34,7 @@ static PACK: LazyLock<(Vec<u8>, u64)> = LazyLock::new(|| {
     let mut encoder = Encoder::new(1).expect("an encoder");
     encoder.plain(&chunk, &mut frame).expect("encode");
     for (name, base) in [(pages.name(), None), (Name([2; 32]), Some(pages.name()))] {
-        writer.add(name, base, &pages, &frame).expect("add");
+        writer.add(name, base, &pages.0, &frame).expect("add");
     }
     let frames = writer.bytes();
     writer.finish().expect("finish");
