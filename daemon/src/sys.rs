@@ -39,7 +39,7 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// and disks. The work goes on without it.
 pub fn lower_priority() {
     const LOWEST: libc::c_int = 19;
-    // ioprio_set(2): who is a thread, and the class is "idle".
+    // ioprio_set(2): the target is a thread, and the class is "idle".
     const WHO_PROCESS: libc::c_int = 1;
     const IDLE: libc::c_int = 3 << 13;
     // SAFETY: both calls take integers and no memory. 0 is the calling thread.

@@ -1,4 +1,4 @@
-//! The node's store of memory: who refers to the checkpoints in it.
+//! References to the checkpoints in the node's store of memory.
 //!
 //! ```text
 //! survey     looks where checkpoints can be: Docker's directories, containerd's content,

@@ -27,7 +27,7 @@ pub(super) enum Subject {
         /// The device of the directory.
         device: Option<u64>,
     },
-    /// A directory or an archive of the person's who took it.
+    /// A directory or an archive at a path that the caller chose.
     None {
         /// The device of the directory.
         device: Option<u64>,

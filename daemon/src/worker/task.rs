@@ -32,7 +32,7 @@ pub struct Dump {
     pub pid: i32,
     /// The directory of the archive.
     pub directory: Bytes,
-    /// Who may write there, and whose the archive will be.
+    /// The user with whose rights the directory is written to; the owner of the archive.
     pub owner: Owner,
     /// Whose all processes must be; root's may be anybody's.
     pub user: Owner,
@@ -57,7 +57,7 @@ pub struct Dump {
 pub struct Restore {
     /// The archive or the directory.
     pub path: Bytes,
-    /// Who may read it.
+    /// The user with whose rights it is read.
     pub reader: Owner,
     /// Whose the processes may be.
     pub owner: Owner,
@@ -82,11 +82,11 @@ pub struct Restore {
 pub struct Export {
     /// The archive or the directory.
     pub path: Bytes,
-    /// Who may read it.
+    /// The user with whose rights it is read.
     pub reader: Owner,
     /// The new file.
     pub file: Bytes,
-    /// Who may write there, and whose the file will be.
+    /// The user with whose rights the directory is written to; the owner of the file.
     pub owner: Owner,
     /// Podman's format.
     pub podman: Option<Podman>,
@@ -128,11 +128,11 @@ pub enum Compress {
 pub struct Import {
     /// The file.
     pub file: Bytes,
-    /// Who may read it.
+    /// The user with whose rights it is read.
     pub reader: Owner,
     /// The directory of the new archive.
     pub directory: Bytes,
-    /// Who may write there, and whose the archive will be.
+    /// The user with whose rights the directory is written to; the owner of the archive.
     pub owner: Owner,
     /// Beginning of the archive's name.
     pub name: String,

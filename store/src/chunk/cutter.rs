@@ -122,7 +122,8 @@ impl Cutter {
     }
 }
 
-fn is_zero(page: &[u8]) -> bool {
+/// Whether a page has zeros only.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
     // Most pages are told by their first words.
     let (head, rest) = page.split_at(page.len().min(64));
     head.iter().all(|byte| *byte == 0) && rest.iter().fold(0, |all, byte| all | byte) == 0

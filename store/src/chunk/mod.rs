@@ -14,6 +14,7 @@ mod cutter;
 mod name;
 mod sketch;
 
+pub(crate) use cutter::is_zero;
 pub use cutter::{Cut, Cutter};
 pub use name::{Name, PageDigest, Pages};
 pub use sketch::Sketch;

@@ -10,7 +10,7 @@
 
 use std::io;
 
-use crate::chunk::PAGE;
+use crate::chunk::{PAGE, is_zero};
 
 /// A page that follows.
 pub(super) const OWN: u32 = 0x8000_0000;
@@ -91,10 +91,6 @@ impl Encoder {
 
 fn page(chunk: &[u8], number: usize) -> &[u8] {
     &chunk[number * PAGE..(number + 1) * PAGE]
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    page.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 fn append(
