@@ -1,16 +1,11 @@
 //! Unpacks a stored checkpoint into the files that CRIU wrote.
 //!
-//! One thread per processor takes the next frame, decodes it and writes it to its
-//! offset. So no thread waits for another, and memory for one frame per processor
-//! suffices.
+//! All processors decode frames and write them to their offsets.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use super::contents::{Directory, Node};
 use super::pages::{Damage, Decoder, FRAME, Reader};
@@ -90,51 +85,19 @@ pub fn unpack(directory: &Directory, to: &Path) -> Result<(), Error> {
 }
 
 fn pages(reader: &Reader, file: &File, path: &Path) -> Result<(), Error> {
-    let frames = reader.frames();
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), Error> {
-        let mut decoder = Decoder::default();
-        let mut raw = Vec::new();
-        loop {
-            let frame = next.fetch_add(1, Ordering::Relaxed);
-            if frame >= frames {
-                return Ok(());
-            }
-            if reader.is_zeros(frame) {
-                continue;
-            }
-            let offset = reader.range(frame).start;
-            let written = reader
-                .decode(frame, &mut decoder, &mut raw)
-                .map_err(Error::Read)
-                .and_then(|()| {
-                    file.write_all_at(&raw, offset)
-                        .map_err(|source| Error::Write {
-                            file: path.to_owned(),
-                            source,
-                        })
-                });
-            if written.is_err() {
-                // This stops the other threads, too.
-                next.store(frames, Ordering::Relaxed);
-                return written;
-            }
-        }
+    let unwritten = |source| Error::Write {
+        file: path.to_owned(),
+        source,
     };
     // Zeros are left out, and are holes.
-    file.set_len(reader.raw_bytes())
-        .map_err(|source| Error::Write {
-            file: path.to_owned(),
-            source,
-        })?;
-    let others = thread::available_parallelism().map_or(0, |count| count.get() - 1);
-    thread::scope(|scope| {
-        let others: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
-        let ours = work();
-        others.into_iter().fold(ours, |result, other| {
-            let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
-            result.and(other)
-        })
+    file.set_len(reader.raw_bytes()).map_err(unwritten)?;
+    reader.each_frame(|frame, decoder, raw| {
+        if reader.is_zeros(frame) {
+            return Ok(());
+        }
+        reader.decode(frame, decoder, raw)?;
+        let offset = reader.range(frame).start;
+        file.write_all_at(raw, offset).map_err(unwritten)
     })
 }
 

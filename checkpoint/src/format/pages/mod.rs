@@ -43,6 +43,7 @@
 pub(crate) mod chunks;
 mod damage;
 mod digest;
+mod each_frame;
 mod frame;
 mod reader;
 mod stored;
