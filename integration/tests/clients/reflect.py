@@ -7,6 +7,7 @@ With --dump, dumps the job into a directory and restores it, and prints the size
 memory, the checkpoint's path and the process ID.
 """
 
+import faulthandler
 import sys
 
 import grpc
@@ -133,6 +134,8 @@ def dump(daemon, jobs, directory):
 
 
 def main():
+    # A client that hangs says where.
+    faulthandler.dump_traceback_later(120, exit=True)
     words = sys.argv[1:]
     directory = words.pop(0).removeprefix("--dump=") if words[0].startswith("--dump=") else None
     target, token, *tls = words
