@@ -23,6 +23,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use checkpoints::{CheckpointId, NewCheckpoint};
@@ -193,6 +194,13 @@ impl Failed {
                     path,
                     why: error.to_string(),
                 },
+                // SQLite says that it can't open the database, not why.
+                _ if is_unwritable(&error)
+                    && let Some(directory) = path.parent()
+                    && let Err(reason) = access(directory, AccessFlags::W_OK) =>
+                {
+                    file("write to", directory)(reason.into())
+                }
                 _ => Error::Catalogue {
                     path,
                     source: error,
