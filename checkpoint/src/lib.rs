@@ -3,6 +3,7 @@
 //! wrapper today) can use it.
 //!
 //! ```text
+//! attributes/  what CRIU leaves out of processes
 //! criu/      the program: its version, its configuration, the causes in its log
 //! images/    the files that CRIU writes
 //! format/    the files that Cedana stores in their place: manifest, pages, layout
@@ -29,6 +30,7 @@
 //! content can make a reader panic.
 
 pub mod archive;
+pub mod attributes;
 pub mod capture;
 pub mod criu;
 pub mod format;

@@ -1,6 +1,7 @@
 //! System calls that neither the standard library nor `nix` offers.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::libc;
@@ -12,6 +13,9 @@ pub(crate) fn start_writing(file: &File) {
     // numbers; no memory.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
+
+/// A thread, for the system calls of I/O priorities.
+const WHO_PROCESS: libc::c_int = 1;
 
 /// The lowest priority, as a nice value.
 const LOWEST: libc::c_int = 19;
@@ -45,10 +49,35 @@ pub(crate) fn raise_priority(thread: i32, nice: i32) -> bool {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) == 0 }
 }
 
+/// The priority of a thread, as a nice value; 0 if it has ended.
+pub(crate) fn priority_of(thread: i32) -> i32 {
+    let Ok(thread) = libc::id_t::try_from(thread) else {
+        return 0;
+    };
+    // SAFETY: getpriority takes two numbers.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, thread) }
+}
+
+/// The I/O priority of a thread, as ioprio_get(2) has it.
+pub(crate) fn io_priority(thread: i32) -> Option<i32> {
+    // SAFETY: ioprio_get takes two numbers.
+    let found = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, thread) };
+    i32::try_from(found).ok().filter(|found| *found >= 0)
+}
+
+/// Sets the I/O priority of a thread.
+pub(crate) fn set_io_priority(thread: i32, priority: i32) -> io::Result<()> {
+    // SAFETY: ioprio_set takes three numbers.
+    let set = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, thread, priority) };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Gives this thread the lowest of the eight best-effort I/O levels. If the disk's
 /// scheduler has I/O priorities, its reads wait for those of other processes.
 pub(crate) fn lower_disk_priority() {
-    const WHO_PROCESS: libc::c_int = 1;
     const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;
     // SAFETY: ioprio_set takes three numbers; the second, 0, is this thread.
     let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LAST) };

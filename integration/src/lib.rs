@@ -23,6 +23,7 @@
 //! | `CEDANA_ROUNDS` | rounds of each program's story in `tests/apps.rs`, 10 if unset |
 //! | `CEDANA_RESTORE_MODE` | `eager` or `lazy`, for those programs' containers; the default settings if unset |
 
+pub mod answering;
 pub mod asked;
 mod bare;
 pub mod checkpointed;

@@ -123,7 +123,10 @@ fn a_store_that_cannot_be_written_to_is_read() {
         .restore("cedana-runc", &checkpointed.images)
         .ok();
     checkpointed.is_restored_intact();
-    is_refused(&container, &["the store cannot write to", "Read-only file system"]);
+    is_refused(
+        &container,
+        &["the store cannot write to", "Read-only file system"],
+    );
     command("umount", &["--lazy", STORE]).ok();
 }
 

@@ -26,10 +26,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use cedana_checkpoint::attributes::{Attributes, Privileges};
 use cedana_checkpoint::criu::version;
 use cedana_checkpoint::format::contents::Contents;
 use cedana_checkpoint::format::manifest::{Manifest, Process};
 use cedana_checkpoint::fuse::Root;
+use cedana_checkpoint::host::process_tree;
 use cedana_checkpoint::images::{self, Ids};
 use cedana_checkpoint::opened::OpenedDir;
 use cedana_checkpoint::session;
@@ -39,7 +41,7 @@ use cedana_contract::pid::Pid;
 use crate::cancel::Cancel;
 use crate::error::Error;
 use crate::owner::Owner;
-use attempt::{Attempt, Outcome};
+use attempt::{Attempt, Outcome, Runs};
 
 /// A checkpoint that is open.
 #[derive(Debug)]
@@ -170,8 +172,9 @@ pub struct Restored {
     pub inside: Option<Pid>,
     /// Whether its memory comes while it runs.
     pub lazy: bool,
-    /// Why its memory came before, although the caller allowed otherwise.
-    pub eager_because: Option<String>,
+    /// What the caller should know: why its memory came before, although the caller allowed
+    /// otherwise; what could not be put back.
+    pub warnings: Vec<String>,
     /// What the checkpoint says of it.
     pub process: Process,
 }
@@ -243,35 +246,62 @@ pub fn restore(
         cancel,
         begun,
     };
-    let first = attempt.run(&view)?;
-    let runs = match first {
-        Outcome::Runs(runs) => runs,
-        Outcome::Failed {
-            error,
-            final_: true,
-        } => return Err(error),
-        Outcome::Failed { error, .. } => {
-            // What could not be done lazily may be done eagerly.
-            eager_because = Some(error.to_string());
-            let served = view.serve_all(&needs, |_| ());
-            served.map_err(|source_error| Error::View {
-                path: source.path.clone(),
-                source: source_error,
-            })?;
-            match attempt.run(&view)? {
-                Outcome::Runs(runs) => runs,
-                Outcome::Failed { error, .. } => return Err(error),
-            }
-        }
-    };
+    let (runs, failed_lazily) = attempts(&attempt, &mut view, &needs)?;
+    let eager_because = failed_lazily.or(eager_because);
+    let eager_because =
+        eager_because.map(|why| format!("its memory was read before it runs: {why}"));
+    let not_put_back = put_back(view.images(), runs.pid, &options.owner).err();
     Ok(Restored {
         pid: runs.pid,
         child: runs.child,
         inside: runs.inside,
         lazy: view.is_lazy(),
-        eager_because,
+        warnings: eager_because.into_iter().chain(not_put_back).collect(),
         process,
     })
+}
+
+/// Attempts the restore. What could not be done lazily may be done eagerly, which is then
+/// returned, too.
+fn attempts(
+    attempt: &Attempt<'_>,
+    view: &mut ImagesView,
+    needs: &Needs,
+) -> Result<(Runs, Option<String>), Error> {
+    let error = match attempt.run(view)? {
+        Outcome::Runs(runs) => return Ok((runs, None)),
+        Outcome::Failed {
+            error,
+            final_: true,
+        } => return Err(error),
+        Outcome::Failed { error, .. } => error,
+    };
+    let served = view.serve_all(needs, |_| ());
+    served.map_err(|source| Error::View {
+        path: attempt.source.to_owned(),
+        source,
+    })?;
+    match attempt.run(view)? {
+        Outcome::Runs(runs) => Ok((runs, Some(error.to_string()))),
+        Outcome::Failed { error, .. } => Err(error),
+    }
+}
+
+/// Puts attributes back that CRIU leaves out. Returns what can't be put back, which the
+/// processes go on without.
+fn put_back(images: &Contents, root: Pid, owner: &Owner) -> Result<(), String> {
+    let attributes = Attributes::read(images).map_err(|error| error.to_string())?;
+    let Some(attributes) = attributes else {
+        return Ok(());
+    };
+    let mut processes = process_tree::pids(root);
+    processes.push(root);
+    let privileges = match owner.is_root() {
+        true => Privileges::Priorities,
+        false => Privileges::None,
+    };
+    let done = attributes.put_back(&processes, root, privileges);
+    done.map_err(|failed| failed.to_string())
 }
 
 fn needs(options: &RestoreOptions) -> Needs {

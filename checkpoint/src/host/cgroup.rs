@@ -150,6 +150,20 @@ pub fn pids_limit(pid: Pid) -> Option<u64> {
     limit.trim().parse().ok()
 }
 
+/// The CPUs that a process's cgroup allows, as the kernel lists them; `None` if it limits
+/// none.
+pub fn cpus(pid: Pid) -> Option<String> {
+    let (version, dir) = directory_of(pid, "cpuset")?;
+    let file = match version {
+        Version::V1 => "cpuset.effective_cpus",
+        Version::V2 => "cpuset.cpus.effective",
+    };
+    // On v2 a cgroup without the controller is bound by the nearest above that has it.
+    let above = dir.ancestors().take_while(|dir| dir.starts_with(ROOT));
+    let list = above.map(|dir| fs::read_to_string(dir.join(file)));
+    list.filter_map(Result::ok).next()
+}
+
 fn directory_of(pid: Pid, controller: &str) -> Option<(Version, PathBuf)> {
     directory(
         &fs::read_to_string(procfs::of(pid).join("cgroup")).ok()?,

@@ -152,8 +152,7 @@ impl v1::checkpoint_service_server::CheckpointService for CheckpointService {
             match what {
                 Wants::Job(what) => {
                     let (job, restored) = jobs.restore(&caller, what, options).await?;
-                    if let Some(why) = restored.eager_because {
-                        let text = format!("its memory was read before it runs: {why}");
+                    for text in restored.warnings {
                         // The client may be gone.
                         let _ = tell.send(Told::Warning(text)).await;
                     }

@@ -225,7 +225,7 @@ fn restore(task: &Restore, cancel: &Cancel) -> Result<Told, Failure> {
         pid: restored.pid.as_raw(),
         child: restored.child.as_raw(),
         lazy: restored.lazy,
-        eager_because: restored.eager_because,
+        warnings: restored.warnings,
     }))
 }
 

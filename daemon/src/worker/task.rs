@@ -290,8 +290,8 @@ pub struct Restored {
     pub child: i32,
     /// Whether memory comes while they run.
     pub lazy: bool,
-    /// Why it doesn't, although it might.
-    pub eager_because: Option<String>,
+    /// What the client should know.
+    pub warnings: Vec<String>,
 }
 
 impl Owner {

@@ -186,7 +186,7 @@ fn run_restore(path: &str, flags: &[&str]) -> Result<String, String> {
     let source = Source::open(path.as_ref(), &options.owner);
     let restored = source.and_then(|source| restore(&source, &options, &cancel));
     let restored = restored.map_err(|error| error.to_string())?;
-    let why = restored.eager_because.unwrap_or_default();
+    let why = restored.warnings.join("; ");
     Ok(format!(
         "lazy {} {why} child={} {}",
         restored.lazy, restored.child, restored.pid

@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use cedana_checkpoint::capture::{Archive, Capture, Expected, Options};
+use cedana_checkpoint::attributes::Attributes;
+use cedana_checkpoint::capture::{Archive, ArchiveWriter, Capture, Expected, Options};
 use cedana_checkpoint::criu::Version;
 use cedana_checkpoint::format::manifest::{
     self, Container, Cost, Entry, Key, Machine, Manifest, Process, StoreReference, Versions,
 };
 use cedana_checkpoint::format::pages::Compression;
+use cedana_checkpoint::format::publish::NewArchive;
 use cedana_checkpoint::images::{Unrestorable, unrestorable};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::output::units::micros;
 use cedana_checkpoint::precheck::check_dumped;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 use cedana_contract::files;
+use cedana_contract::pid::Pid;
 use cedana_store::Store;
 use cedana_store::catalogue::{CheckpointId, NewCheckpoint};
 use cedana_store::session::Session;
@@ -97,6 +100,9 @@ impl Storing {
         let pid = attempt.pid;
         let dumped = self.start.elapsed();
         let in_capture = |source| Error::Capture { pid, source };
+        let attributes = Attributes::of(&attempt.tree.processes, pid);
+        let written = attributes.write(&self.destination.images());
+        written.map_err(Error::system("write the attributes of its processes"))?;
         let mut captured = self.capture.finish().map_err(in_capture)?;
         check_restorable(attempt, &self.destination)?;
         check_owner(attempt, &self.destination)?;
@@ -145,29 +151,10 @@ impl Storing {
                 staging.publish(Some(&manifest)).map_err(in_publish)?;
                 staging.dir().to_owned()
             }
-            Destination::Archive(mut archive) => {
-                let failed = |source| Error::Target {
-                    path: shown.clone(),
-                    source,
-                };
+            Destination::Archive(archive) => {
                 let writer = captured.archive.take();
-                let mut writer =
-                    writer.ok_or_else(|| failed(io::Error::other("the archive was not opened")))?;
-                let files = writer.add_images(archive.scratch(), captured.files);
-                let files = files.map_err(in_capture)?;
-                let manifest = manifest(files)?;
-                let text = manifest.render().map_err(failed)?;
-                writer
-                    .add(manifest::NAME, &mut &text[..])
-                    .map_err(in_capture)?;
-                writer.finish().map_err(in_capture)?;
-                let path = archive.publish().map_err(failed)?;
-                if let (Some(session), true) = (&session, path != shown) {
-                    // Another file had its name.
-                    let moved = session.set_path(&path);
-                    moved.map_err(|error| in_capture(error.into()))?;
-                }
-                path
+                let parts = (archive, writer, captured.files);
+                finish_archive(parts, session.as_deref(), pid, manifest)?
             }
         };
         let published = Published {
@@ -186,6 +173,39 @@ impl Storing {
         }
         Ok(published)
     }
+}
+
+/// Adds CRIU's images and the manifest to an archive, and gives it its name. Returns its path.
+fn finish_archive(
+    (mut archive, writer, pages): (Box<NewArchive>, Option<ArchiveWriter>, Vec<Entry>),
+    session: Option<&Session>,
+    pid: Pid,
+    manifest: impl FnOnce(Vec<Entry>) -> Result<Manifest, Error>,
+) -> Result<PathBuf, Error> {
+    let in_capture = |source| Error::Capture { pid, source };
+    let shown = archive.shown().to_owned();
+    let failed = |source| Error::Target {
+        path: shown.clone(),
+        source,
+    };
+    let not_open = || failed(io::Error::other("the archive was not opened"));
+    let mut writer = writer.ok_or_else(not_open)?;
+    let files = writer.add_images(archive.scratch(), pages);
+    let manifest = manifest(files.map_err(in_capture)?)?;
+    let text = manifest.render().map_err(failed)?;
+    let added = writer.add(manifest::NAME, &mut &text[..]);
+    added.map_err(in_capture)?;
+    writer.finish().map_err(in_capture)?;
+    let path = archive.publish().map_err(failed)?;
+    // Another file had its name. Memory of a checkpoint that isn't where the catalogue says
+    // would be collected.
+    if let (Some(session), true) = (session, path != shown)
+        && let Err(error) = session.set_path(&path)
+    {
+        archive.withdraw(&path);
+        return Err(in_capture(error.into()));
+    }
+    Ok(path)
 }
 
 /// Names a checkpoint whose memory is in the store.

@@ -77,6 +77,13 @@ impl Salvaged {
     }
 }
 
+const ADOPT: &str = "UPDATE checkpoints SET uid = ?2, job = ?3, path = ?4, created = ?5,
+    microseconds = ?6, remote = ?7, bytes = ?8, daemon = ?9 WHERE id = ?1";
+
+const ADD: &str = "INSERT INTO checkpoints (uid, job, path, created, microseconds, remote,
+    bytes, daemon, raw_bytes, boot, boot_time, subject, details)
+    VALUES (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, '', 0, '{\"engine\":\"none\"}', '{}')";
+
 impl Catalogue {
     /// Adds the checkpoints of jobs, and gives those that were found their jobs again.
     /// Returns their number.
@@ -88,42 +95,21 @@ impl Catalogue {
                 if !added.insert((&row.daemon, row.uid, &row.job, &row.path)) {
                     continue;
                 }
-                let adopted = transaction
-                    .prepare_cached(
-                        "UPDATE checkpoints SET uid = ?2, job = ?3, path = ?4, created = ?5,
-                             microseconds = ?6, remote = ?7, bytes = ?8, daemon = ?9
-                         WHERE id = ?1",
-                    )?
-                    .execute(params![
-                        row.id,
-                        row.uid,
-                        row.job,
-                        row.path,
-                        row.created,
-                        row.microseconds,
-                        row.remote,
-                        row.bytes,
-                        row.daemon
-                    ])?;
-                if adopted > 0 {
-                    continue;
+                let values = params![
+                    row.id,
+                    row.uid,
+                    row.job,
+                    row.path,
+                    row.created,
+                    row.microseconds,
+                    row.remote,
+                    row.bytes,
+                    row.daemon
+                ];
+                let adopted = transaction.prepare_cached(ADOPT)?.execute(values)?;
+                if adopted == 0 {
+                    transaction.prepare_cached(ADD)?.execute(values)?;
                 }
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO checkpoints (uid, job, path, created, microseconds, remote,
-                             bytes, daemon, raw_bytes, boot, boot_time, subject, details)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, '', 0, '{\"engine\":\"none\"}', '{}')",
-                    )?
-                    .execute(params![
-                        row.uid,
-                        row.job,
-                        row.path,
-                        row.created,
-                        row.microseconds,
-                        row.remote,
-                        row.bytes,
-                        row.daemon
-                    ])?;
             }
             Ok(added.len())
         })

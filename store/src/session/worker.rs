@@ -7,7 +7,7 @@ use super::Session;
 use crate::Error;
 use crate::catalogue::{Catalogue, Located, NewChunk};
 use crate::chunk::{Cut, Name, PAGE, PageDigest, Pages, Sketch};
-use crate::pack::Encoder;
+use crate::pack::{Encoder, Index};
 
 /// A part of a page file's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Part {
 
 /// The fewest pages that a chunk is divided for.
 const DIVIDED: usize = 16;
+
+/// The chunks of a pack that are tried for one that no sketch finds. Several workers have
+/// written to a pack in turn.
+const NEAR: usize = 5;
 
 /// A chunk that is like a new one.
 struct Base {
@@ -56,6 +60,46 @@ impl Base {
     }
 }
 
+/// The best base so far.
+struct Best<'a> {
+    pages: &'a [PageDigest],
+    base: Option<Base>,
+    /// Its place in its pack.
+    place: Option<(Arc<Index>, usize)>,
+}
+
+impl<'a> Best<'a> {
+    fn of(pages: &'a [PageDigest]) -> Self {
+        Self {
+            pages,
+            base: None,
+            place: None,
+        }
+    }
+
+    /// Whether half of the pages are the base's.
+    fn is_alike(&self) -> bool {
+        let base = self.base.as_ref();
+        base.is_some_and(|base| base.shared * 2 > self.pages.len())
+    }
+
+    fn consider(&mut self, chunk: Located, index: &Arc<Index>, entry: usize) {
+        let digests = &index.entries[entry].digests;
+        let sources = sources(self.pages, digests);
+        let shared = sources.iter().flatten().count();
+        let best = self.base.as_ref().map_or(0, |base| base.shared);
+        if shared > best {
+            self.base = Some(Base {
+                chunk,
+                pages: digests.len(),
+                sources,
+                shared,
+            });
+            self.place = Some((Arc::clone(index), entry));
+        }
+    }
+}
+
 /// Where a base has pages: at the same place, or at any.
 fn sources(pages: &[PageDigest], base: &[[u8; 16]]) -> Vec<Option<u32>> {
     let mut places = HashMap::with_capacity(base.len());
@@ -81,6 +125,8 @@ pub struct Worker {
     encoder: Encoder,
     pages: Pages,
     frame: Vec<u8>,
+    /// The place of the last base in its pack.
+    last: Option<(Arc<Index>, usize)>,
 }
 
 impl Worker {
@@ -95,6 +141,7 @@ impl Worker {
             session: Arc::clone(session),
             pages: Pages::default(),
             frame: Vec::new(),
+            last: None,
         })
     }
 
@@ -225,26 +272,27 @@ impl Worker {
         Ok(())
     }
 
-    /// The similar chunk that has the most of these pages.
+    /// The similar chunk that has the most of these pages. If none has half of them, those
+    /// are tried that were stored at and after the last base: memory that changed here and
+    /// there is in the order of its last checkpoint, also where its cuts have moved.
     fn base(&mut self, pages: &[PageDigest], sketch: &Sketch) -> Result<Option<Base>, Error> {
-        let mut best: Option<Base> = None;
+        let mut best = Best::of(pages);
         for similar in self.catalogue.similar(sketch)? {
-            let Some((index, entry)) = self.session.bases.find(&similar.chunk) else {
-                continue;
-            };
-            let digests = &index.entries[entry].digests;
-            let sources = sources(pages, digests);
-            let shared = sources.iter().flatten().count();
-            if best.as_ref().is_none_or(|best| shared > best.shared) {
-                best = Some(Base {
-                    chunk: similar.chunk,
-                    pages: digests.len(),
-                    sources,
-                    shared,
-                });
+            if let Some((index, entry)) = self.session.bases.find(&similar.chunk) {
+                best.consider(similar.chunk, &index, entry);
             }
         }
-        Ok(best)
+        if let Some((index, last)) = self.last.clone().filter(|_| !best.is_alike()) {
+            let near = index.entries.iter().enumerate().skip(last).take(NEAR);
+            for (entry, found) in near.filter(|(_, found)| found.base.is_none()) {
+                // A collection may have removed it.
+                if let Some(chunk) = self.catalogue.chunk(&found.name)? {
+                    best.consider(chunk, &index, entry);
+                }
+            }
+        }
+        self.last = best.place.or(self.last.take());
+        Ok(best.base)
     }
 
     /// Notes a chunk that the store has, and its base.

@@ -105,6 +105,12 @@ impl NewArchive {
     pub fn publish(&mut self) -> io::Result<PathBuf> {
         self.file.publish(&self.name, Taken::Number)
     }
+
+    /// Removes the archive again that was published at `path`, because something that
+    /// belongs to it failed.
+    pub fn withdraw(&self, path: &Path) {
+        self.file.withdraw(path);
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +146,11 @@ mod tests {
         assert_eq!(path.metadata().expect("status").mode() & 0o777, 0o600);
         assert_eq!(std::fs::read(&path).expect("read"), b"content");
         assert_eq!(names(dir.path()).len(), 2);
+        let mut withdrawn = archive(dir.path());
+        let path = withdrawn.publish().expect("publish");
+        withdrawn.withdraw(&path);
+        assert!(!path.exists());
+        drop(withdrawn);
         drop(archive(dir.path()));
         assert_eq!(names(dir.path()).len(), 2);
     }

@@ -144,8 +144,21 @@ impl NewFile {
         if let Some((hidden, _)) = self.hidden.take() {
             unlinkat(&self.dir, hidden.as_str(), UnlinkatFlags::NoRemoveDir)?;
         }
-        fsync(&self.dir)?;
-        Ok(self.shown.join(name))
+        let path = self.shown.join(name);
+        if let Err(error) = fsync(&self.dir) {
+            self.withdraw(&path);
+            return Err(error.into());
+        }
+        Ok(path)
+    }
+
+    /// Removes the file again that was published at `path`, because something that belongs
+    /// to it failed.
+    pub fn withdraw(&self, path: &Path) {
+        if let Some(name) = path.file_name() {
+            // That failure is reported.
+            let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 

@@ -8,18 +8,22 @@
 //! place         either of them
 //! memory_store  the store, if the memory goes there
 //! record        the manifest
+//! attributes    what CRIU leaves out of the container's tasks
+//! paths         for the runtime and CRIU
 //! ```
 
+mod attributes;
 pub(super) mod memory_store;
+mod paths;
 mod place;
 mod record;
 
-use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use cedana_checkpoint::attributes::Attributes;
 use cedana_checkpoint::capture::{self, ArchiveWriter, Capture, Captured, Expected};
 use cedana_checkpoint::format::manifest::{self, Cost, Entry, Manifest};
 use cedana_checkpoint::format::pages::Compression;
@@ -27,6 +31,8 @@ use cedana_checkpoint::format::publish::{self, Durability, NewArchive};
 use cedana_checkpoint::inspect::DumpCost;
 use cedana_checkpoint::progress::{Observer, Phase, Progress};
 
+pub(super) use paths::Paths;
+use paths::parent;
 use place::Place;
 
 use super::compression;
@@ -54,6 +60,8 @@ pub(super) struct Storage<'a> {
     compression: Compression,
     observer: Arc<Observer>,
     start: Instant,
+    /// Those of the container's tasks when the dump began.
+    attributes: Attributes,
 }
 
 /// A checkpoint that is published.
@@ -72,34 +80,6 @@ pub(super) enum Images<'a> {
     Published(Stored),
     /// Unusable. They are removed, and the container runs on.
     Refused(Error, Option<Box<Storage<'a>>>),
-}
-
-/// Paths for the runtime and CRIU.
-pub(super) struct Paths {
-    images: PathBuf,
-    /// CRIU's working directory, with its log.
-    pub(super) work: PathBuf,
-    work_flag: bool,
-    parent: Option<PathBuf>,
-}
-
-impl Paths {
-    /// The directory that CRIU writes images to.
-    pub(super) fn images(&self) -> &Path {
-        &self.images
-    }
-
-    /// The runtime's flags for these paths.
-    pub(super) fn flags(&self) -> Vec<(&'static str, &OsStr)> {
-        let mut flags = vec![("image-path", self.images.as_os_str())];
-        if self.work_flag {
-            flags.push(("work-path", self.work.as_os_str()));
-        }
-        if let Some(parent) = &self.parent {
-            flags.push(("parent-path", parent.as_os_str()));
-        }
-        flags
-    }
 }
 
 impl<'a> Storage<'a> {
@@ -141,6 +121,7 @@ impl<'a> Storage<'a> {
             compression,
             observer,
             start: Instant::now(),
+            attributes: attributes::of(prepared),
         })
     }
 
@@ -149,27 +130,6 @@ impl<'a> Storage<'a> {
         match &self.place {
             Place::Directory(staging) => staging.place().to_owned(),
             Place::Archive(archive) => archive.scratch().path(),
-        }
-    }
-
-    pub(super) fn paths(&self, request: &Request) -> Paths {
-        let images = self.images();
-        let shown = &*request.images;
-        let work = request.work_path();
-        let within = work == shown;
-        Paths {
-            work_flag: within
-                && request
-                    .value("work-path")
-                    .is_some_and(|path| !path.is_empty()),
-            work: if within { images.clone() } else { work },
-            // The parent is relative to the images, which are one directory further
-            // down until they are published.
-            parent: parent(request).map(|path| match images == shown {
-                true => path.to_owned(),
-                false => Path::new("..").join(path),
-            }),
-            images,
         }
     }
 
@@ -234,6 +194,7 @@ impl<'a> Storage<'a> {
             done: raw_bytes,
             stored: stored_bytes,
         });
+        self.write_attributes(criu);
         let mut archive = archive;
         let files = self.other_files(files, archive.as_mut())?;
         let mut manifest = record::manifest(self.prepared, self.compression, files)?;
@@ -268,9 +229,14 @@ impl<'a> Storage<'a> {
         if let Ok(Some(path)) = &published
             && *path != row.path
         {
-            // Another file had the archive's name.
-            let moved = session.set_path(path);
-            moved.map_err(|source| in_capture(request, source.into()))?;
+            // Another file had the archive's name. Memory of a checkpoint that isn't where
+            // the catalogue says would be collected.
+            if let Err(source) = session.set_path(path) {
+                if let Place::Archive(new) = &self.place {
+                    new.withdraw(path);
+                }
+                return Err(in_capture(request, source.into()));
+            }
         }
         published
     }
@@ -396,11 +362,6 @@ fn start_capture(
     }
     let capture = place.capture(options, None, Arc::clone(observer));
     capture.map_err(failed)
-}
-
-fn parent(request: &Request) -> Option<&Path> {
-    let parent = request.value("parent-path")?;
-    (!parent.is_empty()).then(|| Path::new(parent))
 }
 
 fn in_store(request: &Request, source: publish::Error) -> Error {

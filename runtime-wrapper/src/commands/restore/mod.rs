@@ -15,6 +15,7 @@
 //! runtime stays until the container exits. The checkpoint is only read, so a
 //! restore that failed can be repeated.
 
+mod afterwards;
 mod granted;
 mod invocation;
 mod network;
@@ -62,7 +63,7 @@ fn attempts<'a>(mut prepared: Prepared<'a>) -> Result<Restored<'a>, Error> {
                 session: ended.session,
                 status: ended.outcome.status,
                 replaces_netns: prepared.replaces_netns,
-                network: prepared.network,
+                after: prepared.after,
             });
         }
         change_for_another(&mut prepared, ended)?;

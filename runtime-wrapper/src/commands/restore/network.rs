@@ -1,5 +1,6 @@
 //! The network of one restore: its namespace, its connections, and their lock.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::criu::Cause;
@@ -16,6 +17,7 @@ use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::network::netns::Netns;
 use crate::network::network_lock::NetworkLock;
+use crate::network::sysctl::{self, Sysctl};
 use crate::network::tcp::{self, Connections, Target};
 use crate::oci::bundle::Bundle;
 
@@ -27,6 +29,9 @@ pub(super) struct RestoredNetwork {
     pub(super) netns: Option<NetnsSource>,
     pub(super) connections: Connections,
     pub(super) lock: Option<NetworkLock>,
+    /// Those that can be set only when the container runs: of interfaces that a hook makes,
+    /// and of a namespace that CRIU makes.
+    pub(super) sysctls: Vec<Sysctl>,
 }
 
 /// A network namespace for a bundle that has none.
@@ -66,6 +71,12 @@ impl RestoredNetwork {
             )
             .map_err(|source| refused(context, source))?,
         };
+        let sysctls = Sysctl::of_network(bundle.spec());
+        let sysctls = match kind {
+            Network::Host => Vec::new(),
+            Network::Own => sysctls,
+            Network::External => set_sysctls(context, path.unwrap_or(bundle.netns_path()), sysctls),
+        };
         let kept = matches!(connections, Connections::Keep | Connections::Try);
         let lock = match kind {
             Network::External if kept => {
@@ -84,8 +95,28 @@ impl RestoredNetwork {
             netns,
             connections,
             lock,
+            sysctls,
         })
     }
+}
+
+/// Sets sysctls before the restore, and returns those that don't exist yet.
+fn set_sysctls(context: &Context<'_>, netns: &Path, sysctls: Vec<Sysctl>) -> Vec<Sysctl> {
+    let warn = |warning: &dyn Display| context.reporter.quiet_warning(warning);
+    let unset = sysctl::set(netns, sysctls).unwrap_or_else(|error| {
+        warn(&format!("the sysctls of the spec can't be set: {error}"));
+        Vec::new()
+    });
+    let later = unset
+        .into_iter()
+        .filter_map(|unset| match unset.is_missing() {
+            true => Some(unset.sysctl),
+            false => {
+                warn(&unset);
+                None
+            }
+        });
+    later.collect()
 }
 
 /// Locks the connections of a checkpoint in the network namespace that it will be

@@ -8,12 +8,12 @@ use cedana_checkpoint::criu::config::ExternalMount;
 use cedana_checkpoint::format::contents::Contents;
 use cedana_checkpoint::format::manifest::{self, Manifest};
 use cedana_checkpoint::fuse::Root;
-use cedana_checkpoint::images;
 use cedana_checkpoint::inspect::external_mounts;
 use cedana_checkpoint::view::{self, ImagesView, Needs, Subject};
 use cedana_config::{Accept, Config, Mode};
 
 use super::Context;
+use super::afterwards::Afterwards;
 use super::invocation::WorkDir;
 use super::network::{NetnsSource, RestoredNetwork};
 use super::precheck;
@@ -32,11 +32,12 @@ pub(super) struct Prepared<'a> {
     pub(super) criu: Version,
     /// Mounts below recursive bind mounts, which the runtime doesn't know.
     pub(super) mounts: Vec<ExternalMount>,
-    pub(super) network: images::Network,
     pub(super) connections: Connections,
     pub(super) work: WorkDir,
     /// Whether the runtime is given a network namespace that the bundle lacks.
     pub(super) replaces_netns: bool,
+    /// What is set when the container runs.
+    pub(super) after: Afterwards,
     held: Option<Held>,
     pub(super) bundle: Bundle,
 }
@@ -95,8 +96,10 @@ impl<'a> Prepared<'a> {
             netns,
             connections,
             lock,
+            sysctls,
         } = RestoredNetwork::prepare(context, &config, &bundle, view.images())?;
         context.check_interrupted()?;
+        let after = Afterwards::new(context, bundle.spec(), view.images(), (kind, sysctls));
         let lent = bundle
             .replace_config(netns.as_ref().map(NetnsSource::path))
             .map_err(in_bundle)?;
@@ -106,9 +109,9 @@ impl<'a> Prepared<'a> {
             config,
             criu,
             mounts,
-            network: kind,
             connections,
             replaces_netns: netns.is_some(),
+            after,
             held: Some(Held {
                 _network_lock: lock,
                 _config: lent,

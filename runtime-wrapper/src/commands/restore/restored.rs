@@ -5,15 +5,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus, Stdio};
 
-use cedana_checkpoint::images::Network;
 use cedana_checkpoint::session::Session;
 use cedana_config::Config;
 
 use super::Context;
+use super::afterwards::Afterwards;
 use crate::commands::error::Error;
 use crate::criu::Failure;
 use crate::host::{liveness, sys};
-use crate::network::netns;
 use crate::oci::runtime::unmount_leftover_root;
 use crate::oci::state::Container;
 
@@ -26,7 +25,8 @@ pub(super) struct Restored<'a> {
     pub(super) status: ExitStatus,
     /// Whether the runtime was given a network namespace that the bundle lacks.
     pub(super) replaces_netns: bool,
-    pub(super) network: Network,
+    /// What is set when the container runs.
+    pub(super) after: Afterwards,
 }
 
 impl Restored<'_> {
@@ -73,12 +73,8 @@ impl Restored<'_> {
         let container = Container::find(request, runtime)?;
         if self.replaces_netns {
             container.remove_netns_path()?;
-        } else if self.network == Network::Own {
-            // CRIU makes such a namespace anew and leaves loopback down.
-            if let Err(error) = netns::loopback_up_in(container.init) {
-                self.context.reporter.quiet_warning(&error);
-            }
         }
+        self.after.set(self.context, &container);
         let from_file = request
             .value("pid-file")
             .map(Path::new)

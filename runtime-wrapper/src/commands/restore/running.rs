@@ -23,6 +23,7 @@ use crate::host::child::{self, Keep, Next, Outcome, Question, Stall};
 use crate::host::{process_tree, sys, test_hooks};
 use crate::network::tcp::Connections;
 use crate::oci::console::Console;
+use crate::oci::state::Container;
 use cedana_contract::pid::Pid;
 
 /// An attempt that can be started.
@@ -113,6 +114,9 @@ impl Running {
         let released = Cell::new(false);
         let mut release = |asked: bool| {
             if asked {
+                if let Ok(container) = Container::find(context.request, &context.runtime) {
+                    prepared.after.set(context, &container);
+                }
                 prepared.release();
                 released.set(true);
             }
