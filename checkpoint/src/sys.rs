@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::libc;
 
@@ -81,4 +81,42 @@ pub(crate) fn lower_disk_priority() {
     const BEST_EFFORT_LAST: libc::c_int = 2 << 13 | 7;
     // SAFETY: ioprio_set takes three numbers; the second, 0, is this thread.
     let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, BEST_EFFORT_LAST) };
+}
+
+/// A socket of a family, a type and a protocol.
+pub(crate) fn socket([family, kind, protocol]: [i32; 3]) -> io::Result<OwnedFd> {
+    // SAFETY: socket takes three numbers.
+    let socket = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    match socket {
+        ..0 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just created it for this process.
+        socket => Ok(unsafe { OwnedFd::from_raw_fd(socket) }),
+    }
+}
+
+/// An option of a socket whose value is a number; `None` if the socket has no such option.
+pub(crate) fn socket_option(socket: BorrowedFd<'_>, level: i32, number: i32) -> Option<i32> {
+    let mut value: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (to, size) = ((&raw mut value).cast(), &raw mut length);
+    // SAFETY: getsockopt writes at most `length` bytes to `value`.
+    let found = unsafe { libc::getsockopt(socket.as_raw_fd(), level, number, to, size) };
+    (found == 0).then_some(value)
+}
+
+/// Sets an option of a socket whose value is a number.
+pub(crate) fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    number: i32,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    let from = (&raw const value).cast();
+    // SAFETY: setsockopt reads `size` bytes from `value`.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, number, from, size) };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -19,6 +19,19 @@ pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A copy of a descriptor of a process (pidfd_getfd(2), since Linux 5.6), which shares its
+/// open file with it.
+///
+/// # Errors
+/// EBADF when the process has no such descriptor, EPERM when it may not be traced.
+pub fn descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_getfd takes three numbers.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let copy = RawFd::try_from(Errno::result(copy)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just created this descriptor for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Kills the process of a pidfd.
 ///
 /// # Errors

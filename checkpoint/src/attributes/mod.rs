@@ -1,4 +1,4 @@
-//! Attributes of processes that CRIU leaves out, in `cedana-attributes.json`.
+//! Attributes of processes and their sockets that CRIU leaves out, in `cedana-attributes.json`.
 //!
 //! ```text
 //! dump     /proc, sched_getaffinity(2), ioprio_get(2) ─► the file, which the manifest lists
@@ -17,12 +17,15 @@
 mod cpus;
 mod put_back;
 mod record;
+mod sockets;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use sockets::Socket;
 
 use crate::format::contents::{Contents, Node};
 
@@ -42,6 +45,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub struct Attributes {
     version: u32,
     tasks: Vec<Task>,
+    #[serde(default)]
+    sockets: Vec<Socket>,
 }
 
 /// One thread. What is `None` is as usual.
@@ -117,7 +122,7 @@ impl Attributes {
     /// # Errors
     /// It can't be written.
     pub fn write(&self, images: &Path) -> io::Result<()> {
-        match self.tasks.is_empty() {
+        match self.tasks.is_empty() && self.sockets.is_empty() {
             true => Ok(()),
             false => fs::write(images.join(NAME), serde_json::to_vec(self)?),
         }
@@ -145,6 +150,7 @@ mod tests {
                 io_priority: Some(2 << 13 | 6),
                 ..Task::default()
             }],
+            sockets: vec![Socket::default()],
         };
         attributes.write(dir.path()).expect("written");
         let bytes = fs::read(dir.path().join(NAME)).expect("read");
@@ -157,6 +163,7 @@ mod tests {
         let none = Attributes {
             version: VERSION,
             tasks: Vec::new(),
+            sockets: Vec::new(),
         };
         none.write(dir.path()).expect("nothing written");
         assert!(!dir.path().join(NAME).exists());

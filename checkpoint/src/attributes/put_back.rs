@@ -10,6 +10,7 @@ use nix::sched::sched_setaffinity;
 use nix::unistd;
 
 use super::record::{id, level, threads};
+use super::sockets::Socket;
 use super::{Attributes, Task, cpus};
 use crate::host::procfs;
 use crate::sys;
@@ -54,6 +55,28 @@ impl fmt::Display for Failed {
     }
 }
 
+/// The first failure, and the number of others.
+#[derive(Default)]
+struct Failures(Option<Failed>);
+
+impl Failures {
+    fn add(&mut self, task: u32, failed: Vec<(&'static str, io::Error)>) {
+        for (attribute, error) in failed {
+            match &mut self.0 {
+                Some(first) => first.others += 1,
+                None => {
+                    self.0 = Some(Failed {
+                        attribute,
+                        task,
+                        error,
+                        others: 0,
+                    });
+                }
+            }
+        }
+    }
+}
+
 impl Attributes {
     /// Puts them back. `processes` are those of the restored container; tasks that aren't
     /// theirs are never touched.
@@ -67,29 +90,29 @@ impl Attributes {
         privileges: Privileges,
     ) -> Result<(), Failed> {
         let tasks: HashMap<u32, &Task> = self.tasks.iter().map(|task| (task.id, task)).collect();
+        let mut sockets: HashMap<u32, Vec<&Socket>> = HashMap::new();
+        for socket in &self.sockets {
+            sockets.entry(socket.process).or_default().push(socket);
+        }
         let level = level(init);
-        let mut failed: Option<Failed> = None;
-        for process in processes.iter().filter(|_| !tasks.is_empty()) {
+        let mut failures = Failures::default();
+        if tasks.is_empty() && sockets.is_empty() {
+            return Ok(());
+        }
+        for process in processes {
             for thread in threads(*process) {
-                let Some(task) = id(thread, level).and_then(|id| tasks.get(&id)) else {
+                let Some(id) = id(thread, level) else {
                     continue;
                 };
-                for (attribute, error) in put_back(thread, task, privileges) {
-                    match &mut failed {
-                        Some(failed) => failed.others += 1,
-                        None => {
-                            failed = Some(Failed {
-                                attribute,
-                                task: task.id,
-                                error,
-                                others: 0,
-                            });
-                        }
-                    }
+                if let Some(task) = tasks.get(&id) {
+                    failures.add(id, put_back(thread, task, privileges));
+                }
+                for socket in sockets.get(&id).into_iter().flatten() {
+                    failures.add(id, socket.put_back(*process));
                 }
             }
         }
-        failed.map_or(Ok(()), Err)
+        failures.0.map_or(Ok(()), Err)
     }
 }
 

@@ -9,7 +9,7 @@ use cedana_contract::pid::Pid;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd;
 
-use super::{Attributes, Task, VERSION, cpus};
+use super::{Attributes, Task, VERSION, cpus, sockets};
 use crate::host::{cgroup, procfs};
 use crate::sys;
 
@@ -40,6 +40,7 @@ impl Attributes {
         Self {
             version: VERSION,
             tasks: tasks.collect(),
+            sockets: sockets::of(processes, init, |process| id(process, level)),
         }
     }
 }

@@ -8,13 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cedana_checkpoint::host::procfs::{self, Stat};
-use cedana_checkpoint::host::sys::pidfd_open;
 use cedana_contract::pid::Pid;
+use cedana_contract::pidfd;
 use nix::libc;
 
 use super::Tree;
@@ -270,7 +270,8 @@ fn holders(
 }
 
 fn is_mptcp(pid: Pid, fd: i32) -> bool {
-    let Some(socket) = pidfd_open(pid).ok().and_then(|pidfd| copy(&pidfd, fd)) else {
+    let copy = |pidfd: OwnedFd| pidfd::descriptor(pidfd.as_fd(), fd).ok();
+    let Some(socket) = pidfd::open(pid).ok().and_then(copy) else {
         return false;
     };
     let mut protocol: libc::c_int = 0;
@@ -286,13 +287,4 @@ fn is_mptcp(pid: Pid, fd: i32) -> bool {
         )
     };
     result == 0 && protocol == MPTCP
-}
-
-/// A copy of another process's descriptor.
-fn copy(pidfd: &OwnedFd, fd: i32) -> Option<OwnedFd> {
-    // SAFETY: pidfd_getfd takes three numbers.
-    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
-    let copy = i32::try_from(copy).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the kernel just returned this descriptor, so nothing else owns it.
-    Some(unsafe { OwnedFd::from_raw_fd(copy) })
 }
