@@ -1,6 +1,6 @@
 //! Gives restored tasks their attributes again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use nix::sched::sched_setaffinity;
 use nix::unistd;
 
 use super::record::{id, level, threads};
-use super::sockets::Socket;
+use super::sockets::{self, Socket};
 use super::{Attributes, Task, cpus};
 use crate::host::procfs;
 use crate::sys;
@@ -90,9 +90,11 @@ impl Attributes {
         privileges: Privileges,
     ) -> Result<(), Failed> {
         let tasks: HashMap<u32, &Task> = self.tasks.iter().map(|task| (task.id, task)).collect();
-        let mut sockets: HashMap<u32, Vec<&Socket>> = HashMap::new();
+        // A hostile file may have many of one descriptor.
+        let mut sockets: HashMap<u32, BTreeMap<i32, &Socket>> = HashMap::new();
         for socket in &self.sockets {
-            sockets.entry(socket.process).or_default().push(socket);
+            let of_process = sockets.entry(socket.process).or_default();
+            of_process.insert(socket.descriptor, socket);
         }
         let level = level(init);
         let mut failures = Failures::default();
@@ -107,8 +109,8 @@ impl Attributes {
                 if let Some(task) = tasks.get(&id) {
                     failures.add(id, put_back(thread, task, privileges));
                 }
-                for socket in sockets.get(&id).into_iter().flatten() {
-                    failures.add(id, socket.put_back(*process));
+                if let Some(sockets) = sockets.get(&id) {
+                    failures.add(id, sockets::put_back(*process, sockets));
                 }
             }
         }

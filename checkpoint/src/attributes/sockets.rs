@@ -185,13 +185,23 @@ fn changed(found: &Found, usual: &Found) -> BTreeMap<String, i32> {
         .collect()
 }
 
+/// Gives the sockets of a process their options again, by descriptor. Returns what failed.
+pub(super) fn put_back(
+    process: Pid,
+    sockets: &BTreeMap<i32, &Socket>,
+) -> Vec<(&'static str, io::Error)> {
+    let Ok(pidfd) = pidfd::open(process) else {
+        return Vec::new();
+    };
+    let failed = sockets
+        .values()
+        .flat_map(|socket| socket.put_back(process, pidfd.as_fd()));
+    failed.collect()
+}
+
 impl Socket {
-    /// Gives the socket of a process its options again. Returns what failed.
-    pub(super) fn put_back(&self, process: Pid) -> Vec<(&'static str, io::Error)> {
-        let socket = pidfd::open(process)
-            .ok()
-            .and_then(|pidfd| internet(pidfd.as_fd(), self.descriptor));
-        let Some((kind, socket)) = socket else {
+    fn put_back(&self, process: Pid, pidfd: BorrowedFd<'_>) -> Vec<(&'static str, io::Error)> {
+        let Some((kind, socket)) = internet(pidfd, self.descriptor) else {
             // CRIU has closed its connection, or it wasn't one.
             return Vec::new();
         };
@@ -361,7 +371,7 @@ mod tests {
             options,
             congestion_control: Some("no_such_module".to_owned()),
         };
-        let failed = recorded.put_back(Pid::own());
+        let failed = put_back(Pid::own(), &[(recorded.descriptor, &recorded)].into());
         assert_eq!(failed.len(), 1, "{failed:?}");
         assert_eq!(failed[0].0, "TCP_CONGESTION");
         assert_eq!(look(kind, restored.as_fd()), look(kind, set.as_fd()));
