@@ -1,30 +1,22 @@
 //! What a restored process would have lost or would do differently, although CRIU dumps
 //! and restores it without an error.
 //!
-//! CRIU's images have no place for these. A restored process gets what CRIU itself has, so
-//! a value that equals this process's is not named.
+//! CRIU's images have no place for these, and only the process itself could set them again.
+//! What can be set from outside is put back (`cedana_checkpoint::attributes`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 
 use cedana_checkpoint::host::procfs::{self, Stat};
 use cedana_contract::pid::Pid;
-use nix::libc;
 
 use super::descriptors;
-
-/// `IOPRIO_WHO_PROCESS` of ioprio_get(2).
-const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 
 /// What is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Loss {
     Locks,
     Semaphores,
-    Affinity,
-    Priority,
-    Slack,
-    CoreFilter,
 }
 
 impl Loss {
@@ -38,22 +30,6 @@ impl Loss {
             Self::Semaphores => (
                 "has an eventfd that counts as a semaphore (EFD_SEMAPHORE), and CRIU restores it without that flag",
                 "its next read takes the whole count",
-            ),
-            Self::Affinity => (
-                "is bound to some processors, which is not in a checkpoint",
-                "bind it again after a restore (taskset)",
-            ),
-            Self::Priority => (
-                "has an I/O priority, which is not in a checkpoint",
-                "set it again after a restore (ionice)",
-            ),
-            Self::Slack => (
-                "has a timer slack of its own, which is not in a checkpoint",
-                "it gets this program's",
-            ),
-            Self::CoreFilter => (
-                "has a filter of its own for core dumps, which is not in a checkpoint",
-                "it gets this program's",
             ),
         }
     }
@@ -86,52 +62,13 @@ pub(super) fn of(processes: &[Pid], stats: &HashMap<Pid, Stat>) -> Vec<String> {
 }
 
 fn losses(pid: Pid, locks: &str) -> Vec<Loss> {
-    let read = |process: &str, file: &str| fs::read_to_string(format!("/proc/{process}/{file}"));
-    let threads = threads(pid);
-    let is_other = |file: &str| {
-        let theirs = read(&pid.to_string(), file).ok();
-        theirs.is_some() && theirs != read("self", file).ok()
-    };
-    let processors = |status: &str| {
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("Cpus_allowed:"));
-        line.map(str::to_owned)
-    };
-    let own = processors(&read("self", "status").unwrap_or_default());
-    let is_bound = |thread: &i32| {
-        let status = read(&thread.to_string(), "status").unwrap_or_default();
-        let theirs = processors(&status);
-        theirs.is_some() && theirs != own
-    };
-    let maps = || read(&pid.to_string(), "maps").unwrap_or_default();
+    let maps = || fs::read_to_string(procfs::of(pid).join("maps")).unwrap_or_default();
     let has = [
         (Loss::Locks, locks_mapped(pid, locks, maps)),
         (Loss::Semaphores, has_semaphore(pid)),
-        (Loss::Affinity, threads.iter().any(is_bound)),
-        (
-            Loss::Priority,
-            threads
-                .iter()
-                .any(|thread| priority(*thread) != priority(0)),
-        ),
-        (Loss::Slack, is_other("timerslack_ns")),
-        (Loss::CoreFilter, is_other("coredump_filter")),
     ];
     let lost = has.into_iter().filter(|(_, has)| *has);
     lost.map(|(loss, _)| loss).collect()
-}
-
-fn threads(pid: Pid) -> Vec<i32> {
-    let entries = fs::read_dir(procfs::of(pid).join("task"));
-    let entries = entries.into_iter().flatten().flatten();
-    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    entries.filter_map(number).collect()
-}
-
-fn priority(thread: i32) -> i64 {
-    // SAFETY: ioprio_get takes two numbers.
-    unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, thread) }
 }
 
 fn has_semaphore(pid: Pid) -> bool {
@@ -166,6 +103,7 @@ fn locks_mapped(pid: Pid, locks: &str, maps: impl FnOnce() -> String) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::eventfd::{EfdFlags, EventFd};
 
     #[test]
     fn a_lock_on_a_mapped_file_is_found() {
@@ -185,10 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn this_process_loses_nothing_that_it_has_itself() {
-        let losses = losses(Pid::own(), "");
-        assert!(!losses.contains(&Loss::Slack) && !losses.contains(&Loss::CoreFilter));
-        let warned = of(&[Pid::own()], &HashMap::new());
-        assert_eq!(warned.len(), losses.len());
+    fn a_semaphore_is_named_while_it_is_open() {
+        let own = Pid::own();
+        let warned = || of(&[own], &HashMap::new());
+        let before = warned();
+        assert!(!before.iter().any(|text| text.contains("EFD_SEMAPHORE")));
+        let semaphore = EventFd::from_flags(EfdFlags::EFD_SEMAPHORE).expect("a semaphore");
+        let named = |text: &String| text.contains("EFD_SEMAPHORE");
+        assert_eq!(warned().iter().filter(|text| named(text)).count(), 1);
+        drop(semaphore);
     }
 }
