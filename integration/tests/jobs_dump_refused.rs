@@ -108,8 +108,18 @@ fn a_damaged_archive_is_refused_and_the_good_one_restored() {
         let said = said.refused();
         assert!(said.contains("damaged.tar"), "{length}: {said}");
     }
-    // One bit in the middle of an image, and of the manifest.
-    for at in [good.len() - 3000, 700] {
+    // One bit of memory, of an image, and of a digest in the manifest.
+    let after = |text: &[u8], from: usize| {
+        let found = good[from..]
+            .windows(text.len())
+            .position(|part| part == text);
+        from + found.unwrap_or_else(|| panic!("no {}", text.escape_ascii())) + text.len()
+    };
+    // The name begins the header of 512 bytes.
+    let image = after(b"inventory.img\0", 0) - 14 + 512 + 30;
+    let manifest = after(b"cedana-manifest.json\0", 0);
+    let digest = after(b"\"digest\": \"", manifest);
+    for at in [700, image, digest] {
         let mut edited = good.clone();
         edited[at] ^= 4;
         write(&edited);
